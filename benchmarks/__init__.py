@@ -1,0 +1,1 @@
+"""Benchmarks, and the plain networks that they and the tests compare against."""

@@ -1,0 +1,1 @@
+"""Configurations that are shipped: `--config digits` reads `configs/digits.yaml`."""

@@ -1,0 +1,62 @@
+"""Operations by name. `@register_op` adds one; nothing else has to know."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+Factory = Callable[[int, int, bool], nn.Module]
+
+_FACTORIES: dict[str, Factory] = {}
+
+
+def register_op(name: str) -> Callable[[Factory], Factory]:
+    """Registers a factory `(channels, stride, affine) -> nn.Module` as the operation `name`.
+
+    The module maps [B, channels, H, W] to [B, channels, ceil(H / stride), ceil(W / stride)], stride 1 or 2; `affine` says
+    whether its batch norms have weights (in the supernet they have not). Raises ValueError for a name that is taken or is not
+    an identifier.
+    """
+
+    if not name.isidentifier():
+        raise ValueError(f"operation name {name!r}: use letters, digits and underscores only")
+
+    def register(factory: Factory) -> Factory:
+        if name in _FACTORIES:
+            raise ValueError(f"operation {name!r} is registered already")
+        _FACTORIES[name] = factory
+        return factory
+
+    return register
+
+
+def build_op(name: str, channels: int, stride: int, affine: bool = True, batch_statistics: bool = False) -> nn.Module:
+    """The operation `name` as a module.
+
+    With `batch_statistics` its batch norms keep no running statistics and use the batch's own in evaluation, too.
+    Raises ValueError for an unknown name, a stride other than 1 and 2, or fewer than one channel.
+    """
+    if name not in _FACTORIES:
+        raise ValueError(f"unknown operation {name!r}; known: {', '.join(list_ops())}")
+    if stride not in (1, 2):
+        raise ValueError(f"operation {name}: stride must be 1 or 2, not {stride}")
+    if channels < 1:
+        raise ValueError(f"operation {name}: channels must be at least 1, not {channels}")
+    module = _FACTORIES[name](channels, stride, affine)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"operation {name}: its factory returned {type(module).__name__}, not an nn.Module")
+    if batch_statistics:
+        drop_running_statistics(module)
+    return module
+
+
+def drop_running_statistics(module: nn.Module) -> None:
+    """Makes every batch norm inside `module` normalise with the statistics of the batch, in evaluation as in training."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.track_running_stats = False
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+
+
+def list_ops() -> list[str]:
+    """Names of all registered operations, sorted."""
+    return sorted(_FACTORIES)

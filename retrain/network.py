@@ -1,0 +1,165 @@
+"""The network of one genotype: its operations alone, with ordinary batch norm, an auxiliary head and drop path."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ops import build_op
+from ops.functional import strided_size
+from supernet.genotype import CellGenotype, Genotype
+from supernet.skeleton import Backbone, CellPosition, Skeleton, preprocessing
+
+
+class DropPath:
+    """Drops the output of an operation for single images, with one probability for all operations (DARTS, appendix A.2).
+
+    The masks [B, 1, 1, 1] of `count` operations are drawn at once, on the device of the images.
+    """
+
+    def __init__(self, probability: float, count: int, like: Tensor):
+        masks = like.new_empty(count, len(like), 1, 1, 1).bernoulli_(1 - probability).div_(1 - probability)
+        self._masks = iter(masks.unbind(0))
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """`output` [B, C, H, W], zero for the dropped images and scaled by 1 / (1 - probability) for the others."""
+        return output * next(self._masks)
+
+
+class DiscreteCell(nn.Module):
+    """One cell of a genotype: every node is the sum of its inputs, each an earlier state through its operation."""
+
+    def __init__(self, cell: CellGenotype, skeleton: Skeleton, position: CellPosition):
+        super().__init__()
+        self.position = position
+        self.concat = cell.concat
+        self.sources = [[source for _, source in feeds] for feeds in cell.nodes]
+        self.preprocess = preprocessing(skeleton, position, affine=True)
+        self.nodes = nn.ModuleList(
+            nn.ModuleList(
+                build_op(name, position.channels, position.stride if source < skeleton.inputs else 1) for name, source in feeds
+            )
+            for feeds in cell.nodes
+        )
+        self._droppable = sum(not isinstance(operation, nn.Identity) for operation in self._operations())
+
+    def _operations(self) -> Iterable[nn.Module]:
+        for operations in self.nodes:
+            assert isinstance(operations, nn.ModuleList)
+            yield from operations
+
+    def forward(self, inputs: Sequence[Tensor], drop_path: float = 0.0) -> Tensor:
+        """Input states to the cell's output [B, len(concat) * C, H, W]; drops paths with probability `drop_path`."""
+        states = [layer(state) for layer, state in zip(self.preprocess, inputs, strict=True)]
+        drop = DropPath(drop_path, self._droppable, states[0]) if drop_path > 0 else None
+        size = strided_size(states[0].shape[2:], self.position.stride)
+        for sources, operations in zip(self.sources, self.nodes, strict=True):
+            assert isinstance(operations, nn.ModuleList)
+            total: Tensor | None = None
+            for source, operation in zip(sources, operations, strict=True):
+                output = operation(states[source])
+                if drop is not None and not isinstance(operation, nn.Identity):
+                    output = drop(output)
+                total = output if total is None else total + output
+            if total is None:
+                total = states[0].new_zeros(len(states[0]), self.position.channels, *size)
+            states.append(total)
+        return torch.cat([states[state] for state in self.concat], dim=1)
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier, [B, channels, H, W] to [B, classes], that brings gradient into the middle of a deep network.
+
+    That of DARTS (Liu et al. 2019, appendix A.2): on maps of 8x8 a pooling of 5x5 with stride 3, on others an adaptive one to 2x2.
+    """
+
+    def __init__(self, channels: int, classes: int):
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.pool = nn.AvgPool2d(5, 3, count_include_pad=False)
+        self.adaptive_pool = nn.AdaptiveAvgPool2d(2)
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(768, classes)
+
+    def forward(self, state: Tensor) -> Tensor:
+        pool = self.pool if state.shape[2:] == (8, 8) else self.adaptive_pool
+        return self.classifier(self.features(pool(self.relu(state))).flatten(1))
+
+
+class DiscreteNetwork(Backbone):
+    """The network of `genotype`, images [B, image_channels, H, W] to logits [B, classes].
+
+    `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each stage); None takes the skeleton's
+    own: 36 and 20 in DARTS, 16 and 5 a stage in NAS-Bench-201. With `auxiliary` it has a second classifier after cell 2 * cells // 3,
+    for training alone. In training every operation but the identity is dropped for single images with the probability `drop_path`,
+    an attribute that is 0 at first.
+
+    Raises ValueError for a genotype or numbers that the skeleton has no network for.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        channels: int | None = None,
+        cells: int | None = None,
+        classes: int = 10,
+        image_channels: int = 3,
+        auxiliary: bool = False,
+    ):
+        skeleton = genotype.skeleton
+        channels = skeleton.default_channels if channels is None else channels
+        cells = skeleton.default_cells if cells is None else cells
+        width = {kind: len(cell.concat) for kind, cell in genotype.cells.items()}
+        if not skeleton.preprocess and any(wide != 1 for wide in width.values()):
+            raise ValueError(f"concat: a cell in the {skeleton.name} skeleton has one state as its output, not {max(width.values())}")
+        if auxiliary and not skeleton.auxiliary:
+            raise ValueError(f"the {skeleton.name} skeleton has no place for an auxiliary head; set the auxiliary weight to 0")
+        super().__init__(
+            skeleton,
+            lambda position: DiscreteCell(genotype.cells[position.kind], skeleton, position),
+            width,
+            channels,
+            cells,
+            classes,
+            image_channels,
+        )
+        self.genotype = genotype
+        self.channels = channels
+        self.cell_count = cells
+        self.drop_path = 0.0
+        self._auxiliary_after = 2 * cells // 3
+        self.auxiliary: AuxiliaryHead | None = None
+        if auxiliary:
+            position = self.cells[self._auxiliary_after].position
+            assert isinstance(position, CellPosition)
+            self.auxiliary = AuxiliaryHead(width[position.kind] * position.channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, image_channels, H, W] to logits [B, classes]. Raises ValueError for images smaller than 4x4."""
+        return self.run(images, self._run_cell)
+
+    def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits, and those of the auxiliary head, both [B, classes]. Raises ValueError where there is no such head."""
+        if self.auxiliary is None:
+            raise ValueError("this network has no auxiliary head; build it with auxiliary=True")
+        seen: list[Tensor] = []
+
+        def run_cell(cell: nn.Module, states: Sequence[Tensor]) -> Tensor:
+            output = self._run_cell(cell, states)
+            if cell is head_of:
+                seen.append(output)
+            return output
+
+        head_of = self.cells[self._auxiliary_after]
+        logits = self.run(images, run_cell)
+        return logits, self.auxiliary(seen[0])
+
+    def _run_cell(self, cell: nn.Module, states: Sequence[Tensor]) -> Tensor:
+        return cell(states, self.drop_path if self.training else 0.0)

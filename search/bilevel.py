@@ -1,0 +1,99 @@
+"""The architecture steps of bilevel optimisation (DARTS, Liu et al. 2019, section 2.3).
+
+min over alpha of L_valid(w*(alpha), alpha), where w*(alpha) minimises L_train(w, alpha). Both functions here return the
+gradient of the validation loss with respect to the architecture parameters; they know nothing of networks, only of losses as
+functions of named weights and named statistics of batch norm.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Weights = dict[str, Tensor]
+Loss = Callable[[Weights], Tensor]
+
+
+@dataclass(frozen=True)
+class VirtualStep:
+    """One step of SGD on the weights that is looked through but not taken: w - rate * (gradient + decay * w + momentum *
+    buffer).
+
+    `buffers` are the optimiser's momentum buffers by name of the weight; a weight without one has none yet.
+    """
+
+    rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    buffers: Mapping[str, Tensor] | None = None
+
+    def __call__(self, weights: Weights, gradients: Sequence[Tensor]) -> Weights:
+        buffers = self.buffers or {}
+        stepped = {}
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            direction = gradient + self.weight_decay * weight
+            if name in buffers:
+                direction = direction + self.momentum * buffers[name]
+            stepped[name] = weight - self.rate * direction
+        return stepped
+
+    @staticmethod
+    def of(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> "VirtualStep":
+        """The step that `optimizer` would take next were it SGD; others have no momentum buffers, so no momentum term."""
+        group = optimizer.param_groups[0]
+        states = {name: optimizer.state.get(weight, {}).get("momentum_buffer") for name, weight in weights.items()}
+        buffers = {name: buffer for name, buffer in states.items() if buffer is not None}
+        return VirtualStep(group["lr"], group.get("momentum", 0.0), group["weight_decay"], buffers)
+
+
+def first_order(valid_loss: Tensor, alphas: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient at the present weights, as if they were optimal (DARTS, section 2.3, xi = 0)."""
+    return _gradient(valid_loss, alphas)
+
+
+def second_order(
+    train_loss: Loss,
+    valid_loss: Loss,
+    weights: Weights,
+    alphas: Sequence[Tensor],
+    step: VirtualStep,
+    hessian_vector: Literal["finite", "exact"] = "finite",
+    epsilon: float = 0.01,
+) -> list[Tensor]:
+    """The gradient through one virtual step of the weights (DARTS, equations 7 and 8).
+
+    With w' = step(w): grad_alpha L_valid(w', alpha) - rate * H v, where v = grad_w' L_valid and H = d2 L_train / d alpha d w
+    at w. `finite` takes H v from the difference of grad_alpha L_train at w + h v and w - h v, h = `epsilon` / ||v||; `exact`
+    from a double backward.
+    """
+    weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    if hessian_vector == "exact":
+        gradients = _gradient(train_loss(weights), list(weights.values()), create_graph=True)
+        return _gradient(valid_loss(step(weights, gradients)), alphas)
+
+    gradients = _gradient(train_loss(weights), list(weights.values()))
+    ahead = {name: weight.detach().requires_grad_() for name, weight in step(weights, gradients).items()}
+    count = len(alphas)
+    both = _gradient(valid_loss(ahead), [*alphas, *ahead.values()])
+    direct, vector = both[:count], both[count:]
+    length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in vector]))
+    h = epsilon / length
+    sides = []
+    for sign in (1, -1):
+        shifted = {
+            name: weight.detach() + sign * h * part for (name, weight), part in zip(weights.items(), vector, strict=True)
+        }
+        sides.append(_gradient(train_loss(shifted), alphas))
+    # Where v is 0 the product is 0, while h is infinite.
+    scale = torch.where(length > 0, step.rate / (2 * h), 0.0)
+    return [
+        first - torch.where(length > 0, scale * (plus - minus), 0.0) for first, plus, minus in zip(direct, *sides, strict=True)
+    ]
+
+
+def _gradient(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
+    """Gradients of `loss`; zeros for inputs that it does not depend on."""
+    return list(torch.autograd.grad(loss, list(inputs), create_graph=create_graph, allow_unused=True, materialize_grads=True))

@@ -1,0 +1,213 @@
+"""One cell of the supernet: input states in, one state out, under a table of mixing weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ops.banks import Bank, EdgeBank, Move, SharedBank, Source, make_bank
+from ops.functional import channel_shuffle, strided_size
+from ops.mixing import Branch, mix, spread
+from ops.registry import build_op, drop_running_statistics
+from supernet.skeleton import CellPosition, preprocessing
+from supernet.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a bank computes: candidate number `column` on those `edges` (rows of the mixture) that leave state `source`."""
+
+    source: int
+    column: int
+    edges: tuple[int, ...]
+
+
+class Node:
+    """What flows into one node: weighted branches through operations, and past them where channels are partial."""
+
+    def __init__(self) -> None:
+        self.branches: list[Branch] = []
+        self.weights: list[Tensor | None] = []
+        self.bypass: list[Tensor] = []
+
+    def add(self, branch: Branch, weight: Tensor | None) -> None:
+        self.branches.append(branch)
+        self.weights.append(weight)
+
+
+class MixedCell(nn.Module):
+    """Every node is the sum over its edges and candidates of weight * operation(source).
+
+    `keep` [edges, candidates] says which operations exist; one that does not has no weights and no cost. Only channels /
+    `partial` of each state go through operations; the rest bypasses them, scaled by the sum of the edge's weights (1 for a
+    softmax, the edge's beta under edge normalisation), and is shuffled in (PC-DARTS, Xu et al. 2020, section 3.1).
+    """
+
+    def __init__(self, space: SearchSpace, position: CellPosition, keep: Tensor, partial: int, batch_statistics: bool):
+        super().__init__()
+        self.space = space
+        self.position = position
+        self.batch_statistics = batch_statistics
+        self.preprocess = preprocessing(space.skeleton, position, affine=False)
+        if batch_statistics:
+            drop_running_statistics(self.preprocess)
+        self.slots: dict[str, Slot] = {}
+        self.banks = nn.ModuleDict()
+        self.partial = partial
+        self.rebuild(keep, partial)
+
+    def rebuild(self, keep: Tensor, partial: int, like: Tensor | None = None) -> list[Move]:
+        """Makes the banks for `keep` and `partial`; weights of operations that were there before stay.
+
+        A bank of which nothing changes stays the same object; for the others the moves say which parameter became which. New
+        weights take device and dtype from `like`.
+        """
+        moves: list[Move] = []
+        slots: dict[str, Slot] = {}
+        banks = nn.ModuleDict().train(self.training)
+        for slot in self._slots(keep):
+            key = f"{slot.source}/{self.space.candidates[slot.column]}"
+            old_slot = self.slots.get(key)
+            if slot == old_slot and partial == self.partial:
+                slots[key], banks[key] = slot, self.banks[key]
+                continue
+            bank = self._new_bank(slot, partial)
+            if bank is None:
+                continue
+            bank.train(self.training)
+            if like is not None:
+                bank.to(like)
+            slots[key], banks[key] = slot, bank
+            if old_slot is not None:
+                old = self.banks[key]
+                assert isinstance(old, Bank)
+                moves += bank.inherit(
+                    old, [(old_slot.edges.index(edge), row) for row, edge in enumerate(slot.edges) if edge in old_slot.edges]
+                )
+        self.slots, self.banks, self.keep, self.partial = slots, banks, keep.tolist(), partial
+        return moves
+
+    def _slots(self, keep: Tensor) -> list[Slot]:
+        slots = []
+        for source in range(self.space.inputs + self.space.nodes):
+            leaving = [edge for edge, (start, _) in enumerate(self.space.edges) if start == source]
+            for column in range(len(self.space.candidates)):
+                edges = tuple(edge for edge in leaving if keep[edge, column])
+                if edges:
+                    slots.append(Slot(source, column, edges))
+        return slots
+
+    def _new_bank(self, slot: Slot, partial: int) -> EdgeBank | SharedBank | None:
+        name = self.space.candidates[slot.column]
+        channels = self.position.channels // partial
+        stride = self._stride(slot.source)
+        return make_bank(
+            [
+                build_op(self.space.searched_as.get(name, name), channels, stride, False, self.batch_statistics)
+                for _ in slot.edges
+            ]
+        )
+
+    def _stride(self, source: int) -> int:
+        return self.position.stride if source < self.space.inputs else 1
+
+    def forward(self, states: Sequence[Tensor], weights: Tensor, chosen: Sequence[int] | None = None) -> Tensor:
+        """Input states to the cell's output [B, len(concat) * C, H, W].
+
+        `weights` [edges, candidates]. With `chosen`, one candidate an edge (-1: none at all), only those operations run.
+        """
+        known = [layer(state) for layer, state in zip(self.preprocess, states, strict=True)]
+        # One scalar a weight: a single stack backward, instead of a table of zeros for each weight that is read.
+        scalars = [row.unbind(0) for row in weights.unbind(0)]
+        nodes = [Node() for _ in range(self.space.inputs + self.space.nodes)]
+        for number, node in enumerate(nodes):
+            if number >= self.space.inputs:
+                known.append(self._join(node, known[0]))
+            self._leave(number, known[number], scalars, chosen, nodes)
+        return torch.cat([known[state] for state in self.space.concat], dim=1)
+
+    def _leave(
+        self,
+        number: int,
+        state: Tensor,
+        weights: Sequence[Sequence[Tensor]],
+        chosen: Sequence[int] | None,
+        nodes: Sequence[Node],
+    ) -> None:
+        """Sends state `number` through all operations on the edges that leave it, to the nodes at their ends."""
+        inner = self.position.channels // self.partial
+        source = Source(state[:, :inner] if self.partial > 1 else state)
+        shared: list[tuple[Slot, Tensor]] = []
+        for key, slot in self.slots.items():
+            if slot.source != number:
+                continue
+            rows = [row for row, edge in enumerate(slot.edges) if chosen is None or chosen[edge] == slot.column]
+            if not rows:
+                continue
+            bank = self.banks[key]
+            if isinstance(bank, SharedBank):
+                shared.append((slot, bank(source)))
+                continue
+            for row, branch in zip(rows, bank(source, rows), strict=True):
+                edge = slot.edges[row]
+                nodes[self.space.edges[edge][1]].add(branch, weights[edge][slot.column])
+        if shared:
+            self._spread(shared, weights, chosen, nodes)
+        if self.partial > 1:
+            self._bypass(number, state[:, inner:], weights, chosen, nodes)
+
+    def _spread(
+        self,
+        shared: Sequence[tuple[Slot, Tensor]],
+        weights: Sequence[Sequence[Tensor]],
+        chosen: Sequence[int] | None,
+        nodes: Sequence[Node],
+    ) -> None:
+        """Sends maps that all edges of a source share to their nodes."""
+        edges = sorted({edge for slot, _ in shared for edge in slot.edges if chosen is None or chosen[edge] == slot.column})
+        nothing = shared[0][1].new_zeros(())
+        table = [
+            weights[edge][slot.column] if edge in slot.edges and (chosen is None or chosen[edge] == slot.column) else nothing
+            for edge in edges
+            for slot, _ in shared
+        ]
+        maps = [shared_map for _, shared_map in shared]
+        for edge, mixed in zip(edges, spread(maps, torch.stack(table).view(len(edges), len(maps))), strict=True):
+            nodes[self.space.edges[edge][1]].add(Branch(mixed), None)
+
+    def _bypass(
+        self,
+        number: int,
+        outer: Tensor,
+        weights: Sequence[Sequence[Tensor]],
+        chosen: Sequence[int] | None,
+        nodes: Sequence[Node],
+    ) -> None:
+        """Sends the channels that no operation sees to the nodes; edges of stride 2 halve them by max pooling."""
+        edges = [
+            edge
+            for edge, (start, _) in enumerate(self.space.edges)
+            if start == number and (chosen is None or chosen[edge] >= 0)
+        ]
+        if not edges:
+            return
+        if self._stride(number) == 2:
+            outer = F.max_pool2d(outer, 2, 2, ceil_mode=True)
+        sums = torch.stack([torch.stack(tuple(weights[edge])).sum() for edge in edges])
+        for edge, mixed in zip(edges, spread([outer], sums.unsqueeze(1)), strict=True):
+            nodes[self.space.edges[edge][1]].bypass.append(mixed)
+
+    def _join(self, node: Node, first: Tensor) -> Tensor:
+        """The state of a node; zeros [B, C, H, W] where nothing flows in. `first` is the cell's first preprocessed input."""
+        size = strided_size(first.shape[2:], self.position.stride)
+        inner = self.position.channels // self.partial
+        mixed = mix(node.branches, node.weights) if node.branches else first.new_zeros(first.shape[0], inner, *size)
+        if self.partial == 1:
+            return mixed
+        if node.bypass:
+            outer = mix([Branch(term) for term in node.bypass], [None] * len(node.bypass))
+        else:
+            outer = first.new_zeros(first.shape[0], self.position.channels - inner, *size)
+        return channel_shuffle(torch.cat((mixed, outer), dim=1), self.partial)

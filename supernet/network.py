@@ -1,0 +1,192 @@
+"""The weight-sharing network: what it computes is decided by an argument, the mixture."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ops.banks import ModuleBank
+from supernet.cell import MixedCell
+from supernet.rebuild import carry_over
+from supernet.skeleton import Backbone
+from supernet.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Path:
+    """One architecture inside the supernet: for each kind of cell, the index of the one candidate that runs on each edge.
+
+    -1 runs nothing on that edge. `choices[kind]` has one index an edge, or, where cells are not tied, one such list a cell.
+    """
+
+    choices: Mapping[str, Sequence[int] | Sequence[Sequence[int]] | Tensor]
+
+    def of_cell(self, cell: MixedCell) -> list[int]:
+        """The indices for one cell. Raises ValueError where they do not fit the cell."""
+        kind = cell.position.kind
+        if kind not in self.choices:
+            raise ValueError(f"path: no choice for cells of kind {kind!r}")
+        table = torch.as_tensor(self.choices[kind])
+        if table.ndim == 2 and len(table) > cell.position.of_kind:
+            table = table[cell.position.of_kind]
+        edges, candidates = len(cell.space.edges), len(cell.space.candidates)
+        if table.shape != (edges,) or table.is_floating_point():
+            raise ValueError(f"path[{kind!r}]: expected {edges} indices, one an edge, got a table of shape {list(table.shape)}")
+        chosen = table.tolist()
+        for edge, column in enumerate(chosen):
+            if not -1 <= column < candidates:
+                raise ValueError(f"path[{kind!r}], edge {edge}: index {column} is not in -1..{candidates - 1}")
+            if column >= 0 and not cell.keep[edge][column]:
+                raise ValueError(f"path[{kind!r}], edge {edge}: candidate {cell.space.candidates[column]} is masked")
+        return chosen
+
+
+class Supernet(Backbone):
+    """Shared weights of every architecture in `space`.
+
+    `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each stage). `candidates` {kind:
+    bool [edges, candidates]} leaves out operations; `partial` sends 1 / partial of the channels through operations
+    (PC-DARTS). With `tie_cells` a mixture is {kind: [edges, candidates]}, without {kind: [cells of that kind, edges,
+    candidates]}. `batch_statistics` True: batch norm in cells uses the batch's statistics in evaluation, too; None: as the
+    space has it.
+
+    Raises ValueError for arguments that do not fit the space.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        channels: int = 16,
+        cells: int = 8,
+        classes: int = 10,
+        image_channels: int = 3,
+        candidates: Mapping[str, Tensor] | None = None,
+        partial: int = 1,
+        tie_cells: bool = True,
+        batch_statistics: bool | None = None,
+    ):
+        keep = _check_candidates(space, candidates)
+        _check_partial(channels, partial)
+        statistics = space.batch_statistics if batch_statistics is None else batch_statistics
+        super().__init__(
+            space.skeleton,
+            lambda position: MixedCell(space, position, keep[position.kind], partial, statistics),
+            space.width,
+            channels,
+            cells,
+            classes,
+            image_channels,
+        )
+        self.space = space
+        self.channels = channels
+        self.tie_cells = tie_cells
+        self.cells_of_kind = Counter(cell.position.kind for cell in self.mixed_cells())
+
+    def mixed_cells(self) -> list[MixedCell]:
+        """The cells, in order."""
+        return [layer for layer in self.layers if isinstance(layer, MixedCell)]
+
+    def forward(self, images: Tensor, mixture: Mapping[str, Tensor], path: Path | None = None) -> Tensor:
+        """Images [B, image_channels, H, W] to logits [B, classes], differentiable in the mixture and in the weights.
+
+        With `path` only its operations run, scaled by their entries of the mixture. Raises ValueError for an argument of
+        another shape and for images smaller than 4x4.
+        """
+        self.space.check_table(mixture)
+        for kind, table in mixture.items():
+            expected = None if self.tie_cells else self.cells_of_kind[kind]
+            if (table.ndim == 2) != self.tie_cells or (expected is not None and len(table) != expected):
+                shape = "[edges, candidates]" if self.tie_cells else f"[{expected} cells, edges, candidates]"
+                raise ValueError(f"mixture[{kind!r}]: this network takes {shape}, got {list(table.shape)}")
+        tables = {kind: table.to(self.classifier.weight.dtype) for kind, table in mixture.items()}
+
+        def run_cell(cell: nn.Module, states: Sequence[Tensor]) -> Tensor:
+            assert isinstance(cell, MixedCell)
+            table = tables[cell.position.kind]
+            weights = table if self.tie_cells else table[cell.position.of_kind]
+            return cell(states, weights, None if path is None else path.of_cell(cell))
+
+        return self.run(images, run_cell)
+
+    def rebuild(
+        self,
+        candidates: Mapping[str, Tensor] | None = None,
+        partial: int | None = None,
+        optimizers: Sequence[Optimizer] = (),
+    ) -> None:
+        """Changes which operations exist and how many channels go through them, in place (DrNAS, Chen et al. 2021, section
+        3.3).
+
+        What is left out stays as it is. Weights and batch-norm statistics of operations that remain are kept, bit for bit, as
+        is their state in `optimizers` (made over this network's parameters); where channels are added, the old ones keep
+        theirs.
+        """
+        keep = {
+            kind: torch.tensor(next(cell.keep for cell in self.mixed_cells() if cell.position.kind == kind))
+            for kind in self.cells_of_kind
+        }
+        keep.update(_check_candidates(self.space, candidates, keep) if candidates is not None else {})
+        cells = self.mixed_cells()
+        partial = cells[0].partial if partial is None else partial
+        _check_partial(self.channels, partial)
+        moves = []
+        for cell in cells:
+            moves += cell.rebuild(keep[cell.position.kind], partial, like=self.classifier.weight)
+        for optimizer in optimizers:
+            carry_over(optimizer, self, moves)
+
+    def slices(self, table: Mapping[str, Tensor]) -> dict[nn.Parameter, Tensor]:
+        """Which part of which parameter belongs to the operations that `table` {kind: bool [edges, candidates]} marks.
+
+        A mask [rows] over the leading axis for each stacked parameter, one without axes for an operation without a bank of
+        its own. Parameters of which no part is marked are left out.
+        """
+        self.space.check_table(table, "table")
+        marked: dict[nn.Parameter, Tensor] = {}
+        for cell in self.mixed_cells():
+            marks = table[cell.position.kind]
+            wanted = (marks if marks.ndim == 2 else marks[cell.position.of_kind]).tolist()
+            for key, slot in cell.slots.items():
+                rows = torch.tensor([wanted[edge][slot.column] for edge in slot.edges])
+                bank = cell.banks[key]
+                if isinstance(bank, ModuleBank):
+                    for row, module in zip(rows, bank.modules_of_edges, strict=True):
+                        marked.update({parameter: row for parameter in module.parameters() if row})
+                elif rows.any():
+                    marked.update(dict.fromkeys(bank.parameters(), rows))
+        return marked
+
+    def idle(self, path: Path) -> dict[nn.Parameter, Tensor]:
+        """The slices of the operations that take no part when `path` runs; see `slices`."""
+        cells = {cell.position.kind: cell for cell in self.mixed_cells()}
+        columns = torch.arange(len(self.space.candidates))
+        table = {}
+        for kind, cell in cells.items():
+            choices = torch.as_tensor(path.choices[kind])
+            table[kind] = choices.unsqueeze(-1) != columns
+            path.of_cell(cell)
+        return self.slices(table)
+
+
+def _check_candidates(
+    space: SearchSpace, candidates: Mapping[str, Tensor] | None, default: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """A bool table [edges, candidates] for each kind; a kind left out keeps `default`, or everything."""
+    shape = (len(space.edges), len(space.candidates))
+    tables = {kind: torch.ones(shape, dtype=torch.bool) if default is None else default[kind] for kind in space.kinds}
+    for kind, table in (candidates or {}).items():
+        if kind not in tables:
+            raise ValueError(f"candidates: space {space.name} has the kinds {', '.join(space.kinds)}, not {kind!r}")
+        table = torch.as_tensor(table)
+        if tuple(table.shape) != shape or table.dtype != torch.bool:
+            raise ValueError(f"candidates[{kind!r}]: expected bool {list(shape)}, got {table.dtype} {list(table.shape)}")
+        tables[kind] = table.cpu()
+    return tables
+
+
+def _check_partial(channels: int, partial: int) -> None:
+    if partial < 1 or channels % partial:
+        raise ValueError(f"partial: {channels} channels cannot be cut into {partial} equal parts")

@@ -1,0 +1,15 @@
+"""The space of NAS-Bench-201 (Dong & Yang 2020, section 2.1): 6 edges, 5 candidates, one kind of cell."""
+
+from supernet.skeleton import NASBENCH201
+from supernet.space import SearchSpace, register_space
+
+NASBENCH201_SPACE = register_space(
+    SearchSpace(
+        name="nasbench201",
+        skeleton=NASBENCH201,
+        nodes=3,
+        candidates=("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
+        concat=(3,),
+        batch_statistics=True,
+    )
+)

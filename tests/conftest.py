@@ -1,0 +1,34 @@
+"""What all tests share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+# Tests run in parallel processes (make test), and one thread each is also what makes them repeatable.
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parent.parent
+# Real data and published tables are not part of the project; tests that need them are skipped where they are not at hand.
+DATA = Path(os.environ.get("FUSENAS_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def shared_data() -> Callable[[str], Path]:
+    """Path of a file of published data; skips the test where it is absent."""
+
+    def find(name: str) -> Path:
+        path = DATA / name
+        if not path.exists():
+            pytest.skip(f"needs {name} in the folder that FUSENAS_DATA names")
+        return path
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)

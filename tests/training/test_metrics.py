@@ -1,0 +1,207 @@
+"""Meters, evaluations and the costs of a network."""
+
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.metrics import Meter, count_multiply_adds, count_parameters, evaluate
+
+
+def test_meter_weighs_by_images() -> None:
+    meter = Meter("cpu")
+    meter.update(torch.tensor(1.0, requires_grad=True), torch.tensor([[1.0, 2.0]] * 4), torch.tensor([1, 1, 0, 1]))
+    meter.update(torch.tensor(4.0), torch.tensor([[3.0, 2.0], [0.0, 1.0]]), torch.tensor([1, 1]))
+    reading = meter.read()
+    assert reading.loss == 2
+    assert reading.accuracy == 4 / 6
+    assert reading.images == 6
+    assert reading.first_bad_step is None
+    assert meter.read() == reading
+
+
+def test_meter_forgets() -> None:
+    meter = Meter("cpu")
+    meter.update(torch.tensor(math.nan), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    meter.reset()
+    reading = meter.read()
+    assert reading.images == 0
+    assert math.isnan(reading.loss) and math.isnan(reading.accuracy)
+    assert reading.first_bad_step is None
+    meter.update(torch.tensor(0.5), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    assert meter.read().loss == 0.5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_meter_names_the_first_bad_step(bad: float) -> None:
+    meter = Meter("cpu")
+    for loss in (0.5, 0.25, bad, 0.5, math.nan):
+        meter.update(torch.tensor(loss), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+    assert meter.read().first_bad_step == 2
+    assert not math.isfinite(meter.read().loss)
+
+
+def test_meter_takes_half_precision() -> None:
+    meter = Meter("cpu")
+    for _ in range(1000):
+        meter.update(torch.tensor(0.1, dtype=torch.bfloat16), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    assert meter.read().loss == pytest.approx(torch.tensor(0.1, dtype=torch.bfloat16).item())
+
+
+def batches_of(logits: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches whose images are the logits themselves."""
+    return list(zip(logits.split(size), labels.split(size), strict=True))
+
+
+def test_evaluation_equals_scikit_learn() -> None:
+    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score, top_k_accuracy_score
+
+    labels = torch.randint(7, (150,))
+    logits = torch.randn(150, 7) + 1.5 * F.one_hot(labels, 7)
+    found = evaluate(nn.Identity(), batches_of(logits, labels, 64), 7, "cpu")
+    truth, guess, shares = labels.numpy(), logits.argmax(1).numpy(), logits.double().softmax(1).numpy()
+    assert found.images == 150
+    assert found.accuracy == pytest.approx(accuracy_score(truth, guess))
+    assert found.top5 == pytest.approx(top_k_accuracy_score(truth, shares, k=5, labels=range(7)))
+    assert found.macro_recall == pytest.approx(recall_score(truth, guess, average="macro"))
+    assert found.macro_f1 == pytest.approx(f1_score(truth, guess, average="macro"))
+    assert found.loss == pytest.approx(log_loss(truth, shares, labels=range(7)))
+    np.testing.assert_array_equal(found.confusion, confusion_matrix(truth, guess))
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
+
+
+def test_evaluation_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    found = evaluate(nn.Identity(), batches_of(logits, torch.tensor([0, 0, 0, 1]), 3), 3, "cpu")
+    assert found.confusion == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert found.accuracy == 0.75
+    assert found.top5 == 1
+    # Class 2 occurs nowhere: recall (2/3 + 1) / 2, F1 (4/5 + 2/3) / 2.
+    assert found.macro_recall == pytest.approx(5 / 6)
+    assert found.macro_f1 == pytest.approx(11 / 15)
+    assert found.loss == pytest.approx((4 * math.log(math.exp(2) + 2) - 6) / 4)
+
+
+def test_evaluation_leaves_no_graph_and_takes_half_precision() -> None:
+    graphs: list[bool] = []
+
+    def logits_of(images: Tensor) -> Tensor:
+        logits = (weight * images).to(torch.bfloat16)
+        graphs.append(logits.requires_grad)
+        return logits
+
+    weight = torch.ones((), requires_grad=True)
+    found = evaluate(logits_of, batches_of(torch.eye(3) * 3, torch.arange(3), 2), 3, torch.device("cpu"))
+    assert found.accuracy == 1
+    assert graphs == [False, False]
+
+
+def test_evaluation_of_nothing_or_of_other_classes() -> None:
+    with pytest.raises(ValueError, match=r"^evaluation: the data set has no images$"):
+        evaluate(nn.Identity(), [], 3, "cpu")
+    with pytest.raises(ValueError, match=r"^evaluation: logits of shape \[2, 4\] where \[2, 3\] is expected$"):
+        evaluate(nn.Identity(), [(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))], 3, "cpu")
+
+
+def test_count_parameters() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(3, 5)
+            self.two = self.one
+            self.norm = nn.BatchNorm2d(7)
+            self.tied = nn.Linear(3, 5, bias=False)
+            self.tied.weight = self.one.weight
+            self.frozen = nn.Parameter(torch.zeros(100), requires_grad=False)
+
+    assert count_parameters(Shared()) == 3 * 5 + 5 + 2 * 7
+    assert count_parameters(nn.ReLU()) == 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.Conv2d(3, 16, 3, padding=1), 8 * 10 * 16 * 3 * 9),
+        (nn.Conv2d(3, 16, 3, padding=1, bias=False), 8 * 10 * 16 * 3 * 9),
+        (nn.Conv2d(3, 16, 3, padding=1, stride=2), 4 * 5 * 16 * 3 * 9),
+        (nn.Conv2d(3, 6, (7, 1), padding=(3, 0), groups=3), 8 * 10 * 6 * 1 * 7),
+        (nn.Conv2d(3, 3, 3, padding=2, dilation=2, groups=3), 8 * 10 * 3 * 9),
+        (nn.Conv2d(3, 16, 1), 8 * 10 * 16 * 3),
+        (nn.Conv2d(3, 4, 3), 6 * 8 * 4 * 3 * 9),
+        (nn.ConvTranspose2d(3, 16, 2, stride=2), 8 * 10 * 3 * 16 * 4),
+        (nn.Sequential(nn.AvgPool2d(2), nn.BatchNorm2d(3), nn.ReLU()), 0),
+        (nn.Sequential(nn.Flatten(), nn.Linear(240, 7)), 240 * 7 + 7),
+        (nn.Sequential(nn.Flatten(), nn.Linear(240, 7, bias=False)), 240 * 7),
+        (nn.Linear(10, 4), 3 * 8 * (10 * 4 + 4)),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_count_multiply_adds(layer: nn.Module, expected: int, device: str) -> None:
+    assert count_multiply_adds(layer.to(device), (3, 8, 10)) == expected
+
+
+def test_a_layer_used_twice_counts_twice() -> None:
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    assert count_multiply_adds(nn.Sequential(conv, nn.MaxPool2d(2), conv), (3, 8, 8)) == (64 + 16) * 81
+
+
+def test_counting_needs_no_batch_statistics_of_one_value() -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3, track_running_stats=False), nn.Conv2d(3, 2, 1))
+    assert count_multiply_adds(network, (3, 8, 8)) == 6
+
+
+def test_counting_with_more_arguments() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1)
+
+        def forward(self, images: Tensor, times: int) -> Tensor:
+            for _ in range(times):
+                images = self.conv(images)
+            return images
+
+    module = Gated()
+    assert count_multiply_adds(module, (1, 4, 4), lambda images: module(images, 3)) == 48
+
+
+class Restless(nn.Module):
+    """Has everything that running it could change: modes, running statistics, the random state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(0.5)
+        self.frozen = nn.BatchNorm2d(4).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        noise: Tensor = self.frozen(self.dropout(self.norm(self.conv(images))))
+        return noise + torch.rand_like(noise)
+
+
+def broken(images: Tensor) -> Tensor:
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("forward", [None, broken])
+def test_counting_changes_nothing(forward: Callable[[Tensor], object] | None) -> None:
+    module = Restless().double()
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    random = torch.get_rng_state()
+    if forward is None:
+        assert count_multiply_adds(module, (3, 6, 6)) == 16 * 4 * 27
+    else:
+        with pytest.raises(RuntimeError, match="broken"):
+            count_multiply_adds(module, (3, 6, 6), forward)
+    assert [part.training for part in module.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(not part._forward_hooks for part in module.modules())
+    assert all(parameter.grad is None for parameter in module.parameters())

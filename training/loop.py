@@ -1,0 +1,139 @@
+"""Epochs of any training: resumed, checkpointed, watched, stopped. What happens within an epoch is the trainer's."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from training.checkpoint import RunDirectory
+from training.metrics import Meter
+from training.monitor import Bar, Monitor, StopConditions, StopConfig, Throughput, check_finite, peak_memory_mb
+from training.seeds import derive_seed
+
+Batch = TypeVar("Batch")
+
+
+class Watch:
+    """The readings of one epoch: a meter for each level ("train", "valid"), read every `log_every` steps and at the end."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        bar: Bar,
+        device: torch.device,
+        levels: Iterable[str],
+        epoch: int,
+        steps: int,
+        log_every: int,
+    ) -> None:
+        self.monitor = monitor
+        self.meters = {level: Meter(device) for level in levels}
+        self.images = 0
+        """Images processed so far; whoever trains counts them."""
+        self.step = (epoch + 1) * steps
+        """Global step at the end of this epoch: where its curves have their points."""
+        self._bar = bar
+        self._device = device
+        self._first_step = epoch * steps
+        self._log_every = log_every
+        self._throughput = Throughput()
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of `loader`; between them the bar moves on and, at times, the meters are read."""
+        for step, batch in enumerate(loader, start=1):
+            yield batch
+            self._bar.advance()
+            if step % self._log_every == 0:
+                self._check()
+
+    def finish(self) -> dict[str, float]:
+        """The epoch's readings, "train/loss" and so on, which also become points on the curves.
+
+        Raises TrainingDiverged if a loss was not finite.
+        """
+        values = self._check()
+        self._throughput.add(self.images)
+        values["speed/images_per_second"] = self._throughput.read()
+        values["memory/peak_mb"] = peak_memory_mb(self._device)
+        self.monitor.scalars(self.step, values)
+        self._bar.show(values["train/loss"], values["train/accuracy"], values["speed/images_per_second"])
+        return values
+
+    def _check(self) -> dict[str, float]:
+        values = {}
+        for level, meter in self.meters.items():
+            reading = meter.read()
+            check_finite(reading.first_bad_step, self._first_step, f"{level} loss")
+            values[f"{level}/loss"], values[f"{level}/accuracy"] = reading.loss, reading.accuracy
+        self._bar.show(values["train/loss"], values["train/accuracy"])
+        return values
+
+
+class Trainer(Protocol):
+    """What `run_epochs` runs."""
+
+    steps: int
+    """Steps an epoch."""
+    levels: tuple[str, ...]
+    """Names of the meters: "train", and "valid" where alphas are trained."""
+    device: torch.device
+
+    def run_epoch(self, epoch: int, watch: Watch) -> float | None:
+        """Trains epoch `epoch` (from 0); returns the validation accuracy, a share, where there is one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an epoch changes, as tensors, numbers, text and containers of them."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes `state_dict` back."""
+
+
+class LoopConfig(Protocol):
+    """The part of a configuration that `run_epochs` reads."""
+
+    epochs: int
+    seed: int
+    log_every: int
+    stop: StopConfig
+
+
+def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor: Monitor, kind: str, resume: bool) -> int:
+    """Trains until the last epoch or a stop condition; returns the number of epochs behind.
+
+    Every epoch starts from random states that depend on seed and epoch alone and ends with a checkpoint, so a run that was
+    killed goes on from the last one and, on the CPU, ends with the same bits. Raises TrainingDiverged for a loss that is not
+    finite, before the epoch's checkpoint is written.
+    """
+    checkpoints = run.checkpoints(kind)
+    latest = checkpoints.load_latest() if resume else None
+    done, accuracy = 0, None
+    if latest is not None:
+        done, state = latest
+        accuracy = state["accuracy"]
+        trainer.load_state_dict(state["trainer"])
+        monitor.log(f"resumed after epoch {done} of {config.epochs}")
+    stop = StopConditions(config.stop)
+    with monitor.bar(config.epochs * trainer.steps, done * trainer.steps, kind) as bar:
+        while done < config.epochs:
+            if reason := stop.reason(accuracy):
+                monitor.log(f"stopped after epoch {done}: {reason}")
+                break
+            torch.manual_seed(derive_seed(config.seed, "epoch", done))
+            watch = Watch(monitor, bar, trainer.device, trainer.levels, done, trainer.steps, config.log_every)
+            accuracy = trainer.run_epoch(done, watch)
+            done += 1
+            monitor.flush()
+            checkpoints.save(done, {"trainer": trainer.state_dict(), "accuracy": accuracy})
+    return done
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is cuda where there is one. Raises ValueError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used here; try auto or cpu") from error
+    return device

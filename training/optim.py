@@ -1,0 +1,128 @@
+"""Optimisers by name, their schedule, and steps that leave idle slices of stacked weights alone."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+
+OptimizerName = Literal["sgd", "adam", "adamw", "adagrad"]
+
+
+@dataclass
+class OptimizerConfig:
+    """How weights are trained; the defaults are those of DARTS (Liu et al. 2019, appendix A)."""
+
+    name: OptimizerName = "sgd"
+    """sgd, adam, adamw or adagrad."""
+    lr: float = 0.025
+    """Learning rate of the first epoch."""
+    lr_min: float = 0.001
+    """Learning rate that the cosine schedule falls towards, epoch by epoch."""
+    momentum: float = 0.9
+    """Momentum (sgd only)."""
+    weight_decay: float = 3e-4
+    """Weight decay (L2 penalty; decoupled for adamw)."""
+    clip: float = 5.0
+    """Largest norm of the gradient of all weights together; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(OptimizerName):
+            raise ValueError(f"weights.name: unknown optimiser {self.name!r}; known: {', '.join(get_args(OptimizerName))}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"weights.lr: must be above 0, not {self.lr}")
+        if not 0 <= self.lr_min <= self.lr:
+            raise ValueError(f"weights.lr_min: must be from 0 to weights.lr = {self.lr}, not {self.lr_min}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"weights.momentum: must be from 0 to below 1, not {self.momentum}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weights.weight_decay: must be at least 0, not {self.weight_decay}")
+        if not (math.isfinite(self.clip) and self.clip >= 0):
+            raise ValueError(f"weights.clip: must be at least 0, not {self.clip}")
+
+
+class ReadySGD(SGD):
+    """SGD whose momentum buffers exist from the start, as zeros, which changes no step.
+
+    The fused step needs the buffers of either all its parameters or none, and an operation that is first sampled late would
+    bring one that has none.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, **options: Any) -> None:
+        super().__init__(params, lr, momentum, **options)
+        if momentum:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def new_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The configured optimiser over `parameters`, in its fused form."""
+    parameters = list(parameters)
+    lr, decay = config.lr, config.weight_decay
+    if config.name == "sgd":
+        return ReadySGD(parameters, lr, config.momentum, weight_decay=decay, fused=True)
+    if config.name == "adam":
+        return Adam(parameters, lr, weight_decay=decay, fused=True)
+    if config.name == "adamw":
+        return AdamW(parameters, lr, weight_decay=decay, fused=True)
+    return Adagrad(parameters, lr, weight_decay=decay)
+
+
+def cosine(epoch: int, epochs: int, lr: float, lr_min: float) -> float:
+    """Learning rate of `epoch` (from 0) of `epochs`: lr_min + (lr - lr_min) (1 + cos(pi epoch / epochs)) / 2."""
+    return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Sets the learning rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+@contextmanager
+def requiring_no_grad(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside, `parameters` need no gradient, so backward neither computes theirs nor saves what it would take."""
+    changed = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in changed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def unchanged(optimizer: Optimizer, slices: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Inside, `optimizer` may step; `slices` of its parameters and of their state come out as they went in, bit for bit.
+
+    `slices` is what `Supernet.idle` or `Supernet.slices` returns: a mask over the leading axis of each parameter. Stacked
+    weights so behave as separate ones, of which an optimiser skips those without a gradient, decay and momentum included.
+    """
+    slices = {parameter: mask.to(parameter.device) for parameter, mask in slices.items()}
+    weights = {parameter: parameter.detach()[mask].clone() for parameter, mask in slices.items()}
+    states = {
+        (parameter, name): value[mask].clone()
+        for parameter, mask in slices.items()
+        for name, value in optimizer.state.get(parameter, {}).items()
+        if _is_like(value, parameter)
+    }
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, mask in slices.items():
+                parameter[mask] = weights[parameter]
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    if _is_like(value, parameter):
+                        # State that this step made starts from zero where nothing took part in it.
+                        value[mask] = states.get((parameter, name), torch.zeros((), dtype=value.dtype, device=value.device))
+
+
+def _is_like(value: object, parameter: nn.Parameter) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape
