@@ -1,18 +1,19 @@
 """The network of one genotype: its operations alone, with ordinary batch norm, an auxiliary head and drop path."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ops import build_op
+from ops.candidates import batch_norm
 from ops.functional import strided_size
 from supernet.genotype import CellGenotype, Genotype
 from supernet.skeleton import Backbone, CellPosition, Skeleton, preprocessing
 
 
 class DropPath:
-    """Drops the output of an operation for single images, with one probability for all operations (DARTS, appendix A.2).
+    """Drops outputs of operations for single images, all with the same probability (Zoph et al. 2018; DARTS, appendix A.2).
 
     The masks [B, 1, 1, 1] of `count` operations are drawn at once, on the device of the images.
     """
@@ -43,7 +44,7 @@ class DiscreteCell(nn.Module):
         )
         self._droppable = sum(not isinstance(operation, nn.Identity) for operation in self._operations())
 
-    def _operations(self) -> Iterable[nn.Module]:
+    def _operations(self) -> Iterator[nn.Module]:
         for operations in self.nodes:
             assert isinstance(operations, nn.ModuleList)
             yield from operations
@@ -70,7 +71,7 @@ class DiscreteCell(nn.Module):
 class AuxiliaryHead(nn.Module):
     """A second classifier, [B, channels, H, W] to [B, classes], that brings gradient into the middle of a deep network.
 
-    That of DARTS (Liu et al. 2019, appendix A.2): on maps of 8x8 a pooling of 5x5 with stride 3, on others an adaptive one to 2x2.
+    That of DARTS (Liu et al. 2019, appendix A.2): maps of 8x8 are pooled by 5x5 with stride 3, others adaptively, to 2x2.
     """
 
     def __init__(self, channels: int, classes: int):
@@ -80,10 +81,10 @@ class AuxiliaryHead(nn.Module):
         self.adaptive_pool = nn.AdaptiveAvgPool2d(2)
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 1, bias=False),
-            nn.BatchNorm2d(128),
+            batch_norm(128),
             nn.ReLU(),
             nn.Conv2d(128, 768, 2, bias=False),
-            nn.BatchNorm2d(768),
+            batch_norm(768),
             nn.ReLU(),
         )
         self.classifier = nn.Linear(768, classes)
@@ -96,10 +97,10 @@ class AuxiliaryHead(nn.Module):
 class DiscreteNetwork(Backbone):
     """The network of `genotype`, images [B, image_channels, H, W] to logits [B, classes].
 
-    `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each stage); None takes the skeleton's
-    own: 36 and 20 in DARTS, 16 and 5 a stage in NAS-Bench-201. With `auxiliary` it has a second classifier after cell 2 * cells // 3,
-    for training alone. In training every operation but the identity is dropped for single images with the probability `drop_path`,
-    an attribute that is 0 at first.
+    `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each stage); None takes the
+    skeleton's own: 36 and 20 in DARTS, 16 and 5 a stage in NAS-Bench-201. With `auxiliary` it has a second classifier, for
+    training alone, after cell 2 * cells // 3. In training the output of every operation but the identity is dropped for single
+    images with the probability `drop_path`, an attribute that is 0 at first.
 
     Raises ValueError for a genotype or numbers that the skeleton has no network for.
     """
@@ -118,7 +119,9 @@ class DiscreteNetwork(Backbone):
         cells = skeleton.default_cells if cells is None else cells
         width = {kind: len(cell.concat) for kind, cell in genotype.cells.items()}
         if not skeleton.preprocess and any(wide != 1 for wide in width.values()):
-            raise ValueError(f"concat: a cell in the {skeleton.name} skeleton has one state as its output, not {max(width.values())}")
+            raise ValueError(
+                f"concat: a cell in the {skeleton.name} skeleton has one state as its output, not {max(width.values())}"
+            )
         if auxiliary and not skeleton.auxiliary:
             raise ValueError(f"the {skeleton.name} skeleton has no place for an auxiliary head; set the auxiliary weight to 0")
         super().__init__(
@@ -134,12 +137,16 @@ class DiscreteNetwork(Backbone):
         self.channels = channels
         self.cell_count = cells
         self.drop_path = 0.0
-        self._auxiliary_after = 2 * cells // 3
-        self.auxiliary: AuxiliaryHead | None = None
-        if auxiliary:
-            position = self.cells[self._auxiliary_after].position
-            assert isinstance(position, CellPosition)
-            self.auxiliary = AuxiliaryHead(width[position.kind] * position.channels, classes)
+        self.auxiliary = self._auxiliary_head(width) if auxiliary else None
+
+    def _auxiliary_after(self) -> nn.Module:
+        """The cell whose output the auxiliary head reads."""
+        return self.cells[2 * self.cell_count // 3]
+
+    def _auxiliary_head(self, width: Mapping[str, int]) -> AuxiliaryHead:
+        position = self._auxiliary_after().position
+        assert isinstance(position, CellPosition)
+        return AuxiliaryHead(width[position.kind] * position.channels, self.classifier.out_features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, image_channels, H, W] to logits [B, classes]. Raises ValueError for images smaller than 4x4."""
@@ -149,15 +156,14 @@ class DiscreteNetwork(Backbone):
         """The logits, and those of the auxiliary head, both [B, classes]. Raises ValueError where there is no such head."""
         if self.auxiliary is None:
             raise ValueError("this network has no auxiliary head; build it with auxiliary=True")
-        seen: list[Tensor] = []
+        source, seen = self._auxiliary_after(), []
 
         def run_cell(cell: nn.Module, states: Sequence[Tensor]) -> Tensor:
             output = self._run_cell(cell, states)
-            if cell is head_of:
+            if cell is source:
                 seen.append(output)
             return output
 
-        head_of = self.cells[self._auxiliary_after]
         logits = self.run(images, run_cell)
         return logits, self.auxiliary(seen[0])
 

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from supernet.genotype import CellGenotype, Genotype, write_atomically
+from supernet.files import write_atomically
+from supernet.genotype import CellGenotype, Genotype
 from supernet.layout import Item, Layout, Line, lay_out
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
     """Writes a figure as PNG, either whole or not at all. Raises OSError where that cannot be done."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    write_atomically(path, content.getvalue())
+    write_atomically(pathlib.Path(path), content.getvalue())
 
 
 def colour_of(operation: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ops.registry import list_ops
+from supernet.files import write_atomically
 from supernet.skeleton import SKELETONS, Skeleton
 from supernet.texts import FORMS, LARGEST_TEXT, MOST_STATES, READERS, WRITERS, items, misfit_of, show, state_number
 
@@ -129,7 +130,7 @@ class Genotype:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the JSON to a file that is either whole or not there. Raises OSError where that cannot be done."""
-        write_atomically(path, self.to_text("json").encode())
+        write_atomically(Path(path), self.to_text("json"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Genotype":
@@ -151,17 +152,6 @@ class Genotype:
             raise ValueError(f"{os.fspath(path)}: not a genotype: binary, or not UTF-8") from None
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file under a temporary name and then renames it, so that `path` never holds half of it. Raises OSError."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _feed(place: str, value: object) -> tuple[str, int]:

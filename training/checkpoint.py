@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from training.config import config_hash, config_to_dict, config_to_yaml, read_yaml
-from training.files import write_atomically
+from supernet.files import write_atomically
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -40,8 +41,13 @@ class Monitor:
         self._writer.add_text(tag, lines, step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """A matplotlib figure as an image; the figure is closed."""
-        self._writer.add_figure(tag, figure, step)
+        """A matplotlib figure as an image."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+
+        # SummaryWriter.add_figure would import pyplot, which looks for a screen.
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        self._writer.add_image(tag, np.asarray(canvas.buffer_rgba())[:, :, :3], step, dataformats="HWC")
 
     def log(self, line: str) -> None:
         """A line to log.txt, with the time, and to the terminal, above the bar."""

@@ -271,6 +271,21 @@ def test_residual_block_adds_its_shortcut() -> None:
     assert torch.allclose(output[:, :, 2, 2], x[:, :, 4, 4] @ shortcut.T)
 
 
+def test_the_classifier_reads_the_average_of_the_last_maps() -> None:
+    """NAS-Bench-201 normalises and rectifies them first, DARTS does not."""
+    seen: dict[str, Tensor] = {}
+    for space in SPACES:
+        net, mixture = small(space), random_mixture(space)
+        net.layers[-1].register_forward_hook(lambda module, arguments, output: seen.update(maps=output))
+        net.classifier.register_forward_hook(lambda module, arguments, output: seen.update(features=arguments[0]))
+        net(images(), mixture)
+        maps = seen["maps"]
+        if space == "nasbench201":
+            variance, mean = torch.var_mean(maps, dim=(0, 2, 3), correction=0, keepdim=True)
+            maps = ((maps - mean) / (variance + 1e-5).sqrt()).clamp(min=0)
+        assert torch.allclose(seen["features"], maps.mean((2, 3)), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [

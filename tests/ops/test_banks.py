@@ -21,7 +21,8 @@ def run_bank(bank, state: Tensor, weights: Tensor) -> list[Tensor]:
     """weight * finished map of every edge."""
     source = Source(state)
     if isinstance(bank, SharedBank):
-        return [weight * bank(source) for weight in weights]
+        finished = bank(source)
+        return [weight * finished for weight in weights]
     return [weighted(branch, weight) for branch, weight in zip(bank(source, range(EDGES)), weights, strict=True)]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.files import write_atomically
+from supernet.files import write_atomically
 
 
 def test_writes_text_and_bytes(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+# make demo: install, search a cell on scikit-learn's digits, retrain it, compare it with random cells (under 4 minutes on 2 cores).
+# make test: install what the tests need; run them, the linter and the type checker.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+DEMO ?= runs/demo
+
+.PHONY: demo test test-slow clean
+
+demo: $(VENV)/installed
+	$(RUN) -m benchmarks.demo --directory $(DEMO)
+
+test: $(VENV)/installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/installed-test
+	$(RUN) -m pytest -n 2 --dist loadfile -m slow
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fusenas needs Python 3.11 or newer; name one with: make PYTHON=python3.11 demo" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python has no venv here; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+
+$(VENV)/installed: $(VENV)/bin/python setup.cfg constraints.txt
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

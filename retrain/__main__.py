@@ -1,0 +1,21 @@
+"""`python -m retrain`: trains the network of a genotype from scratch and evaluates it on the test part."""
+
+from retrain.config import RetrainConfig
+from retrain.train import retrain
+from training.config import command, parse_command_line
+
+PROG = "retrain"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+
+    def run() -> None:
+        config, options = parse_command_line(RetrainConfig, argv, PROG, "Train the network of a genotype from scratch.")
+        retrain(config, options)
+
+    return command(PROG, run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

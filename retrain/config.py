@@ -1,0 +1,60 @@
+"""What retraining can be told: the schema of its YAML and of its command line."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from training.data import DataConfig
+from training.monitor import StopConfig
+from training.optim import OptimizerConfig
+
+
+@dataclass
+class RetrainConfig:
+    """Training the network of one genotype from scratch. Defaults are DARTS as published (Liu et al. 2019, appendix A.2)."""
+
+    genotype: str = ""
+    """What to train: a file that holds a genotype in any text form, or the name of a published one (DARTS_V2, NASNet-A ...)."""
+    channels: int | None = None
+    """Channels C of the first cells; null: as the skeleton has it (darts 36, nasbench201 16)."""
+    cells: int | None = None
+    """Number of cells (nasbench201: of each of the three stages); null: as the skeleton has it (darts 20, nasbench201 5)."""
+    epochs: int = 600
+    """Passes over the training data."""
+    batch_size: int = 96
+    """Images a step."""
+    auxiliary_weight: float = 0.4
+    """Weight of the auxiliary head's loss; 0: no head (nasbench201 has no place for one)."""
+    drop_path: float = 0.2
+    """Probability that an operation's output is dropped for an image: rises linearly from 0 to just below this value."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
+    validation_fraction: float = 0.0
+    """Share of the training images that is held out and evaluated after each epoch; 0: train on all of them."""
+    log_every: int = 50
+    """Steps between two readings of loss and accuracy."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+    weights: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr_min=0.0))
+    """How the weights are trained."""
+    stop: StopConfig = field(default_factory=StopConfig)
+    """When to end before the last epoch."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "cells", "epochs", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be at least 1, not {value}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size: must be at least 2, which batch norm needs, not {self.batch_size}")
+        if not (math.isfinite(self.auxiliary_weight) and self.auxiliary_weight >= 0):
+            raise ValueError(f"auxiliary_weight: must be at least 0, not {self.auxiliary_weight}")
+        for name in ("drop_path", "validation_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be from 0 to below 1, not {getattr(self, name)}")
+        if self.stop.accuracy is not None and self.validation_fraction == 0:
+            raise ValueError("stop.accuracy: needs images to validate on; hold some out with validation_fraction above 0")

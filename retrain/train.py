@@ -1,0 +1,227 @@
+"""Retraining from configuration to weights and metrics."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retrain.config import RetrainConfig
+from retrain.evaluate import autocast, evaluate_network, load_network, save_network
+from retrain.network import DiscreteNetwork
+from supernet.draw import draw_cell
+from supernet.files import write_atomically
+from supernet.genotype import Genotype
+from supernet.published import list_genotypes, read_genotype
+from supernet.skeleton import check_images
+from training.checkpoint import RunDirectory
+from training.config import RunOptions, config_to_yaml
+from training.data import Batches, ImageSet, load_images, split_halves
+from training.loop import Watch, choose_device, run_epochs
+from training.metrics import Evaluation, Meter, count_multiply_adds, count_parameters
+from training.monitor import Monitor, check_finite
+from training.optim import cosine, new_optimizer, set_lr
+from training.seeds import derive_seed
+
+KIND = "retrain"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What retraining ends with."""
+
+    genotype: Genotype
+    epochs: int
+    """Epochs trained."""
+    parameters: int
+    """Weights of the network, without the auxiliary head."""
+    multiply_adds: int
+    """Of one image, as `training.metrics.count_multiply_adds` counts them."""
+    test: Evaluation
+    """On the test part, with the weights in weights.safetensors."""
+
+
+class Retraining:
+    """The network of a genotype and its optimiser; a `training.loop.Trainer`.
+
+    Raises ValueError for a configuration that does not fit the genotype or the images.
+    """
+
+    levels: tuple[str, ...] = ("train",)
+
+    def __init__(self, config: RetrainConfig, genotype: Genotype, images: ImageSet):
+        self.config = config
+        self.genotype = genotype
+        self.device = choose_device(config.device)
+        check_images(images.images[:1], images.images.shape[1])
+        channels, height, width = images.images.shape[1:]
+        self.image_shape = (channels, height, width)
+        self.train_batches, self.valid_batches = self._batches(images)
+        self.steps = len(self.train_batches)
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        self.network: DiscreteNetwork = DiscreteNetwork(
+            genotype, config.channels, config.cells, images.classes, channels, auxiliary=config.auxiliary_weight > 0
+        ).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to the stubs
+        self.optimizer = new_optimizer(config.weights, self.network.parameters())
+
+    def _batches(self, images: ImageSet) -> tuple[Batches, Batches | None]:
+        """Batches of the images to train on and, where some are held out, of those to validate on."""
+        config = self.config
+        train, valid = images, None
+        if config.validation_fraction:
+            if not 0 < int((1 - config.validation_fraction) * len(images)) < len(images):
+                raise ValueError(
+                    f"validation_fraction: {config.validation_fraction} of {len(images)} images leaves a part empty"
+                )
+            train, valid = split_halves(images, 1 - config.validation_fraction, config.seed)
+        # Batch norm cannot learn from the single image that might be left over.
+        drop_last = len(train) % config.batch_size == 1
+        augment = config.data.augmentation()
+        train_batches = Batches(train, config.batch_size, self.device, config.seed, augment, True, drop_last, stream="train")
+        return train_batches, None if valid is None else Batches(valid, min(config.batch_size, len(valid)), self.device)
+
+    def run_epoch(self, epoch: int, watch: Watch) -> float | None:
+        """Trains one epoch. Returns the accuracy on the held-out images where there are any."""
+        config = self.config
+        set_lr(self.optimizer, cosine(epoch, config.epochs, config.weights.lr, config.weights.lr_min))
+        self.network.drop_path = config.drop_path * epoch / config.epochs
+        self.network.train()
+        for images, labels in watch.batches(self.train_batches.epoch(epoch)):
+            self._step(images, labels, watch.meters["train"])
+            watch.images += len(labels)
+        readings = watch.finish()
+        self._check_weights(epoch)
+        valid = self._validate(watch)
+        watch.monitor.scalars(
+            watch.step, {"lr/weights": self.optimizer.param_groups[0]["lr"], "drop_path": self.network.drop_path}
+        )
+        held_out = "" if valid is None else f", valid loss {valid['valid/loss']:.4f} accuracy {valid['valid/accuracy']:.4f}"
+        watch.monitor.log(
+            f"epoch {epoch + 1}/{config.epochs}: train loss {readings['train/loss']:.4f} "
+            f"accuracy {readings['train/accuracy']:.4f}{held_out}, {readings['speed/images_per_second']:.0f} images/s"
+        )
+        return None if valid is None else valid["valid/accuracy"]
+
+    def _step(self, images: Tensor, labels: Tensor, meter: Meter) -> None:
+        loss, logits, auxiliary = self._loss(images, labels)
+        meter.update(loss, logits, labels)
+        self.optimizer.zero_grad()
+        (loss + auxiliary).backward()
+        if self.config.weights.clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.weights.clip)
+        self.optimizer.step()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+        """The loss of the network, its logits, and the weighted loss of the auxiliary head."""
+        weight = self.config.auxiliary_weight
+        with autocast(self.config.precision, self.device):
+            logits, auxiliary = self.network.forward_with_auxiliary(images) if weight else (self.network(images), None)
+        loss = F.cross_entropy(logits.float(), labels)
+        return loss, logits, 0.0 if auxiliary is None else weight * F.cross_entropy(auxiliary.float(), labels)
+
+    def _check_weights(self, epoch: int) -> None:
+        """Raises TrainingDiverged where the last step of an epoch, whose loss was finite, has spoilt the weights."""
+        finite = torch.stack([tensor.isfinite().all() for tensor in self.network.state_dict().values()]).all()
+        check_finite(None if finite else self.steps - 1, epoch * self.steps, "change of the weights")
+
+    @torch.no_grad()
+    def _validate(self, watch: Watch) -> dict[str, float] | None:
+        """Loss and accuracy on the held-out images, in evaluation mode; also points on the curves."""
+        if self.valid_batches is None:
+            return None
+        self.network.eval()
+        meter = Meter(self.device)
+        for images, labels in self.valid_batches.epoch(0):
+            with autocast(self.config.precision, self.device):
+                logits = self.network(images)
+            meter.update(F.cross_entropy(logits.float(), labels), logits, labels)
+        reading = meter.read()
+        values = {"valid/loss": reading.loss, "valid/accuracy": reading.accuracy}
+        watch.monitor.scalars(watch.step, values)
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "genotype": self.genotype.to_text("json"),
+            "network": dict(self.network.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["genotype"] != self.genotype.to_text("json"):
+            raise ValueError(
+                "genotype.json in the directory of the run is not the genotype that the checkpoint was trained with"
+            )
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def retrain(config: RetrainConfig, options: RunOptions) -> Result:
+    """Trains a genotype into the directory of the run, then evaluates it on the test part, once.
+
+    Writes genotype.json, weights.safetensors and metrics.json. Raises ValueError, before anything is written, for a
+    configuration that cannot be run; see `training.loop.run_epochs` for what may happen later.
+    """
+    RunDirectory.check(options.run, config, options.resume, options.overwrite)
+    genotype = _read_genotype(config, options)
+    trainer = Retraining(config, genotype, load_images(config.data, "train"))
+    run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
+    genotype.save(run.path / "genotype.json")
+    resumed = run.checkpoints(KIND).load_latest() if options.resume else None
+    # The last point of an epoch is at the step at which the next begins.
+    with Monitor(run.path, first_step=resumed[0] * trainer.steps + 1 if resumed else 0) as monitor:
+        if resumed is None:
+            _introduce(config, genotype, monitor)
+        epochs = run_epochs(trainer, config, run, monitor, KIND, options.resume)
+        return _conclude(trainer, run, monitor, epochs)
+
+
+def _read_genotype(config: RetrainConfig, options: RunOptions) -> Genotype:
+    """The genotype of the configuration; on resume that which the run began with, as its file may have changed since."""
+    saved = options.run / "genotype.json"
+    if options.resume and saved.is_file():
+        return Genotype.load(saved)
+    if not config.genotype:
+        raise ValueError(f"genotype: give a file or one of {', '.join(list_genotypes())} with --genotype")
+    try:
+        return read_genotype(config.genotype)
+    except ValueError as error:
+        raise ValueError(f"genotype: {error}") from error
+
+
+def _introduce(config: RetrainConfig, genotype: Genotype, monitor: Monitor) -> None:
+    """What is trained, for TensorBoard."""
+    monitor.text("config", config_to_yaml(config))
+    monitor.text("genotype", genotype.to_text(genotype.text_form))
+    for kind, cell in genotype.cells.items():
+        monitor.figure(f"cell/{kind}", draw_cell(cell, genotype.skeleton.inputs, kind), 0)
+
+
+def _conclude(trainer: Retraining, run: RunDirectory, monitor: Monitor, epochs: int) -> Result:
+    """Saves the weights, evaluates what was saved, and writes and shows the outcome."""
+    config = trainer.config
+    save_network(trainer.network, run.path)
+    network = load_network(run.path)
+    parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.image_shape)
+    test = evaluate_network(network, load_images(config.data, "test"), config.batch_size, trainer.device, config.precision)
+    check_finite(None if math.isfinite(test.loss) else 0, epochs * trainer.steps, "loss on the test images")
+    metrics = test.to_dict() | {
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "epochs": epochs,
+        "seed": config.seed,
+        "config_hash": run.config_hash,
+        "genotype": trainer.genotype.to_text(trainer.genotype.text_form),
+    }
+    write_atomically(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, "test/accuracy": test.accuracy})
+    monitor.log(
+        f"{KIND}: {epochs} epochs, {parameters:,} parameters, {multiply_adds / 1e6:.2f} M multiply-adds; "
+        f"on {test.images} test images: accuracy {test.accuracy:.4f}, top-5 {test.top5:.4f}, "
+        f"macro recall {test.macro_recall:.4f}, macro F1 {test.macro_f1:.4f}, loss {test.loss:.4f}"
+    )
+    monitor.log(f"{KIND}: weights and metrics in {run.path}")
+    return Result(trainer.genotype, epochs, parameters, multiply_adds, test)
