@@ -60,4 +60,6 @@ def copy_weights(network: Supernet, plain: PlainSupernet) -> None:
         copied += other.numel()
     counts = [sum(parameter.numel() for parameter in net.parameters()) for net in (network, plain)]
     if counts != [copied, copied]:
-        raise ValueError(f"{copied} weights have a partner, of {counts[0]} in the supernet and {counts[1]} in the plain network")
+        raise ValueError(
+            f"{copied} weights have a partner, of {counts[0]} in the supernet and {counts[1]} in the plain network"
+        )

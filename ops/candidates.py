@@ -10,7 +10,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from ops.functional import factorized_reduce, strided_size
+from ops.functional import shifted_grid, strided_size
 from ops.registry import register_op
 
 
@@ -18,7 +18,13 @@ def batch_norm(channels: int, affine: bool = True) -> nn.BatchNorm2d:
     """Batch norm without the counter of batches, which a fixed momentum never reads and which costs a kernel a batch."""
     norm = nn.BatchNorm2d(channels, affine=affine)
     norm.num_batches_tracked = None
+    norm.register_load_state_dict_pre_hook(_without_counter)
     return norm
+
+
+def _without_counter(norm: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Takes the counter out of what is loaded: torch adds one to a state that is a plain dict, as one read from a file is."""
+    state.pop(f"{prefix}num_batches_tracked", None)
 
 
 def relu_conv_bn(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, affine: bool = True) -> nn.Sequential:
@@ -70,7 +76,9 @@ class FactorizedReduce(nn.Module):
         self.norm = batch_norm(out_channels, affine)
 
     def forward(self, state: Tensor) -> Tensor:
-        return self.norm(factorized_reduce(state.relu(), self.even.weight, self.shifted.weight))
+        state = state.relu()
+        # The modules themselves, not their weights alone: whoever counts multiply-adds sees modules.
+        return self.norm(torch.cat((self.even(state), self.shifted(shifted_grid(state))), dim=1))
 
 
 @register_op("none")

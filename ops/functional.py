@@ -18,8 +18,12 @@ def factorized_reduce(state: Tensor, even: Tensor, shifted: Tensor) -> Tensor:
 
     `even` [out/2, in, 1, 1] sees pixels 0, 2, 4, ...; `shifted` sees pixels 1, 3, 5, ..., with zeros beyond an odd border.
     """
-    beyond = F.pad(state, (0, 1, 0, 1))[:, :, 1:, 1:]
-    return torch.cat((F.conv2d(state, even, stride=2), F.conv2d(beyond, shifted, stride=2)), dim=1)
+    return torch.cat((F.conv2d(state, even, stride=2), F.conv2d(shifted_grid(state), shifted, stride=2)), dim=1)
+
+
+def shifted_grid(state: Tensor) -> Tensor:
+    """[B, C, H, W] moved by one pixel up and to the left, with zeros on the right and the bottom."""
+    return F.pad(state, (0, 1, 0, 1))[:, :, 1:, 1:]
 
 
 def channel_shuffle(state: Tensor, groups: int) -> Tensor:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from training.config import config_hash, config_to_dict, config_to_yaml, read_yaml
 from supernet.files import write_atomically
+from training.config import config_hash, config_to_dict, config_to_yaml, read_yaml
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

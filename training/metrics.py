@@ -115,7 +115,9 @@ def evaluate(
             "macro_recall": MulticlassRecall(classes, average="macro"),
             "macro_f1": MulticlassF1Score(classes, average="macro"),
             "confusion": MulticlassConfusionMatrix(classes),
-        }
+        },
+        # Groups are formed by what the states hold after the first batch: with no error in it, top 1 and top 5 would be one.
+        compute_groups=False,
     ).to(device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     count = 0

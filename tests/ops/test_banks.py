@@ -106,7 +106,9 @@ def test_operations_get_the_bank_that_shares_most(name: str, stride: int, kind: 
         nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False)),  # bias
         nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)),  # affine
         nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4, eps=1e-3, affine=False)),
-        nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", bias=False), nn.BatchNorm2d(4, affine=False)),
+        nn.Sequential(
+            nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", bias=False), nn.BatchNorm2d(4, affine=False)
+        ),
         nn.Sequential(nn.GELU(), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4, affine=False)),
         nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.BatchNorm2d(4)),
     ],

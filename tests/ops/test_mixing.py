@@ -59,7 +59,9 @@ def test_mix_sums_raw_and_finished_branches(count: int) -> None:
     maps = [torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True) for _ in range(count)]
     weights = [None if number % 2 else torch.rand((), dtype=torch.float64, requires_grad=True) for number in range(count)]
     norm = DeferredNorm(None, None, True)
-    branches = [Branch(one, norm if number % 3 == 0 and weights[number] is not None else None) for number, one in enumerate(maps)]
+    branches = [
+        Branch(one, norm if number % 3 == 0 and weights[number] is not None else None) for number, one in enumerate(maps)
+    ]
     expected = sum(
         branch.map if weight is None else weight * (branch.map if branch.norm is None else norm(branch.map))
         for branch, weight in zip(branches, weights, strict=True)

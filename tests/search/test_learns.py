@@ -22,8 +22,8 @@ FLAT = Skeleton(
     "flat", ("cell",), inputs=4, stem_multiplier=1, preprocess=False, head_norm=False, auxiliary=False,
     default_cells=1, fewest_cells=1, cells_unit="cells", default_channels=8,
 )  # fmt: skip
-NARROW = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")
-WIDE = ("dil_conv_3x3", "sep_conv_5x5", "dil_conv_5x5")
+NARROW = ("none", "skip_connect", "avg_pool_3x3", "max_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")
+WIDE = ("sep_conv_5x5", "dil_conv_5x5")
 PERIOD = 5  # pixels: further than stem and a 3x3 operation see together (5 wide), within what stem and a 5x5 one see (7)
 
 
@@ -37,16 +37,17 @@ def made_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(skeleton.LAYOUTS, "flat", layout)
     monkeypatch.setitem(skeleton.SKELETONS, "flat", FLAT)
-    made = SearchSpace("made", FLAT, nodes=1, candidates=(*NARROW, *WIDE), concat=(4,), batch_statistics=True)
+    made = SearchSpace("made", FLAT, nodes=1, candidates=(*NARROW, *WIDE), concat=(4,), batch_statistics=True, derived_inputs=2)
     monkeypatch.setitem(space._SPACES, "made", made)
 
     def images(shuffled: bool) -> ImageSet:
         generator = torch.Generator().manual_seed(7)
-        count, side = 2048, 12
+        count, side = 1024, 12
         noise = torch.randint(0, 2, (count, 1, side, side), generator=generator)
         labels = torch.arange(count) % 2
         periodic = noise[..., torch.arange(side) % PERIOD]
-        pixels = torch.where(labels.view(-1, 1, 1, 1) == 1, periodic, noise)
+        flipped = torch.rand(periodic.shape, generator=generator) < 0.05
+        pixels = torch.where(labels.view(-1, 1, 1, 1) == 1, periodic ^ flipped, noise)
         if shuffled:
             labels = labels[torch.randperm(count, generator=generator)]
         return ImageSet((255 * pixels).to(torch.uint8), labels, 2, (0.5,), (0.5,))
@@ -57,12 +58,12 @@ def made_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def share_of_wide_edges(name: str, seed: int, directory: Path) -> float:
     config = SearchConfig(
-        space="made", channels=8, cells=1, epochs=4, batch_size=32, validate_every=4, log_every=100, seed=seed, device="cpu",
-        data=DataConfig(name=name), weights=OptimizerConfig(lr=0.1, lr_min=0.01), alphas=AlphaConfig(lr=0.02), stop=StopConfig(),
+        space="made", channels=8, cells=1, epochs=8, batch_size=32, validate_every=8, log_every=100, seed=seed, device="cpu",
+        data=DataConfig(name=name), weights=OptimizerConfig(lr=0.05), alphas=AlphaConfig(lr=0.03), stop=StopConfig(),
     )  # fmt: skip
     genotype = search(config, RunOptions(directory / f"{name}_{seed}", False, False), softmax, "darts")
     operations = [operation for feeds in genotype.cells["cell"].nodes for operation, _ in feeds]
-    assert len(operations) == 4
+    assert len(operations) == 2
     return sum(operation in WIDE for operation in operations) / len(operations)
 
 
@@ -71,4 +72,5 @@ def test_an_operation_that_sees_the_label_wins(made_problem: None, tmp_path: Pat
 
 
 def test_with_shuffled_labels_it_does_not(made_problem: None, tmp_path: Path) -> None:
-    assert not any(share_of_wide_edges("shuffled_periods", seed, tmp_path) >= 0.9 for seed in range(5))
+    # By chance both edges of a seed are wide in one case of twelve.
+    assert sum(share_of_wide_edges("shuffled_periods", seed, tmp_path) >= 0.9 for seed in range(5)) <= 2
