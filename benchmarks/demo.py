@@ -1,7 +1,7 @@
 """`make demo`: searches a cell on scikit-learn's digits, retrains it and three random cells by one recipe, and prints a table.
 
-Is the search worth it? A cell that does no better than random ones of the same space is no argument for the search, so the table
-shows both.
+Is the search worth it? A cell that does no better than random ones of the same space is no argument for the search, so the
+table shows both.
 """
 
 import argparse

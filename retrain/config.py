@@ -37,6 +37,8 @@ class RetrainConfig:
     """Seed of everything random."""
     device: str = "auto"
     """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
+    threads: int | None = None
+    """CPU threads; null: one for each core. On the CPU the same bits come out only from the same number."""
     data: DataConfig = field(default_factory=DataConfig)
     """The images."""
     weights: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr_min=0.0))
@@ -45,7 +47,7 @@ class RetrainConfig:
     """When to end before the last epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "cells", "epochs", "log_every"):
+        for name in ("channels", "cells", "epochs", "log_every", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1, not {value}")

@@ -55,7 +55,7 @@ class Retraining:
     def __init__(self, config: RetrainConfig, genotype: Genotype, images: ImageSet):
         self.config = config
         self.genotype = genotype
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, config.threads)
         check_images(images.images[:1], images.images.shape[1])
         channels, height, width = images.images.shape[1:]
         self.image_shape = (channels, height, width)
@@ -93,7 +93,6 @@ class Retraining:
             self._step(images, labels, watch.meters["train"])
             watch.images += len(labels)
         readings = watch.finish()
-        self._check_weights(epoch)
         valid = self._validate(watch)
         watch.monitor.scalars(
             watch.step, {"lr/weights": self.optimizer.param_groups[0]["lr"], "drop_path": self.network.drop_path}
@@ -121,11 +120,6 @@ class Retraining:
             logits, auxiliary = self.network.forward_with_auxiliary(images) if weight else (self.network(images), None)
         loss = F.cross_entropy(logits.float(), labels)
         return loss, logits, 0.0 if auxiliary is None else weight * F.cross_entropy(auxiliary.float(), labels)
-
-    def _check_weights(self, epoch: int) -> None:
-        """Raises TrainingDiverged where the last step of an epoch, whose loss was finite, has spoilt the weights."""
-        finite = torch.stack([tensor.isfinite().all() for tensor in self.network.state_dict().values()]).all()
-        check_finite(None if finite else self.steps - 1, epoch * self.steps, "change of the weights")
 
     @torch.no_grad()
     def _validate(self, watch: Watch) -> dict[str, float] | None:

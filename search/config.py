@@ -63,6 +63,8 @@ class SearchConfig:
     """Passes over the half of the training data that trains the weights."""
     batch_size: int = 64
     """Images a step, for each of the two levels."""
+    train_fraction: float = 0.5
+    """Share of the training images that trains the weights; the others train the alphas."""
     validate_every: int = 1
     """Epochs between two evaluations of the supernet on the other half."""
     log_every: int = 50
@@ -71,6 +73,8 @@ class SearchConfig:
     """Seed of everything random."""
     device: str = "auto"
     """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
+    threads: int | None = None
+    """CPU threads; null: one for each core. On the CPU the same bits come out only from the same number."""
     data: DataConfig = field(default_factory=DataConfig)
     """The images."""
     weights: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -86,5 +90,9 @@ class SearchConfig:
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads: must be at least 1, or null for one for each core, not {self.threads}")
+        if not 0 < self.train_fraction < 1:
+            raise ValueError(f"train_fraction: must lie between 0 and 1, both excluded, not {self.train_fraction}")
         if not (math.isfinite(self.hessian_epsilon) and self.hessian_epsilon > 0):
             raise ValueError(f"hessian_epsilon: must be above 0, not {self.hessian_epsilon}")

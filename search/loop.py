@@ -36,7 +36,7 @@ class BilevelSearch:
         self.config = config
         self.relaxation = relaxation
         self.run = run
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, config.threads)
         self.space = get_space(config.space)
         self.train_batches, self.valid_batches, self.evaluation_batches = self._batches(images)
         self.steps = min(len(self.train_batches), len(self.valid_batches))
@@ -65,7 +65,7 @@ class BilevelSearch:
 
     def _batches(self, images: ImageSet) -> tuple[Batches, Batches, Batches]:
         config = self.config
-        train, valid = split_halves(images, config.data.train_fraction, config.seed)
+        train, valid = split_halves(images, config.train_fraction, config.seed)
         augment = config.data.augmentation()
 
         def batches(part: ImageSet, stream: str) -> Batches:

@@ -32,8 +32,6 @@ class DataConfig:
     """Mirror half of the training images, chosen at random, left to right."""
     cutout: int = 0
     """Side in pixels of the square that is blanked at a random place of each training image; 0 = none."""
-    train_fraction: float = 0.5
-    """Share of the training images that trains the weights in a search; the others train the alphas. Only a search uses it."""
     limit: int | None = None
     """Use only that many training images, in the proportions of the classes and the same ones each time; null = all."""
 
@@ -42,8 +40,6 @@ class DataConfig:
             raise ValueError(f"data.crop_padding: must be 0 or more pixels, not {self.crop_padding}")
         if self.cutout < 0:
             raise ValueError(f"data.cutout: must be 0 or more pixels, not {self.cutout}")
-        if not 0 < self.train_fraction < 1:
-            raise ValueError(f"data.train_fraction: must lie between 0 and 1, both excluded, not {self.train_fraction}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"data.limit: must be at least 1 image, or null for all, not {self.limit}")
 
@@ -200,7 +196,7 @@ def split_halves(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet
     """
     count = int(fraction * len(images))
     if not 0 < count < len(images):
-        raise ValueError(f"data.train_fraction: {fraction} of {len(images)} images leaves one of the two parts empty")
+        raise ValueError(f"train_fraction: {fraction} of {len(images)} images leaves one of the two parts empty")
     order = torch.randperm(len(images), generator=new_generator(seed, "split"))
     return images.take(order[:count]), images.take(order[count:])
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from training.checkpoint import RunDirectory
 from training.metrics import Meter
@@ -121,14 +122,28 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
             torch.manual_seed(derive_seed(config.seed, "epoch", done))
             watch = Watch(monitor, bar, trainer.device, trainer.levels, done, trainer.steps, config.log_every)
             accuracy = trainer.run_epoch(done, watch)
+            state = trainer.state_dict()
+            # The loss of an epoch's last step may be finite and the weights that it leads to not.
+            check_finite(None if _is_finite(state) else watch.step - 1, 0, "result of the step")
             done += 1
             monitor.flush()
-            checkpoints.save(done, {"trainer": trainer.state_dict(), "accuracy": accuracy})
+            checkpoints.save(done, {"trainer": state, "accuracy": accuracy})
     return done
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is cuda where there is one. Raises ValueError for one that is not there."""
+def _is_finite(state: dict[str, Any]) -> bool:
+    """Whether no tensor in nested containers holds a NaN or an infinity; waits for the device once."""
+    leaves = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
+    return bool(torch.stack([leaf.isfinite().all() for leaf in leaves]).all())
+
+
+def choose_device(name: str, threads: int | None = None) -> torch.device:
+    """The device called `name`, "auto" being cuda where there is one; sets the number of CPU threads where one is given.
+
+    Raises ValueError for a device that is not there.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
