@@ -144,7 +144,6 @@ def run(request: dict[str, Any]) -> int:
     with open(request["output"], "ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    torch.set_num_threads(1)
     # Two thirds of the time of so small a run would go into its pictures.
     search.loop.draw_alphas = search.loop.draw_cell = lambda *_: Figure((1, 1))
     moments = Moments(Path(request["record"]), request["fatal"] and tuple(request["fatal"]))

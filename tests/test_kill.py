@@ -27,9 +27,8 @@ ENVIRONMENT = os.environ | {
 }
 EPOCHS = 4
 NASBENCH_TEXT = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
-SIZE = {"data.limit": 96, "batch_size": 16, "channels": 2, "epochs": EPOCHS, "device": "cpu", "data.crop_padding": 1}
+SIZE = {"data.limit": 96, "batch_size": 16, "channels": 2, "epochs": EPOCHS, "device": "cpu", "threads": 1}
 NASBENCH = {"space": "nasbench201", "cells": 1, "alphas.lr": 0.02, **SIZE}
-SMALL_DARTS = {"cells": 3, **SIZE, "data.limit": 64, "channels": 2}
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,13 @@ SCENARIOS = {
     ),
     "darts": Scenario(
         "search.darts",
-        {"space": "darts", "weights.name": "adamw", "weights.lr": 0.01, **SMALL_DARTS},
+        {"space": "darts", "weights.name": "adamw", "weights.lr": 0.01, "cells": 3, **SIZE, "data.limit": 32},
         ("genotype.json",),
         (("architecture gradient", "checkpoint half written"),),
     ),
     "retrain_darts": Scenario(
         "retrain",
-        {"genotype": "DARTS_V2", "drop_path": 0.3, "validation_fraction": 0.25, **SMALL_DARTS},
+        {"genotype": "DARTS_V2", "drop_path": 0.3, "validation_fraction": 0.25, "cells": 3, **SIZE, "data.limit": 64},
         ("genotype.json", "weights.safetensors", "metrics.json"),
         (("cell forward", "weights.safetensors replaced"),),
     ),
@@ -224,10 +223,14 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(
 def test_there_are_enough_kills() -> None:
     kills = [moment for _, chain in CHAINS for moment in chain]
     assert len(kills) >= 20
-    assert {scenario.settings.get("order", scenario.program) for scenario in SCENARIOS.values()} >= {"first", "second", "retrain"}
+    assert {scenario.settings.get("order", scenario.program) for scenario in SCENARIOS.values()} >= {
+        "first",
+        "second",
+        "retrain",
+    }
 
 
-LONG = Scenario("search.darts", {**NASBENCH, "epochs": 8, "data.limit": 192}, ("genotype.json",), ())
+LONG = Scenario("search.darts", {**NASBENCH, "epochs": 8}, ("genotype.json",), ())
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +240,7 @@ def long_run(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
 def test_a_command_that_is_stopped_from_outside_goes_on_to_the_same_bits(
     number: signal.Signals, run: Run, long_run: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from supernet.files import write_atomically
-from training.config import config_hash, config_to_dict, config_to_yaml, read_yaml
+from training.config import config_hash, config_to_dict, config_to_yaml
+from training.plain_yaml import read_yaml
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

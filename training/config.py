@@ -24,6 +24,8 @@ import docstring_parser
 import jsonargparse
 import yaml
 
+from training.plain_yaml import one_line, read_yaml
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -61,42 +63,6 @@ class _Field(NamedTuple):
         return type(None) in get_args(self.hint)
 
 
-class _ConfigLoader(yaml.SafeLoader):
-    """Plain values only, and no key twice: YAML's own rule that is easily broken and silently keeps the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:str" and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            seen.add(key.value if isinstance(key.value, str) else "")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path | Traversable) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
-
-    Raises:
-        ValueError: the file cannot be read, is no UTF-8 text, no plain YAML, empty, or not a mapping of names.
-    """
-    try:
-        content = yaml.load(path.read_bytes().decode(), Loader=_ConfigLoader)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{path}{where}: not plain YAML: {_one_line(error.problem or error)}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not plain YAML: {_one_line(error)}") from error
-    if content is None:
-        raise ValueError(f"{path}: the file is empty")
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"{path}: must hold lines of the form `name: value`")
-    return content
-
-
 def shipped_configs() -> dict[str, Traversable]:
     """The configurations that come with the project, by name."""
     files = (entry for entry in importlib.resources.files("configs").iterdir() if entry.name.endswith(".yaml"))
@@ -116,6 +82,8 @@ def parse_command_line(
     fields = _fields(schema)
     try:
         values = _parse(_parser(fields, prog, description), arguments, fields)
+        if values["run"] == "":
+            raise ValueError("--run: is empty; name a directory")
         run = Path(values["run"] or _default_run(values["config"] or default_config, prog))
         saved = run / "config.yaml"
         base = str(saved) if values["resume"] and saved.is_file() else default_config
@@ -123,7 +91,7 @@ def parse_command_line(
             values = _parse(_parser(fields, prog, description), ["--config", base, *arguments], fields)
         config = _build(schema, _checked(values, fields))
     except (argparse.ArgumentError, ValueError, OSError) as error:
-        print(f"{prog}: error: {_one_line(error)}", file=sys.stderr)
+        print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from error
     if values["print_config"]:
         print(config_to_yaml(config), end="")
@@ -167,7 +135,7 @@ def config_hash(config: "DataclassInstance", ignore: Collection[str] = ()) -> st
 def command(prog: str, main: Callable[[], None]) -> int:
     """Run `main` and return the exit status: 0, or one line on stderr and
 
-    - 2: something is wrong with the input or the disk (ValueError, OSError),
+    - 2: something is wrong with the input or the disk (ValueError, OSError), or memory is short,
     - 1: training diverged,
     - 130: stopped by Ctrl-C or SIGTERM.
     """
@@ -179,14 +147,23 @@ def command(prog: str, main: Callable[[], None]) -> int:
         print(f"{prog}: stopped; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
         return 130
     except TrainingDiverged as error:
-        message, status = _one_line(error), 1
+        message, status = one_line(error), 1
     except OSError as error:
-        reason = error.strerror or _one_line(error)
+        reason = error.strerror or one_line(error)
         message, status = f"{error.filename}: {reason}" if error.filename is not None else reason, 2
     except ValueError as error:
-        message, status = _one_line(error), 2
+        message, status = one_line(error), 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        message, status = "not enough memory; less is needed with smaller channels, cells, batch_size or data.limit", 2
     print(f"{prog}: error: {message}", file=sys.stderr)
     return status
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    # On a GPU torch raises a RuntimeError of its own class, on the CPU a plain one.
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 @contextmanager
@@ -233,7 +210,7 @@ def _field_texts(schema: type) -> dict[str, str]:
     for base in reversed(schema.__mro__):
         if dataclasses.is_dataclass(base):
             parsed = docstring_parser.parse_from_object(base)
-            texts |= {entry.arg_name: _one_line(entry.description or "") for entry in parsed.params}
+            texts |= {entry.arg_name: one_line(entry.description or "") for entry in parsed.params}
     return texts
 
 
@@ -247,7 +224,7 @@ def _parser(fields: Mapping[str, _Field], prog: str, description: str) -> jsonar
         action=partial(_ConfigAction, fields=fields),
         metavar="FILE_OR_NAME",
         help="Read a YAML file, or a shipped configuration by name "
-        f"({', '.join(shipped_configs())}); what stands later on the command line wins.",
+        f"({', '.join(_own_configs(fields))}); what stands later on the command line wins.",
     )
     run.add_argument("--print_config", action="store_true", help="Print the merged configuration as YAML and exit.")
     directory = f"Directory of the run; where left out, runs/NAME of the configuration, or {_default_run(None, prog)}."
@@ -281,11 +258,21 @@ class _ConfigAction(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         shipped = shipped_configs()
         path = shipped.get(values) or Path(values)
-        if isinstance(path, Path) and not path.exists():
-            raise ValueError(f"--config {values}: no such file, and no shipped configuration either ({', '.join(shipped)})")
+        if values not in shipped and not (values and path.exists()):
+            own = ", ".join(_own_configs(self.fields))
+            raise ValueError(f"--config {values!r}: no such file, and no shipped configuration of this command ({own})")
+        if values in shipped and values not in _own_configs(self.fields):
+            own = ", ".join(_own_configs(self.fields))
+            raise ValueError(f"--config {values}: is for another command; shipped for this one: {own}")
         for key, value in _values_of_file(parser, path, self.fields).items():
             namespace[key] = value
         namespace[self.dest] = values
+
+
+def _own_configs(fields: Mapping[str, _Field]) -> list[str]:
+    """Names of the shipped configurations that fit the schema: they are for this command."""
+    top = {name.partition(".")[0] for name in fields}
+    return [name for name, path in shipped_configs().items() if top.issuperset(read_yaml(path))]
 
 
 def _values_of_file(
@@ -313,7 +300,7 @@ def _flatten(content: Mapping[str, Any], fields: Mapping[str, _Field], prefix: s
         elif not any(known.startswith(f"{name}.") for known in fields):
             raise ValueError(f"{name}: no such field{_did_you_mean(name, fields)}")
         elif not isinstance(value, dict):
-            raise ValueError(f"{name}: must hold fields of its own (`name: value`), not {_one_line(repr(value))}")
+            raise ValueError(f"{name}: must hold fields of its own (`name: value`), not {one_line(repr(value))}")
         else:
             flat |= _flatten(value, fields, f"{name}.")
     return flat
@@ -390,13 +377,13 @@ def _short(message: str, fields: Mapping[str, _Field]) -> str:
     if found := re.match(r'Parser key "([^"]+)":', message):
         name = found[1]
         got = re.split(r"(?:Got|Given) value: ", message, maxsplit=0)[-1]
-        return f"{name}: must be {_describe(fields[name].hint)}, not {_one_line(got)}"
+        return f"{name}: must be {_describe(fields[name].hint)}, not {one_line(got)}"
     if message.startswith("unrecognized arguments: "):
         argument = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
         if not argument.startswith("-"):
             return f"unexpected argument {argument!r}; every option has a name that begins with --"
         return f"{argument}: no such option{_did_you_mean(argument.lstrip('-'), fields, '--')}"
-    return _one_line(message.removeprefix("argument "))
+    return one_line(message.removeprefix("argument "))
 
 
 def _did_you_mean(name: str, fields: Mapping[str, _Field], dashes: str = "") -> str:
@@ -433,9 +420,3 @@ def _describe(hint: Any) -> str:
     if origin is dict:
         return f"a mapping, each value {_describe(arguments[1])}"
     return str(hint)
-
-
-def _one_line(message: object) -> str:
-    """White space collapsed, and cut where a value is too long to be read."""
-    line = " ".join(str(message).split())
-    return line if len(line) <= 400 else f"{line[:400]} ..."

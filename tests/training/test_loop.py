@@ -1,0 +1,109 @@
+"""Epochs, checkpoints and stop conditions, with a trainer that has one weight."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from training.checkpoint import RunDirectory
+from training.config import TrainingDiverged
+from training.loop import Watch, choose_device, run_epochs
+from training.monitor import Monitor, StopConfig
+
+
+@dataclass
+class Config:
+    epochs: int = 4
+    seed: int = 0
+    log_every: int = 2
+    stop: StopConfig = field(default_factory=StopConfig)
+
+
+class OneWeight:
+    """Adds a random number in each of three steps an epoch; its accuracy is a tenth for each epoch."""
+
+    steps = 3
+    levels = ("train",)
+    device = torch.device("cpu")
+
+    def __init__(self, bad_loss: int | None = None, bad_weight: int | None = None):
+        self.weight = torch.zeros(())
+        self.bad_loss, self.bad_weight = bad_loss, bad_weight
+        self.ran: list[int] = []
+
+    def run_epoch(self, epoch: int, watch: Watch) -> float | None:
+        self.ran.append(epoch)
+        for step in watch.batches(range(self.steps)):
+            loss = torch.tensor(float("nan") if self.bad_loss == epoch * self.steps + step else 1.0)
+            watch.meters["train"].update(loss, torch.eye(2), torch.tensor([0, 1]))
+            watch.images += 2
+            self.weight = self.weight + torch.rand(())
+        if self.bad_weight == epoch:
+            self.weight = self.weight / 0
+        readings = watch.finish()
+        assert readings["train/accuracy"] == 1.0 and readings["speed/images_per_second"] > 0
+        return (epoch + 1) / 10
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"nested": [{"weight": self.weight}]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weight = state["nested"][0]["weight"]
+
+
+def run(path: Path, trainer: OneWeight, config: Config, resume: bool = False) -> int:
+    directory = RunDirectory.open(path, config, resume, False)
+    with Monitor(path) as monitor:
+        return run_epochs(trainer, config, directory, monitor, "search", resume)
+
+
+def test_a_stopped_run_ends_like_one_that_was_never_stopped(tmp_path: Path) -> None:
+    whole = OneWeight()
+    assert run(tmp_path / "whole", whole, Config()) == 4
+    assert run(tmp_path / "parts", OneWeight(), Config(stop=StopConfig(accuracy=0.2))) == 2
+    rest = OneWeight()
+    assert run(tmp_path / "parts", rest, Config(), resume=True) == 4
+    assert rest.ran == [2, 3]
+    assert torch.equal(rest.weight, whole.weight)
+
+
+def test_a_run_that_reached_its_target_does_not_go_on_when_resumed(tmp_path: Path) -> None:
+    config = Config(stop=StopConfig(accuracy=0.2))
+    run(tmp_path / "run", OneWeight(), config)
+    again = OneWeight()
+    assert run(tmp_path / "run", again, config, resume=True) == 2
+    assert again.ran == []
+    assert "stopped after epoch 2: validation accuracy 0.2" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_time_is_a_stop_condition(tmp_path: Path) -> None:
+    assert run(tmp_path / "run", OneWeight(), Config(stop=StopConfig(hours=1e-12))) == 0
+
+
+@pytest.mark.parametrize("step", [4, 5])
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path: Path, step: int) -> None:
+    with pytest.raises(TrainingDiverged, match=f"^step {step}: the train loss is NaN or infinite; try a lower learning rate"):
+        run(tmp_path / "run", OneWeight(bad_loss=step), Config())
+    assert [file.name for file in (tmp_path / "run/checkpoints").iterdir()] == ["epoch_0001.pt"]
+
+
+def test_broken_weights_are_not_saved(tmp_path: Path) -> None:
+    """The loss of the last step was finite; the last good checkpoint stays the last."""
+    with pytest.raises(TrainingDiverged, match=r"^step 5: the result of the step is NaN or infinite"):
+        run(tmp_path / "run", OneWeight(bad_weight=1), Config())
+    assert [file.name for file in (tmp_path / "run/checkpoints").iterdir()] == ["epoch_0001.pt"]
+
+
+def test_devices() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert choose_device("auto", threads=2).type in ("cpu", "cuda")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert choose_device("cpu") == torch.device("cpu")
+    for name in ("gpu", "cuda:99", ""):
+        with pytest.raises(ValueError, match=f"^device: '{name}' cannot be used here; try auto or cpu$"):
+            choose_device(name)

@@ -1,0 +1,88 @@
+"""Optimisers by name, the schedule, and what is left alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from training.optim import OptimizerConfig, cosine, new_optimizer, requiring_no_grad, set_lr, unchanged
+
+NAMES = ["sgd", "adam", "adamw", "adagrad"]
+PLAIN = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=0.01),
+    "adam": lambda p: torch.optim.Adam(p, 0.05, weight_decay=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.01),
+    "adagrad": lambda p: torch.optim.Adagrad(p, 0.05, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_optimiser_takes_the_steps_of_its_plain_form(name: str) -> None:
+    ours, plain = (nn.Parameter(torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)) for _ in range(2))
+    optimizers = [
+        new_optimizer(OptimizerConfig(name=name, lr=0.05, momentum=0.9, weight_decay=0.01), [ours]), PLAIN[name]([plain])
+    ]  # fmt: skip
+    for step in range(4):
+        for parameter, optimizer in zip((ours, plain), optimizers, strict=True):
+            parameter.grad = torch.sin(parameter.detach() + step)
+            optimizer.step()
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slices_behave_as_separate_parameters(name: str) -> None:
+    """One stacked parameter under `unchanged` equals separate ones of which the optimiser skips those without a gradient."""
+    config = OptimizerConfig(name=name, lr=0.05, weight_decay=0.01)
+    stacked = nn.Parameter(torch.randn(3, 4, dtype=torch.float64))
+    separate = [nn.Parameter(row.detach().clone()) for row in stacked]
+    optimizers = new_optimizer(config, [stacked]), new_optimizer(config, separate)
+    idle = torch.tensor([False, True, False])
+    for step in range(3):
+        gradient = torch.randn(3, 4, dtype=torch.float64)
+        gradient[idle] = 0
+        stacked.grad = gradient
+        for row, parameter in enumerate(separate):
+            parameter.grad = None if idle[row] else gradient[row].clone()
+        with unchanged(optimizers[0], {stacked: idle}):
+            optimizers[0].step()
+        optimizers[1].step()
+        if step == 1:
+            idle = torch.tensor([False, False, False]) if name in ("sgd", "adagrad") else idle
+    torch.testing.assert_close(stacked, torch.stack(separate), rtol=1e-12, atol=1e-12)
+
+
+def test_the_schedule_is_a_cosine_by_epoch() -> None:
+    assert cosine(0, 50, 0.025, 0.001) == 0.025
+    assert cosine(25, 50, 0.025, 0.001) == pytest.approx(0.013)
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], 0.025)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50, 0.001)
+    for epoch in range(50):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(cosine(epoch, 50, 0.025, 0.001), rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+    set_lr(optimizer, 0.5)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_parameters_need_no_gradient_inside_and_do_after_an_error() -> None:
+    trained, fixed = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1), requires_grad=False)
+    with pytest.raises(RuntimeError, match="inside"), requiring_no_grad([trained, fixed]):
+        assert not trained.requires_grad
+        raise RuntimeError("inside")
+    assert trained.requires_grad and not fixed.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("name", "sdg", "weights.name: unknown optimiser 'sdg'; known: sgd, adam, adamw, adagrad"),
+        ("lr", 0.0, "weights.lr: must be above 0, not 0.0"),
+        ("lr_min", 1.0, "weights.lr_min: must be from 0 to weights.lr = 0.025, not 1.0"),
+        ("momentum", 1.0, "weights.momentum: must be from 0 to below 1, not 1.0"),
+        ("weight_decay", -1.0, "weights.weight_decay: must be at least 0, not -1.0"),
+        ("clip", float("nan"), "weights.clip: must be at least 0, not nan"),
+    ],
+)
+def test_values_out_of_range_are_refused(field: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        OptimizerConfig(**{field: value})
