@@ -1,0 +1,68 @@
+"""What the README tells a user to do works."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import retrain.__main__ as retrain_main
+import search.darts as darts_main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+COMMANDS = [line for language, text in BLOCKS if not language for line in text.splitlines()]
+PROGRAMS = {"search.darts": darts_main.main, "retrain": retrain_main.main}
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(PYTHON) == 2 and len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python -m")])
+def test_commands_are_accepted(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is read to the end by the program that it names, which prints what it amounts to."""
+    _, _, module, *arguments = shlex.split(command)
+    with pytest.raises(SystemExit) as end:
+        PROGRAMS[module]([*arguments, "--print_config"])
+    captured = capsys.readouterr()
+    assert end.value.code == 0, captured.err
+    assert "seed: 0" in captured.out
+
+
+@pytest.mark.parametrize("target", [line.split("#")[0].split()[1] for line in COMMANDS if line.startswith("make")])
+def test_make_targets_exist(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_files_that_are_linked_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_python_example_runs() -> None:
+    exec(compile(PYTHON[1], "README.md", "exec"), {})
+
+
+def test_a_users_own_operation_searches_and_retrains(tmp_path: Path) -> None:
+    (tmp_path / "my_search.py").write_text(PYTHON[0])
+    small = "--data.limit 128 --batch_size 32 --epochs 1 --channels 2 --cells 3"
+    found = tmp_path / "run" / "genotype.json"
+    module = ["-c", "import my_search, retrain.__main__ as r; raise SystemExit(r.main())"]
+    assert module[1] in README
+    for command in (
+        ["my_search.py", *f"--config digits --space mine {small} --run run".split()],
+        [*module, *f"--genotype {found} --config retrain_digits {small} --run retrained".split()],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    text = found.read_text()
+    assert '"mine"' in text
+    assert (tmp_path / "retrained" / "weights.safetensors").exists()
