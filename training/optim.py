@@ -25,6 +25,8 @@ class OptimizerConfig:
     """Learning rate that the cosine schedule falls towards, epoch by epoch."""
     momentum: float = 0.9
     """Momentum (sgd only)."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum (sgd only)."""
     weight_decay: float = 3e-4
     """Weight decay (L2 penalty; decoupled for adamw)."""
     clip: float = 5.0
@@ -39,6 +41,8 @@ class OptimizerConfig:
             raise ValueError(f"weights.lr_min: must be from 0 to weights.lr = {self.lr}, not {self.lr_min}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"weights.momentum: must be from 0 to below 1, not {self.momentum}")
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ValueError("weights.nesterov: needs weights.name sgd and weights.momentum above 0")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weights.weight_decay: must be at least 0, not {self.weight_decay}")
         if not (math.isfinite(self.clip) and self.clip >= 0):
@@ -65,7 +69,7 @@ def new_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -
     parameters = list(parameters)
     lr, decay = config.lr, config.weight_decay
     if config.name == "sgd":
-        return ReadySGD(parameters, lr, config.momentum, weight_decay=decay, fused=True)
+        return ReadySGD(parameters, lr, config.momentum, weight_decay=decay, nesterov=config.nesterov, fused=True)
     if config.name == "adam":
         return Adam(parameters, lr, weight_decay=decay, fused=True)
     if config.name == "adamw":

@@ -9,17 +9,19 @@ from training.optim import OptimizerConfig, cosine, new_optimizer, requiring_no_
 NAMES = ["sgd", "adam", "adamw", "adagrad"]
 PLAIN = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=0.01),
+    "nesterov": lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=0.01, nesterov=True),
     "adam": lambda p: torch.optim.Adam(p, 0.05, weight_decay=0.01),
     "adamw": lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.01),
     "adagrad": lambda p: torch.optim.Adagrad(p, 0.05, weight_decay=0.01),
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_an_optimiser_takes_the_steps_of_its_plain_form(name: str) -> None:
+    options = {"name": "sgd", "nesterov": True} if name == "nesterov" else {"name": name}
     ours, plain = (nn.Parameter(torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)) for _ in range(2))
     optimizers = [
-        new_optimizer(OptimizerConfig(name=name, lr=0.05, momentum=0.9, weight_decay=0.01), [ours]), PLAIN[name]([plain])
+        new_optimizer(OptimizerConfig(lr=0.05, momentum=0.9, weight_decay=0.01, **options), [ours]), PLAIN[name]([plain])
     ]  # fmt: skip
     for step in range(4):
         for parameter, optimizer in zip((ours, plain), optimizers, strict=True):
@@ -78,6 +80,7 @@ def test_parameters_need_no_gradient_inside_and_do_after_an_error() -> None:
         ("name", "sdg", "weights.name: unknown optimiser 'sdg'; known: sgd, adam, adamw, adagrad"),
         ("lr", 0.0, "weights.lr: must be above 0, not 0.0"),
         ("lr_min", 1.0, "weights.lr_min: must be from 0 to weights.lr = 0.025, not 1.0"),
+        ("nesterov", True, "weights.nesterov: needs weights.name sgd and weights.momentum above 0"),
         ("momentum", 1.0, "weights.momentum: must be from 0 to below 1, not 1.0"),
         ("weight_decay", -1.0, "weights.weight_decay: must be at least 0, not -1.0"),
         ("clip", float("nan"), "weights.clip: must be at least 0, not nan"),
@@ -85,4 +88,4 @@ def test_parameters_need_no_gradient_inside_and_do_after_an_error() -> None:
 )
 def test_values_out_of_range_are_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
-        OptimizerConfig(**{field: value})
+        OptimizerConfig(**({"name": "adam"} if field == "nesterov" else {}), **{field: value})
