@@ -133,6 +133,7 @@ class Retraining:
                 logits = self.network(images)
             meter.update(F.cross_entropy(logits.float(), labels), logits, labels)
         reading = meter.read()
+        check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "validation loss after the step")
         values = {"valid/loss": reading.loss, "valid/accuracy": reading.accuracy}
         watch.monitor.scalars(watch.step, values)
         return values
@@ -162,9 +163,9 @@ def retrain(config: RetrainConfig, options: RunOptions) -> Result:
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     genotype = _read_genotype(config, options)
     trainer = Retraining(config, genotype, load_images(config.data, "train"))
+    resumed = RunDirectory(options.run, config).checkpoints(KIND).load_latest() if options.resume else None
     run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
     genotype.save(run.path / "genotype.json")
-    resumed = run.checkpoints(KIND).load_latest() if options.resume else None
     # The last point of an epoch is at the step at which the next begins.
     with Monitor(run.path, first_step=resumed[0] * trainer.steps + 1 if resumed else 0) as monitor:
         if resumed is None:
@@ -177,7 +178,10 @@ def _read_genotype(config: RetrainConfig, options: RunOptions) -> Genotype:
     """The genotype of the configuration; on resume that which the run began with, as its file may have changed since."""
     saved = options.run / "genotype.json"
     if options.resume and saved.is_file():
-        return Genotype.load(saved)
+        try:
+            return Genotype.load(saved)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it to read {config.genotype} again, or begin anew with --overwrite") from error
     if not config.genotype:
         raise ValueError(f"genotype: give a file or one of {', '.join(list_genotypes())} with --genotype")
     try:

@@ -19,7 +19,7 @@ from training.config import RunOptions, config_to_yaml
 from training.data import Batches, ImageSet, load_images, split_halves
 from training.loop import Watch, choose_device, run_epochs
 from training.metrics import Meter
-from training.monitor import Monitor
+from training.monitor import Monitor, check_finite
 from training.optim import cosine, new_optimizer, requiring_no_grad, set_lr
 from training.seeds import derive_seed, new_generator
 
@@ -157,6 +157,7 @@ class BilevelSearch:
             logits = self.network(images, mixture)
             meter.update(F.cross_entropy(logits, labels), logits, labels)
         reading = meter.read()
+        check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "evaluation loss after the step")
         watch.monitor.scalars(watch.step, {"evaluation/loss": reading.loss, "evaluation/accuracy": reading.accuracy})
         return reading.accuracy
 
@@ -208,11 +209,13 @@ def search(config: SearchConfig, options: RunOptions, relaxation: Relaxation, me
     """
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     images = load_images(config.data, "train")
-    trainer = BilevelSearch(config, relaxation, images, RunDirectory(options.run, config))
+    directory = RunDirectory(options.run, config)
+    trainer = BilevelSearch(config, relaxation, images, directory)
+    resumed = directory.checkpoints(method).load_latest() if options.resume else None
     run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
-    resumed = run.checkpoints(method).load_latest() if options.resume else None
     with Monitor(run.path, first_step=resumed[0] * trainer.steps + 1 if resumed else 0) as monitor:
-        monitor.text("config", config_to_yaml(config))
+        if resumed is None:
+            monitor.text("config", config_to_yaml(config))
         done = run_epochs(trainer, config, run, monitor, method, options.resume)
         genotype = trainer.genotype()
         genotype.save(run.path / "genotype.json")
