@@ -42,7 +42,7 @@ def made_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def images(shuffled: bool) -> ImageSet:
         generator = torch.Generator().manual_seed(7)
-        count, side = 1024, 12
+        count, side = 1024, 10
         noise = torch.randint(0, 2, (count, 1, side, side), generator=generator)
         labels = torch.arange(count) % 2
         periodic = noise[..., torch.arange(side) % PERIOD]
@@ -59,7 +59,7 @@ def made_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 def share_of_wide_edges(name: str, seed: int, directory: Path) -> float:
     config = SearchConfig(
         space="made", channels=8, cells=1, epochs=8, batch_size=32, validate_every=8, log_every=100, seed=seed, device="cpu",
-        data=DataConfig(name=name), weights=OptimizerConfig(lr=0.05), alphas=AlphaConfig(lr=0.03), stop=StopConfig(),
+        data=DataConfig(name=name), weights=OptimizerConfig(lr=0.2), alphas=AlphaConfig(lr=0.03), stop=StopConfig(),
     )  # fmt: skip
     genotype = search(config, RunOptions(directory / f"{name}_{seed}", False, False), softmax, "darts")
     operations = [operation for feeds in genotype.cells["cell"].nodes for operation, _ in feeds]
