@@ -6,7 +6,6 @@ batch norm to the node that sums the branches (`ops.mixing`). A bank is made fro
 stay the one definition of the operation: initial values are theirs, and a test holds every bank to its modules.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +81,7 @@ class Bank(nn.Module):
             move = Move(theirs, ours, tuple(rows))
             move.copy(theirs, ours)
             if isinstance(ours, nn.Parameter):
+                ours.requires_grad_(theirs.requires_grad)
                 moves.append(move)
         return moves
 
@@ -102,9 +102,8 @@ class Bank(nn.Module):
 class EdgeBank(Bank):
     """A bank whose edges have weights of their own."""
 
-    @abstractmethod
-    def forward(self, source: Source, rows: Sequence[int]) -> list[Branch]:
-        """One branch for each edge in `rows`."""
+    forward: Callable[[Source, Sequence[int]], list[Branch]]
+    """One branch for each edge in the rows that are given."""
 
 
 class SharedBank(Bank):
@@ -116,9 +115,8 @@ class SharedBank(Bank):
     def inherit(self, old: Bank, rows: Sequence[tuple[int, int]]) -> list[Move]:
         return super().inherit(old, [(0, 0)])
 
-    @abstractmethod
-    def forward(self, source: Source) -> Tensor:
-        """The one map [B, C, H, W]."""
+    forward: Callable[[Source], Tensor]
+    """The one map [B, C, H, W]."""
 
 
 class SkipBank(SharedBank):
@@ -234,6 +232,7 @@ class ModuleBank(EdgeBank):
                 move = Move(theirs[name], tensor, ((..., ...),))
                 move.copy(theirs[name], tensor)
                 if isinstance(tensor, nn.Parameter):
+                    tensor.requires_grad_(theirs[name].requires_grad)
                     moves.append(move)
         return moves
 

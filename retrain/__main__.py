@@ -2,7 +2,8 @@
 
 from retrain.config import RetrainConfig
 from retrain.train import retrain
-from training.config import command, parse_command_line
+from training.command import command
+from training.config import parse_command_line
 
 PROG = "retrain"
 

@@ -7,6 +7,7 @@ from typing import Literal
 from training.data import DataConfig
 from training.monitor import StopConfig
 from training.optim import OptimizerConfig
+from training.ranges import check_whole
 
 
 @dataclass
@@ -48,11 +49,10 @@ class RetrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("channels", "cells", "epochs", "log_every", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: must be at least 1, not {value}")
+            check_whole(name, getattr(self, name))
         if self.batch_size < 2:
             raise ValueError(f"batch_size: must be at least 2, which batch norm needs, not {self.batch_size}")
+        check_whole("batch_size", self.batch_size)
         if not (math.isfinite(self.auxiliary_weight) and self.auxiliary_weight >= 0):
             raise ValueError(f"auxiliary_weight: must be at least 0, not {self.auxiliary_weight}")
         for name in ("drop_path", "validation_fraction"):

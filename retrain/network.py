@@ -123,7 +123,7 @@ class DiscreteNetwork(Backbone):
                 f"concat: a cell in the {skeleton.name} skeleton has one state as its output, not {max(width.values())}"
             )
         if auxiliary and not skeleton.auxiliary:
-            raise ValueError(f"the {skeleton.name} skeleton has no place for an auxiliary head; set the auxiliary weight to 0")
+            raise ValueError(f"the {skeleton.name} skeleton has no place for an auxiliary head; set auxiliary_weight to 0")
         super().__init__(
             skeleton,
             lambda position: DiscreteCell(genotype.cells[position.kind], skeleton, position),

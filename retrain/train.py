@@ -20,7 +20,7 @@ from supernet.skeleton import check_images
 from training.checkpoint import RunDirectory
 from training.config import RunOptions, config_to_yaml
 from training.data import Batches, ImageSet, load_images, split_halves
-from training.loop import Watch, choose_device, run_epochs
+from training.loop import Progress, Watch, choose_device, restore, run_epochs
 from training.metrics import Evaluation, Meter, count_multiply_adds, count_parameters
 from training.monitor import Monitor, check_finite
 from training.optim import cosine, new_optimizer, set_lr
@@ -163,14 +163,15 @@ def retrain(config: RetrainConfig, options: RunOptions) -> Result:
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     genotype = _read_genotype(config, options)
     trainer = Retraining(config, genotype, load_images(config.data, "train"))
-    resumed = RunDirectory(options.run, config).checkpoints(KIND).load_latest() if options.resume else None
+    checkpoints = RunDirectory(options.run, config).checkpoints(KIND)
+    start = restore(trainer, checkpoints) if options.resume else Progress()
     run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
     genotype.save(run.path / "genotype.json")
     # The last point of an epoch is at the step at which the next begins.
-    with Monitor(run.path, first_step=resumed[0] * trainer.steps + 1 if resumed else 0) as monitor:
-        if resumed is None:
+    with Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
+        if not start.epochs:
             _introduce(config, genotype, monitor)
-        epochs = run_epochs(trainer, config, run, monitor, KIND, options.resume)
+        epochs = run_epochs(trainer, config, run, monitor, KIND, start)
         return _conclude(trainer, run, monitor, epochs)
 
 

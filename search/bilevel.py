@@ -42,7 +42,10 @@ class VirtualStep:
 
     @staticmethod
     def of(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> "VirtualStep":
-        """The step that `optimizer` would take next were it SGD; others have no momentum buffers, so no momentum term."""
+        """That step with the rate, decay and momentum of `optimizer`; one without momentum buffers (Adam ...) has no such term.
+
+        As published it knows neither clipping nor Nesterov's form.
+        """
         group = optimizer.param_groups[0]
         states = {name: optimizer.state.get(weight, {}).get("momentum_buffer") for name, weight in weights.items()}
         buffers = {name: buffer for name, buffer in states.items() if buffer is not None}

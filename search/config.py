@@ -8,6 +8,7 @@ from supernet import get_space
 from training.data import DataConfig
 from training.monitor import StopConfig
 from training.optim import OptimizerConfig
+from training.ranges import check_whole
 
 
 @dataclass
@@ -85,13 +86,12 @@ class SearchConfig:
     """When to end before the last epoch."""
 
     def __post_init__(self) -> None:
-        get_space(self.space)
-        at_least_one = ("channels", "cells", "partial", "epochs", "batch_size", "validate_every", "log_every")
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads: must be at least 1, or null for one for each core, not {self.threads}")
+        try:
+            get_space(self.space)
+        except ValueError as error:
+            raise ValueError(f"space: {error}") from error
+        for name in ("channels", "cells", "partial", "epochs", "batch_size", "validate_every", "log_every", "threads"):
+            check_whole(name, getattr(self, name))
         if not 0 < self.train_fraction < 1:
             raise ValueError(f"train_fraction: must lie between 0 and 1, both excluded, not {self.train_fraction}")
         if not (math.isfinite(self.hessian_epsilon) and self.hessian_epsilon > 0):

@@ -7,7 +7,8 @@ loss, in turns; the space's rule derives the cell from the strongest candidates.
 from search.config import SearchConfig
 from search.loop import search
 from search.relaxations import softmax
-from training.config import command, parse_command_line
+from training.command import command
+from training.config import parse_command_line
 
 PROG = "search.darts"
 

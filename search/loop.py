@@ -14,10 +14,11 @@ from search.monitors import entropy, largest_entropy, skip_connections
 from search.relaxations import Relaxation
 from supernet import Genotype, Supernet, get_space
 from supernet.draw import draw_alphas, draw_cell
+from supernet.skeleton import check_images
 from training.checkpoint import RunDirectory
 from training.config import RunOptions, config_to_yaml
 from training.data import Batches, ImageSet, load_images, split_halves
-from training.loop import Watch, choose_device, run_epochs
+from training.loop import Progress, Watch, choose_device, restore, run_epochs
 from training.metrics import Meter
 from training.monitor import Monitor, check_finite
 from training.optim import cosine, new_optimizer, requiring_no_grad, set_lr
@@ -38,6 +39,7 @@ class BilevelSearch:
         self.run = run
         self.device = choose_device(config.device, config.threads)
         self.space = get_space(config.space)
+        check_images(images.images[:1], images.images.shape[1])
         self.train_batches, self.valid_batches, self.evaluation_batches = self._batches(images)
         self.steps = min(len(self.train_batches), len(self.valid_batches))
         torch.manual_seed(derive_seed(config.seed, "weights"))
@@ -211,12 +213,12 @@ def search(config: SearchConfig, options: RunOptions, relaxation: Relaxation, me
     images = load_images(config.data, "train")
     directory = RunDirectory(options.run, config)
     trainer = BilevelSearch(config, relaxation, images, directory)
-    resumed = directory.checkpoints(method).load_latest() if options.resume else None
+    start = restore(trainer, directory.checkpoints(method)) if options.resume else Progress()
     run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
-    with Monitor(run.path, first_step=resumed[0] * trainer.steps + 1 if resumed else 0) as monitor:
-        if resumed is None:
+    with Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
+        if not start.epochs:
             monitor.text("config", config_to_yaml(config))
-        done = run_epochs(trainer, config, run, monitor, method, options.resume)
+        done = run_epochs(trainer, config, run, monitor, method, start)
         genotype = trainer.genotype()
         genotype.save(run.path / "genotype.json")
         monitor.log(f"{method}: {done} epochs; genotype in {run.path / 'genotype.json'}:")

@@ -23,6 +23,10 @@ class Slot:
     column: int
     edges: tuple[int, ...]
 
+    def runs(self, edge: int, chosen: Sequence[int] | None) -> bool:
+        """Whether the candidate runs on `edge`, with `chosen` one candidate an edge or, where None, all."""
+        return edge in self.edges and (chosen is None or chosen[edge] == self.column)
+
 
 class Node:
     """What flows into one node: weighted branches through operations, and past them where channels are partial."""
@@ -143,7 +147,7 @@ class MixedCell(nn.Module):
         for key, slot in self.slots.items():
             if slot.source != number:
                 continue
-            rows = [row for row, edge in enumerate(slot.edges) if chosen is None or chosen[edge] == slot.column]
+            rows = [row for row, edge in enumerate(slot.edges) if slot.runs(edge, chosen)]
             if not rows:
                 continue
             bank = self.banks[key]
@@ -166,13 +170,9 @@ class MixedCell(nn.Module):
         nodes: Sequence[Node],
     ) -> None:
         """Sends maps that all edges of a source share to their nodes."""
-        edges = sorted({edge for slot, _ in shared for edge in slot.edges if chosen is None or chosen[edge] == slot.column})
+        edges = sorted({edge for slot, _ in shared for edge in slot.edges if slot.runs(edge, chosen)})
         nothing = shared[0][1].new_zeros(())
-        table = [
-            weights[edge][slot.column] if edge in slot.edges and (chosen is None or chosen[edge] == slot.column) else nothing
-            for edge in edges
-            for slot, _ in shared
-        ]
+        table = [weights[edge][slot.column] if slot.runs(edge, chosen) else nothing for edge in edges for slot, _ in shared]
         maps = [shared_map for _, shared_map in shared]
         for edge, mixed in zip(edges, spread(maps, torch.stack(table).view(len(edges), len(maps))), strict=True):
             nodes[self.space.edges[edge][1]].add(Branch(mixed), None)

@@ -1,6 +1,8 @@
 """Writing files so that a reader never meets half of one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -15,16 +17,32 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.tmp")
-    try:
+    with naming(path):
         try:
             with open(temporary, "wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            _sync_directory(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _sync_directory(directory: Path) -> None:
+    """The new name to the disk: without it a power cut may bring back the old file."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside, such as that of a failed write, which says nothing of a file, names `path`."""
+    try:
+        yield
     except OSError as error:
-        # A failed write or fsync does not say which file it was about.
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -175,7 +175,10 @@ def _check_cell(kind: str, cell: CellGenotype, inputs: int, known: Iterable[str]
         for number, (operation, source) in enumerate(feeds):
             place = f"{kind}, node {node}, input {number}"
             if operation not in known:
-                raise ValueError(f"{place}: unknown operation {show(operation)}; known: {', '.join(known)}")
+                raise ValueError(
+                    f"{place}: unknown operation {show(operation)}; known: {', '.join(known)}; "
+                    "one of your own is known once the file with its @register_op is imported"
+                )
             if not 0 <= source < inputs + node:
                 raise ValueError(f"{place}: state {show(source)} is out of range, it must be 0 to {inputs + node - 1}")
     if not cell.concat:

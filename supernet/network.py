@@ -34,7 +34,7 @@ class Path:
             table = table[cell.position.of_kind]
         edges, candidates = len(cell.space.edges), len(cell.space.candidates)
         if table.shape != (edges,) or table.is_floating_point():
-            raise ValueError(f"path[{kind!r}]: expected {edges} indices, one an edge, got a table of shape {list(table.shape)}")
+            raise ValueError(f"path[{kind!r}]: expected {edges} indices, one an edge, got {table.dtype} {list(table.shape)}")
         chosen = table.tolist()
         for edge, column in enumerate(chosen):
             if not -1 <= column < candidates:
@@ -165,9 +165,8 @@ class Supernet(Backbone):
         columns = torch.arange(len(self.space.candidates))
         table = {}
         for kind, cell in cells.items():
-            choices = torch.as_tensor(path.choices[kind])
-            table[kind] = choices.unsqueeze(-1) != columns
             path.of_cell(cell)
+            table[kind] = torch.as_tensor(path.choices[kind]).unsqueeze(-1) != columns
         return self.slices(table)
 
 

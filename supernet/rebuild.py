@@ -1,5 +1,6 @@
 """Optimiser state across a rebuild of the supernet."""
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +30,9 @@ def carry_over(optimizer: Optimizer, network: nn.Module, moves: Sequence[Move]) 
     fresh = [parameter for parameter, _ in groups if parameter not in group_of and parameter not in successors]
     if fresh:
         # Some optimisers make their state when they are made: one over the new parameters has what they start from.
-        twin = type(optimizer)(fresh, **optimizer.defaults)
+        accepted = inspect.signature(type(optimizer)).parameters
+        options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+        twin = type(optimizer)(fresh, **options)
         optimizer.state.update(twin.state)
     alive = {parameter for parameter, _ in groups}
     for gone in [parameter for parameter in optimizer.state if parameter not in alive]:

@@ -45,6 +45,8 @@ class SearchSpace:
             raise ValueError(f"space {self.name}: needs at least one node, not {self.nodes}")
         if not self.concat or not all(self.inputs <= state < self.inputs + self.nodes for state in self.concat):
             raise ValueError(f"space {self.name}: concat must name nodes {self.inputs} to {self.inputs + self.nodes - 1}")
+        if self.derived_inputs is not None and (self.derived_inputs < 1 or set(self.candidates) == {"none"}):
+            raise ValueError(f"space {self.name}: derived_inputs must be at least 1, with a candidate other than none, or None")
         if not self.skeleton.preprocess and len(self.concat) != 1:
             raise ValueError(f"space {self.name}: the {self.skeleton.name} skeleton takes cells with one state in concat")
 
@@ -105,8 +107,9 @@ class SearchSpace:
 
         DARTS (section 2.4): each node keeps the two edges whose strongest operation other than none is strongest, with that
         operation. NAS-Bench-201: each edge keeps its strongest operation, none included. Ties go to the earlier edge and
-        candidate. Untied mixtures [cells, edges, candidates] are averaged over cells. Raises ValueError for a table of another
-        space or one with a value that is not finite.
+        candidate. An operation that a supernet masks is as good as any other here: give it the weight 0. Untied mixtures
+        [cells, edges, candidates] are averaged over cells. Raises ValueError for a table of another space or one with a value
+        that is not finite.
         """
         self.check_table(mixture)
         cells = {}

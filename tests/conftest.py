@@ -10,9 +10,8 @@ import torch
 # Tests run in parallel processes (make test), and one thread each is also what makes them repeatable.
 torch.set_num_threads(1)
 
-ROOT = Path(__file__).parent.parent
-# Real data and published tables are not part of the project; tests that need them are skipped where they are not at hand.
-DATA = Path(os.environ.get("FUSENAS_DATA", ROOT.parent / "shared" / "data"))
+# Published tables and real data are no part of the project; tests that need them are skipped where they are not at hand.
+DATA = os.environ.get("FUSENAS_DATA")
 
 
 @pytest.fixture
@@ -20,9 +19,8 @@ def shared_data() -> Callable[[str], Path]:
     """Path of a file of published data; skips the test where it is absent."""
 
     def find(name: str) -> Path:
-        path = DATA / name
-        if not path.exists():
-            pytest.skip(f"needs {name} in the folder that FUSENAS_DATA names")
+        if DATA is None or not (path := Path(DATA) / name).exists():
+            pytest.skip(f"needs {name} in the folder that the environment variable FUSENAS_DATA names")
         return path
 
     return find

@@ -48,7 +48,7 @@ class RunDirectory:
         """
         if resume and overwrite:
             raise ValueError("--resume and --overwrite exclude each other: go on with the run, or begin it anew")
-        if path.exists() and not path.is_dir():
+        if os.path.lexists(path) and not path.is_dir():
             raise ValueError(f"{path}: is a file; choose another directory with --run")
         _check_writable(path)
         if resume and not path.exists():
@@ -78,12 +78,16 @@ class RunDirectory:
                 resume; the saved configuration is another one; the directory cannot be written.
         """
         cls.check(path, config, resume, overwrite, may_change)
+        is_new = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 _remove_run(path)
             write_atomically(path / "config.yaml", _RUN_MARK + config_to_yaml(config))
         except OSError as error:
+            if is_new:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
             raise ValueError(f"{path}: the run directory cannot be written: {error.strerror}") from error
         return cls(path, config, may_change)
 
@@ -139,9 +143,10 @@ class Checkpoints:
             return None
         try:
             return self._read(files[-1])
-        except ValueError as error:
+        except (ValueError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             earlier = f"go on from epoch {_epoch(files[-2])}" if len(files) > 1 else "start from the beginning"
-            raise ValueError(f"{files[-1]}: {error}; delete it to {earlier}, or begin anew with --overwrite") from error
+            raise ValueError(f"{files[-1]}: {reason}; delete it to {earlier}, or begin anew with --overwrite") from error
 
     def _read(self, path: Path) -> tuple[int, dict[str, Any]]:
         first, _, payload = path.read_bytes().partition(b"\n")
@@ -153,12 +158,16 @@ class Checkpoints:
             content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         except Exception as error:  # of any type; as the bytes are those that were saved, the versions differ
             raise ValueError("this version of torch cannot read the checkpoint") from error
-        if content["epoch"] != _epoch(path):
-            raise ValueError(f"the file was renamed, it holds epoch {content['epoch']}")
+        try:
+            epoch, header, state = content["epoch"], dict(content["header"]), content["state"]
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError("not a checkpoint of this program") from error
+        if epoch != _epoch(path):
+            raise ValueError(f"the file was renamed, it holds epoch {epoch}")
         for key, value in self.header.items():
-            if content["header"].get(key) != value:
-                raise ValueError(f"of another run ({key} {content['header'].get(key)}, not {value})")
-        return content["epoch"], content["state"]
+            if header.get(key) != value:
+                raise ValueError(f"of another run ({key} {header.get(key)}, not {value})")
+        return epoch, state
 
     def _files(self) -> list[Path]:
         """Oldest first."""
@@ -210,7 +219,10 @@ def _progress(path: Path) -> str:
 
 
 def _check_same_config(path: Path, config: "DataclassInstance", may_change: Collection[str]) -> None:
-    saved, new = _leaves(read_yaml(path / "config.yaml")), _leaves(config_to_dict(config))
+    try:
+        saved, new = _leaves(read_yaml(path / "config.yaml")), _leaves(config_to_dict(config))
+    except ValueError as error:
+        raise ValueError(f"{error}; the run cannot be resumed, begin anew with --overwrite") from error
     for name in [*new, *(name for name in saved if name not in new)]:
         if name.partition(".")[0] in may_change:
             continue

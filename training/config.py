@@ -1,4 +1,4 @@
-"""Reads YAML files and the command line into dataclasses, and turns errors into one line."""
+"""Reads YAML files and the command line into dataclasses."""
 
 import argparse
 import dataclasses
@@ -9,12 +9,10 @@ import json
 import math
 import os
 import re
-import signal
 import sys
-import threading
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -33,10 +31,6 @@ T = TypeVar("T", bound="DataclassInstance")
 
 # A configuration is data: nothing in it may name something to import.
 jsonargparse.set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss is NaN or infinite; going on is pointless. The message is one line with the step and what to try."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,57 +126,6 @@ def config_hash(config: "DataclassInstance", ignore: Collection[str] = ()) -> st
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
 
 
-def command(prog: str, main: Callable[[], None]) -> int:
-    """Run `main` and return the exit status: 0, or one line on stderr and
-
-    - 2: something is wrong with the input or the disk (ValueError, OSError), or memory is short,
-    - 1: training diverged,
-    - 130: stopped by Ctrl-C or SIGTERM.
-    """
-    try:
-        with _terminate_is_interrupt():
-            main()
-        return 0
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except TrainingDiverged as error:
-        message, status = one_line(error), 1
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        message, status = f"{error.filename}: {reason}" if error.filename is not None else reason, 2
-    except ValueError as error:
-        message, status = one_line(error), 2
-    except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
-            raise
-        message, status = "not enough memory; less is needed with smaller channels, cells, batch_size or data.limit", 2
-    print(f"{prog}: error: {message}", file=sys.stderr)
-    return status
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    # On a GPU torch raises a RuntimeError of its own class, on the CPU a plain one.
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
-
-
-@contextmanager
-def _terminate_is_interrupt() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Only the main thread can receive signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _fields(schema: type["DataclassInstance"], default: Any = dataclasses.MISSING, prefix: str = "") -> dict[str, _Field]:
     """The leaves of a schema by dotted name, in its order; `default`: the instance that gives their default values."""
     leaves: dict[str, _Field] = {}
@@ -216,7 +159,13 @@ def _field_texts(schema: type) -> dict[str, str]:
 
 def _parser(fields: Mapping[str, _Field], prog: str, description: str) -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(
-        prog=prog, description=description, exit_on_error=False, allow_abbrev=False, print_config=None
+        prog=prog,
+        usage=f"python -m {prog} [--config FILE_OR_NAME] [--run DIR] [--resume | --overwrite] [--FIELD VALUE ...]",
+        description=description,
+        formatter_class=_HelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+        print_config=None,
     )
     run = parser.add_argument_group("the run")
     run.add_argument(
@@ -241,11 +190,30 @@ def _parser(fields: Mapping[str, _Field], prog: str, description: str) -> jsonar
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
         default = None if field.default is dataclasses.MISSING else field.default
-        text = f"{field.text} (must be given)" if field.default is dataclasses.MISSING else field.text
+        text = f"{field.text} ({_describe_field(field)})"
         action = groups[section].add_argument(f"--{name}", type=field.hint, default=default, help=text)
         if field.hint is bool:
             action.nargs, action.const = "?", True
     return parser
+
+
+class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    """The texts as they are: types and defaults in them are written for people, not for Python."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help or ""
+
+
+def _describe_field(field: _Field) -> str:
+    """What may be given, where the listed choices do not say it, and what holds otherwise."""
+    listed = get_origin(field.hint) is Literal or bool in (field.hint, *get_args(field.hint))
+    parts = [] if listed else [_describe(field.hint)]
+    if field.default is dataclasses.MISSING:
+        parts.append("must be given")
+    elif field.default != "":
+        default = _plain(field.default)
+        parts.append(f"default: {default if isinstance(default, str) else json.dumps(default)}")
+    return "; ".join(parts)
 
 
 class _ConfigAction(argparse.Action):
@@ -258,21 +226,27 @@ class _ConfigAction(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         shipped = shipped_configs()
         path = shipped.get(values) or Path(values)
-        if values not in shipped and not (values and path.exists()):
-            own = ", ".join(_own_configs(self.fields))
+        own = ", ".join(_own_configs(self.fields))
+        if isinstance(path, Path) and not (values and path.exists()):
             raise ValueError(f"--config {values!r}: no such file, and no shipped configuration of this command ({own})")
-        if values in shipped and values not in _own_configs(self.fields):
-            own = ", ".join(_own_configs(self.fields))
-            raise ValueError(f"--config {values}: is for another command; shipped for this one: {own}")
-        for key, value in _values_of_file(parser, path, self.fields).items():
+        try:
+            found = _values_of_file(parser, path, self.fields)
+        except ValueError as error:
+            hint = f"; shipped for this command: {own}" if values in shipped else ""
+            raise ValueError(f"{error}{hint}") from error
+        for key, value in found.items():
             namespace[key] = value
         namespace[self.dest] = values
 
 
 def _own_configs(fields: Mapping[str, _Field]) -> list[str]:
     """Names of the shipped configurations that fit the schema: they are for this command."""
-    top = {name.partition(".")[0] for name in fields}
-    return [name for name, path in shipped_configs().items() if top.issuperset(read_yaml(path))]
+    own = []
+    for name, path in shipped_configs().items():
+        with suppress(ValueError):
+            _flatten(read_yaml(path), fields)
+            own.append(name)
+    return own
 
 
 def _values_of_file(
@@ -377,12 +351,14 @@ def _short(message: str, fields: Mapping[str, _Field]) -> str:
     if found := re.match(r'Parser key "([^"]+)":', message):
         name = found[1]
         got = re.split(r"(?:Got|Given) value: ", message, maxsplit=0)[-1]
-        return f"{name}: must be {_describe(fields[name].hint)}, not {one_line(got)}"
+        got = "null" if got == "None" else one_line(got)
+        return f"{name}: must be {_describe(fields[name].hint)}, not {got}"
     if message.startswith("unrecognized arguments: "):
         argument = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
         if not argument.startswith("-"):
             return f"unexpected argument {argument!r}; every option has a name that begins with --"
         return f"{argument}: no such option{_did_you_mean(argument.lstrip('-'), fields, '--')}"
+    message = re.sub(r": ignored explicit argument .*", ": takes no value", message)
     return one_line(message.removeprefix("argument "))
 
 

@@ -36,10 +36,9 @@ class DataConfig:
     """Use only that many training images, in the proportions of the classes and the same ones each time; null = all."""
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise ValueError(f"data.crop_padding: must be 0 or more pixels, not {self.crop_padding}")
-        if self.cutout < 0:
-            raise ValueError(f"data.cutout: must be 0 or more pixels, not {self.cutout}")
+        for name in ("crop_padding", "cutout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name}: must be 0 or more pixels, not {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"data.limit: must be at least 1 image, or null for all, not {self.limit}")
 
@@ -106,11 +105,16 @@ def load_images(config: DataConfig, part: Part) -> ImageSet:
     """Read one part of the data set that `config` names; `config.limit` applies to the training part.
 
     Raises:
-        ValueError: an unknown data set, absent or damaged files, or a limit above the number of images.
+        ValueError: an unknown data set, absent or damaged files, a limit above the number of images, or a random crop or cutout
+            that could hide all of an image.
     """
     if config.name not in _LOADERS:
         raise ValueError(f"data.name: unknown data set {config.name!r}; known: {', '.join(sorted(_LOADERS))}")
     images = _LOADERS[config.name](config, part)
+    height, width = images.images.shape[2:]
+    for name, pixels in (("crop_padding", config.crop_padding), ("cutout", config.cutout)):
+        if pixels and pixels >= min(height, width):
+            raise ValueError(f"data.{name}: {pixels} pixels could hide all of an image of {height}x{width}; use fewer")
     if part == "test" or config.limit is None:
         return images
     if config.limit > len(images):

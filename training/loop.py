@@ -1,14 +1,16 @@
 """Epochs of any training: resumed, checkpointed, watched, stopped. What happens within an epoch is the trainer's."""
 
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils._pytree import tree_leaves
 
-from training.checkpoint import RunDirectory
+from training.checkpoint import Checkpoints, RunDirectory
 from training.metrics import Meter
-from training.monitor import Bar, Monitor, StopConditions, StopConfig, Throughput, check_finite, peak_memory_mb
+from training.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
 from training.seeds import derive_seed
 
 Batch = TypeVar("Batch")
@@ -37,7 +39,7 @@ class Watch:
         self._device = device
         self._first_step = epoch * steps
         self._log_every = log_every
-        self._throughput = Throughput()
+        self._started = time.perf_counter()
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of `loader`; between them the bar moves on and, at times, the meters are read."""
@@ -53,11 +55,8 @@ class Watch:
         Raises TrainingDiverged if a loss was not finite.
         """
         values = self._check()
-        self._throughput.add(self.images)
-        values["speed/images_per_second"] = self._throughput.read()
         values["memory/peak_mb"] = peak_memory_mb(self._device)
         self.monitor.scalars(self.step, values)
-        self._bar.show(values["train/loss"], values["train/accuracy"], values["speed/images_per_second"])
         return values
 
     def _check(self) -> dict[str, float]:
@@ -66,7 +65,8 @@ class Watch:
             reading = meter.read()
             check_finite(reading.first_bad_step, self._first_step, f"{level} loss")
             values[f"{level}/loss"], values[f"{level}/accuracy"] = reading.loss, reading.accuracy
-        self._bar.show(values["train/loss"], values["train/accuracy"])
+        values["speed/images_per_second"] = self.images / (time.perf_counter() - self._started)
+        self._bar.show(values["train/loss"], values["train/accuracy"], values["speed/images_per_second"])
         return values
 
 
@@ -98,20 +98,45 @@ class LoopConfig(Protocol):
     stop: StopConfig
 
 
-def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor: Monitor, kind: str, resume: bool) -> int:
-    """Trains until the last epoch or a stop condition; returns the number of epochs behind.
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    epochs: int = 0
+    """Epochs behind."""
+    accuracy: float | None = None
+    """Validation accuracy after the last of them, where there is one."""
+
+
+def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
+    """Puts `trainer` where the latest of `checkpoints` has it; changes nothing where there is none.
+
+    Raises ValueError for a checkpoint that is damaged, of another run, or not for this trainer.
+    """
+    latest = checkpoints.load_latest()
+    if latest is None:
+        return Progress()
+    epochs, state = latest
+    try:
+        trainer.load_state_dict(state["trainer"])
+        return Progress(epochs, state["accuracy"])
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"{checkpoints.directory}: the checkpoint of epoch {epochs} does not fit the network, whose code has changed "
+            "since; undo the change, or begin anew with --overwrite"
+        ) from error
+
+
+def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor: Monitor, kind: str, start: Progress) -> int:
+    """Trains from `start` until the last epoch or a stop condition; returns the number of epochs behind.
 
     Every epoch starts from random states that depend on seed and epoch alone and ends with a checkpoint, so a run that was
     killed goes on from the last one and, on the CPU, ends with the same bits. Raises TrainingDiverged for a loss that is not
     finite, before the epoch's checkpoint is written.
     """
     checkpoints = run.checkpoints(kind)
-    latest = checkpoints.load_latest() if resume else None
-    done, accuracy = 0, None
-    if latest is not None:
-        done, state = latest
-        accuracy = state["accuracy"]
-        trainer.load_state_dict(state["trainer"])
+    done, accuracy = start.epochs, start.accuracy
+    if done:
         monitor.log(f"resumed after epoch {done} of {config.epochs}")
     stop = StopConditions(config.stop)
     with monitor.bar(config.epochs * trainer.steps, done * trainer.steps, kind) as bar:
@@ -148,7 +173,7 @@ def choose_device(name: str, threads: int | None = None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()  # meta has nothing to compute with
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {name!r} cannot be used here; try auto or cpu") from error
     return device

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from training.config import TrainingDiverged
+from supernet.files import naming
+from training.command import TrainingDiverged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,33 +26,39 @@ class Monitor:
 
     def __init__(self, directory: Path, first_step: int = 0) -> None:
         """`first_step`: the first step of this process; what an earlier one wrote from there on is taken back."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
+        from torch.utils.tensorboard import summary  # slow to import
 
-        self._writer = SummaryWriter(str(directory), purge_step=first_step)
-        self._log = (directory / "log.txt").open("a", encoding="utf-8")
+        from training.events import EventFile
+
+        self._summary = summary
+        self._log_path = directory / "log.txt"
+        self._log = self._log_path.open("a", encoding="utf-8")
+        self._events = EventFile(directory, first_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One point on the curve of each tag."""
         for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
+            self._events.add(self._summary.scalar(tag, value), step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """A text, shown as it is (indented, so that TensorBoard's Markdown keeps its lines)."""
         lines = "\n".join(f"    {line}" for line in text.splitlines())
-        self._writer.add_text(tag, lines, step)
+        self._events.add(self._summary.text(tag, lines), step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
         """A matplotlib figure as an image."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
 
-        # SummaryWriter.add_figure would import pyplot, which looks for a screen.
+        # Not by pyplot, which looks for a screen.
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        self._writer.add_image(tag, np.asarray(canvas.buffer_rgba())[:, :, :3], step, dataformats="HWC")
+        pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
+        self._events.add(self._summary.image(tag, pixels, dataformats="HWC"), step)
 
     def log(self, line: str) -> None:
         """A line to log.txt, with the time, and to the terminal, above the bar."""
-        print(datetime.now().isoformat(sep=" ", timespec="seconds"), line, file=self._log, flush=True)
+        with naming(self._log_path):
+            print(datetime.now().isoformat(sep=" ", timespec="seconds"), line, file=self._log, flush=True)
         tqdm.write(line, file=sys.stdout)
 
     def bar(self, total: int, done: int = 0, description: str = "") -> "Bar":
@@ -60,18 +67,26 @@ class Monitor:
 
     def flush(self) -> None:
         """All events to the disk: call it before a checkpoint, so that a killed run has the curves up to there."""
-        self._writer.flush()
+        self._events.flush()
 
     def close(self) -> None:
         """Flush and close all files."""
-        self._writer.close()
-        self._log.close()
+        try:
+            self._events.close()
+        finally:
+            with naming(self._log_path):
+                self._log.close()
 
     def __enter__(self) -> "Monitor":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.close()
+        try:
+            self.close()
+        except OSError:
+            # What ended the run says more than that the last lines could not be written.
+            if error is None:
+                raise
 
 
 class Bar:
@@ -112,25 +127,6 @@ class Bar:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
-
-
-class Throughput:
-    """Images per second of wall-clock time between two readings."""
-
-    def __init__(self) -> None:
-        self._images = 0
-        self._since = time.perf_counter()
-
-    def add(self, images: int) -> None:
-        """So many images were processed."""
-        self._images += images
-
-    def read(self) -> float:
-        """Images/s since the last reading (or the beginning)."""
-        now = time.perf_counter()
-        rate = self._images / max(now - self._since, 1e-9)
-        self._images, self._since = 0, now
-        return rate
 
 
 @dataclass(frozen=True)

@@ -366,7 +366,7 @@ def test_the_auxiliary_head_does_not_change_the_logits():
 
 
 def test_networks_without_an_auxiliary_head_say_so():
-    with pytest.raises(ValueError, match="set the auxiliary weight to 0"):
+    with pytest.raises(ValueError, match="set auxiliary_weight to 0"):
         DiscreteNetwork(Genotype.parse(ALL_SKIP), auxiliary=True)
     network = DiscreteNetwork(get_genotype("DARTS_V2"), channels=4, cells=3)
     with pytest.raises(ValueError, match="build it with auxiliary=True"):

@@ -352,7 +352,7 @@ def test_nasbench201_has_no_auxiliary_head(refused, tmp_path):
     file = tmp_path / "genotype.txt"
     file.write_text(NASBENCH_TEXT)
     message = refused("--genotype", str(file), "--auxiliary_weight", "0.4")
-    assert message == "the nasbench201 skeleton has no place for an auxiliary head; set the auxiliary weight to 0"
+    assert message == "the nasbench201 skeleton has no place for an auxiliary head; set auxiliary_weight to 0"
 
 
 @pytest.mark.parametrize(

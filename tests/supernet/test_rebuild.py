@@ -41,7 +41,7 @@ def snapshot(network: Supernet, optimizer) -> dict[tuple, tuple]:
     return found
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adagrad"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "adagrad"])
 def test_masking_keeps_what_remains_bit_for_bit(name: str) -> None:
     network, optimizer = trained(name)
     before = snapshot(network, optimizer)
@@ -69,8 +69,9 @@ def test_unchanged_banks_stay_the_same_objects() -> None:
     assert [id(parameter) for parameter in network.parameters()] == parameters
 
 
-def test_operations_can_come_back_with_new_weights() -> None:
-    network, optimizer = trained("adagrad")
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "adagrad"])
+def test_operations_can_come_back_with_new_weights(name: str) -> None:
+    network, optimizer = trained(name)
     without = torch.ones(14, 8, dtype=torch.bool)
     without[:, 4] = False
     network.rebuild(candidates={"normal": without}, optimizers=[optimizer])
@@ -109,6 +110,12 @@ def test_rebuild_keeps_the_dtype_and_the_mode() -> None:
     network.rebuild(partial=2)
     assert {p.dtype for p in network.parameters()} == {torch.float64}
     assert not any(module.training for module in network.modules())
+
+
+def test_frozen_weights_stay_frozen() -> None:
+    network = Supernet(get_space("nasbench201"), channels=4, cells=1).requires_grad_(False)
+    network.rebuild(partial=2)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_operation_without_a_bank_is_kept_too() -> None:

@@ -132,6 +132,8 @@ def test_wrong_spaces_are_refused() -> None:
         "candidates must be distinct": (DARTS, 4, ("none", "none"), (2,)),
         "needs at least one node": (DARTS, 0, ("none",), (2,)),
         "concat must name nodes 2 to 3": (DARTS, 2, ("none",), (1, 2)),
+        "derived_inputs must be at least 1": (DARTS, 2, ("none",), (2, 3), {}, 2),
+        "derived_inputs must be at least 1, with": (DARTS, 2, ("skip_connect",), (2, 3), {}, 0),
         "takes cells with one state in concat": (NASBENCH201, 3, ("none",), (2, 3)),
     }.items():
         with pytest.raises(ValueError, match=message):

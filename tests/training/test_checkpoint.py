@@ -396,7 +396,7 @@ def test_a_write_that_the_system_refuses_leaves_the_last_good_one(tmp_path):
         "import resource, signal, sys, torch\n"
         "from pathlib import Path\n"
         "from training.checkpoint import Checkpoints\n"
-        "from training.config import command\n"
+        "from training.command import command\n"
         "checkpoints = Checkpoints(Path(sys.argv[1]))\n"
         "checkpoints.save(1, {'x': 1})\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

@@ -1,11 +1,14 @@
 """Data sets, their parts and their batches."""
 
+import hashlib
 import itertools
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from training import data
 from training.augment import Augmentation
 from training.data import Batches, DataConfig, ImageSet, channel_statistics, load_images, register_dataset, split_halves
+from training.vision import import_torchvision
 
 
 def numbered_images(count: int) -> ImageSet:
@@ -201,8 +205,6 @@ def test_cifar10_damaged(tmp_path: Path) -> None:
 
 
 def test_cifar10_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.vision import import_torchvision
-
     datasets = import_torchvision().datasets
 
     def no_network(*_: object, **__: object) -> None:
@@ -220,17 +222,46 @@ def test_cifar10_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.M
         load_images(DataConfig("cifar10", str(tmp_path), download=True), "test")
 
 
-def test_cifar10_with_a_truncated_file(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
-    original = shared_data("cifar10/cifar-10-batches-py")
-    folder = tmp_path / original.name
+@pytest.fixture
+def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the published form with 20 images a file, whose checksums torchvision takes for the published ones."""
+    datasets = import_torchvision().datasets
+    folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
-    for file in original.iterdir():
-        (folder / file.name).symlink_to(file)
-    content = (folder / "data_batch_2").read_bytes()
-    (folder / "data_batch_2").unlink()
-    (folder / "data_batch_2").write_bytes(content[: len(content) // 2])
+
+    def write(name: str, content: object) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def batch(number: int) -> dict[str, object]:
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 3072), np.uint8)
+        return {"data": pixels, "labels": [label % 10 for label in range(20)]}
+
+    train = [write(f"data_batch_{number}", batch(number)) for number in range(1, 6)]
+    test = [write("test_batch", batch(6))]
+    _, md5 = write("batches.meta", {"label_names": [str(label) for label in range(10)]})
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", train)
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", test)
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5})
+    return folder
+
+
+def test_cifar10_is_read_image_by_image(small_cifar10: Path) -> None:
+    config = DataConfig("cifar10", str(small_cifar10.parent))
+    train, test = (load_images(config, part) for part in ("train", "test"))
+    assert train.images.shape == (100, 3, 32, 32) and test.images.shape == (20, 3, 32, 32)
+    assert train.labels.tolist() == [label % 10 for label in range(20)] * 5
+    with (small_cifar10 / "data_batch_3").open("rb") as file:
+        third = pickle.load(file)["data"]
+    assert torch.equal(train.images[45], torch.from_numpy(third[5]).view(3, 32, 32))
+    assert len(load_images(replace(config, limit=30), "train")) == 30
+
+
+def test_cifar10_with_a_truncated_file(small_cifar10: Path) -> None:
+    content = (small_cifar10 / "data_batch_2").read_bytes()
+    (small_cifar10 / "data_batch_2").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"is incomplete or damaged \(data_batch_2\); delete the folder"):
-        load_images(DataConfig("cifar10", str(tmp_path)), "train")
+        load_images(DataConfig("cifar10", str(small_cifar10.parent)), "train")
 
 
 def test_cifar10_itself(shared_data: Callable[[str], Path]) -> None:

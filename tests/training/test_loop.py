@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from training.checkpoint import RunDirectory
-from training.config import TrainingDiverged
-from training.loop import Watch, choose_device, run_epochs
-from training.monitor import Monitor, StopConfig
+from training.command import TrainingDiverged
+from training.loop import Progress, Watch, choose_device, restore, run_epochs
+from training.monitor import Bar, Monitor, StopConfig
 
 
 @dataclass
@@ -56,7 +56,8 @@ class OneWeight:
 def run(path: Path, trainer: OneWeight, config: Config, resume: bool = False) -> int:
     directory = RunDirectory.open(path, config, resume, False)
     with Monitor(path) as monitor:
-        return run_epochs(trainer, config, directory, monitor, "search", resume)
+        start = restore(trainer, directory.checkpoints("search")) if resume else Progress()
+        return run_epochs(trainer, config, directory, monitor, "search", start)
 
 
 def test_a_stopped_run_ends_like_one_that_was_never_stopped(tmp_path: Path) -> None:
@@ -107,3 +108,11 @@ def test_devices() -> None:
     for name in ("gpu", "cuda:99", ""):
         with pytest.raises(ValueError, match=f"^device: '{name}' cannot be used here; try auto or cpu$"):
             choose_device(name)
+
+
+def test_the_bar_shows_images_a_second_from_the_first_reading_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(Bar, "show", lambda bar, *readings: shown.append(readings))
+    run(tmp_path / "run", OneWeight(), Config(epochs=1))
+    assert len(shown) == 2  # after two of three steps, and at the end of the epoch
+    assert all(loss == 1.0 and accuracy == 1.0 and rate > 0 for loss, accuracy, rate in shown)

@@ -11,13 +11,12 @@ import matplotlib
 import pytest
 import torch
 
+from training.command import TrainingDiverged
 from training.monitor import (
     Bar,
     Monitor,
     StopConditions,
     StopConfig,
-    Throughput,
-    TrainingDiverged,
     check_finite,
     peak_memory_mb,
 )
@@ -148,21 +147,6 @@ def test_peak_memory_of_the_process(monkeypatch):
 def test_peak_memory_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**20)
     assert peak_memory_mb(torch.device("cuda")) == 3.0
-
-
-def test_throughput_counts_between_readings(monkeypatch):
-    now = [10.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    throughput = Throughput()
-    throughput.add(64)
-    throughput.add(36)
-    now[0] += 4.0
-    assert throughput.read() == 25.0
-    now[0] += 1.0
-    assert throughput.read() == 0.0
-    throughput.add(7)
-    now[0] += 0.5
-    assert throughput.read() == 14.0
 
 
 def test_without_conditions_nothing_stops():

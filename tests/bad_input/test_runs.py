@@ -1,0 +1,184 @@
+"""Directories that are no place for a run, runs that cannot be resumed, and checkpoints that are damaged or foreign."""
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ops.registry
+
+CELL = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|my_op~2|"
+Refuse = Callable[..., str]
+Run = Callable[..., int | str | None]
+Files = Callable[[Path], Mapping[str, bytes | str | None]]
+both = pytest.mark.parametrize("command", ["search.darts", "retrain"])
+
+
+# The directory of the run
+
+
+@both
+def test_directories_that_cannot_be_made(refuse: Refuse, here: Path, command: str) -> None:
+    (here / "file").write_text("mine")
+    for more in ([], ["--overwrite"], ["--resume"]):
+        assert refuse(command, "--run=file", *more) == "file: is a file; choose another directory with --run"
+    below = "file/run: the run directory cannot be made, "
+    assert refuse(command, "--run=file/run").startswith(below)
+    assert refuse(command, "--run=file/run", "--overwrite").startswith(below)
+    unmakeable = "/proc/fusenas_run: the run directory cannot be written: "
+    assert refuse(command, "--run=/proc/fusenas_run").startswith(unmakeable)
+    assert refuse(command, f"--run={'x' * 300}").endswith(": File name too long")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@both
+def test_directories_that_may_not_be_written(refuse: Refuse, here: Path, command: str) -> None:
+    here.chmod(0o500)
+    try:
+        assert refuse(command, "--run=run").startswith("run: the run directory cannot be written, no permission for ")
+    finally:
+        here.chmod(0o700)
+
+
+@both
+def test_directories_of_somebody_else(refuse: Refuse, here: Path, command: str) -> None:
+    (here / "thesis").mkdir()
+    (here / "thesis/config.yaml").write_text("epochs: 3\n")
+    (here / "thesis/log.txt").write_text("years of work")
+    for more in ([], ["--overwrite"], ["--resume"]):
+        message = refuse(command, "--run=thesis", *more)
+        assert message == "thesis: not empty and not a run of this program; choose another directory with --run"
+
+
+@both
+def test_a_run_is_not_written_over_by_accident(refuse: Refuse, here: Path, command: str, finished: dict[str, Path]) -> None:
+    shutil.copytree(finished[command], here / "run")
+    assert refuse(command, "--run=run") == (
+        "run: holds a run already, saved after epoch 2; continue it with --resume or replace it with --overwrite"
+    )
+    # What else is wrong is found before anything is replaced.
+    assert refuse(command, "--run=run", "--overwrite", "--batch_size=65").startswith("batch_size: 65 is larger")
+    assert refuse(command, "--run=run", "--overwrite", "--device=tpu").startswith("device: 'tpu' cannot be used")
+    assert refuse(command, "--run=run", "--overwrite", "--data.limit=5000").startswith("data.limit: 5000 is more")
+
+
+@both
+def test_what_cannot_be_resumed(refuse: Refuse, here: Path, command: str, finished: dict[str, Path]) -> None:
+    assert refuse(command, "--run=none", "--resume").startswith("none: nothing to resume, there is no such run; ")
+    shutil.copytree(finished[command], here / "run")
+    changed = refuse(command, "--run=run", "--resume", "--epochs=3")
+    assert changed == (
+        "run: the run was started with epochs 2, not 3; resume it without changes, or begin anew with --overwrite"
+    )
+    (here / "run/config.yaml").write_bytes((here / "run/config.yaml").read_bytes()[:100] + b"\nepochs: [")
+    assert refuse(command, "--run=run", "--resume").endswith("; the run cannot be resumed, begin anew with --overwrite")
+    (here / "run/config.yaml").unlink()
+    assert refuse(command, "--run=run", "--resume").startswith("run: not empty and not a run of this program")
+    shutil.copytree(finished["retrain" if command != "retrain" else "search.darts"], here / "theirs")
+    assert refuse(command, "--run=theirs", "--resume").startswith("theirs: the run was started with ")
+
+
+def test_a_genotype_that_was_damaged_since(refuse: Refuse, here: Path, finished: dict[str, Path]) -> None:
+    shutil.copytree(finished["retrain"], here / "run")
+    (here / "run/genotype.json").write_text("{")
+    message = refuse("retrain", "--run=run", "--resume")
+    assert message.startswith("run/genotype.json: not valid JSON")
+    assert message.endswith("; delete it to read DARTS_V2 again, or begin anew with --overwrite")
+
+
+# Checkpoints
+
+
+class Bomb:
+    """Makes a directory when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("pwned",)
+
+
+def saved(content: object, signed: bool = False) -> bytes:
+    """What torch.save writes; `signed`: with the first line that a checkpoint of this program has."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    return (f"fusenas checkpoint 1 {digest}\n".encode() if signed else b"") + buffer.getvalue()
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@both
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-100], "the checkpoint is damaged or cut short"),
+        (lambda content: content[:10], "not a checkpoint of this program"),
+        (lambda content: b"", "not a checkpoint of this program"),
+        (flipped, "the checkpoint is damaged or cut short"),
+        (lambda content: bytes(range(256)) * 10, "not a checkpoint of this program"),
+        (lambda content: saved({"model": torch.ones(2)}), "not a checkpoint of this program"),
+        (lambda content: saved(Bomb()), "not a checkpoint of this program"),
+        (lambda content: saved(Bomb(), signed=True), "this version of torch cannot read the checkpoint"),
+        (lambda content: saved({"model": torch.ones(2)}, signed=True), "not a checkpoint of this program"),
+        (lambda content: saved([1], signed=True), "not a checkpoint of this program"),
+        (lambda content: saved({"epoch": 2, "header": None, "state": {}}, signed=True), "not a checkpoint of this program"),
+        (lambda content: saved({"epoch": 1, "header": {}, "state": {}}, signed=True), "the file was renamed, it holds epoch 1"),
+    ],
+    ids=["cut", "short", "empty", "bit", "bytes", "torch", "bomb", "signed bomb", "other", "list", "header", "renamed"],
+)
+def test_checkpoints(
+    refuse: Refuse, here: Path, command: str, damage: Callable[[bytes], bytes], message: str, finished: dict[str, Path]
+) -> None:
+    shutil.copytree(finished[command], here / "run")
+    file = here / "run/checkpoints/epoch_0002.pt"
+    file.write_bytes(damage(file.read_bytes()))
+    told = refuse(command, "--run=run", "--resume")
+    mend = "delete it to go on from epoch 1, or begin anew with --overwrite"
+    assert told == f"run/checkpoints/epoch_0002.pt: {message}; {mend}"
+    assert not (here / "pwned").exists()
+
+
+@both
+def test_what_the_message_advises_helps(
+    refuse: Refuse, here: Path, command: str, finished: dict[str, Path], run: Run, files: Files
+) -> None:
+    shutil.copytree(finished[command], here / "run")
+    whole = files(here / "run")
+    (here / "run/checkpoints/epoch_0002.pt").write_bytes(b"damaged")
+    refuse(command, "--run=run", "--resume")
+    (here / "run/checkpoints/epoch_0002.pt").unlink()
+    assert run(command, "--run=run", "--resume") == 0
+    result = "genotype.json" if command != "retrain" else "weights.safetensors"
+    for name in ("checkpoints/epoch_0002.pt", result):
+        assert files(here / "run")[name] == whole[name]
+
+
+@both
+def test_checkpoints_of_another_run(refuse: Refuse, here: Path, command: str, finished: dict[str, Path]) -> None:
+    shutil.copytree(finished[command], here / "run")
+    shutil.copy(finished[f"other {command}"] / "checkpoints/epoch_0002.pt", here / "run/checkpoints")
+    assert "epoch_0002.pt: of another run (config_hash " in refuse(command, "--run=run", "--resume")
+    other = finished["retrain" if command != "retrain" else "search.darts"]
+    shutil.copy(other / "checkpoints/epoch_0002.pt", here / "run/checkpoints")
+    assert "epoch_0002.pt: of another run (kind " in refuse(command, "--run=run", "--resume")
+
+
+def test_an_operation_that_has_changed_since(refuse: Refuse, here: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    def of_kernel(kernel: int) -> Callable[[int, int, bool], nn.Module]:
+        return lambda channels, stride, affine: nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
+
+    monkeypatch.setitem(ops.registry._FACTORIES, "my_op", of_kernel(3))
+    (here / "mine.txt").write_text(CELL)
+    mine = ["--run=run", "--genotype=mine.txt", "--cells=1"]
+    assert run("retrain", *mine) == 0
+    monkeypatch.setitem(ops.registry._FACTORIES, "my_op", of_kernel(5))
+    message = refuse("retrain", *mine, "--resume")
+    assert message.startswith("run/checkpoints: the checkpoint of epoch 2 does not fit the network, whose code has changed")
