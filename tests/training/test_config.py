@@ -225,7 +225,7 @@ def test_required_field(refused, tmp_path):
     [
         (["--epochs", "ten"], "epochs: must be a whole number, not ten"),
         (["--epochs", "1.5"], "epochs: must be a whole number, not 1.5"),
-        (["--epochs", "null"], "epochs: must be a whole number, not None"),
+        (["--epochs", "null"], "epochs: must be a whole number, not null"),
         (["--epochs", "-3"], "epochs: must be at least 1, not -3"),
         (["--epochs", "a\nb"], "epochs: must be a whole number, not a b"),
         (["--rate", "fast"], "rate: must be a number, not fast"),
