@@ -25,9 +25,9 @@ from training.optim import OptimizerConfig, new_optimizer, requiring_no_grad
 Step = Callable[[Tensor, Tensor], None]
 
 
-def search_step(network: nn.Module, published: bool) -> Step:
+def search_step(network: nn.Module, published: bool, device: torch.device) -> Step:
     """One step of both levels; `published` computes weight gradients in the architecture pass, too, and does not use them."""
-    alphas = get_space("darts").new_alphas()
+    alphas = get_space("darts").new_alphas(device=device)
     weights = new_optimizer(OptimizerConfig(), network.parameters())
     architecture = torch.optim.Adam(alphas.values(), 3e-4, (0.5, 0.999), weight_decay=1e-3)
 
@@ -68,22 +68,22 @@ def saved_megabytes(network: nn.Module, images: Tensor) -> float:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = network(images, softmax(get_space("darts").new_alphas()))
+        logits = network(images, softmax(get_space("darts").new_alphas(device=images.device)))
     assert logits.requires_grad
     return sum(kept.values()) / len(images) / 1e6
 
 
-def variants(channels: int, cells: int) -> dict[str, tuple[nn.Module, bool, torch.memory_format]]:
+def variants(channels: int, cells: int, device: torch.device) -> dict[str, tuple[nn.Module, bool, torch.memory_format]]:
     """Name -> (network, as published?, memory format of the images)."""
     torch.manual_seed(0)
     return {
-        "plain, NCHW": (PlainSupernet("darts", channels, cells, 10), True, torch.contiguous_format),
-        "plain, channels_last": (PlainSupernet("darts", channels, cells, 10), True, torch.channels_last),
-        "ours": (Supernet(get_space("darts"), channels, cells, 10), False, torch.channels_last),
+        "plain, NCHW": (PlainSupernet("darts", channels, cells, 10).to(device), True, torch.contiguous_format),
+        "plain, channels_last": (PlainSupernet("darts", channels, cells, 10).to(device), True, torch.channels_last),
+        "ours": (Supernet(get_space("darts"), channels, cells, 10).to(device), False, torch.channels_last),
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.search_step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--channels", type=int, default=16, help="C of the first cells")
     parser.add_argument("--cells", type=int, default=8, help="number of cells")
@@ -91,18 +91,22 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
     parser.add_argument("--runs", type=int, default=5, help="paired runs: one step of each variant in turn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    options = parser.parse_args()
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda ...")
+    options = parser.parse_args(argv)
+    device: torch.device = options.device
     torch.set_num_threads(options.threads)
-    images = torch.randn(options.batch, 3, options.size, options.size)
-    labels = torch.randint(0, 10, (options.batch,))
-    networks = variants(options.channels, options.cells)
+    images = torch.randn(options.batch, 3, options.size, options.size, device=device)
+    labels = torch.randint(0, 10, (options.batch,), device=device)
+    networks = variants(options.channels, options.cells, device)
     inputs = {name: images.contiguous(memory_format=memory) for name, (_, _, memory) in networks.items()}
-    steps = {name: search_step(network, published) for name, (network, published, _) in networks.items()}
+    steps = {name: search_step(network, published, device) for name, (network, published, _) in networks.items()}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     for run in range(options.runs + 1):
         for name, step in steps.items():
             start = time.perf_counter()
             step(inputs[name], labels)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             if run:  # the first is a warm-up
                 seconds[name].append(time.perf_counter() - start)
     print(
