@@ -18,7 +18,7 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_search_step_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
-    search_step.main("--channels 2 --cells 3 --batch 2 --size 8 --runs 1 --threads 1".split())
+    search_step.main(["--channels", "2", "--cells", "3", "--batch", "2", "--size", "8", "--runs", "1", "--threads", "1"])
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row[0].strip() for row in rows] == ["network", "plain, NCHW", "plain, channels_last", "ours"]
     assert all(float(cell) > 0 for row in rows[1:] for cell in row[1:])
