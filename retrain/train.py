@@ -23,7 +23,7 @@ from training.data import Batches, ImageSet, load_images, split_halves
 from training.loop import Progress, Watch, choose_device, restore, run_epochs
 from training.metrics import Evaluation, Meter, count_multiply_adds, count_parameters
 from training.monitor import Monitor, check_finite
-from training.optim import cosine, new_optimizer, set_lr
+from training.optim import cosine, descend, new_optimizer, set_lr
 from training.seeds import derive_seed
 
 KIND = "retrain"
@@ -107,11 +107,7 @@ class Retraining:
     def _step(self, images: Tensor, labels: Tensor, meter: Meter) -> None:
         loss, logits, auxiliary = self._loss(images, labels)
         meter.update(loss, logits, labels)
-        self.optimizer.zero_grad()
-        (loss + auxiliary).backward()
-        if self.config.weights.clip:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.weights.clip)
-        self.optimizer.step()
+        descend(loss + auxiliary, self.optimizer, self.config.weights.clip)
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
         """The loss of the network, its logits, and the weighted loss of the auxiliary head."""

@@ -21,7 +21,7 @@ from training.data import Batches, ImageSet, load_images, split_halves
 from training.loop import Progress, Watch, choose_device, restore, run_epochs
 from training.metrics import Meter
 from training.monitor import Monitor, check_finite
-from training.optim import cosine, new_optimizer, requiring_no_grad, set_lr
+from training.optim import cosine, descend, new_optimizer, requiring_no_grad, set_lr
 from training.seeds import derive_seed, new_generator
 
 
@@ -143,11 +143,7 @@ class BilevelSearch:
         logits = self.network(train[0], self.mixture())
         loss = F.cross_entropy(logits, train[1])
         meter.update(loss, logits, train[1])
-        self.weight_optimizer.zero_grad()
-        loss.backward()
-        if self.config.weights.clip:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.weights.clip)
-        self.weight_optimizer.step()
+        descend(loss, self.weight_optimizer, self.config.weights.clip)
 
     @torch.no_grad()
     def _evaluate(self, watch: Watch) -> float:

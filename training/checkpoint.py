@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # The first line of a run's config.yaml: by it a run is told from a directory that merely holds a file of this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 # All that a run writes beside its config.yaml; --overwrite removes nothing else.
-RUN_FILES = ("log.txt", "events.out.tfevents.*", "genotype.json", "report.json", "metrics.json", "weights.safetensors")
+RUN_FILES = ("log.txt", "events.out.tfevents.*", "genotype.json", "metrics.json", "weights.safetensors")
 _CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
 _MAGIC = b"fusenas checkpoint 1 "
 _PRIMITIVES = (type(None), bool, int, float, str)

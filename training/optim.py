@@ -65,7 +65,7 @@ class ReadySGD(SGD):
 
 
 def new_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The configured optimiser over `parameters`, in its fused form."""
+    """The configured optimiser over `parameters`, fused where torch has that on every device (not Adagrad)."""
     parameters = list(parameters)
     lr, decay = config.lr, config.weight_decay
     if config.name == "sgd":
@@ -75,6 +75,15 @@ def new_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -
     if config.name == "adamw":
         return AdamW(parameters, lr, weight_decay=decay, fused=True)
     return Adagrad(parameters, lr, weight_decay=decay)
+
+
+def descend(loss: Tensor, optimizer: Optimizer, clip: float) -> None:
+    """One step of `optimizer` down the gradient of `loss`, clipped over all its parameters to the norm `clip` (0: not)."""
+    optimizer.zero_grad()
+    loss.backward()
+    if clip:
+        torch.nn.utils.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], clip)
+    optimizer.step()
 
 
 def cosine(epoch: int, epochs: int, lr: float, lr_min: float) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.optim import OptimizerConfig, cosine, new_optimizer, requiring_no_grad, set_lr, unchanged
+from training.optim import OptimizerConfig, cosine, descend, new_optimizer, requiring_no_grad, set_lr, unchanged
 
 NAMES = ["sgd", "adam", "adamw", "adagrad"]
 PLAIN = {
@@ -64,6 +64,15 @@ def test_the_schedule_is_a_cosine_by_epoch() -> None:
         scheduler.step()
     set_lr(optimizer, 0.5)
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(("clip", "moved"), [(0.0, [3.0, 4.0]), (1.0, [0.6, 0.8]), (10.0, [3.0, 4.0])])
+def test_the_gradient_is_clipped_over_all_parameters_together(clip: float, moved: list[float]) -> None:
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD(parameters, 1.0)
+    parameters[0].grad = torch.ones(1)  # of an earlier step; it must not count
+    descend(-3 * parameters[0].sum() - 4 * parameters[1].sum(), optimizer, clip)
+    assert [parameter.item() for parameter in parameters] == pytest.approx(moved, rel=1e-5)
 
 
 def test_parameters_need_no_gradient_inside_and_do_after_an_error() -> None:
