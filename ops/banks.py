@@ -148,7 +148,7 @@ class ReduceBank(EdgeBank):
         return [Branch(factorized_reduce(source.rectified, even[row], shifted[row]), self.norm("norm", row)) for row in rows]
 
 
-class _Convolution(NamedTuple):
+class Convolution(NamedTuple):
     """A Conv2d without its weights: what is the same on every edge."""
 
     name: str
@@ -167,11 +167,11 @@ class ChainBank(EdgeBank):
 
     def __init__(self, modules: Sequence[nn.Module]):
         super().__init__(modules)
-        self.steps: list[_Convolution | str | None] = []  # a convolution, the name of a batch norm, or None for a ReLU
+        self.steps: list[Convolution | str | None] = []  # a convolution, the name of a batch norm, or None for a ReLU
         for name, layer in list(modules[0].named_children())[1:]:
             if isinstance(layer, nn.Conv2d):
                 padding = tuple(int(side) for side in layer.padding)
-                self.steps.append(_Convolution(name, layer.stride, padding, layer.dilation, layer.groups))
+                self.steps.append(Convolution(name, layer.stride, padding, layer.dilation, layer.groups))
             else:
                 self.steps.append(name if isinstance(layer, nn.BatchNorm2d) else None)
 
@@ -199,13 +199,13 @@ class ChainBank(EdgeBank):
 
     def forward(self, source: Source, rows: Sequence[int]) -> list[Branch]:
         weights = {
-            step.name: self.stacked(f"{step.name}.weight").unbind(0) for step in self.steps if isinstance(step, _Convolution)
+            step.name: self.stacked(f"{step.name}.weight").unbind(0) for step in self.steps if isinstance(step, Convolution)
         }
         return [self._edge(source.rectified, row, weights) for row in rows]
 
     def _edge(self, state: Tensor, row: int, weights: dict[str, tuple[Tensor, ...]]) -> Branch:
         for step in self.steps[:-1]:
-            if isinstance(step, _Convolution):
+            if isinstance(step, Convolution):
                 state = F.conv2d(state, weights[step.name][row], None, step.stride, step.padding, step.dilation, step.groups)
             else:
                 state = self.norm(step, row)(state) if step else state.relu()

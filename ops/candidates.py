@@ -10,7 +10,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from ops.functional import shifted_grid, strided_size
+from ops.functional import Cast, convolve, shifted_grid, strided_size
 from ops.registry import register_op
 
 
@@ -27,15 +27,19 @@ def _without_counter(norm: nn.Module, state: dict[str, Tensor], prefix: str, *_:
     state.pop(f"{prefix}num_batches_tracked", None)
 
 
-def relu_conv_bn(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, affine: bool = True) -> nn.Sequential:
+class ReluConvNorm(nn.Sequential):
     """ReLU, convolution of `kernel` x `kernel`, batch norm."""
-    return nn.Sequential(
-        OrderedDict(
-            relu=nn.ReLU(),
-            conv=nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-            norm=batch_norm(out_channels, affine),
-        )
-    )
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, affine: bool = True):
+        conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+        super().__init__(OrderedDict(relu=nn.ReLU(), conv=conv, norm=batch_norm(out_channels, affine)))
+
+    def after_relu(self, rectified: Tensor, cast: Cast) -> Tensor:
+        """What follows the ReLU, for a state that several modules read and that is rectified once for all of them."""
+        return self.norm(convolve(self.conv, rectified, cast))
 
 
 class Zero(nn.Module):
@@ -76,9 +80,13 @@ class FactorizedReduce(nn.Module):
         self.norm = batch_norm(out_channels, affine)
 
     def forward(self, state: Tensor) -> Tensor:
-        state = state.relu()
+        return self.after_relu(state.relu(), {})
+
+    def after_relu(self, rectified: Tensor, cast: Cast) -> Tensor:
+        """What follows the ReLU, for a state that several modules read and that is rectified once for all of them."""
         # The modules themselves, not their weights alone: whoever counts multiply-adds sees modules.
-        return self.norm(torch.cat((self.even(state), self.shifted(shifted_grid(state))), dim=1))
+        halves = convolve(self.even, rectified, cast), convolve(self.shifted, shifted_grid(rectified), cast)
+        return self.norm(torch.cat(halves, dim=1))
 
 
 @register_op("none")
@@ -189,9 +197,9 @@ def conv_7x1_1x7(channels: int, stride: int, affine: bool) -> nn.Module:
 
 @register_op("nor_conv_1x1")
 def nor_conv_1x1(channels: int, stride: int, affine: bool) -> nn.Module:
-    return relu_conv_bn(channels, channels, 1, stride, affine)
+    return ReluConvNorm(channels, channels, 1, stride, affine)
 
 
 @register_op("nor_conv_3x3")
 def nor_conv_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
-    return relu_conv_bn(channels, channels, 3, stride, affine)
+    return ReluConvNorm(channels, channels, 3, stride, affine)

@@ -1,11 +1,12 @@
 """Small pure functions that operations, banks and cells share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def strided_size(size: Sequence[int], stride: int) -> list[int]:
@@ -22,10 +23,47 @@ def factorized_reduce(state: Tensor, even: Tensor, shifted: Tensor) -> Tensor:
 
 
 def shifted_grid(state: Tensor) -> Tensor:
-    """[B, C, H, W] moved by one pixel up and to the left, with zeros on the right and the bottom."""
-    return F.pad(state, (0, 1, 0, 1))[:, :, 1:, 1:]
+    """[B, C, H, W] without its first row and column, where a convolution of stride 2 reads on; odd sides end with zeros."""
+    odd = [side % 2 for side in state.shape[2:]]
+    return (F.pad(state, (0, odd[1], 0, odd[0])) if any(odd) else state)[:, :, 1:, 1:]
 
 
 def channel_shuffle(state: Tensor, groups: int) -> Tensor:
     """Interleaves the channels of `groups` equal groups (PC-DARTS, Xu et al. 2020, section 3.1)."""
     return rearrange(state, "b (groups c) h w -> b (c groups) h w", groups=groups)
+
+
+Cast = Mapping[Tensor, Tensor]
+"""Weights in the type that autocast computes in, where they have been cast already."""
+
+
+def cast_together(weights: Sequence[Tensor]) -> Cast:
+    """All `weights` in autocast's type, by one kernel, and one for their gradients; nothing where autocast is off.
+
+    Autocast itself takes two kernels for each of them.
+    """
+    device = weights[0].device.type if weights else "cpu"
+    if not weights or not torch.is_autocast_enabled(device):
+        return {}
+    return dict(zip(weights, _Cast.apply(torch.get_autocast_dtype(device), *weights), strict=True))
+
+
+class _Cast(torch.autograd.Function):
+    """(dtype, tensors) -> the tensors in that type."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtype = tensors[0].dtype
+        results = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+        torch._foreach_copy_(results, list(tensors))
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *_Cast.apply(ctx.dtype, *gradients))
+
+
+def convolve(layer: nn.Conv2d, state: Tensor, cast: Cast) -> Tensor:
+    """`layer(state)` for a convolution without bias, by its weight in `cast` where it is there."""
+    weight = cast.get(layer.weight)
+    return layer(state) if weight is None else torch.conv2d(state, weight, None, layer.stride, layer.padding)

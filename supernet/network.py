@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ops.banks import ModuleBank
-from supernet.cell import MixedCell
+from ops.banks import ModuleBank, Source
+from ops.functional import cast_together
+from supernet.cell import Keep, Kernels, MixedCell
 from supernet.rebuild import carry_over
 from supernet.skeleton import Backbone
 from supernet.space import SearchSpace
@@ -51,7 +52,7 @@ class Supernet(Backbone):
     bool [edges, candidates]} leaves out operations; `partial` sends 1 / partial of the channels through operations
     (PC-DARTS). With `tie_cells` a mixture is {kind: [edges, candidates]}, without {kind: [cells of that kind, edges,
     candidates]}. `batch_statistics` True: batch norm in cells uses the batch's statistics in evaluation, too; None: as the
-    space has it.
+    space has it. `kernels` says what computes the cells, see `supernet.cell.Kernels`.
 
     Raises ValueError for arguments that do not fit the space.
     """
@@ -67,13 +68,14 @@ class Supernet(Backbone):
         partial: int = 1,
         tie_cells: bool = True,
         batch_statistics: bool | None = None,
+        kernels: Kernels = "auto",
     ):
         keep = _check_candidates(space, candidates)
         _check_partial(channels, partial)
         statistics = space.batch_statistics if batch_statistics is None else batch_statistics
         super().__init__(
             space.skeleton,
-            lambda position: MixedCell(space, position, keep[position.kind], partial, statistics),
+            lambda position: MixedCell(space, position, keep[position.kind], partial, statistics, kernels),
             space.width,
             channels,
             cells,
@@ -103,13 +105,24 @@ class Supernet(Backbone):
                 raise ValueError(f"mixture[{kind!r}]: this network takes {shape}, got {list(table.shape)}")
         tables = {kind: table.to(self.classifier.weight.dtype) for kind, table in mixture.items()}
 
+        sources: list[Source] = []
+        cast = cast_together([weight for cell in self.mixed_cells() for weight in cell.preprocess.parameters()])
+
         def run_cell(cell: nn.Module, states: Sequence[Tensor]) -> Tensor:
             assert isinstance(cell, MixedCell)
+            # A state that two cells read is rectified once for both.
+            known = {id(source.state): source for source in sources}
+            sources[:] = [known.get(id(state)) or Source(state) for state in states]
             table = tables[cell.position.kind]
             weights = table if self.tie_cells else table[cell.position.of_kind]
-            return cell(states, weights, None if path is None else path.of_cell(cell))
+            return cell(sources, weights, None if path is None else path.of_cell(cell), cast)
 
         return self.run(images, run_cell)
+
+    def largest_offset(self) -> float | None:
+        """Largest |mean| / standard deviation of a raw map in the last fused pass; see `MixedCell.largest_offset`."""
+        found = [offset for cell in self.mixed_cells() if (offset := cell.largest_offset()) is not None]
+        return max(found, default=None)
 
     def rebuild(
         self,
@@ -125,8 +138,7 @@ class Supernet(Backbone):
         theirs.
         """
         keep = {
-            kind: torch.tensor(next(cell.keep for cell in self.mixed_cells() if cell.position.kind == kind))
-            for kind in self.cells_of_kind
+            kind: next(cell.keep for cell in self.mixed_cells() if cell.position.kind == kind) for kind in self.cells_of_kind
         }
         keep.update(_check_candidates(self.space, candidates, keep) if candidates is not None else {})
         cells = self.mixed_cells()
@@ -171,18 +183,20 @@ class Supernet(Backbone):
 
 
 def _check_candidates(
-    space: SearchSpace, candidates: Mapping[str, Tensor] | None, default: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """A bool table [edges, candidates] for each kind; a kind left out keeps `default`, or everything."""
+    space: SearchSpace, candidates: Mapping[str, Tensor] | None, default: Mapping[str, Keep] | None = None
+) -> dict[str, Keep]:
+    """A table for each kind, from bool [edges, candidates]; a kind left out keeps `default`, or everything."""
     shape = (len(space.edges), len(space.candidates))
-    tables = {kind: torch.ones(shape, dtype=torch.bool) if default is None else default[kind] for kind in space.kinds}
+    tables: dict[str, Keep] = {
+        kind: [[True] * shape[1]] * shape[0] if default is None else default[kind] for kind in space.kinds
+    }
     for kind, table in (candidates or {}).items():
         if kind not in tables:
             raise ValueError(f"candidates: space {space.name} has the kinds {', '.join(space.kinds)}, not {kind!r}")
         table = torch.as_tensor(table)
         if tuple(table.shape) != shape or table.dtype != torch.bool:
             raise ValueError(f"candidates[{kind!r}]: expected bool {list(shape)}, got {table.dtype} {list(table.shape)}")
-        tables[kind] = table.cpu()
+        tables[kind] = table.tolist()
     return tables
 
 

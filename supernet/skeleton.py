@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ops.candidates import FactorizedReduce, batch_norm, relu_conv_bn
+from ops.candidates import FactorizedReduce, ReluConvNorm, batch_norm
 
 SMALLEST_IMAGE = 4  # pixels a side: both skeletons halve the image twice
 
@@ -124,7 +124,7 @@ def preprocessing(skeleton: Skeleton, position: CellPosition, affine: bool) -> n
     layers = nn.ModuleList()
     for number, wide in enumerate(position.in_channels):
         halve = position.halve_first and number == 0
-        make = FactorizedReduce if halve else relu_conv_bn
+        make = FactorizedReduce if halve else ReluConvNorm
         layers.append(make(wide, position.channels, affine=affine))
     return layers
 
@@ -134,8 +134,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.first = relu_conv_bn(in_channels, out_channels, kernel=3, stride=2)
-        self.second = relu_conv_bn(out_channels, out_channels, kernel=3)
+        self.first = ReluConvNorm(in_channels, out_channels, kernel=3, stride=2)
+        self.second = ReluConvNorm(out_channels, out_channels, kernel=3)
         # ceil_mode changes nothing on even sizes and keeps odd ones in step with the convolutions.
         self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), nn.Conv2d(in_channels, out_channels, 1, bias=False))
 

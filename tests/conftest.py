@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Without a GPU kernels run in Triton's interpreter, which has to be chosen before Triton is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Tests run in parallel processes (make test), and one thread each is also what makes them repeatable.
 torch.set_num_threads(1)
 

@@ -1,0 +1,123 @@
+"""What all kernels share: where they run, how they are cut into programs, and their registration as custom ops.
+
+Triton is imported here and nowhere else. It may be absent (its builds are for Linux): the kernel files still import, and their
+references run.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # no build of Triton for this system
+    triton = tl = None
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+INTERPRETED = triton is not None and os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton's interpreter stands in for the compiler, on the CPU: for tests."""
+
+COUNT, MEAN, SQUARES = range(3)
+"""What a part of statistics [..., 3, C] holds: number of values, their mean, sum of squared deviations from it."""
+
+EPSILON = 1e-5
+
+
+def jit(function: Function) -> Function:
+    """`triton.jit`, where there is Triton; `function` itself where not."""
+    return function if triton is None else triton.jit(function)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a kernel: what it is called with, and what it is compiled for."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Tensor | int | float | None, ...]
+    constants: dict[str, Any]
+    warps: int
+
+
+_recorded: list[Launch] | None = None
+_failed = False
+
+
+def runs_kernel(maps: Tensor) -> bool:
+    """Whether an op on `maps` runs as a Triton kernel; otherwise its reference does.
+
+    The interpreter computes bfloat16 wrongly, so it gets float32 alone.
+    """
+    if triton is None or _failed or maps.shape[-1] % 16:
+        return False
+    if maps.is_cuda or _recorded is not None:
+        return maps.dtype in (torch.float32, torch.bfloat16)
+    return INTERPRETED and maps.dtype == torch.float32
+
+
+def supports(state: Tensor) -> bool:
+    """Whether kernels on a GPU compute a cell whose states are like `state` [B, C, H, W]."""
+    if triton is None or _failed or not state.is_cuda or state.shape[1] % 16:
+        return False
+    return state.dtype in (torch.float32, torch.bfloat16) and torch.cuda.get_device_capability(state.device) >= (8, 0)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float | None, warps: int, **constants: Any) -> bool:
+    """Starts `kernel` and returns True; returns False, after one warning, where it cannot be compiled for this device."""
+    global _failed
+    if _recorded is not None:
+        _recorded.append(Launch(kernel, grid, arguments, constants, warps))
+        return True
+    try:
+        kernel[grid](*arguments, **constants, num_warps=warps)
+    except torch.AcceleratorError:
+        raise
+    except (triton.TritonError, RuntimeError) as error:
+        _failed = True
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"no Triton kernels here, plain torch runs instead: {kernel.fn.__name__}: {reason}", stacklevel=2)
+        return False
+    return True
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Inside, ops on tensors of any device (meta, too) compute nothing; what they would start goes into the list."""
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = before
+
+
+def kernel_op(name: str, mutates: tuple[str, ...]) -> Callable[[Function], Function]:
+    """Registers a function that writes into its arguments `mutates`, and returns nothing, as the custom op fusenas::`name`.
+
+    Its fake implementation does nothing, as the caller has allocated what is written; while launches are recorded it runs the
+    function, which then records them for tensors without values.
+    """
+
+    def register(function: Function) -> Function:
+        def fake(*arguments: Any, **options: Any) -> None:
+            if _recorded is not None:
+                function(*arguments, **options)
+
+        op = torch.library.custom_op(f"fusenas::{name}", function, mutates_args=mutates)
+        op.register_fake(fake)
+        return op  # type: ignore[return-value]  # called as the function is
+
+    return register
+
+
+def accumulation_dtype(maps: Tensor) -> torch.dtype:
+    """float32, or float64 for maps of float64."""
+    return torch.promote_types(maps.dtype, torch.float32)

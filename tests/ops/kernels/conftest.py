@@ -1,0 +1,24 @@
+"""Where the kernels are tested: in Triton's interpreter, or on a GPU where there is one."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+
+
+class Place(NamedTuple):
+    """A device, the type of the maps on it, and the relative error that this type allows."""
+
+    device: str
+    dtype: torch.dtype
+    tolerance: float
+
+
+ON_CPU = [Place("cpu", torch.float32, 1e-5)]
+ON_GPU = [Place("cuda", torch.float32, 1e-5), Place("cuda", torch.bfloat16, 2e-2)]
+
+
+@pytest.fixture(params=ON_GPU if torch.cuda.is_available() else ON_CPU, ids=lambda place: f"{place.device}-{place.dtype}")
+def place(request: pytest.FixtureRequest) -> Place:
+    """Each device and type that kernels run in here; the interpreter computes bfloat16 wrongly."""
+    return request.param

@@ -1,0 +1,58 @@
+"""What a pass of the fused supernet costs, counted on fake tensors: DARTS space, C=16, 8 cells, batch 64, bfloat16."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.counting import launches, saved_bytes
+from benchmarks.plain_network import PlainSupernet
+from supernet import Supernet, get_space
+
+BATCH = 64
+FLOOR = 14.5e6
+"""Bytes an image that the raw branch outputs and the states of all cells take."""
+
+
+def counted(frozen: bool = False) -> tuple[Counter[str], float]:
+    """Launches of a forward and backward pass, and bytes an image that it keeps."""
+    with FakeTensorMode():
+        network = Supernet(get_space("darts"), 16, 8, 10, kernels="fused").requires_grad_(not frozen)
+        mixture = {kind: alpha.detach().requires_grad_() for kind, alpha in network.space.new_alphas().items()}
+        images = torch.empty(BATCH, 3, 32, 32)
+
+        def forward() -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return network(images, mixture)
+
+        forward()  # what is made once: the tables
+        counts = launches(lambda: forward().sum().backward())
+        return counts, saved_bytes(forward, [*network.parameters(), *network.buffers()]) / BATCH
+
+
+def plain_launches() -> int:
+    network, images = PlainSupernet("darts", 16, 8, 10), torch.empty(BATCH, 3, 32, 32)
+    mixture = {kind: torch.rand(14, 8) for kind in ("normal", "reduce")}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network, images = network.to(torch.bfloat16), images.to(torch.bfloat16)
+        mixture = {kind: table.to(torch.bfloat16).requires_grad_() for kind, table in mixture.items()}
+        return launches(lambda: network(images, mixture).sum().backward()).total()
+
+
+def test_a_pass_starts_a_twentieth_of_the_plain_networks_kernels() -> None:
+    counts, _ = counted()
+    assert counts.total() < min(plain_launches(), 15_000) / 20
+    assert counts["fusenas.stencil"] == 8 * 4 * 2  # cells, rounds, halves
+
+
+def test_what_is_kept_for_backward_is_near_the_least() -> None:
+    _, kept = counted()
+    assert FLOOR < kept < 1.25 * FLOOR
+
+
+@pytest.mark.parametrize("count", [lambda counts: counts.total(), lambda counts: counts["convolution_backward"]])
+def test_an_architecture_step_costs_less(count: Callable[[Counter[str]], int]) -> None:
+    assert count(counted(frozen=True)[0]) < count(counted()[0])
