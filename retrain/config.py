@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 from training.data import DataConfig
 from training.monitor import StopConfig
 from training.optim import OptimizerConfig
+from training.precision import Precision
 from training.ranges import check_whole
 
 
@@ -28,7 +28,7 @@ class RetrainConfig:
     """Weight of the auxiliary head's loss; 0: no head (nasbench201 has no place for one)."""
     drop_path: float = 0.2
     """Probability that an operation's output is dropped for an image: rises linearly from 0 to just below this value."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
     validation_fraction: float = 0.0
     """Share of the training images that is held out and evaluated after each epoch; 0: train on all of them."""
@@ -38,6 +38,8 @@ class RetrainConfig:
     """Seed of everything random."""
     device: str = "auto"
     """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
+    graph: bool | None = None
+    """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA (not with adagrad)."""
     threads: int | None = None
     """CPU threads; null: one for each core. On the CPU the same bits come out only from the same number."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -14,6 +14,7 @@ from supernet.files import write_atomically
 from supernet.genotype import Genotype
 from training.data import Batches, ImageSet
 from training.metrics import Evaluation, evaluate
+from training.precision import Precision, autocast
 
 WEIGHTS_FILE = "weights.safetensors"
 _DESCRIPTION = "fusenas"  # key of the file's metadata; one alone, because a file with several is not the same bytes each time
@@ -67,13 +68,9 @@ def _build(description: dict[str, Any]) -> DiscreteNetwork:
         return DiscreteNetwork(genotype, **description)
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context to run a network in: bfloat16, float32, or auto, which is bfloat16 on a GPU and float32 elsewhere."""
-    enabled = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def evaluate_network(network: nn.Module, images: ImageSet, batch_size: int, device: torch.device, precision: str) -> Evaluation:
+def evaluate_network(
+    network: nn.Module, images: ImageSet, batch_size: int, device: torch.device, precision: Precision
+) -> Evaluation:
     """Moves `network` to `device` and evaluates it there on all `images`, with the precision that `autocast` takes."""
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # unknown to the stubs
     batches = Batches(images, min(batch_size, len(images)), device)

@@ -15,12 +15,14 @@ from supernet.skeleton import Backbone, CellPosition, Skeleton, preprocessing
 class DropPath:
     """Drops outputs of operations for single images, all with the same probability (Zoph et al. 2018; DARTS, appendix A.2).
 
-    The masks [B, 1, 1, 1] of `count` operations are drawn at once, on the device of the images.
+    The masks [B, 1, 1, 1] of `count` operations are drawn at once, on the device of the images, where a probability that is a
+    tensor stays, too: the host waits for nothing.
     """
 
-    def __init__(self, probability: float, count: int, like: Tensor):
-        masks = like.new_empty(count, len(like), 1, 1, 1).bernoulli_(1 - probability).div_(1 - probability)
-        self._masks = iter(masks.unbind(0))
+    def __init__(self, probability: float | Tensor, count: int, like: Tensor):
+        keep = 1 - probability
+        kept = torch.rand(count, len(like), 1, 1, 1, device=like.device) < keep
+        self._masks = iter((kept.to(like.dtype) / keep).unbind(0))
 
     def __call__(self, output: Tensor) -> Tensor:
         """`output` [B, C, H, W], zero for the dropped images and scaled by 1 / (1 - probability) for the others."""
@@ -49,10 +51,14 @@ class DiscreteCell(nn.Module):
             assert isinstance(operations, nn.ModuleList)
             yield from operations
 
-    def forward(self, inputs: Sequence[Tensor], drop_path: float = 0.0) -> Tensor:
-        """Input states to the cell's output [B, len(concat) * C, H, W]; drops paths with probability `drop_path`."""
+    def forward(self, inputs: Sequence[Tensor], drop_path: float | Tensor = 0.0) -> Tensor:
+        """Input states to the cell's output [B, len(concat) * C, H, W]; drops paths with probability `drop_path`.
+
+        The number 0 draws no masks; a tensor always draws them, whatever its value.
+        """
         states = [layer(state) for layer, state in zip(self.preprocess, inputs, strict=True)]
-        drop = DropPath(drop_path, self._droppable, states[0]) if drop_path > 0 else None
+        drops = isinstance(drop_path, Tensor) or drop_path > 0
+        drop = DropPath(drop_path, self._droppable, states[0]) if drops else None
         size = strided_size(states[0].shape[2:], self.position.stride)
         for sources, operations in zip(self.sources, self.nodes, strict=True):
             assert isinstance(operations, nn.ModuleList)
@@ -100,7 +106,7 @@ class DiscreteNetwork(Backbone):
     `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each stage); None takes the
     skeleton's own: 36 and 20 in DARTS, 16 and 5 a stage in NAS-Bench-201. With `auxiliary` it has a second classifier, for
     training alone, after cell 2 * cells // 3. In training the output of every operation but the identity is dropped for single
-    images with the probability `drop_path`, an attribute that is 0 at first.
+    images with the probability `drop_path`, an attribute that is 0 at first: a number, or a scalar tensor on the device.
 
     Raises ValueError for a genotype or numbers that the skeleton has no network for.
     """
@@ -136,7 +142,7 @@ class DiscreteNetwork(Backbone):
         self.genotype = genotype
         self.channels = channels
         self.cell_count = cells
-        self.drop_path = 0.0
+        self.drop_path: float | Tensor = 0.0
         self.auxiliary = self._auxiliary_head(width) if auxiliary else None
 
     def _auxiliary_after(self) -> nn.Module:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retrain.config import RetrainConfig
-from retrain.evaluate import autocast, evaluate_network, load_network, save_network
+from retrain.evaluate import evaluate_network, load_network, save_network
 from retrain.network import DiscreteNetwork
 from supernet.draw import draw_cell
 from supernet.files import write_atomically
@@ -20,10 +20,12 @@ from supernet.skeleton import check_images
 from training.checkpoint import RunDirectory
 from training.config import RunOptions, config_to_yaml
 from training.data import Batches, ImageSet, load_images, split_halves
+from training.graph import GraphedStep, new_capture
 from training.loop import Progress, Watch, choose_device, restore, run_epochs
 from training.metrics import Evaluation, Meter, count_multiply_adds, count_parameters
 from training.monitor import Monitor, check_finite
-from training.optim import cosine, descend, new_optimizer, set_lr
+from training.optim import cosine, descend, load_optimizer, new_optimizer, set_lr
+from training.precision import autocast
 from training.seeds import derive_seed
 
 KIND = "retrain"
@@ -50,12 +52,12 @@ class Retraining:
     Raises ValueError for a configuration that does not fit the genotype or the images.
     """
 
-    levels: tuple[str, ...] = ("train",)
-
     def __init__(self, config: RetrainConfig, genotype: Genotype, images: ImageSet):
         self.config = config
         self.genotype = genotype
         self.device = choose_device(config.device, config.threads)
+        self.meters = {"train": Meter(self.device)}
+        self.graphed = GraphedStep(self._step, new_capture(config.graph, self.device, config.weights.name))
         check_images(images.images[:1], images.images.shape[1])
         channels, height, width = images.images.shape[1:]
         self.image_shape = (channels, height, width)
@@ -65,6 +67,9 @@ class Retraining:
         self.network: DiscreteNetwork = DiscreteNetwork(
             genotype, config.channels, config.cells, images.classes, channels, auxiliary=config.auxiliary_weight > 0
         ).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to the stubs
+        if config.drop_path:
+            # Filled anew in each epoch; where it is 0, as in the first, masks are drawn all the same: the step is one graph.
+            self.network.drop_path = torch.zeros((), device=self.device)
         self.optimizer = new_optimizer(config.weights, self.network.parameters())
 
     def _batches(self, images: ImageSet) -> tuple[Batches, Batches | None]:
@@ -86,17 +91,18 @@ class Retraining:
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
         """Trains one epoch. Returns the accuracy on the held-out images where there are any."""
         config = self.config
-        set_lr(self.optimizer, cosine(epoch, config.epochs, config.weights.lr, config.weights.lr_min))
-        self.network.drop_path = config.drop_path * epoch / config.epochs
+        rate = cosine(epoch, config.epochs, config.weights.lr, config.weights.lr_min)
+        set_lr(self.optimizer, rate)
+        drop_path = config.drop_path * epoch / config.epochs
+        if isinstance(self.network.drop_path, Tensor):
+            self.network.drop_path.fill_(drop_path)
         self.network.train()
         for images, labels in watch.batches(self.train_batches.epoch(epoch)):
-            self._step(images, labels, watch.meters["train"])
+            self.graphed(images, labels)
             watch.images += len(labels)
         readings = watch.finish()
         valid = self._validate(watch)
-        watch.monitor.scalars(
-            watch.step, {"lr/weights": self.optimizer.param_groups[0]["lr"], "drop_path": self.network.drop_path}
-        )
+        watch.monitor.scalars(watch.step, {"lr/weights": rate, "drop_path": drop_path})
         held_out = "" if valid is None else f", valid loss {valid['valid/loss']:.4f} accuracy {valid['valid/accuracy']:.4f}"
         watch.monitor.log(
             f"epoch {epoch + 1}/{config.epochs}: train loss {readings['train/loss']:.4f} "
@@ -104,9 +110,9 @@ class Retraining:
         )
         return None if valid is None else valid["valid/accuracy"]
 
-    def _step(self, images: Tensor, labels: Tensor, meter: Meter) -> None:
+    def _step(self, images: Tensor, labels: Tensor) -> None:
         loss, logits, auxiliary = self._loss(images, labels)
-        meter.update(loss, logits, labels)
+        self.meters["train"].update(loss, logits, labels)
         descend(loss + auxiliary, self.optimizer, self.config.weights.clip)
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
@@ -147,7 +153,8 @@ class Retraining:
                 "genotype.json in the directory of the run is not the genotype that the checkpoint was trained with"
             )
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.graphed.release()
 
 
 def retrain(config: RetrainConfig, options: RunOptions) -> Result:

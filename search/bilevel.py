@@ -22,10 +22,11 @@ class VirtualStep:
     """One step of SGD on the weights that is looked through but not taken: w - rate * (gradient + decay * w + momentum *
     buffer).
 
-    `buffers` are the optimiser's momentum buffers by name of the weight; a weight without one has none yet.
+    `rate` is a number or a scalar tensor on the device of the weights. `buffers` are the optimiser's momentum buffers by name
+    of the weight; a weight without one has none yet.
     """
 
-    rate: float
+    rate: float | Tensor
     momentum: float = 0.0
     weight_decay: float = 0.0
     buffers: Mapping[str, Tensor] | None = None
@@ -65,12 +66,14 @@ def second_order(
     step: VirtualStep,
     hessian_vector: Literal["finite", "exact"] = "finite",
     epsilon: float = 0.01,
+    precise_train_loss: Loss | None = None,
 ) -> list[Tensor]:
     """The gradient through one virtual step of the weights (DARTS, equations 7 and 8).
 
     With w' = step(w): grad_alpha L_valid(w', alpha) - rate * H v, where v = grad_w' L_valid and H = d2 L_train / d alpha d w
     at w. `finite` takes H v from the difference of grad_alpha L_train at w + h v and w - h v, h = `epsilon` / ||v||; `exact`
-    from a double backward.
+    from a double backward. `precise_train_loss` is L_train for that difference, where `train_loss` rounds too much for it:
+    h v moves a weight by far less than bfloat16 resolves.
     """
     weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     if hessian_vector == "exact":
@@ -89,7 +92,7 @@ def second_order(
         shifted = {
             name: weight.detach() + sign * h * part for (name, weight), part in zip(weights.items(), vector, strict=True)
         }
-        sides.append(_gradient(train_loss(shifted), alphas))
+        sides.append(_gradient((precise_train_loss or train_loss)(shifted), alphas))
     # Where v is 0 the product is 0, while h is infinite.
     scale = torch.where(length > 0, step.rate / (2 * h), 0.0)
     return [

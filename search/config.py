@@ -8,6 +8,7 @@ from supernet import get_space
 from training.data import DataConfig
 from training.monitor import StopConfig
 from training.optim import OptimizerConfig
+from training.precision import Precision
 from training.ranges import check_whole
 
 
@@ -74,6 +75,12 @@ class SearchConfig:
     """Seed of everything random."""
     device: str = "auto"
     """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
+    precision: Precision = "auto"
+    """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
+    kernels: Literal["auto", "reference"] = "auto"
+    """auto: Triton kernels on a GPU that they support; reference: plain torch everywhere."""
+    graph: bool | None = None
+    """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA (not with adagrad)."""
     threads: int | None = None
     """CPU threads; null: one for each core. On the CPU the same bits come out only from the same number."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,6 +1,7 @@
 """A bilevel search from configuration to genotype: what every differentiable method runs."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from supernet.skeleton import check_images
 from training.checkpoint import RunDirectory
 from training.config import RunOptions, config_to_yaml
 from training.data import Batches, ImageSet, load_images, split_halves
+from training.graph import GraphedStep, new_capture
 from training.loop import Progress, Watch, choose_device, restore, run_epochs
 from training.metrics import Meter
 from training.monitor import Monitor, check_finite
-from training.optim import cosine, descend, new_optimizer, requiring_no_grad, set_lr
+from training.optim import cosine, descend, load_optimizer, new_optimizer, requiring_no_grad, set_lr
+from training.precision import Precision, autocast
 from training.seeds import derive_seed, new_generator
 
 
@@ -31,17 +34,19 @@ class BilevelSearch:
     Each step first moves the alphas by a validation batch, then the weights by a training batch (DARTS, algorithm 1).
     """
 
-    levels: tuple[str, ...] = ("train", "valid")
-
     def __init__(self, config: SearchConfig, relaxation: Relaxation, images: ImageSet, run: RunDirectory):
         self.config = config
         self.relaxation = relaxation
         self.run = run
         self.device = choose_device(config.device, config.threads)
+        self.meters = {level: Meter(self.device) for level in ("train", "valid")}
+        self.graphed = GraphedStep(self._step, new_capture(config.graph, self.device, config.weights.name))
         self.space = get_space(config.space)
         check_images(images.images[:1], images.images.shape[1])
         self.train_batches, self.valid_batches, self.evaluation_batches = self._batches(images)
         self.steps = min(len(self.train_batches), len(self.valid_batches))
+        # A kernel has no second derivative, which a double backward needs.
+        exact = config.order == "second" and config.hessian_vector == "exact"
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network = Supernet(
             self.space,
@@ -52,6 +57,7 @@ class BilevelSearch:
             partial=config.partial,
             tie_cells=config.tie_cells,
             batch_statistics=config.batch_statistics,
+            kernels="reference" if exact else config.kernels,
         ).to(self.device)
         self.alphas = self.space.new_alphas(
             None if config.tie_cells else self.network.cells_of_kind,
@@ -62,7 +68,12 @@ class BilevelSearch:
         self.weight_optimizer = new_optimizer(config.weights, self.network.parameters())
         betas = (config.alphas.beta1, config.alphas.beta2)
         self.alpha_optimizer = torch.optim.Adam(
-            self.alphas.values(), config.alphas.lr, betas, weight_decay=config.alphas.weight_decay, fused=True
+            self.alphas.values(),
+            config.alphas.lr,
+            betas,
+            weight_decay=config.alphas.weight_decay,
+            fused=True,
+            capturable=self.device.type == "cuda",
         )
 
     def _batches(self, images: ImageSet) -> tuple[Batches, Batches, Batches]:
@@ -87,62 +98,83 @@ class BilevelSearch:
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
         """One epoch of both levels. Returns the supernet's validation accuracy where it is due, otherwise None."""
         config = self.config
-        set_lr(self.weight_optimizer, cosine(epoch, config.epochs, config.weights.lr, config.weights.lr_min))
+        rate = cosine(epoch, config.epochs, config.weights.lr, config.weights.lr_min)
+        set_lr(self.weight_optimizer, rate)
         self.network.train()
         for train, valid in watch.batches(self._pairs(epoch)):
-            self._alpha_step(train, valid, watch.meters["valid"])
-            self._weight_step(train, watch.meters["train"])
+            self.graphed(*train, *valid)
             watch.images += len(train[1]) + len(valid[1])
         readings = watch.finish()
         accuracy = None
         if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
             accuracy = self._evaluate(watch)
-        self._report(epoch, watch, readings, accuracy)
+        self._report(epoch, watch, rate, readings, accuracy)
         return accuracy
 
     def _pairs(self, epoch: int) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
         return zip(self.train_batches.epoch(epoch), self.valid_batches.epoch(epoch), strict=False)
 
-    def _alpha_step(self, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], meter: Meter) -> None:
+    def _step(self, images: Tensor, labels: Tensor, valid_images: Tensor, valid_labels: Tensor) -> None:
+        """One step of both levels on a training batch and a validation batch."""
+        self._alpha_step((images, labels), (valid_images, valid_labels))
+        self._weight_step((images, labels))
+
+    def _alpha_step(self, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> None:
         alphas = list(self.alphas.values())
         if self.config.order == "first":
             with requiring_no_grad(self.network.parameters()):
-                logits = self.network(valid[0], self.relaxation(self.alphas))
+                logits = self._logits(valid[0], self.relaxation(self.alphas))
                 loss = F.cross_entropy(logits, valid[1])
-                meter.update(loss, logits, valid[1])
+                self.meters["valid"].update(loss, logits, valid[1])
                 gradients = first_order(loss, alphas)
         else:
-            gradients = self._second_order(train, valid, meter)
+            gradients = self._second_order(train, valid)
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         self.alpha_optimizer.step()
 
-    def _second_order(self, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], meter: Meter) -> list[Tensor]:
+    def _second_order(self, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> list[Tensor]:
         """The gradient through a virtual step; it leaves running statistics and weights as they are."""
+        config = self.config
 
-        def forward(weights: Weights, images: Tensor) -> Tensor:
+        def forward(weights: Weights, images: Tensor, precision: Precision) -> Tensor:
             statistics = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-            return functional_call(self.network, (weights, statistics), (images, self.relaxation(self.alphas)))
+            mixture = self.relaxation(self.alphas)
+            with autocast(precision, self.device):
+                logits: Tensor = functional_call(self.network, (weights, statistics), (images, mixture))
+            return logits.float()
 
-        def train_loss(weights: Weights) -> Tensor:
-            return F.cross_entropy(forward(weights, train[0]), train[1])
+        def train_loss(weights: Weights, precision: Precision = config.precision) -> Tensor:
+            return F.cross_entropy(forward(weights, train[0], precision), train[1])
 
         def valid_loss(weights: Weights) -> Tensor:
-            logits = forward(weights, valid[0])
+            logits = forward(weights, valid[0], config.precision)
             loss = F.cross_entropy(logits, valid[1])
-            meter.update(loss, logits, valid[1])
+            self.meters["valid"].update(loss, logits, valid[1])
             return loss
 
         weights: Weights = dict(self.network.named_parameters())
-        step = VirtualStep.of(self.weight_optimizer, weights)
-        config = self.config
-        alphas = list(self.alphas.values())
-        return second_order(train_loss, valid_loss, weights, alphas, step, config.hessian_vector, config.hessian_epsilon)
+        return second_order(
+            train_loss,
+            valid_loss,
+            weights,
+            list(self.alphas.values()),
+            VirtualStep.of(self.weight_optimizer, weights),
+            config.hessian_vector,
+            config.hessian_epsilon,
+            precise_train_loss=partial(train_loss, precision="float32"),
+        )
 
-    def _weight_step(self, train: tuple[Tensor, Tensor], meter: Meter) -> None:
-        logits = self.network(train[0], self.mixture())
+    def _logits(self, images: Tensor, mixture: dict[str, Tensor]) -> Tensor:
+        """Logits [B, classes] in float32, computed in the configured precision."""
+        with autocast(self.config.precision, self.device):
+            logits: Tensor = self.network(images, mixture)
+        return logits.float()
+
+    def _weight_step(self, train: tuple[Tensor, Tensor]) -> None:
+        logits = self._logits(train[0], self.mixture())
         loss = F.cross_entropy(logits, train[1])
-        meter.update(loss, logits, train[1])
+        self.meters["train"].update(loss, logits, train[1])
         descend(loss, self.weight_optimizer, self.config.weights.clip)
 
     @torch.no_grad()
@@ -152,19 +184,21 @@ class BilevelSearch:
         meter = Meter(self.device)
         mixture = self.mixture()
         for images, labels in self.evaluation_batches.epoch(0):
-            logits = self.network(images, mixture)
+            logits = self._logits(images, mixture)
             meter.update(F.cross_entropy(logits, labels), logits, labels)
         reading = meter.read()
         check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "evaluation loss after the step")
         watch.monitor.scalars(watch.step, {"evaluation/loss": reading.loss, "evaluation/accuracy": reading.accuracy})
         return reading.accuracy
 
-    def _report(self, epoch: int, watch: Watch, readings: dict[str, float], accuracy: float | None) -> None:
+    def _report(self, epoch: int, watch: Watch, rate: float, readings: dict[str, float], accuracy: float | None) -> None:
         """Curves, pictures, genotype.json and a line of the log for the epoch that ends."""
         mixture, genotype = self.mixture(), self.genotype()
         entropies, skips = entropy(mixture), skip_connections(genotype)
         monitor, step = watch.monitor, watch.step
-        monitor.scalars(step, {"lr/weights": self.weight_optimizer.param_groups[0]["lr"], "lr/alphas": self.config.alphas.lr})
+        monitor.scalars(step, {"lr/weights": rate, "lr/alphas": self.config.alphas.lr})
+        if (offset := self.network.largest_offset()) is not None:
+            monitor.scalars(step, {"maps/largest_offset": offset})
         monitor.scalars(step, {f"alphas/entropy_{kind}": value for kind, value in entropies.items()})
         monitor.scalars(step, {f"genotype/skips_{kind}": value for kind, value in skips.items()})
         monitor.text("genotype", genotype.to_text(genotype.text_form), step)
@@ -195,8 +229,9 @@ class BilevelSearch:
         with torch.no_grad():
             for kind, alpha in self.alphas.items():
                 alpha.copy_(state["alphas"][kind])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        load_optimizer(self.weight_optimizer, state["weight_optimizer"])
+        load_optimizer(self.alpha_optimizer, state["alpha_optimizer"])
+        self.graphed.release()
 
 
 def search(config: SearchConfig, options: RunOptions, relaxation: Relaxation, method: str) -> Genotype:

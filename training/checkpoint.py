@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 # All that a run writes beside its config.yaml; --overwrite removes nothing else.
 RUN_FILES = ("log.txt", "events.out.tfevents.*", "genotype.json", "metrics.json", "weights.safetensors")
+# Fields of a configuration that a resumed run may change, as they change no result.
+MAY_CHANGE = ("stop", "graph")
 _CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
 _MAGIC = b"fusenas checkpoint 1 "
 _PRIMITIVES = (type(None), bool, int, float, str)
@@ -31,7 +33,7 @@ _PRIMITIVES = (type(None), bool, int, float, str)
 class RunDirectory:
     """The directory of one run: config.yaml, log.txt, TensorBoard events, checkpoints/ and what the run results in."""
 
-    def __init__(self, path: Path, config: "DataclassInstance", may_change: Collection[str] = ("stop",)) -> None:
+    def __init__(self, path: Path, config: "DataclassInstance", may_change: Collection[str] = MAY_CHANGE) -> None:
         """Use `open`; this does not look at the directory."""
         self.path = path
         self.config_hash = config_hash(config, ignore=may_change)
@@ -39,7 +41,7 @@ class RunDirectory:
 
     @classmethod
     def check(
-        cls, path: Path, config: "DataclassInstance", resume: bool, overwrite: bool, may_change: Collection[str] = ("stop",)
+        cls, path: Path, config: "DataclassInstance", resume: bool, overwrite: bool, may_change: Collection[str] = MAY_CHANGE
     ) -> None:
         """Refuse what `open` would refuse, and change nothing: for the first moment of a run, before data are read.
 
@@ -65,7 +67,7 @@ class RunDirectory:
 
     @classmethod
     def open(
-        cls, path: Path, config: "DataclassInstance", resume: bool, overwrite: bool, may_change: Collection[str] = ("stop",)
+        cls, path: Path, config: "DataclassInstance", resume: bool, overwrite: bool, may_change: Collection[str] = MAY_CHANGE
     ) -> "RunDirectory":
         """Make the directory ready and write config.yaml, after all of `check`.
 

@@ -17,20 +17,22 @@ Batch = TypeVar("Batch")
 
 
 class Watch:
-    """The readings of one epoch: a meter for each level ("train", "valid"), read every `log_every` steps and at the end."""
+    """The readings of one epoch: those of `meters`, emptied at its start, every `log_every` steps and at the end."""
 
     def __init__(
         self,
         monitor: Monitor,
         bar: Bar,
         device: torch.device,
-        levels: Iterable[str],
+        meters: dict[str, Meter],
         epoch: int,
         steps: int,
         log_every: int,
     ) -> None:
         self.monitor = monitor
-        self.meters = {level: Meter(device) for level in levels}
+        self.meters = meters
+        for meter in meters.values():
+            meter.reset()
         self.images = 0
         """Images processed so far; whoever trains counts them."""
         self.step = (epoch + 1) * steps
@@ -75,8 +77,8 @@ class Trainer(Protocol):
 
     steps: int
     """Steps an epoch."""
-    levels: tuple[str, ...]
-    """Names of the meters: "train", and "valid" where alphas are trained."""
+    meters: dict[str, Meter]
+    """By level: "train", and "valid" where alphas are trained. The same ones in every epoch, as a CUDA graph refers to them."""
     device: torch.device
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
@@ -145,30 +147,33 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
                 monitor.log(f"stopped after epoch {done}: {reason}")
                 break
             torch.manual_seed(derive_seed(config.seed, "epoch", done))
-            watch = Watch(monitor, bar, trainer.device, trainer.levels, done, trainer.steps, config.log_every)
+            watch = Watch(monitor, bar, trainer.device, trainer.meters, done, trainer.steps, config.log_every)
             accuracy = trainer.run_epoch(done, watch)
             state = trainer.state_dict()
             # The loss of an epoch's last step may be finite and the weights that it leads to not.
-            check_finite(None if _is_finite(state) else watch.step - 1, 0, "result of the step")
+            check_finite(None if _is_finite(state, trainer.device) else watch.step - 1, 0, "result of the step")
             done += 1
             monitor.flush()
             checkpoints.save(done, {"trainer": state, "accuracy": accuracy})
     return done
 
 
-def _is_finite(state: dict[str, Any]) -> bool:
+def _is_finite(state: dict[str, Any], device: torch.device) -> bool:
     """Whether no tensor in nested containers holds a NaN or an infinity; waits for the device once."""
     leaves = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
-    return bool(torch.stack([leaf.isfinite().all() for leaf in leaves]).all())
+    # Some optimisers count their steps on the CPU.
+    return bool(torch.stack([leaf.isfinite().all().to(device) for leaf in leaves]).all())
 
 
 def choose_device(name: str, threads: int | None = None) -> torch.device:
     """The device called `name`, "auto" being cuda where there is one; sets the number of CPU threads where one is given.
 
+    On a GPU it also rules out those kernels of cuDNN that add up in whatever order they come to: a run repeats bit for bit.
     Raises ValueError for a device that is not there.
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -28,19 +28,21 @@ class Reading:
 
 
 class Meter:
-    """Adds up loss and accuracy on the device; only `read` waits for it."""
+    """Adds up loss and accuracy on the device, in place, so that a CUDA graph can do it; only `read` waits for it."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
-        self.reset()
+        self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._images = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._steps = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
 
     def reset(self) -> None:
         """Forget everything."""
-        self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
-        self._images = 0
-        self._steps = 0
+        for total in (self._loss, self._correct, self._images, self._steps):
+            total.zero_()
+        self._first_bad.fill_(-1)
 
     @torch.no_grad()
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -48,19 +50,18 @@ class Meter:
         self._loss += loss.double() * len(labels)
         self._correct += (logits.argmax(1) == labels).sum()
         newly_bad = ~torch.isfinite(loss) & (self._first_bad < 0)
-        self._first_bad = torch.where(newly_bad, self._steps, self._first_bad)
+        self._first_bad.copy_(torch.where(newly_bad, self._steps, self._first_bad))
         self._images += len(labels)
         self._steps += 1
 
     def read(self) -> Reading:
         """The means so far; waits for the device once and changes nothing."""
-        state = torch.stack([self._loss, self._correct.double(), self._first_bad.double()])
-        loss, correct, first_bad = state.tolist()
-        images = self._images
+        counts = [count.double() for count in (self._correct, self._images, self._first_bad)]
+        loss, correct, images, first_bad = torch.stack([self._loss, *counts]).tolist()
         return Reading(
             loss=loss / images if images else float("nan"),
             accuracy=correct / images if images else float("nan"),
-            images=images,
+            images=int(images),
             first_bad_step=int(first_bad) if first_bad >= 0 else None,
         )
 

@@ -12,6 +12,9 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad"]
 
+CAPTURABLE: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
+"""Those whose step fits into a CUDA graph: all of its numbers are on the device."""
+
 
 @dataclass
 class OptimizerConfig:
@@ -65,21 +68,46 @@ class ReadySGD(SGD):
 
 
 def new_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The configured optimiser over `parameters`, fused where torch has that on every device (not Adagrad)."""
+    """The configured optimiser over `parameters`, fused where torch has that on every device (not Adagrad).
+
+    On a GPU the learning rate of a capturable one is a tensor there, so that a CUDA graph takes the present one.
+    """
     parameters = list(parameters)
     lr, decay = config.lr, config.weight_decay
+    device = parameters[0].device
+    capturable = device.type == "cuda" and config.name in CAPTURABLE
+    optimizer: Optimizer
     if config.name == "sgd":
-        return ReadySGD(parameters, lr, config.momentum, weight_decay=decay, nesterov=config.nesterov, fused=True)
-    if config.name == "adam":
-        return Adam(parameters, lr, weight_decay=decay, fused=True)
-    if config.name == "adamw":
-        return AdamW(parameters, lr, weight_decay=decay, fused=True)
-    return Adagrad(parameters, lr, weight_decay=decay)
+        optimizer = ReadySGD(parameters, lr, config.momentum, weight_decay=decay, nesterov=config.nesterov, fused=True)
+    elif config.name == "adam":
+        optimizer = Adam(parameters, lr, weight_decay=decay, fused=True, capturable=capturable)
+    elif config.name == "adamw":
+        optimizer = AdamW(parameters, lr, weight_decay=decay, fused=True, capturable=capturable)
+    else:
+        optimizer = Adagrad(parameters, lr, weight_decay=decay)
+    if capturable:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(lr, dtype=torch.float32, device=device)
+    return optimizer
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict(state)`, whichever device the state was saved on.
+
+    Learning rates stay the same objects, tensors or numbers, with the values of the state, and so does `capturable`.
+    """
+    before = [(group["lr"], group.get("capturable")) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, (lr, capturable) in zip(optimizer.param_groups, before, strict=True):
+        value = float(group["lr"])
+        group["lr"] = lr.fill_(value) if isinstance(lr, Tensor) else value
+        if capturable is not None:
+            group["capturable"] = capturable
 
 
 def descend(loss: Tensor, optimizer: Optimizer, clip: float) -> None:
     """One step of `optimizer` down the gradient of `loss`, clipped over all its parameters to the norm `clip` (0: not)."""
-    optimizer.zero_grad()
+    optimizer.zero_grad(set_to_none=True)  # in a CUDA graph the gradients are then part of its memory
     loss.backward()
     if clip:
         torch.nn.utils.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], clip)
@@ -92,9 +120,12 @@ def cosine(epoch: int, epochs: int, lr: float, lr_min: float) -> float:
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Sets the learning rate of all parameter groups."""
+    """Sets the learning rate of all parameter groups; one that is a tensor is filled."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 @contextmanager

@@ -303,6 +303,30 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     assert both == pytest.approx(0.09, abs=0.02)  # each operation has draws of its own
 
 
+@pytest.mark.parametrize("like", [torch.float32, torch.bfloat16, torch.float64])
+def test_drop_path_takes_a_probability_that_stays_on_the_device(like):
+    outputs = torch.ones(4000, 2, 1, 1, dtype=like)
+    probability = torch.zeros(())
+    assert torch.equal(DropPath(probability, 1, outputs)(outputs), outputs)
+    probability.fill_(0.25)
+    dropped = DropPath(probability, 1, outputs)(outputs)
+    assert dropped.dtype == like
+    kept = torch.tensor(4 / 3).to(like)
+    torch.testing.assert_close(dropped.unique(), torch.stack([torch.zeros_like(kept), kept]), rtol=1e-6, atol=0)
+    assert (dropped[:, 0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_number_and_a_tensor_drop_the_same_paths():
+    network = DiscreteNetwork(get_genotype("DARTS_V2"), channels=4, cells=3)
+    images = torch.randn(4, 3, 8, 8)
+    outputs = []
+    for probability in (0.5, torch.tensor(0.5)):
+        network.drop_path = probability
+        torch.manual_seed(5)
+        outputs.append(network(images))
+    assert torch.equal(*outputs)
+
+
 def test_drop_path_spares_the_identity():
     network = DiscreteNetwork(Genotype.parse(ALL_SKIP), channels=4, cells=1)
     images = torch.randn(8, 3, 8, 8)

@@ -197,7 +197,7 @@ def run_epochs(trainer: Retraining, *epochs: int) -> dict[str, list[float]]:
     recorder = Recorder()
     for epoch in epochs:
         torch.manual_seed(epoch)
-        trainer.run_epoch(epoch, Watch(recorder, recorder, trainer.device, trainer.levels, epoch, trainer.steps, 10))
+        trainer.run_epoch(epoch, Watch(recorder, recorder, trainer.device, trainer.meters, epoch, trainer.steps, 10))
     return recorder.curves
 
 
@@ -217,7 +217,27 @@ def test_drop_path_rises_linearly_and_the_rate_falls_by_a_cosine():
     curves = run_epochs(trainer, 0, 2, 3)
     assert curves["drop_path"] == pytest.approx([0, 0.15, 0.225])
     assert curves["lr/weights"] == pytest.approx([0.1, 0.05, 0.1 * (1 - 0.5**0.5) / 2])
-    assert trainer.network.drop_path == curves["drop_path"][-1]
+    assert float(trainer.network.drop_path) == pytest.approx(0.225)
+
+
+def test_masks_are_drawn_in_every_epoch_or_in_none():
+    """So that all epochs are one CUDA graph; in the first the probability is 0 and they drop nothing."""
+    without, with_masks = new_trainer(small(drop_path=0.0)), new_trainer(small(drop_path=0.3))
+    drawn = []
+    for trainer in (without, with_masks):
+        run_epochs(trainer, 0)
+        drawn.append(torch.get_rng_state())
+    torch.manual_seed(0)
+    assert torch.equal(drawn[0], torch.get_rng_state()) and not torch.equal(drawn[1], drawn[0])
+    trained = [dict(trainer.network.named_parameters()) for trainer in (without, with_masks)]
+    torch.testing.assert_close(*trained, rtol=1e-3, atol=1e-4)
+
+
+def test_the_probability_is_one_tensor_that_epochs_fill():
+    trainer = new_trainer(small(epochs=4, drop_path=0.3))
+    probability = trainer.network.drop_path
+    run_epochs(trainer, 2)
+    assert trainer.network.drop_path is probability and probability.item() == pytest.approx(0.15)
 
 
 def test_weights_stay_channels_last():
@@ -366,6 +386,10 @@ def test_nasbench201_has_no_auxiliary_head(refused, tmp_path):
         (["--validation_fraction", "0.999"], "validation_fraction: 0.999 of 150 images leaves a part empty"),
         (["--validation_fraction", "0.8"], "batch_size: 50 is larger than the 29 images"),
         (["--device", "abacus"], "device: 'abacus' cannot be used here"),
+        (
+            ["--device", "cpu", "--graph", "true"],
+            "graph: the device cpu has no CUDA graphs; null uses one where that can be done",
+        ),
         (["--data.name", "mnist"], "data.name: unknown data set 'mnist'"),
         (["--precision", "float16"], "precision: must be one of auto, float32, bfloat16"),
         (["--drop_paht", "0.1"], "--drop_paht: no such option; did you mean --drop_path?"),

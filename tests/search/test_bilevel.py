@@ -120,6 +120,36 @@ def test_finite_differences_approach_exact(space: str, record_property) -> None:
     record_property("error at the published epsilon", json.dumps({"space": space, "absolute": error, "relative": error / size}))
 
 
+def test_a_rate_may_be_a_tensor() -> None:
+    problem = Problem("nasbench201")
+    expected = problem.gradient("finite")
+    rate = problem.optimizer.param_groups[0]["lr"] = torch.tensor(0.05, dtype=torch.float64)
+    torch.testing.assert_close(problem.gradient("finite"), expected, rtol=1e-12, atol=1e-12)
+    assert problem.optimizer.param_groups[0]["lr"] is rate
+
+
+def test_a_precise_loss_is_for_the_differences_alone() -> None:
+    a = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    weights = {"w": torch.tensor(1.7, dtype=torch.float64)}
+    seen: list[str] = []
+
+    def loss(name: str):
+        def train_loss(w):
+            seen.append(name)
+            return w["w"] ** 2 - 2 * a * w["w"] + a**2
+
+        return train_loss
+
+    def valid_loss(w):
+        return a * w["w"] - 2 * a + 1
+
+    step = VirtualStep(rate=0.5)
+    for form in ("finite", "exact"):
+        found = second_order(loss("rough"), valid_loss, weights, [a], step, form, precise_train_loss=loss("precise"))
+        torch.testing.assert_close(found, [2 * a.detach() - 2], rtol=0, atol=1e-12)
+    assert seen == ["rough", "precise", "precise", "rough"]
+
+
 def test_where_the_validation_loss_is_flat_the_product_is_zero() -> None:
     a = torch.tensor(2.0, requires_grad=True)
     gradient = second_order(

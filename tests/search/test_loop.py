@@ -25,7 +25,6 @@ from supernet.skeleton import DARTS
 from supernet.space import SearchSpace, register_space
 from training.checkpoint import Checkpoints, RunDirectory
 from training.data import DataConfig, load_images
-from training.loop import Watch
 
 NASBENCH = {"space": "nasbench201", "cells": 1, "channels": 2, "alphas.lr": 0.02}
 TINY_DARTS = {"space": "darts", "cells": 3, "channels": 2, "alphas.lr": 0.02}
@@ -72,14 +71,6 @@ def new_search(tmp_path: Path, **settings: Any) -> BilevelSearch:
         space="nasbench201", channels=2, cells=1, batch_size=16, device="cpu", data=DataConfig(limit=64), **settings
     )
     return BilevelSearch(config, softmax, load_images(config.data, "train"), RunDirectory(tmp_path, config))
-
-
-class Recorder:
-    """A monitor and a bar that show nothing."""
-
-    def nothing(self, *_: object) -> None: ...
-
-    scalars = text = figure = log = advance = show = nothing
 
 
 # A whole search
@@ -147,6 +138,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "adagrad": {"weights.name": "adagrad", "weights.lr": 0.01},
     "without clipping or momentum": {"weights.clip": 0, "weights.momentum": 0},
     "augmented": {"data.crop_padding": 1, "data.flip": True, "data.cutout": 2},
+    "bfloat16": TINY_DARTS | {"precision": "bfloat16"},
+    "bfloat16, second order": {"precision": "bfloat16", "order": "second"},
+    "plain torch, no graph": {"kernels": "reference", "graph": False},
     "uneven parts": {"train_fraction": 0.7, "validate_every": 2},
 }
 
@@ -375,13 +369,12 @@ def test_in_first_order_the_weights_take_no_part_in_the_architecture_step(tmp_pa
 
     monkeypatch.setattr(Supernet, "forward", recorded)
     (train, valid), *_ = search._pairs(0)
-    watch = Watch(Recorder(), Recorder(), search.device, search.levels, 0, 1, 1)
     before = [parameter.detach().clone() for parameter in search.network.parameters()]
-    search._alpha_step(train, valid, watch.meters["valid"])
+    search._alpha_step(train, valid)
     assert needing == [False]
     assert all(parameter.grad is None and parameter.requires_grad for parameter in search.network.parameters())
     assert all(torch.equal(*pair) for pair in zip(search.network.parameters(), before, strict=True))
-    search._weight_step(train, watch.meters["train"])
+    search._weight_step(train)
     assert needing == [False, True]
     assert all(parameter.grad is not None for parameter in search.network.parameters())
 
@@ -390,7 +383,6 @@ def test_in_first_order_the_weights_take_no_part_in_the_architecture_step(tmp_pa
 def test_each_half_of_a_step_moves_its_own_parameters(order: str, tmp_path: Path) -> None:
     search = new_search(tmp_path, order=order, batch_statistics=False)
     (train, valid), *_ = search._pairs(0)
-    watch = Watch(Recorder(), Recorder(), search.device, search.levels, 0, 1, 1)
 
     def snapshot() -> tuple[dict[str, torch.Tensor], ...]:
         parts = search.alphas, dict(search.network.named_parameters()), dict(search.network.named_buffers())
@@ -400,18 +392,17 @@ def test_each_half_of_a_step_moves_its_own_parameters(order: str, tmp_path: Path
         return all(torch.equal(one[name], other[name]) for name in one)
 
     start = snapshot()
-    search._alpha_step(train, valid, watch.meters["valid"])
+    search._alpha_step(train, valid)
     middle = snapshot()
     # Running statistics follow the images that the network sees; the virtual step of second order is not one of its own.
     assert [same(*pair) for pair in zip(start, middle, strict=True)] == [False, True, order == "second"]
-    search._weight_step(train, watch.meters["train"])
+    search._weight_step(train)
     assert [same(*pair) for pair in zip(middle, snapshot(), strict=True)] == [True, False, False]
 
 
 def test_alphas_descend_the_validation_loss(tmp_path: Path) -> None:
     search = new_search(tmp_path)
     (train, valid), *_ = search._pairs(0)
-    watch = Watch(Recorder(), Recorder(), search.device, search.levels, 0, 1, 1)
 
     def loss() -> float:
         with torch.no_grad():
@@ -420,8 +411,76 @@ def test_alphas_descend_the_validation_loss(tmp_path: Path) -> None:
     before = loss()
     search.alpha_optimizer.param_groups[0]["lr"] = 0.05
     for _ in range(5):
-        search._alpha_step(train, valid, watch.meters["valid"])
+        search._alpha_step(train, valid)
     assert loss() < before
+
+
+def test_losses_and_alphas_are_float32_where_the_network_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = new_search(tmp_path, precision="bfloat16")
+    computed: list[torch.dtype] = []
+    search.network.classifier.register_forward_hook(lambda layer, inputs, logits: computed.append(logits.dtype))
+    losses: list[torch.dtype] = []
+    cross_entropy = F.cross_entropy
+
+    def recorded(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        losses.append(logits.dtype)
+        return cross_entropy(logits, labels)
+
+    monkeypatch.setattr(loop.F, "cross_entropy", recorded)
+    ((train, valid), *_) = search._pairs(0)
+    search._step(*train, *valid)
+    assert computed == [torch.bfloat16] * 2 and losses == [torch.float32] * 2
+    state = search.state_dict()
+    assert all(alpha.dtype == torch.float32 and alpha.isfinite().all() for alpha in state["alphas"].values())
+    assert {parameter.dtype for parameter in search.network.parameters()} == {torch.float32}
+
+
+def test_differences_of_second_order_are_taken_in_float32(tmp_path: Path) -> None:
+    search = new_search(tmp_path, precision="bfloat16", order="second")
+    computed: list[torch.dtype] = []
+    search.network.classifier.register_forward_hook(lambda layer, inputs, logits: computed.append(logits.dtype))
+    ((train, valid), *_) = search._pairs(0)
+    search._alpha_step(train, valid)
+    assert computed == [torch.bfloat16] * 2 + [torch.float32] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "kernels"),
+    [
+        ({}, "auto"),
+        ({"kernels": "reference"}, "reference"),
+        ({"order": "second"}, "auto"),
+        ({"order": "second", "hessian_vector": "exact"}, "reference"),
+        ({"hessian_vector": "exact"}, "auto"),
+    ],
+)
+def test_a_double_backward_runs_without_kernels(settings: dict[str, str], kernels: str, tmp_path: Path) -> None:
+    cells = new_search(tmp_path, **settings).network.mixed_cells()
+    assert {cell.kernels for cell in cells} == {kernels}
+
+
+def test_meters_are_the_same_in_every_epoch_and_start_each_one_empty(tmp_path: Path, without_pictures: None) -> None:
+    path = tmp_path / "run"
+    meters: list[tuple[int, ...]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        report = BilevelSearch._report
+
+        def recorded(self: BilevelSearch, *arguments: Any) -> None:
+            assert [meter.read().images for meter in self.meters.values()] == [32, 32]
+            meters.append(tuple(map(id, self.meters.values())))
+            report(self, *arguments)
+
+        patch.setattr(BilevelSearch, "_report", recorded)
+        assert main(argv(path)) == 0
+    assert len(meters) == 2 and len(set(meters)) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has graphs")
+def test_a_graph_on_a_device_without_any_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv(tmp_path / "run", graph=True)) == 2
+    message = "graph: the device cpu has no CUDA graphs; null uses one where that can be done"
+    assert capsys.readouterr().err == f"search.darts: error: {message}\n"
+    assert not (tmp_path / "run").exists()
 
 
 # A user's own operation

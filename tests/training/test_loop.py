@@ -10,6 +10,7 @@ import torch
 from training.checkpoint import RunDirectory
 from training.command import TrainingDiverged
 from training.loop import Progress, Watch, choose_device, restore, run_epochs
+from training.metrics import Meter
 from training.monitor import Bar, Monitor, StopConfig
 
 
@@ -25,10 +26,10 @@ class OneWeight:
     """Adds a random number in each of three steps an epoch; its accuracy is a tenth for each epoch."""
 
     steps = 3
-    levels = ("train",)
     device = torch.device("cpu")
 
     def __init__(self, bad_loss: int | None = None, bad_weight: int | None = None):
+        self.meters = {"train": Meter("cpu")}
         self.weight = torch.zeros(())
         self.bad_loss, self.bad_weight = bad_loss, bad_weight
         self.ran: list[int] = []

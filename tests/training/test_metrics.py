@@ -46,6 +46,20 @@ def test_meter_names_the_first_bad_step(bad: float) -> None:
     assert not math.isfinite(meter.read().loss)
 
 
+def test_meter_counts_in_place() -> None:
+    """A CUDA graph goes on with the tensors that it was captured with."""
+    meter = Meter("cpu")
+    tensors = dict(vars(meter))
+    for loss in (0.5, math.nan):
+        meter.update(torch.tensor(loss), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    meter.reset()
+    meter.update(torch.tensor(math.inf), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    assert all(value is tensors[name] for name, value in vars(meter).items())
+    reading = meter.read()
+    assert reading.first_bad_step == 0 and reading.images == 3
+    assert isinstance(reading.images, int)
+
+
 def test_meter_takes_half_precision() -> None:
     meter = Meter("cpu")
     for _ in range(1000):

@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from training.optim import OptimizerConfig, cosine, descend, new_optimizer, requiring_no_grad, set_lr, unchanged
+from training.optim import (
+    OptimizerConfig,
+    cosine,
+    descend,
+    load_optimizer,
+    new_optimizer,
+    requiring_no_grad,
+    set_lr,
+    unchanged,
+)
 
 NAMES = ["sgd", "adam", "adamw", "adagrad"]
 PLAIN = {
@@ -64,6 +73,64 @@ def test_the_schedule_is_a_cosine_by_epoch() -> None:
         scheduler.step()
     set_lr(optimizer, 0.5)
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def stepped(optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:
+    (parameter,) = optimizer.param_groups[0]["params"]
+    for step in range(steps):
+        parameter.grad = torch.sin(parameter.detach() + step)
+        optimizer.step()
+    return [parameter.detach().clone()]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_rate_may_be_a_tensor_that_stays_the_same_one(name: str) -> None:
+    """As on a GPU, where a CUDA graph reads it. 0.25 is exact in every floating type."""
+    ours, plain = (new_optimizer(OptimizerConfig(name=name), [nn.Parameter(torch.ones(3))]) for _ in range(2))
+    rate = ours.param_groups[0]["lr"] = torch.tensor(0.0)
+    for lr in (0.25, 0.125):
+        set_lr(ours, lr)
+        set_lr(plain, lr)
+        torch.testing.assert_close(stepped(ours, 2), stepped(plain, 2), rtol=1e-6, atol=0)
+    assert ours.param_groups[0]["lr"] is rate and rate.item() == 0.125
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("tensor_in_state", [False, True])
+@pytest.mark.parametrize("tensor_here", [False, True])
+def test_a_state_fits_whether_rates_are_tensors_there_or_here(name: str, tensor_in_state: bool, tensor_here: bool) -> None:
+    """A run may go on on another kind of device."""
+    config = OptimizerConfig(name=name, lr=0.25)
+    saved, other = (new_optimizer(config, [nn.Parameter(torch.ones(3))]) for _ in range(2))
+    if tensor_in_state:
+        saved.param_groups[0]["lr"] = torch.tensor(0.25)
+    stepped(saved, 2)
+    set_lr(saved, 0.125)
+    if tensor_here:
+        other.param_groups[0]["lr"] = torch.tensor(0.5)
+    before = other.param_groups[0]["lr"]
+    if name in ("adam", "adamw"):
+        other.param_groups[0]["capturable"] = tensor_here
+    load_optimizer(other, saved.state_dict())
+    (group,) = other.param_groups
+    assert isinstance(group["lr"], torch.Tensor) == tensor_here and group["lr"] == 0.125
+    assert not tensor_here or group["lr"] is before
+    assert group.get("capturable", tensor_here) == tensor_here
+    values = (
+        [other.state[parameter] for parameter in group["params"]],
+        [saved.state[p] for p in saved.param_groups[0]["params"]],
+    )
+    torch.testing.assert_close(*values, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="rates are tensors on a GPU")
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_gpu_rates_are_tensors_there(name: str) -> None:
+    optimizer = new_optimizer(OptimizerConfig(name=name, lr=0.25), [nn.Parameter(torch.ones(3, device="cuda"))])
+    assert isinstance(optimizer.param_groups[0]["lr"], torch.Tensor) == (name != "adagrad")
+    set_lr(optimizer, 0.125)
+    plain = new_optimizer(OptimizerConfig(name=name, lr=0.125), [nn.Parameter(torch.ones(3))])
+    torch.testing.assert_close(stepped(optimizer, 3)[0].cpu(), stepped(plain, 3)[0])
 
 
 @pytest.mark.parametrize(("clip", "moved"), [(0.0, [3.0, 4.0]), (1.0, [0.6, 0.8]), (10.0, [3.0, 4.0])])

@@ -1,0 +1,260 @@
+"""The whole steps of a search and of a retraining: nothing in them waits for the device, and in a CUDA graph they have the same
+bits."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from retrain.config import RetrainConfig
+from retrain.train import Retraining
+from search.config import SearchConfig
+from search.loop import BilevelSearch
+from search.relaxations import softmax
+from supernet.genotype import Genotype
+from training.checkpoint import RunDirectory
+from training.data import DataConfig, load_images
+from training.loop import Watch
+from training.optim import OptimizerConfig
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"
+
+
+def new_search(path: Path, **settings: Any) -> BilevelSearch:
+    size = {"space": "nasbench201", "channels": 2, "cells": 1, "batch_size": 16, "device": "cpu", "epochs": 4}
+    config = SearchConfig(**(size | {"data": DataConfig(limit=128)} | settings))
+    return BilevelSearch(config, softmax, load_images(config.data, "train"), RunDirectory(path, config))
+
+
+def new_retraining(**settings: Any) -> Retraining:
+    size = {"channels": 4, "cells": 1, "batch_size": 16, "device": "cpu", "epochs": 4, "auxiliary_weight": 0.0}
+    config = RetrainConfig(**(size | {"data": DataConfig(limit=100, crop_padding=1)} | settings))
+    return Retraining(config, Genotype.parse(CONVOLUTIONS), load_images(config.data, "train"))
+
+
+# Waiting for the device
+
+READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__")
+SIZES_BY_VALUE = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount")
+
+
+class Waited(AssertionError):
+    """Something would have made the host wait for a GPU."""
+
+
+class NoReads(TorchFunctionMode):
+    """Refuses methods that hand a tensor's values to Python."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        if getattr(function, "__name__", "") in READS:
+            raise Waited(function.__name__)
+        return function(*arguments, **(options or {}))
+
+
+class NoWaits(TorchDispatchMode):
+    """Refuses operations that need a value, or a size that depends on values, on the host."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in arguments[1]
+        )
+        if by_mask or name in ("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", *SIZES_BY_VALUE):
+            raise Waited(name)
+        return function(*arguments, **(options or {}))
+
+
+@contextmanager
+def waiting_refused() -> Iterator[None]:
+    with NoReads(), NoWaits():
+        yield
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda values: values.sum().item(),
+        lambda values: bool(values[0] > 0),
+        lambda values: values[values > 0],
+        lambda values: values.nonzero(),
+        lambda values: values.tolist(),
+        lambda values: torch.equal(values, values),
+    ],
+)
+def test_a_wait_would_be_noticed(wait: Callable[[Tensor], object]) -> None:
+    with pytest.raises(Waited), waiting_refused():
+        wait(torch.ones(3))
+
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "first order": {},
+    "second order": {"order": "second"},
+    "second order, exact": {"order": "second", "hessian_vector": "exact"},
+    "bfloat16": {"precision": "bfloat16"},
+    "bfloat16, second order": {"order": "second", "precision": "bfloat16"},
+    "bfloat16, second order, exact": {"order": "second", "hessian_vector": "exact", "precision": "bfloat16"},
+    "bfloat16, darts": {"space": "darts", "cells": 3, "precision": "bfloat16"},
+    "darts": {"space": "darts", "cells": 3},
+    "darts, second order": {"space": "darts", "cells": 3, "order": "second"},
+    "partial channels": {"space": "darts", "cells": 3, "channels": 4, "partial": 2},
+    "a table for each cell": {"tie_cells": False, "order": "second"},
+    "adam": {"weights": OptimizerConfig(name="adam")},
+}
+
+
+@pytest.mark.parametrize("variant", SEARCHES)
+def test_a_search_step_never_waits_for_the_device(variant: str, tmp_path: Path) -> None:
+    search = new_search(tmp_path, **SEARCHES[variant])
+    if search.config.weights.name == "sgd":
+        search.weight_optimizer.param_groups[0]["lr"] = torch.tensor(0.025)  # as on a GPU
+    search.network.train()
+    ((train, valid), *_) = search._pairs(0)
+    before = copy.deepcopy(search.state_dict())
+    for _ in range(2):
+        with waiting_refused():
+            search.graphed(*train, *valid)
+    assert search.meters["train"].read().images == search.meters["valid"].read().images == 32
+    after = search.state_dict()
+    assert not torch.equal(before["network"]["stem.0.weight"], after["network"]["stem.0.weight"])
+    assert not any(torch.equal(before["alphas"][kind], after["alphas"][kind]) for kind in after["alphas"])
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"drop_path": 0.0}, {"precision": "bfloat16"}, {"weights": OptimizerConfig(name="adam")}]
+)
+def test_a_retraining_step_never_waits_for_the_device(settings: dict[str, Any]) -> None:
+    trainer = new_retraining(**settings)
+    trainer.network.train()
+    (batch, *_) = trainer.train_batches.epoch(0)
+    before = trainer.network.stem[0].weight.detach().clone()
+    with waiting_refused():
+        trainer.graphed(*batch)
+    assert trainer.meters["train"].read().images == 16
+    assert not torch.equal(trainer.network.stem[0].weight, before)
+
+
+# On a GPU
+
+
+class Silent:
+    """A monitor and a bar that show nothing."""
+
+    def nothing(self, *_: object) -> None: ...
+
+    scalars = text = figure = log = advance = show = nothing
+
+
+def trained(trainer: BilevelSearch | Retraining) -> tuple[dict[str, Any], list[float]]:
+    """State and losses after two epochs."""
+    losses = []
+    for epoch in range(2):
+        torch.manual_seed(epoch)
+        watch = Watch(Silent(), Silent(), trainer.device, trainer.meters, epoch, trainer.steps, 3)
+        trainer.run_epoch(epoch, watch)
+        losses += [meter.read().loss for meter in trainer.meters.values()]
+    return trainer.state_dict(), losses
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_bits(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        for pair in zip(one, other, strict=True):
+            assert_same_bits(*pair)
+    else:
+        assert one == other
+
+
+GPU_SEARCHES: dict[str, dict[str, Any]] = {
+    "darts": {"space": "darts", "cells": 3},
+    "darts, second order": {"space": "darts", "cells": 3, "order": "second"},
+    "nasbench201": {},
+    "nasbench201, second order": {"order": "second"},
+    "nasbench201, second order, exact": {"order": "second", "hessian_vector": "exact"},
+    "adam": {"weights": OptimizerConfig(name="adam", lr=0.01)},
+    "float32": {"precision": "float32"},
+}
+
+
+@pytest.fixture
+def synchronisation_refused() -> Iterator[Callable[[], None]]:
+    """From its call on torch raises an error where it waits for the GPU."""
+    try:
+        yield lambda: torch.cuda.set_sync_debug_mode("error")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.parametrize("variant", GPU_SEARCHES)
+def test_on_a_gpu_a_search_step_waits_for_nothing(
+    variant: str, tmp_path: Path, synchronisation_refused: Callable[[], None]
+) -> None:
+    search = new_search(tmp_path, **({"device": "cuda", "channels": 16, "graph": False} | GPU_SEARCHES[variant]))
+    search.network.train()
+    ((train, valid), *_) = search._pairs(0)
+    search.graphed(*train, *valid)  # the first step makes tables and loads kernels
+    synchronisation_refused()
+    search.graphed(*train, *valid)
+
+
+@needs_gpu
+def test_on_a_gpu_a_retraining_step_waits_for_nothing(synchronisation_refused: Callable[[], None]) -> None:
+    trainer = new_retraining(device="cuda", graph=False)
+    trainer.network.train()
+    (batch, *_) = trainer.train_batches.epoch(0)
+    trainer.graphed(*batch)
+    synchronisation_refused()
+    trainer.graphed(*batch)
+
+
+@needs_gpu
+@pytest.mark.parametrize("variant", GPU_SEARCHES)
+def test_on_a_gpu_a_search_in_a_graph_has_the_same_bits(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    settings = {"device": "cuda", "channels": 16} | GPU_SEARCHES[variant]
+    with_graph, without = (new_search(tmp_path, graph=graph, **settings) for graph in (True, False))
+    assert_same_bits(trained(with_graph), trained(without))
+    assert with_graph.graphed._replay is not None and without.graphed._replay is None
+
+
+@needs_gpu
+@pytest.mark.parametrize("drop_path", [0.0, 0.3])
+def test_on_a_gpu_a_retraining_in_a_graph_has_the_same_bits(drop_path: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a short last batch; the second epoch drops paths."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    with_graph, without = (new_retraining(device="cuda", drop_path=drop_path, graph=graph) for graph in (True, False))
+    assert_same_bits(trained(with_graph), trained(without))
+    assert with_graph.graphed._replay is not None and without.graphed._replay is None
+
+
+@needs_gpu
+def test_on_a_gpu_a_resumed_search_has_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state that a checkpoint holds is on the CPU; what is captured after it was loaded is on the GPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    whole, half, rest = (new_search(tmp_path, device="cuda", channels=16, graph=True) for _ in range(3))
+
+    def run(trainer: BilevelSearch, epoch: int) -> None:
+        torch.manual_seed(epoch)
+        trainer.run_epoch(epoch, Watch(Silent(), Silent(), trainer.device, trainer.meters, epoch, trainer.steps, 3))
+
+    run(whole, 0)
+    run(whole, 1)
+    run(half, 0)
+    torch.save(half.state_dict(), tmp_path / "state.pt")
+    rest.load_state_dict(torch.load(tmp_path / "state.pt", map_location="cpu", weights_only=True))
+    run(rest, 1)
+    assert_same_bits(rest.state_dict(), whole.state_dict())
+    assert rest.graphed._replay is not None
