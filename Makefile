@@ -1,11 +1,12 @@
 # make demo: install, search a cell on scikit-learn's digits, retrain it, compare it with random cells (under 4 minutes on 2 cores).
 # make test: install what the tests need; run them, the linter and the type checker.
+# make aot: build every variant of every kernel for sm_90, without a GPU, and check what the compiler made of it (5 minutes).
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 DEMO ?= runs/demo
 
-.PHONY: demo test test-slow clean
+.PHONY: demo test test-slow aot clean
 
 demo: $(VENV)/installed
 	$(RUN) -m benchmarks.demo --directory $(DEMO)
@@ -18,6 +19,9 @@ test: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(RUN) -m pytest -n 2 --dist loadfile -m slow
+
+aot: $(VENV)/installed-test
+	$(RUN) -m benchmarks.aot --all --table benchmarks/results/aot_sm90.md
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fusenas needs Python 3.11 or newer; name one with: make PYTHON=python3.11 demo" >&2; exit 2; }
