@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ops.banks import Bank, EdgeBank, Move, SharedBank, Source, make_bank
 from ops.candidates import FactorizedReduce, ReluConvNorm
 from ops.functional import Cast, channel_shuffle, strided_size
-from ops.fused import FusedCell, Operation, fusable
+from ops.fused import FusedCell
 from ops.kernels.launch import supports
 from ops.mixing import Branch, mix, spread
+from ops.plan import CellPlan, Operation, fusable
 from ops.registry import build_op, drop_running_statistics
 from supernet.skeleton import CellPosition, preprocessing
 from supernet.space import SearchSpace
@@ -113,7 +114,7 @@ class MixedCell(nn.Module):
                     [(old_slot.edges.index(edge), row) for row, edge in enumerate(slot.edges) if edge in old_slot.edges],
                 )
         self.slots, self.banks, self.keep, self.partial = slots, banks, keep, partial
-        self.plans: dict[tuple[object, ...], FusedCell] = {}
+        self.fused: dict[tuple[object, ...], FusedCell] = {}
         return moves
 
     def _bank(self, key: str) -> Bank:
@@ -155,7 +156,7 @@ class MixedCell(nn.Module):
         """
         known = [_preprocessed(layer, source, cast or {}) for layer, source in zip(self.preprocess, inputs, strict=True)]
         if self._fuses(known[0]):
-            return self._plan(chosen, known[0].device)(known, weights, self.training)
+            return self._fused(chosen, known[0].device)(known, weights, self.training)
         # One scalar a weight: a single stack backward, instead of a table of zeros for each weight that is read.
         scalars = [row.unbind(0) for row in weights.unbind(0)]
         nodes = [Node() for _ in range(self.space.inputs + self.space.nodes)]
@@ -178,15 +179,15 @@ class MixedCell(nn.Module):
 
         The error of a normalised value in bfloat16 grows with it: 0.002, 0.018, 0.14 at 1, 10, 100.
         """
-        found = [offset for plan in self.plans.values() if (offset := plan.largest_offset()) is not None]
+        found = [offset for plan in self.fused.values() if (offset := plan.largest_offset()) is not None]
         return max(found, default=None)
 
-    def _plan(self, chosen: Sequence[int] | None, device: torch.device) -> FusedCell:
+    def _fused(self, chosen: Sequence[int] | None, device: torch.device) -> FusedCell:
         """The plan for the operations that run; kept, because its tables are on the device."""
         key = (None if chosen is None else tuple(chosen), device)
-        if key not in self.plans:
-            if len(self.plans) >= PLANS:
-                self.plans.pop(next(iter(self.plans)))
+        if key not in self.fused:
+            if len(self.fused) >= PLANS:
+                self.fused.pop(next(iter(self.fused)))
             operations = []
             for name, slot in self.slots.items():
                 rows = tuple(row for row, edge in enumerate(slot.edges) if slot.runs(edge, chosen))
@@ -196,10 +197,9 @@ class MixedCell(nn.Module):
                     places = tuple(edge * len(self.space.candidates) + slot.column for edge in edges)
                     operations.append(Operation(self._bank(name), slot.source, rows, targets, places))
             space, position = self.space, self.position
-            self.plans[key] = FusedCell(
-                operations, space.inputs, space.nodes, space.concat, position.stride, position.channels, device
-            )
-        return self.plans[key]
+            plan = CellPlan(operations, space.inputs, space.nodes, space.concat, position.stride, position.channels, device)
+            self.fused[key] = FusedCell(plan)
+        return self.fused[key]
 
     def _leave(
         self,

@@ -22,6 +22,12 @@ except ImportError:  # no build of Triton for this system
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+WIDEST = 512
+"""Most channels of a map: the sums over them still fit into one program."""
+
+LARGEST = 2**31
+"""Elements that a map must stay below: offsets within one are 32-bit numbers."""
+
 INTERPRETED = triton is not None and os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton's interpreter stands in for the compiler, on the CPU: for tests."""
 
@@ -56,7 +62,7 @@ def runs_kernel(maps: Tensor) -> bool:
 
     The interpreter computes bfloat16 wrongly, so it gets float32 alone.
     """
-    if triton is None or _failed or maps.shape[-1] % 16:
+    if triton is None or _failed or maps.shape[-1] % 16 or maps.shape[-1] > WIDEST:
         return False
     if maps.is_cuda or _recorded is not None:
         return maps.dtype in (torch.float32, torch.bfloat16)
@@ -65,9 +71,13 @@ def runs_kernel(maps: Tensor) -> bool:
 
 def supports(state: Tensor) -> bool:
     """Whether kernels on a GPU compute a cell whose states are like `state` [B, C, H, W]."""
-    if triton is None or _failed or not state.is_cuda or state.shape[1] % 16:
+    if triton is None or _failed or not state.is_cuda or state.shape[1] % 16 or state.shape[1] > WIDEST:
         return False
-    return state.dtype in (torch.float32, torch.bfloat16) and torch.cuda.get_device_capability(state.device) >= (8, 0)
+    return (
+        state.numel() < LARGEST
+        and state.dtype in (torch.float32, torch.bfloat16)
+        and torch.cuda.get_device_capability(state.device) >= (8, 0)
+    )
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float | None, warps: int, **constants: Any) -> bool:

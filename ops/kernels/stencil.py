@@ -15,9 +15,6 @@ from torch import Tensor
 from ops.kernels.launch import INTERPRETED, accumulation_dtype, jit, kernel_op, launch, runs_kernel, tl
 from ops.kernels.statistics import _add_tile, _write_part, padded, write_statistics
 
-WIDEST = 512
-"""Channels whose sums still fit into one program."""
-
 
 def rectified_input(inputs: Tensor, index: int, norm: Tensor | None) -> Tensor:
     """ReLU of (normalised) map `index` of `inputs` [I, B, H, W, C], as [B, C, H, W] in the type of accumulation."""
@@ -286,6 +283,5 @@ def stencil(
     table: int32 [N, 5]: input, k, dilation, offset of the depthwise weight, offset of the pointwise one (multiples of 16).
     out: [N, B, ceil(H / stride), ceil(W / stride), C], raw.  partial: out, [N, P, 3, C], statistics of `out` as stored.
     """
-    fits = inputs.shape[-1] <= WIDEST
-    if not (fits and runs_kernel(inputs) and _launch(inputs, norm, weights, table, stride, out, partial)):
+    if not (runs_kernel(inputs) and _launch(inputs, norm, weights, table, stride, out, partial)):
         stencil_reference(inputs, norm, weights, table, stride, out, partial)

@@ -1,6 +1,7 @@
 """Cells on the fused kernels against cells of plain torch: in float64 by the kernels' references, in float32 by the kernels."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path as File
 
 import pytest
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import ops.fused
 import ops.kernels
-from ops import register_op
+from ops import registry
 from ops.banks import Source
 from ops.fused import FusedCell
 from ops.kernels import launch
@@ -90,8 +92,6 @@ def test_frozen_weights_get_no_gradient_and_alphas_the_same(space: str) -> None:
 
 
 def test_weight_gradients_are_left_out_where_weights_are_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ops.fused
-
     wanted = []
     real = ops.fused.stencil_backward
 
@@ -141,16 +141,10 @@ def test_one_pixel_of_one_image_has_no_statistics() -> None:
         network(torch.randn(1, 3, 4, 4).double(), mixture)
 
 
-@register_op("test_fused_tanh")
-def _tanh(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.Sequential(nn.AvgPool2d(stride) if stride > 1 else nn.Identity(), nn.Tanh())
-
-
 def test_a_cell_with_an_operation_of_another_form_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
+    monkeypatch.setitem(registry._FACTORIES, "tanh", lambda channels, stride, affine: nn.Tanh())
     space = get_space("nasbench201")
-    other = replace(space, name="test_fused", candidates=(*space.candidates, "test_fused_tanh"))
+    other = replace(space, name="with_tanh", candidates=(*space.candidates, "tanh"))
     position = CellPosition(0, "cell", 0, 16, (16,), 1, False)
     keep = [[True] * len(other.candidates)] * len(other.edges)
     cell = MixedCell(other, position, keep, 1, True, "fused")
