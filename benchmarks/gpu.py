@@ -1,70 +1,68 @@
 """`python -m benchmarks.gpu`: all checks and measurements that need a GPU, in one command.
 
-The supernet is held to the plain network on the device, the tests that need a GPU run, a search step is timed, and a short real
-search runs. Ends with status 1 if a check fails, 2 where there is no such device.
+- agree: the supernet on kernels against the plain network in float64
+- tests: all tests that use a GPU
+- step, retrain: the tables of `benchmarks.search_step` and `benchmarks.retrain_step`
+- profile: kernels by time, with and without a graph
+- memory: peak memory of ours and of the plain network
+- converge: the loss curves of a search by kernels and by plain torch
+- search: a whole search by the clock, on CIFAR-10 with --data
+
+Each part runs in a process of its own, so that none takes the others along, and leaves records in the directory. Ends with a
+line for each part, and with status 1 if one failed, 2 where there is no such device. A goal that is not met is no failure; the
+lines say how many are.
 """
 
 import argparse
-import subprocess
+import multiprocessing
 import sys
+import traceback
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-import benchmarks.search_step
-import search.darts
-from benchmarks.pairing import copy_weights, pairs, part
-from benchmarks.plain_network import PlainSupernet
-from search.relaxations import softmax
-from supernet import Supernet, get_space
+from benchmarks.floor import add_rates, rates_of
+from benchmarks.gpu_parts import PARTS, Job, Verdict, run_part
+from benchmarks.timing import command_line, header
+from supernet.files import write_atomically
 from training.loop import choose_device
+from training.plain_yaml import one_line
 
 
-def largest_difference(space: str, device: torch.device, dtype: torch.dtype) -> float:
-    """Supernet against plain network: logits and gradients of alphas and weights, relative to each tensor's largest entry."""
-    torch.manual_seed(0)
-    network = Supernet(get_space(space), channels=8, cells=3).to(device, dtype)
-    plain = PlainSupernet(space, 8, 3, 10).to(device, dtype)
-    copy_weights(network, plain)
-    images, labels = torch.randn(8, 3, 17, 16, device=device, dtype=dtype), torch.arange(8, device=device)
-    values = get_space(space).new_alphas(scale=1.0, device=device)
-    found: list[list[Tensor]] = []
-    for net in (network, plain):
-        alphas = {kind: alpha.detach().to(dtype).requires_grad_() for kind, alpha in values.items()}
-        logits = net(images, softmax(alphas))
-        F.cross_entropy(logits, labels).backward()
-        found.append([logits.detach(), *(alpha.grad for alpha in alphas.values() if alpha.grad is not None)])
-    for parameter, row, other in pairs(network, plain):
-        if parameter.grad is not None and other.grad is not None:
-            found[0].append(part(parameter.grad, row))
-            found[1].append(other.grad)
-    return max(((ours - theirs).abs().max() / theirs.abs().max()).item() for ours, theirs in zip(*found, strict=True))
+def judge(name: str, job: Job) -> Verdict:
+    """The part in a fresh process; whatever ends that is a verdict, too."""
+    print(f"== {name}", flush=True)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(run_part, name, job).result()
+        except Exception as error:
+            traceback.print_exc()
+            return Verdict(False, f"{type(error).__name__}: {one_line(error)}")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 ... (cpu tries the command itself)")
-    parser.add_argument("--directory", type=Path, default=Path("runs/gpu"), help="where the search writes")
-    parser.add_argument("--batches", type=int, nargs="+", default=[64, 256], help="batch sizes of the timed step")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 ... (cpu tries the command itself, in small)")
+    parser.add_argument("--directory", type=Path, default=Path("runs/gpu"), help="where the records go")
+    parser.add_argument("--data", help="folder above cifar-10-batches-py; without it random images and digits stand in")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--epochs", type=int, default=50, help="of the whole search on CIFAR-10")
+    parser.add_argument("--compile-limit", type=float, default=600.0, help="most seconds for torch.compile (0: leave it out)")
+    add_rates(parser)
     options = parser.parse_args(argv)
     try:
         device = choose_device(options.device)
-    except ValueError as error:
-        print(f"benchmarks.gpu: error: {error}", file=sys.stderr)
+        options.directory.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"benchmarks.gpu: error: {one_line(error)}", file=sys.stderr)
         return 2
-    failed = 0
-    for space in ("darts", "nasbench201"):
-        difference = largest_difference(space, device, torch.float64)
-        failed += difference > 1e-8
-        print(f"{space}: supernet and plain network on {device}, float64: largest relative difference {difference:.1e}")
-    failed += subprocess.run([sys.executable, "-m", "pytest", "-q", "-k", "gpu or cuda"]).returncode != 0
-    for batch in options.batches:
-        benchmarks.search_step.main(["--device", str(device), "--batch", str(batch), "--runs", "10"])
-    arguments = ["--config", "digits", "--device", str(device), "--run", str(options.directory / "search"), "--overwrite"]
-    failed += search.darts.main(arguments) != 0
-    return int(failed > 0)
+    command = command_line("benchmarks.gpu", argv)
+    job = Job(str(device), options.directory, options.data, options.epochs, options.compile_limit, rates_of(options), command)
+    verdicts = {name: judge(name, job) for name in options.only}
+    lines = [f"{name:9}{'passed' if verdict.passed else 'FAILED'}  {verdict.words}" for name, verdict in verdicts.items()]
+    listed = "".join(f"    {line}\n" for line in lines)
+    write_atomically(options.directory / "summary.md", f"# Summary\n\n{header(device)}\n\n{command}\n\n{listed}")
+    print("\n".join(lines))
+    return int(not all(verdict.passed for verdict in verdicts.values()))
 
 
 if __name__ == "__main__":

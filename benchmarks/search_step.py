@@ -1,59 +1,134 @@
 """`python -m benchmarks.search_step`: time and memory of one search step, ours beside the plain network's.
 
-A search step is a validation pass for the alphas and a training pass for the weights with both optimisers, first order, DARTS
-space. The plain network has one module an edge and operation and calls `loss.backward()` in both passes, as published.
+A search step is a validation pass for the alphas and a training pass for the weights with clipping and both optimisers, first
+order, DARTS space. The plain network has one module an edge and operation and calls `loss.backward()` in both passes, as
+published. Ours is the step that `search` runs, its loss and accuracy included. All compute in the same precision, have the same
+fused optimisers, and take turns.
 """
 
 import argparse
-import platform
-import statistics
-import time
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.floor import Rates, add_rates, floor_of_pass, rates_of
 from benchmarks.plain_network import PlainSupernet
-from search.bilevel import first_order
+from benchmarks.timing import Measured, Step, command_line, goal, header, measure, random_images, ratio, shown, table
+from search.config import SearchConfig
+from search.loop import BilevelSearch
 from search.relaxations import softmax
-from supernet import Supernet, get_space
-from training.optim import OptimizerConfig, new_optimizer, requiring_no_grad
+from supernet import get_space
+from supernet.cell import Kernels
+from training.checkpoint import RunDirectory
+from training.data import DataConfig, ImageSet
+from training.graph import GraphedStep, new_capture
+from training.loop import choose_device
+from training.optim import OptimizerConfig, descend, new_optimizer
+from training.plain_yaml import one_line
+from training.precision import Precision, autocast
 
-Step = Callable[[Tensor, Tensor], None]
+PLAIN_NCHW, PLAIN_CHANNELS_LAST = "plain, NCHW", "plain, channels_last"
+PLAIN_EAGER, PLAIN_COMPILED, PLAIN_GRAPH = "plain, eager", "plain, compiled", "plain, CUDA graph"
+OURS, OURS_EAGER, OURS_REFERENCE = "ours", "ours, no graph", "ours in plain torch, CUDA graph"
 
 
-def search_step(network: nn.Module, published: bool, device: torch.device) -> Step:
-    """One step of both levels; `published` computes weight gradients in the architecture pass, too, and does not use them."""
-    alphas = get_space("darts").new_alphas(device=device)
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    device: torch.device
+    channels: int = 16
+    cells: int = 8
+    size: int = 32
+    runs: int = 5
+    precision: Precision = "auto"
+    compile_limit: float = 600.0
+    rates: Rates = field(default_factory=Rates)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What convolutions compute in."""
+        with autocast(self.precision, self.device):
+            enabled = torch.is_autocast_enabled(self.device.type)
+        return torch.bfloat16 if enabled else torch.float32
+
+
+def plain_step(settings: Settings, batch: int, compiled: bool = False, graphed: bool = False, nhwc: bool = False) -> Step:
+    """A step of the plain network."""
+    device = settings.device
+    torch.manual_seed(0)
+    network: nn.Module = PlainSupernet("darts", settings.channels, settings.cells, 10).to(device)
     weights = new_optimizer(OptimizerConfig(), network.parameters())
-    architecture = torch.optim.Adam(alphas.values(), 3e-4, (0.5, 0.999), weight_decay=1e-3)
+    alphas = get_space("darts").new_alphas(device=device)
+    on_gpu = device.type == "cuda"
+    architecture = torch.optim.Adam(alphas.values(), 3e-4, (0.5, 0.999), weight_decay=1e-3, fused=True, capturable=on_gpu)
+    run = torch.compile(network, dynamic=False) if compiled else network
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(network(images, softmax(alphas)), labels)
+        with autocast(settings.precision, device):
+            logits = run(images, softmax(alphas))
+        return F.cross_entropy(logits.float(), labels)
 
-    def step(images: Tensor, labels: Tensor) -> None:
+    def step(images: Tensor, labels: Tensor, valid_images: Tensor, valid_labels: Tensor) -> None:
         architecture.zero_grad()
-        if published:
-            loss(images, labels).backward()
-        else:
-            with requiring_no_grad(network.parameters()):
-                for alpha, gradient in zip(
-                    alphas.values(), first_order(loss(images, labels), list(alphas.values())), strict=True
-                ):
-                    alpha.grad = gradient
+        loss(valid_images, valid_labels).backward()
         architecture.step()
-        weights.zero_grad()
-        if published:
-            loss(images, labels).backward()
-        else:
-            F.cross_entropy(network(images, {k: v.detach() for k, v in softmax(alphas).items()}), labels).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        weights.step()
+        descend(loss(images, labels), weights, 5.0)
 
-    return step
+    memory = torch.channels_last if nhwc else torch.contiguous_format
+    return partial(GraphedStep(step, new_capture(graphed, device, "sgd")), *random_batches(settings, batch, memory))
+
+
+def random_batches(settings: Settings, batch: int, memory: torch.memory_format) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images and labels for training, then for validation."""
+    images = torch.randn(2, batch, 3, settings.size, settings.size, device=settings.device)
+    labels = torch.randint(0, 10, (2, batch), device=settings.device)
+    train, valid = (part.contiguous(memory_format=memory) for part in images)
+    return train, labels[0], valid, labels[1]
+
+
+def new_search(
+    settings: Settings,
+    batch: int,
+    kernels: Kernels = "auto",
+    graph: bool | None = None,
+    images: ImageSet | None = None,
+    data: DataConfig | None = None,
+) -> BilevelSearch:
+    """A search as `python -m search.darts` makes it, that writes nothing; on `images` augmented as `data` says, or on noise."""
+    config = SearchConfig(
+        channels=settings.channels,
+        cells=settings.cells,
+        batch_size=batch,
+        device=str(settings.device),
+        precision=settings.precision,
+        kernels="reference" if kernels == "reference" else "auto",
+        graph=graph,
+        data=data or DataConfig(),
+    )
+    images = images or random_images(2 * batch, settings.size)
+    search = BilevelSearch(config, softmax, images, RunDirectory(Path("nowhere"), config))
+    for cell in search.network.mixed_cells():
+        cell.kernels = kernels
+    search.network.train()
+    return search
+
+
+def our_step(settings: Settings, batch: int, kernels: Kernels = "auto", graph: bool | None = None) -> Step:
+    """The step of such a search."""
+    search = new_search(settings, batch, kernels, graph)
+    return partial(search.graphed, *random_batches(settings, batch, torch.channels_last))
 
 
 def saved_megabytes(network: nn.Module, images: Tensor) -> float:
@@ -73,56 +148,180 @@ def saved_megabytes(network: nn.Module, images: Tensor) -> float:
     return sum(kept.values()) / len(images) / 1e6
 
 
-def variants(channels: int, cells: int, device: torch.device) -> dict[str, tuple[nn.Module, bool, torch.memory_format]]:
-    """Name -> (network, as published?, memory format of the images)."""
-    torch.manual_seed(0)
+def variants(settings: Settings, batch: int) -> dict[str, Callable[[], Step]]:
+    """What makes the step of each row."""
+    plain, ours = partial(plain_step, settings, batch), partial(our_step, settings, batch)
+    if settings.device.type != "cuda":
+        return {PLAIN_NCHW: plain, PLAIN_CHANNELS_LAST: partial(plain, nhwc=True), OURS: ours}
+    compiled = {PLAIN_COMPILED: partial(_compiled_step, settings, batch)} if settings.compile_limit else {}
     return {
-        "plain, NCHW": (PlainSupernet("darts", channels, cells, 10).to(device), True, torch.contiguous_format),
-        "plain, channels_last": (PlainSupernet("darts", channels, cells, 10).to(device), True, torch.channels_last),
-        "ours": (Supernet(get_space("darts"), channels, cells, 10).to(device), False, torch.channels_last),
+        PLAIN_EAGER: plain,
+        **compiled,
+        PLAIN_GRAPH: partial(plain, graphed=True),
+        OURS: ours,
+        OURS_EAGER: partial(ours, graph=False),
+        OURS_REFERENCE: partial(ours, kernels="reference"),
     }
 
 
-def main(argv: list[str] | None = None) -> None:
+def _compiled_step(settings: Settings, batch: int) -> Step:
+    """The compiled step, once another process has shown that compiling ends, and left what it made in torch's cache.
+
+    A compilation cannot be stopped from within its process. Raises RuntimeError where it fails or takes too long.
+    """
+    arguments = ["--device", str(settings.device), "--channels", str(settings.channels), "--cells", str(settings.cells)]
+    arguments += ["--size", str(settings.size), "--precision", settings.precision, "--batch", str(batch), "--compile-only"]
+    with tempfile.TemporaryFile("w+") as errors:
+        command = [sys.executable, "-m", "benchmarks.search_step", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+        try:
+            status = process.wait(settings.compile_limit)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"compiling took longer than {settings.compile_limit:g} s") from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # the compiler has processes of its own
+                process.wait()
+        errors.seek(0)
+        last = [line for line in errors.read().splitlines() if line.strip()][-1:]
+    if status:
+        raise RuntimeError(f"compiling failed: {one_line(last[0] if last else f'status {status}')}")
+    torch._dynamo.reset()
+    return plain_step(settings, batch, compiled=True)
+
+
+def measure_batch(settings: Settings, batch: int, only: tuple[str, ...] = ()) -> dict[str, Measured]:
+    """All rows (or those named `only`) for one batch size."""
+    chosen = {name: make for name, make in variants(settings, batch).items() if not only or name in only}
+    on_gpu = settings.device.type == "cuda"
+    # Of what a compiler made, and of what runs without a dispatcher, nothing can be counted.
+    counted = [name for name in chosen if name != PLAIN_COMPILED] if on_gpu else []
+    found = measure(chosen, settings.device, settings.runs, counted)
+    if not on_gpu:
+        for name, measured in found.items():
+            images = torch.randn(batch, 3, settings.size, settings.size)
+            if name == OURS:
+                network: nn.Module = new_search(settings, batch).network
+            else:
+                network = PlainSupernet("darts", settings.channels, settings.cells, 10)
+                memory = torch.channels_last if name == PLAIN_CHANNELS_LAST else torch.contiguous_format
+                images = images.contiguous(memory_format=memory)
+            with autocast(settings.precision, settings.device):
+                measured.saved_mb = saved_megabytes(network, images)
+    return found
+
+
+def floor_seconds(settings: Settings, batch: int) -> float:
+    """The least time of a step: that of its two passes."""
+    floor = floor_of_pass(settings.channels, settings.cells, batch, settings.size, settings.dtype.itemsize)
+    return 2 * floor.seconds(settings.rates)
+
+
+def rows_of(settings: Settings, batch: int, found: dict[str, Measured]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the table for one batch size."""
+    rows: list[list[object]] = []
+    if settings.device.type != "cuda":
+        for name, own in found.items():
+            cells = [shown(own.milliseconds, ".0f"), shown(ratio(own, found[PLAIN_NCHW])), shown(own.saved_mb, ".1f")]
+            rows.append([name, *(cells if own.seconds else [own.words, *cells[1:]])])
+        return ["network", "median ms a step", "ratio to plain NCHW (median of pairs)", "saved for backward, MB an image"], rows
+    for name, own in found.items():
+        over_floor = own.milliseconds / 1000 / floor_seconds(settings, batch) if own.milliseconds and name == OURS else None
+        rows.append(
+            [
+                name,
+                shown(own.milliseconds) or own.words,
+                shown(ratio(own, found[OURS])),
+                shown(own.peak_mb, ".0f"),
+                own.launches,
+                shown(over_floor),
+            ]
+        )
+    columns = ["network", "median ms a step", "ratio to ours (median of pairs)", "peak memory, MB", "launches a step"]
+    return [*columns, "time over the floor"], rows
+
+
+def goals(settings: Settings, batch: int, found: dict[str, Measured]) -> str:
+    """A list: what is to be reached, what has been."""
+    lines = ""
+    if settings.device.type != "cuda":
+        for other, limit in ((PLAIN_CHANNELS_LAST, 0.85), (PLAIN_NCHW, 0.45)):
+            value = ratio(found[OURS], found[other])
+            lines += goal(f"at most {limit} of the time of {other}", value, value is not None and value <= limit)
+        saved = [found[name].saved_mb for name in (OURS, PLAIN_NCHW)]
+        kept = saved[0] / saved[1] if saved[0] and saved[1] else None
+        return lines + goal("at most 0.65 of its memory", kept, kept is not None and kept <= 0.65)
+
+    def speedup(name: str) -> float | None:
+        return ratio(found[name], found[OURS]) if name in found else None
+
+    speed = speedup(PLAIN_EAGER)
+    lines += goal(f"20 times faster than {PLAIN_EAGER}", speed, speed is not None and speed >= 20)
+    stock = [value for name in (PLAIN_COMPILED, PLAIN_GRAPH) if (value := speedup(name)) is not None]
+    best = min(stock, default=None)
+    lines += goal("5 times faster than the best stock way", best, best is not None and best >= 5)
+    ours = found[OURS].milliseconds
+    over = None if ours is None else ours / 1000 / floor_seconds(settings, batch)
+    lines += goal("at most 2 times the floor", over, over is not None and over <= 2)
+    peaks = [found[name].peak_mb for name in (OURS, PLAIN_EAGER)]
+    memory = peaks[0] / peaks[1] if peaks[0] and peaks[1] else None
+    return lines + goal(f"at most 0.25 of the peak memory of {PLAIN_EAGER}", memory, memory is not None and memory <= 0.25)
+
+
+def report(settings: Settings, batches: list[int], command: str) -> tuple[str, dict[int, dict[str, Measured]]]:
+    """The record in Markdown, and what it was made from by batch size."""
+    facts = [f"{settings.runs} paired runs", str(settings.dtype).removeprefix("torch.")]
+    lines = [header(settings.device, *facts), f"{command}: first-order search step"]
+    if settings.device.type == "cuda":
+        lines.append(f"floor: the shapes' work (benchmarks/floor.py) at {settings.rates}")
+    text, results = "\n\n".join(lines) + "\n", {}
+    for batch in batches:
+        found = results[batch] = measure_batch(settings, batch)
+        size = f"{settings.size}x{settings.size}"
+        text += f"\nDARTS space, C={settings.channels}, {settings.cells} cells, batch {batch}, {size}\n\n"
+        text += table(*rows_of(settings, batch, found))
+        notes = [f"- {name}: {own.words}\n" for name, own in found.items() if own.words and own.seconds]
+        text += "".join(["\n", *notes]) if notes else ""
+    return f"{text}\nBatch {batches[0]}:\n\n{goals(settings, batches[0], results[batches[0]])}", results
+
+
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.search_step", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
     parser.add_argument("--channels", type=int, default=16, help="C of the first cells")
     parser.add_argument("--cells", type=int, default=8, help="number of cells")
-    parser.add_argument("--batch", type=int, default=16, help="images a pass")
+    parser.add_argument("--batch", type=int, nargs="+", help="images a pass; a table each (16, on a GPU 64 and 256)")
     parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
-    parser.add_argument("--runs", type=int, default=5, help="paired runs: one step of each variant in turn")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, cuda ...")
+    parser.add_argument("--runs", type=int, help="paired runs: each variant in turn, on a GPU 5 steps of it (5, on a GPU 20)")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 on a GPU")
+    parser.add_argument("--compile-limit", type=float, default=600.0, help="most seconds for torch.compile (0: leave it out)")
+    parser.add_argument("--compile-only", action="store_true", help=argparse.SUPPRESS)
+    add_rates(parser)
     options = parser.parse_args(argv)
-    device: torch.device = options.device
-    torch.set_num_threads(options.threads)
-    images = torch.randn(options.batch, 3, options.size, options.size, device=device)
-    labels = torch.randint(0, 10, (options.batch,), device=device)
-    networks = variants(options.channels, options.cells, device)
-    inputs = {name: images.contiguous(memory_format=memory) for name, (_, _, memory) in networks.items()}
-    steps = {name: search_step(network, published, device) for name, (network, published, _) in networks.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in networks}
-    for run in range(options.runs + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step(inputs[name], labels)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if run:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - start)
-    print(
-        f"{platform.machine()} CPU, {options.threads} threads, torch {torch.__version__}, Python {platform.python_version()}, ",
-        end="",
+    try:
+        device = choose_device(options.device, options.threads)
+    except ValueError as error:
+        print(f"benchmarks.search_step: error: {error}", file=sys.stderr)
+        return 2
+    on_gpu = device.type == "cuda"
+    settings = Settings(
+        device,
+        options.channels,
+        options.cells,
+        options.size,
+        options.runs or (20 if on_gpu else 5),
+        options.precision,
+        options.compile_limit,
+        rates_of(options),
     )
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {options.runs} paired runs, float32")
-    print(f"DARTS space, C={options.channels}, {options.cells} cells, batch {options.batch}, {options.size}x{options.size}\n")
-    print("| network | median ms a step | ratio to plain NCHW (median of pairs) | saved for backward, MB an image |")
-    print("|---|---|---|---|")
-    base = seconds["plain, NCHW"]
-    for name, (network, _, _) in networks.items():
-        ratio = statistics.median(own / reference for own, reference in zip(seconds[name], base, strict=True))
-        saved = saved_megabytes(network, inputs[name])
-        print(f"| {name} | {1000 * statistics.median(seconds[name]):.0f} | {ratio:.2f} | {saved:.1f} |")
+    batches = options.batch or ([64, 256] if on_gpu else [16])
+    if options.compile_only:
+        plain_step(settings, batches[0], compiled=True)()
+    else:
+        print(report(settings, batches, command_line("benchmarks.search_step", argv))[0], end="")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
