@@ -31,7 +31,7 @@ is counted as a whole one, because it moves the same maps, and bytes are what bo
 import argparse
 from dataclasses import dataclass
 
-from benchmarks.timing import table
+from benchmarks.timing import at_least, table
 from supernet import get_space
 from supernet.skeleton import CellPosition
 
@@ -128,11 +128,11 @@ def rates_of(options: argparse.Namespace) -> Rates:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.floor", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--channels", type=int, default=16, help="C of the first cells")
-    parser.add_argument("--cells", type=int, default=8, help="number of cells")
-    parser.add_argument("--batch", type=int, nargs="+", default=[64, 256], help="images a pass")
-    parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
-    parser.add_argument("--bytes", type=int, default=2, help="of a value: 2 for bfloat16, 4 for float32")
+    parser.add_argument("--channels", type=at_least(1), default=16, help="C of the first cells")
+    parser.add_argument("--cells", type=at_least(3), default=8, help="number of cells")
+    parser.add_argument("--batch", type=at_least(2), nargs="+", default=[64, 256], help="images a pass")
+    parser.add_argument("--size", type=at_least(4), default=32, help="side of an image in pixels")
+    parser.add_argument("--bytes", type=at_least(1), default=2, help="of a value: 2 for bfloat16, 4 for float32")
     add_rates(parser)
     options = parser.parse_args(argv)
     rates = rates_of(options)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.floor import add_rates, rates_of
 from benchmarks.gpu_parts import PARTS, Job, Verdict, run_part
-from benchmarks.timing import command_line, header
+from benchmarks.timing import at_least, command_line, header
 from supernet.files import write_atomically
 from training.loop import choose_device
 from training.plain_yaml import one_line
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, default=Path("runs/gpu"), help="where the records go")
     parser.add_argument("--data", help="folder above cifar-10-batches-py; without it random images and digits stand in")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--epochs", type=int, default=50, help="of the whole search on CIFAR-10")
+    parser.add_argument("--epochs", type=at_least(1), default=50, help="of the whole search on CIFAR-10")
     parser.add_argument("--compile-limit", type=float, default=600.0, help="most seconds for torch.compile (0: leave it out)")
     add_rates(parser)
     options = parser.parse_args(argv)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import Measured, Step, command_line, goal, header, measure, random_images, ratio, shown, table
+from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown, table
 from retrain.config import RetrainConfig
 from retrain.network import DiscreteNetwork
 from retrain.train import Retraining
@@ -129,12 +129,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.retrain_step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
     parser.add_argument("--genotype", default="DARTS_V2", help="a file, or the name of a published genotype")
-    parser.add_argument("--channels", type=int, default=36, help="C of the first cells")
-    parser.add_argument("--cells", type=int, default=20, help="number of cells")
-    parser.add_argument("--batch", type=int, default=96, help="images a step")
-    parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
-    parser.add_argument("--runs", type=int, help="paired runs: each variant in turn, on a GPU 5 steps of it (5, on a GPU 20)")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--channels", type=at_least(1), default=36, help="C of the first cells")
+    parser.add_argument("--cells", type=at_least(3), default=20, help="number of cells")
+    parser.add_argument("--batch", type=at_least(2), default=96, help="images a step")
+    parser.add_argument("--size", type=at_least(4), default=32, help="side of an image in pixels")
+    parser.add_argument(
+        "--runs", type=at_least(1), help="paired runs: each variant in turn, on a GPU 5 steps of it (5, on a GPU 20)"
+    )
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads")
     parser.add_argument(
         "--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="ours; auto: bfloat16 on a GPU"
     )

@@ -24,7 +24,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.floor import Rates, add_rates, floor_of_pass, rates_of
 from benchmarks.plain_network import PlainSupernet
-from benchmarks.timing import Measured, Step, command_line, goal, header, measure, random_images, ratio, shown, table
+from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown, table
 from search.config import SearchConfig
 from search.loop import BilevelSearch
 from search.relaxations import softmax
@@ -288,12 +288,14 @@ def report(settings: Settings, batches: list[int], command: str) -> tuple[str, d
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.search_step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
-    parser.add_argument("--channels", type=int, default=16, help="C of the first cells")
-    parser.add_argument("--cells", type=int, default=8, help="number of cells")
-    parser.add_argument("--batch", type=int, nargs="+", help="images a pass; a table each (16, on a GPU 64 and 256)")
-    parser.add_argument("--size", type=int, default=32, help="side of an image in pixels")
-    parser.add_argument("--runs", type=int, help="paired runs: each variant in turn, on a GPU 5 steps of it (5, on a GPU 20)")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--channels", type=at_least(1), default=16, help="C of the first cells")
+    parser.add_argument("--cells", type=at_least(3), default=8, help="number of cells")
+    parser.add_argument("--batch", type=at_least(2), nargs="+", help="images a pass; a table each (16, on a GPU 64 and 256)")
+    parser.add_argument("--size", type=at_least(4), default=32, help="side of an image in pixels")
+    parser.add_argument(
+        "--runs", type=at_least(1), help="paired runs: each variant in turn, on a GPU 5 steps of it (5, on a GPU 20)"
+    )
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 on a GPU")
     parser.add_argument("--compile-limit", type=float, default=600.0, help="most seconds for torch.compile (0: leave it out)")
     parser.add_argument("--compile-only", action="store_true", help=argparse.SUPPRESS)

@@ -1,5 +1,6 @@
 """What the benchmarks share: variants that take turns, their memory and launches, tables, and a header for every record."""
 
+import argparse
 import gc
 import platform
 import shlex
@@ -153,6 +154,17 @@ def header(device: torch.device, *facts: str) -> str:
 def command_line(prog: str, argv: Sequence[str] | None) -> str:
     """What was typed."""
     return f"`python -m {shlex.join([prog, *(sys.argv[1:] if argv is None else argv)])}`"
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """What an option of the command line must be: a whole number not below `least`."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text}")
+        return int(text)
+
+    return number
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

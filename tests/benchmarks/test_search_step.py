@@ -44,6 +44,7 @@ def test_a_device_that_is_not_there_is_said_in_one_line(capsys: pytest.CaptureFi
     assert capsys.readouterr().err.startswith("benchmarks.search_step: error: device: 'nonsense'")
 
 
+@pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
 def test_on_a_gpu_all_ways_to_run_it_have_their_rows_and_goals() -> None:
     settings = Settings(torch.device("cuda"), precision="bfloat16")
     names = [PLAIN_EAGER, PLAIN_COMPILED, PLAIN_GRAPH, OURS, OURS_EAGER, OURS_REFERENCE]
@@ -61,3 +62,11 @@ def test_on_a_gpu_all_ways_to_run_it_have_their_rows_and_goals() -> None:
     speed, stock, floor, memory = goals(settings, 64, found).splitlines()
     assert speed.endswith("measured: 30.00, met") and stock.endswith("not measured")
     assert floor.endswith("measured: 1.50, met") and memory.endswith("measured: 0.10, met")
+
+
+@pytest.mark.parametrize("arguments", [["--batch", "0"], ["--cells", "2"], ["--runs", "many"]])
+def test_numbers_that_make_no_step_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        search_step.main(arguments)
+    assert end.value.code == 2
+    assert f"argument {arguments[0]}: must be a whole number of at least" in capsys.readouterr().err
