@@ -81,13 +81,17 @@ def supports(state: Tensor) -> bool:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float | None, warps: int, **constants: Any) -> bool:
-    """Starts `kernel` and returns True; returns False, after one warning, where it cannot be compiled for this device."""
+    """Starts `kernel` and returns True; returns False, after one warning, where it cannot be compiled for this device.
+
+    The first of `arguments` is a tensor, on the device that the kernel runs on.
+    """
     global _failed
     if _recorded is not None:
         _recorded.append(Launch(kernel, grid, arguments, constants, warps))
         return True
     try:
-        kernel[grid](*arguments, **constants, num_warps=warps)
+        with torch.cuda.device_of(arguments[0]):  # Triton starts kernels on the current device, wherever the tensors are
+            kernel[grid](*arguments, **constants, num_warps=warps)
     except torch.AcceleratorError:
         raise
     except (triton.TritonError, RuntimeError) as error:

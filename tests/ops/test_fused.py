@@ -236,7 +236,7 @@ def test_a_kernel_that_cannot_be_compiled_is_replaced_after_one_warning(monkeypa
 
     monkeypatch.setattr(launch, "_failed", False)
     with pytest.warns(UserWarning, match="plain torch runs instead"):
-        assert not launch.launch(Broken(), (1,), warps=4)
+        assert not launch.launch(Broken(), (1,), torch.zeros(1), warps=4)
     assert not launch.runs_kernel(torch.zeros(1, 1, 1, 1, 16))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
