@@ -25,10 +25,12 @@ from ops.kernels.stencil_backward import stencil_backward, stencil_input_gradien
 from ops.mixing import MOMENTUM
 from ops.plan import CellPlan, Norm, Round
 
-PARTS = 64
-"""Most parts that the statistics and sums of one map are cut into."""
-WEIGHT_PARTS = 32
-"""Most parts that the gradients of weights are cut into: each is as large as all weights of a cell."""
+PARTS = 128
+"""Most parts that the statistics and sums of one map, and the gradients of weights, are cut into."""
+WEIGHT_VALUES = 2**22
+"""Numbers that all parts of the gradients of weights may have together: a part is as large as all weights of a cell."""
+FEWEST_WEIGHT_PARTS = 16
+"""How many there may be in any case."""
 ROWS_A_PART = 128
 """Fewest pixels, of all images together, that are worth a part of their own."""
 
@@ -39,7 +41,7 @@ class FusedCell:
     def __init__(self, plan: CellPlan) -> None:
         self.plan = plan
         self.stats: Tensor | None = None
-        """[maps, 3, C], as `kernels.statistics` leaves them, of the last call."""
+        """[maps, 3, C], as `kernels.statistics` leaves them, of the last call in training."""
 
     def largest_offset(self) -> float | None:
         """Largest |mean| / standard deviation of a channel that was normalised in the last call; waits for the device."""
@@ -64,9 +66,10 @@ class FusedCell:
         packed = torch.cat(flat) if flat else states[0].new_empty(0, dtype=precise)
         dense = [each.weights().to(states[0].dtype) for current in self.plan.rounds for each in current.dense]
         fixed = None if batch_statistics else self._running(precise)
-        output, self.stats = _Run.apply(self.plan, fixed, len(states), *states, packed, mixture.contiguous(), *dense)
+        output, stats = _Run.apply(self.plan, fixed, len(states), *states, packed, mixture.contiguous(), *dense)
         if training:
-            self._update(self.stats)
+            self.stats = stats
+            self._update(stats)
         return rearrange(output, "b h w c -> b c h w")
 
     def _running(self, dtype: torch.dtype) -> Tensor:
@@ -235,7 +238,8 @@ class _Backward:
         self.weight_parts: Tensor | None = None
         if self.needs_packed:
             make = packed.new_zeros if plan.partial_rows else packed.new_empty
-            self.weight_parts = make(self.buffers.parts(WEIGHT_PARTS), len(packed), dtype=precise)
+            most = max(FEWEST_WEIGHT_PARTS, min(PARTS, WEIGHT_VALUES // max(1, len(packed))))
+            self.weight_parts = make(self.buffers.parts(most), len(packed), dtype=precise)
 
     def run(self, gradient: Tensor) -> None:
         """Walks from the last node to the inputs; `gradient` [B, Ho, Wo, len(concat) * C]."""

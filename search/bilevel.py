@@ -32,14 +32,14 @@ class VirtualStep:
     buffers: Mapping[str, Tensor] | None = None
 
     def __call__(self, weights: Weights, gradients: Sequence[Tensor]) -> Weights:
-        buffers = self.buffers or {}
-        stepped = {}
-        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-            direction = gradient + self.weight_decay * weight
-            if name in buffers:
-                direction = direction + self.momentum * buffers[name]
-            stepped[name] = weight - self.rate * direction
-        return stepped
+        present = list(weights.values())
+        direction = torch._foreach_add(list(gradients), present, alpha=self.weight_decay)
+        if self.buffers:
+            buffers = [self.buffers.get(name) for name in weights]
+            known = [torch.zeros_like(w) if buffer is None else buffer for w, buffer in zip(present, buffers, strict=True)]
+            direction = torch._foreach_add(direction, known, alpha=self.momentum)
+        stepped = torch._foreach_sub(present, torch._foreach_mul(direction, self.rate))
+        return dict(zip(weights, stepped, strict=True))
 
     @staticmethod
     def of(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> "VirtualStep":
@@ -85,13 +85,12 @@ def second_order(
     count = len(alphas)
     both = _gradient(valid_loss(ahead), [*alphas, *ahead.values()])
     direct, vector = both[:count], both[count:]
-    length = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in vector]))
+    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(vector)))
     h = epsilon / length
     sides = []
     for sign in (1, -1):
-        shifted = {
-            name: weight.detach() + sign * h * part for (name, weight), part in zip(weights.items(), vector, strict=True)
-        }
+        moved = torch._foreach_add([weight.detach() for weight in weights.values()], torch._foreach_mul(vector, sign * h))
+        shifted = dict(zip(weights, moved, strict=True))
         sides.append(_gradient((precise_train_loss or train_loss)(shifted), alphas))
     # Where v is 0 the product is 0, while h is infinite.
     scale = torch.where(length > 0, step.rate / (2 * h), 0.0)

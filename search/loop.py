@@ -27,6 +27,9 @@ from training.optim import cosine, descend, load_optimizer, new_optimizer, requi
 from training.precision import Precision, autocast
 from training.seeds import derive_seed, new_generator
 
+EVALUATED_PIXELS = 512 * 32 * 32
+"""So many pixels are evaluated together where that changes nothing."""
+
 
 class BilevelSearch:
     """Supernet, architecture parameters and their two optimisers; a `training.loop.Trainer`.
@@ -84,7 +87,11 @@ class BilevelSearch:
         def batches(part: ImageSet, stream: str) -> Batches:
             return Batches(part, config.batch_size, self.device, config.seed, augment, True, True, stream=stream)
 
-        return batches(train, "train"), batches(valid, "valid"), Batches(valid, min(config.batch_size, len(valid)), self.device)
+        together = config.batch_size
+        if not (get_space(config.space).batch_statistics if config.batch_statistics is None else config.batch_statistics):
+            # An image's result depends on no other image, so that as many are evaluated together as fill a GPU.
+            together = max(together, EVALUATED_PIXELS // images.images[0, 0].numel())
+        return batches(train, "train"), batches(valid, "valid"), Batches(valid, min(together, len(valid)), self.device)
 
     def mixture(self) -> dict[str, Tensor]:
         """The mixture of the present alphas, without a graph."""
@@ -138,7 +145,11 @@ class BilevelSearch:
         config = self.config
 
         def forward(weights: Weights, images: Tensor, precision: Precision) -> Tensor:
-            statistics = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+            buffers = dict(self.network.named_buffers())
+            copies = [torch.empty_like(buffer) for buffer in buffers.values()]
+            if copies:
+                torch._foreach_copy_(copies, list(buffers.values()))
+            statistics = dict(zip(buffers, copies, strict=True))
             mixture = self.relaxation(self.alphas)
             with autocast(precision, self.device):
                 logits: Tensor = functional_call(self.network, (weights, statistics), (images, mixture))
@@ -154,16 +165,18 @@ class BilevelSearch:
             return loss
 
         weights: Weights = dict(self.network.named_parameters())
-        return second_order(
-            train_loss,
-            valid_loss,
-            weights,
-            list(self.alphas.values()),
-            VirtualStep.of(self.weight_optimizer, weights),
-            config.hessian_vector,
-            config.hessian_epsilon,
-            precise_train_loss=partial(train_loss, precision="float32"),
-        )
+        # In TF32, which cuDNN may take for float32, w + h v is no other weight than w.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            return second_order(
+                train_loss,
+                valid_loss,
+                weights,
+                list(self.alphas.values()),
+                VirtualStep.of(self.weight_optimizer, weights),
+                config.hessian_vector,
+                config.hessian_epsilon,
+                precise_train_loss=partial(train_loss, precision="float32"),
+            )
 
     def _logits(self, images: Tensor, mixture: dict[str, Tensor]) -> Tensor:
         """Logits [B, classes] in float32, computed in the configured precision."""

@@ -94,7 +94,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float 
             kernel[grid](*arguments, **constants, num_warps=warps)
     except torch.AcceleratorError:
         raise
-    except (triton.TritonError, RuntimeError) as error:
+    except Exception as error:  # of a compiler, a linker, a missing header: each throws its own
         _failed = True
         reason = " ".join(str(error).split())[:200]
         warnings.warn(f"no Triton kernels here, plain torch runs instead: {kernel.fn.__name__}: {reason}", stacklevel=2)
@@ -121,11 +121,17 @@ def kernel_op(name: str, mutates: tuple[str, ...]) -> Callable[[Function], Funct
     """
 
     def register(function: Function) -> Function:
+        def run(*arguments: Any, **options: Any) -> None:
+            # Autocast would round what a reference computes in float32.
+            with torch.autocast(arguments[0].device.type, enabled=False):
+                function(*arguments, **options)
+
         def fake(*arguments: Any, **options: Any) -> None:
             if _recorded is not None:
                 function(*arguments, **options)
 
-        op = torch.library.custom_op(f"fusenas::{name}", function, mutates_args=mutates)
+        schema = torch.library.infer_schema(function, mutates_args=mutates)
+        op = torch.library.custom_op(f"fusenas::{name}", run, mutates_args=mutates, schema=schema)
         op.register_fake(fake)
         return op  # type: ignore[return-value]  # called as the function is
 

@@ -46,7 +46,7 @@ def _add_tile(
         plain = tl.zeros_like(values[0])
         for member in tl.static_range(MEMBERS):
             plain += tl.where(exists[member][:, None], values[member], 0.0)
-        mean = tl.sum(plain, 0) / size
+        mean = tl.sum(plain, 0) / tl.maximum(size, 1.0)  # a tile may lie outside the map
     first = tl.zeros_like(values[0])
     second = tl.zeros_like(values[0])
     for member in tl.static_range(MEMBERS):
@@ -54,7 +54,7 @@ def _add_tile(
         first += difference
         second += difference * difference
     total = count + size
-    shift = tl.sum(first, 0) / total
+    shift = tl.sum(first, 0) / tl.maximum(total, 1.0)
     squares += tl.sum(second, 0) - shift * shift * total
     return total, mean + shift, squares
 

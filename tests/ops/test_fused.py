@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path as File
+from subprocess import CalledProcessError
 
 import pytest
 import torch
@@ -223,7 +224,10 @@ def test_bfloat16_keeps_the_direction_of_the_alphas_gradient(name: str, kind: st
     assert F.cosine_similarity(exact, rounded, dim=0) >= 0.999
 
 
-def test_a_kernel_that_cannot_be_compiled_is_replaced_after_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("PassManager::run failed"), CalledProcessError(1, "gcc"), AssertionError()])
+def test_a_kernel_that_cannot_be_compiled_is_replaced_after_one_warning(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Broken:
         class fn:
             __name__ = "broken"
@@ -232,7 +236,7 @@ def test_a_kernel_that_cannot_be_compiled_is_replaced_after_one_warning(monkeypa
             return self
 
         def __call__(self, *arguments: object, **options: object) -> None:
-            raise RuntimeError("PassManager::run failed")
+            raise error
 
     monkeypatch.setattr(launch, "_failed", False)
     with pytest.warns(UserWarning, match="plain torch runs instead"):

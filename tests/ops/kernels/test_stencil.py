@@ -128,6 +128,13 @@ def test_the_cut_into_tiles_does_not_show(place: Any, monkeypatch: pytest.Monkey
     check(inputs, make_norm(1, 32, place.device), BRANCHES, stride, 1, place.tolerance)
 
 
+def test_tiles_that_lie_outside_the_map_count_for_nothing(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strip of a dilation of 3 reaches beyond a map of one column."""
+    monkeypatch.setattr("ops.kernels.stencil._shape", lambda *_: (16, 2, 16, 4))
+    inputs = torch.randn(1, 11, 2, 1, 16, device=place.device).to(place.dtype)
+    check(inputs, None, [(0, 3, 3)], 1, 5, place.tolerance)
+
+
 def test_padding_is_zero_after_the_relu(place: Any) -> None:
     """A mean below zero would make a padded input positive, were it padded before the batch norm."""
     inputs = torch.zeros(1, 1, 1, 1, 16, device=place.device, dtype=place.dtype)
