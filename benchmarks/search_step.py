@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.counting import saved_bytes
 from benchmarks.floor import Rates, add_rates, floor_of_pass, rates_of
 from benchmarks.plain_network import PlainSupernet
 from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown, table
@@ -133,19 +133,9 @@ def our_step(settings: Settings, batch: int, kernels: Kernels = "auto", graph: b
 
 def saved_megabytes(network: nn.Module, images: Tensor) -> float:
     """What a training pass keeps for backward, each storage once, weights left out, in MB an image."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = network(images, softmax(get_space("darts").new_alphas(device=images.device)))
-    assert logits.requires_grad
-    return sum(kept.values()) / len(images) / 1e6
+    alphas = get_space("darts").new_alphas(device=images.device)
+    kept_anyway = [*network.parameters(), *network.buffers()]
+    return saved_bytes(lambda: network(images, softmax(alphas)), kept_anyway) / len(images) / 1e6
 
 
 def variants(settings: Settings, batch: int) -> dict[str, Callable[[], Step]]:

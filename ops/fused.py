@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ops.functional import strided_size
-from ops.kernels.launch import EPSILON, accumulation_dtype
+from ops.kernels.launch import accumulation_dtype
 from ops.kernels.mix import mix, mix_gradient, mix_sums
 from ops.kernels.pool import pool, pool_backward
 from ops.kernels.statistics import collect, norm_gradient, statistics
 from ops.kernels.stencil import stencil
 from ops.kernels.stencil_backward import stencil_backward, stencil_input_gradient
-from ops.mixing import MOMENTUM
+from ops.mixing import EPSILON, MOMENTUM
 from ops.plan import CellPlan, Norm, Round
 
 PARTS = 128
@@ -44,7 +44,7 @@ class FusedCell:
         """[maps, 3, C], as `kernels.statistics` leaves them, of the last call in training."""
 
     def largest_offset(self) -> float | None:
-        """Largest |mean| / standard deviation of a channel that was normalised in the last call; waits for the device."""
+        """Largest |mean| / standard deviation of a normalised channel in the last call in training; waits for the device."""
         normalised = [map for map, norm in enumerate(self.plan.norms) if norm is not None]
         if self.stats is None or not normalised:
             return None
@@ -298,14 +298,15 @@ class _Backward:
                 stencil_input_gradient(gradients, sources, None, packed, table, starts, stride, accumulate, target, None)
         elif target is not None and not accumulate:
             target.zero_()
-        if not current.shared or (target is None and not current.dense):
+        dense = current.dense and (target is not None or self.needs_dense)
+        if not current.shared or (target is None and not dense):
             return
         shared = buffers.maps.new_empty(len(current.shared), *buffers.maps.shape[1:])
         mix_gradient(self.incoming, buffers.maps, self.coefficients, tables["shared"], tables["shared_starts"], shared)
         if target is not None and len(tables["pool_backward"]):
             taps = buffers.taps[current.maxima]
             pool_backward(shared, taps, tables["pool_backward"], tables["pool_starts"], stride, target)
-        if current.dense:
+        if dense:
             self._convolutions(current, sources.relu(), shared, target)
 
     def _second_halves(self, current: Round) -> None:

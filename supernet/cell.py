@@ -115,6 +115,7 @@ class MixedCell(nn.Module):
                 )
         self.slots, self.banks, self.keep, self.partial = slots, banks, keep, partial
         self.fused: dict[tuple[object, ...], FusedCell] = {}
+        self.fusable = partial == 1 and all(fusable(self._bank(key), self._stride(slot.source)) for key, slot in slots.items())
         return moves
 
     def _bank(self, key: str) -> Bank:
@@ -168,11 +169,7 @@ class MixedCell(nn.Module):
 
     def _fuses(self, state: Tensor) -> bool:
         """Whether the fused kernels compute this cell, whose preprocessed input is like `state`."""
-        if self.kernels == "reference" or (self.kernels == "auto" and not supports(state)):
-            return False
-        return self.partial == 1 and all(
-            fusable(self._bank(key), self._stride(slot.source)) for key, slot in self.slots.items()
-        )
+        return self.fusable and (self.kernels == "fused" or (self.kernels == "auto" and supports(state)))
 
     def largest_offset(self) -> float | None:
         """Largest |mean| / standard deviation among the raw maps of the last fused call, None where there was none.

@@ -34,8 +34,6 @@ INTERPRETED = triton is not None and os.environ.get("TRITON_INTERPRET") == "1"
 COUNT, MEAN, SQUARES = range(3)
 """What a part of statistics [..., 3, C] holds: number of values, their mean, sum of squared deviations from it."""
 
-EPSILON = 1e-5
-
 
 def jit(function: Function) -> Function:
     """`triton.jit`, where there is Triton; `function` itself where not."""
@@ -92,7 +90,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float 
     try:
         with torch.cuda.device_of(arguments[0]):  # Triton starts kernels on the current device, wherever the tensors are
             kernel[grid](*arguments, **constants, num_warps=warps)
-    except torch.AcceleratorError:
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of a compiler, a linker, a missing header: each throws its own
         _failed = True

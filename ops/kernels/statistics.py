@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ops.kernels.launch import (
     COUNT,
-    EPSILON,
     INTERPRETED,
     MEAN,
     SQUARES,
@@ -18,6 +17,7 @@ from ops.kernels.launch import (
     runs_kernel,
     tl,
 )
+from ops.mixing import EPSILON
 
 CHANNELS = 16
 """Channels that are combined at a time."""

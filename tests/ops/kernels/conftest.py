@@ -4,6 +4,16 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, settings
+
+settings.register_profile(
+    "kernels",
+    max_examples=8,
+    phases=[Phase.generate],  # shrinking a failure takes minutes in Triton's interpreter
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 class Place(NamedTuple):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -15,13 +15,7 @@ from ops.kernels.statistics import norm_gradient_reference, statistics_reference
 
 pytestmark = pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="Triton is not installed")
 
-few_examples = settings(
-    max_examples=8,
-    phases=[Phase.generate],  # shrinking a failure takes minutes in Triton's interpreter
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+few_examples = settings(settings.get_profile("kernels"))
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.sampled_from((16, 32, 48, 64, 128)))
 
 ENTRIES = [(2, 3, 1), (3, 0, 0), (0, 5, 0), (4, 1, 0), (1, 4, 1), (2, 2, 0), (0, 3, 1)]

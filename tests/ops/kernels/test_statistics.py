@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ops.kernels.launch import EPSILON
 from ops.kernels.statistics import (
     collect,
     collect_reference,
@@ -17,14 +16,9 @@ from ops.kernels.statistics import (
     statistics,
     statistics_reference,
 )
+from ops.mixing import EPSILON
 
-few = settings(
-    max_examples=6,
-    phases=[Phase.generate],  # shrinking a failure takes minutes in Triton's interpreter
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+few = settings(settings.get_profile("kernels"), max_examples=6)
 
 
 def poison(*shape: int, **options: Any) -> Tensor:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ops.kernels.launch import EPSILON
 from ops.kernels.statistics import statistics
 from ops.kernels.stencil import stencil, stencil_reference
+from ops.mixing import EPSILON
 
 BRANCHES = [(0, 3, 1), (0, 5, 1), (0, 3, 2), (0, 5, 2)]
 """Input, k and dilation of what leaves a source in the DARTS space."""
@@ -66,13 +66,7 @@ def make_norm(maps: int, channels: int, device: str = "cpu") -> Tensor:
     )
 
 
-@settings(
-    max_examples=12,
-    phases=[Phase.generate],  # shrinking a failure takes minutes in Triton's interpreter
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(settings.get_profile("kernels"), max_examples=12)
 @given(
     batch=st.integers(1, 3),
     height=st.integers(1, 9),

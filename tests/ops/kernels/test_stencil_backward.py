@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -173,13 +173,7 @@ def test_kernels_of_seven(place: Any) -> None:
     check_input_gradient(place, given, False, parts=1)
 
 
-@settings(
-    max_examples=8,
-    phases=[Phase.generate],  # shrinking a failure takes minutes in Triton's interpreter
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(settings.get_profile("kernels"))
 @given(
     image=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
     form=st.sampled_from(FORMS),
