@@ -110,6 +110,9 @@ def test_limit_above_the_data() -> None:
         ("crop_padding", -1),
         ("cutout", -2),
         ("limit", 0),
+        ("size", 3),
+        ("size", 4097),
+        ("size", 0),
     ],
 )
 def test_settings_out_of_range(field: str, value: Any) -> None:
@@ -168,6 +171,120 @@ def test_image_sets_are_checked() -> None:
 def test_channel_statistics() -> None:
     images = torch.tensor([[[[0, 255]], [[51, 51]]], [[[255, 0]], [[51, 51]]]], dtype=torch.uint8)
     assert channel_statistics(images) == ((0.5, pytest.approx(0.2)), (0.5, pytest.approx(0, abs=1e-12)))
+
+
+# ----------------------------------------------------------------------------------------------------------------- size
+
+
+def axis_weights(old: int, new: int) -> np.ndarray:
+    """Share of each old pixel in each new one along an axis, float64 [new, old]: means of areas, or lines between centres."""
+    weights = np.zeros((new, old))
+    for pixel in range(new):
+        if new <= old:
+            first, last = pixel * old // new, -(-(pixel + 1) * old // new)
+            weights[pixel, first:last] = 1 / (last - first)
+        else:
+            place = min(max((pixel + 0.5) * old / new - 0.5, 0), old - 1)
+            left = int(place)
+            weights[pixel, left] += left + 1 - place
+            weights[pixel, min(left + 1, old - 1)] += place - left
+    return weights
+
+
+def resized(images: torch.Tensor, size: int) -> np.ndarray:
+    """The reference, not rounded: float64 [N, C, size, size]."""
+    down, across = (axis_weights(old, size) for old in images.shape[2:])
+    return np.einsum("nchw,yh,xw->ncyx", images.numpy().astype(np.float64), down, across)
+
+
+def test_size_averages_blocks(digits: tuple[ImageSet, ImageSet]) -> None:
+    both = load_images(DataConfig(size=4), "train"), load_images(DataConfig(size=4), "test")
+    for small, original in zip(both, digits, strict=True):
+        blocks = original.images.numpy().astype(np.float64).reshape(len(original), 1, 4, 2, 4, 2)
+        assert small.images.dtype == torch.uint8
+        assert small.images.shape == (len(original), 1, 4, 4)
+        assert np.array_equal(small.images.numpy(), blocks.mean((3, 5)).round())
+        assert torch.equal(small.labels, original.labels)
+        assert (small.mean, small.std) == (original.mean, original.std)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    height=st.integers(1, 24),
+    width=st.integers(1, 24),
+    size=st.integers(1, 24),
+    channels=st.integers(1, 3),
+    count=st.integers(0, 3),
+)
+def test_size_of_any_shape(height: int, width: int, size: int, channels: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(height * 24 + width)
+    images = torch.randint(256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+    result = data._resize(images, size)
+    assert result.dtype == torch.uint8 and result.shape == (count, channels, size, size)
+    # Rounding takes at most a half, and at a half either way is right.
+    np.testing.assert_allclose(result.numpy(), resized(images, size), rtol=0, atol=0.5 + 1e-9)
+
+
+def test_the_same_size_copies_nothing(digits: tuple[ImageSet, ImageSet]) -> None:
+    assert torch.equal(load_images(DataConfig(size=8), "train").images, digits[0].images)
+    images = numbered_images(3).images[..., :5, :]
+    assert data._resize(images, 5) is images
+
+
+def test_resizing_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = numbered_images(7).images
+    at_once = [data._resize(images, size) for size in (4, 9)]
+    # Two images at a time, then less than one.
+    for values in (2 * 3 * 9 * 9, 10):
+        monkeypatch.setattr(data, "_VALUES_AT_ONCE", values)
+        assert all(torch.equal(data._resize(images, size), whole) for size, whole in zip((4, 9), at_once, strict=True))
+
+
+@pytest.mark.parametrize("pixel", [129, 255])
+def test_a_plain_image_stays_so_at_any_size(pixel: int) -> None:
+    for side, size in ((4096, 4), (7, 5), (5, 48)):
+        image = torch.full((1, 1, side, side), pixel, dtype=torch.uint8)
+        assert data._resize(image, size).unique().tolist() == [pixel]
+
+
+@pytest.mark.parametrize("size", [4, 12])
+def test_limit_picks_the_same_images_at_any_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = load_images(DataConfig(limit=50), "train")
+    expected = data._resize(images.images, size)
+    counts = []
+
+    def counted(images: torch.Tensor, size: int, resize: Callable[..., torch.Tensor] = data._resize) -> torch.Tensor:
+        counts.append(len(images))
+        return resize(images, size)
+
+    monkeypatch.setattr(data, "_resize", counted)
+    small = load_images(DataConfig(limit=50, size=size), "train")
+    assert counts == [50]
+    assert torch.equal(small.images, expected)
+    assert torch.equal(small.labels, images.labels)
+    assert len(load_images(DataConfig(limit=50, size=size), "test")) == 360
+
+
+@pytest.mark.parametrize("field", ["crop_padding", "cutout"])
+def test_changes_are_checked_against_the_new_size(field: str) -> None:
+    def changed(size: int, pixels: Any) -> DataConfig:
+        return DataConfig(size=size, **{field: pixels})
+
+    for part in ("train", "test"):
+        with pytest.raises(ValueError, match=rf"^data\.{field}: 4 pixels could hide all of an image of 4x4; use fewer$"):
+            load_images(changed(4, 4), part)
+    assert load_images(changed(4, 3), "train").images.shape == (1437, 1, 4, 4)
+    assert load_images(changed(16, 15), "train").images.shape == (1437, 1, 16, 16)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_data_set_that_is_not_square_becomes_so() -> None:
+    original = numbered_images(9)
+    register_dataset("numbered")(lambda config, part: original)
+    square = load_images(DataConfig("numbered", size=5), "train")
+    np.testing.assert_allclose(square.images.numpy(), resized(original.images, 5), rtol=0, atol=0.5 + 1e-9)
+    images, _ = next(Batches(square, 9, "cpu", augment=Augmentation(crop_padding=2, flip=True, cutout=2)).epoch(0))
+    assert images.shape == (9, 3, 5, 5)
 
 
 # ------------------------------------------------------------------------------------------------------------- CIFAR-10
