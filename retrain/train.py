@@ -62,7 +62,7 @@ class Retraining:
         channels, height, width = images.images.shape[1:]
         self.image_shape = (channels, height, width)
         self.train_batches, self.valid_batches = self._batches(images)
-        self.steps = len(self.train_batches)
+        self.epochs, self.steps = config.epochs, len(self.train_batches)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network: DiscreteNetwork = DiscreteNetwork(
             genotype, config.channels, config.cells, images.classes, channels, auxiliary=config.auxiliary_weight > 0
@@ -139,6 +139,9 @@ class Retraining:
         values = {"valid/loss": reading.loss, "valid/accuracy": reading.accuracy}
         watch.monitor.scalars(watch.step, values)
         return values
+
+    def reason_to_stop(self) -> str | None:
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         return {

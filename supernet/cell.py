@@ -61,7 +61,7 @@ class MixedCell(nn.Module):
 
     `keep` [edges, candidates] says which operations exist; one that does not has no weights and no cost. Only channels /
     `partial` of each state go through operations; the rest bypasses them, scaled by the sum of the edge's weights (1 for a
-    softmax, the edge's beta under edge normalisation), and is shuffled in (PC-DARTS, Xu et al. 2020, section 3.1).
+    softmax, the edge's beta under edge normalisation), and is shuffled in (PC-DARTS, Xu et al. 2020, section 3.2).
     """
 
     def __init__(
@@ -148,23 +148,30 @@ class MixedCell(nn.Module):
         return self.position.stride if source < self.space.inputs else 1
 
     def forward(
-        self, inputs: Sequence[Source], weights: Tensor, chosen: Sequence[int] | None = None, cast: Cast | None = None
+        self,
+        inputs: Sequence[Source],
+        weights: Tensor,
+        chosen: Sequence[int] | None = None,
+        cast: Cast | None = None,
+        bypass: Tensor | None = None,
     ) -> Tensor:
         """Input states to the cell's output [B, len(concat) * C, H, W].
 
         `weights` [edges, candidates]. With `chosen`, one candidate an edge (-1: none at all), only those operations run. `cast`
-        has weights of the preprocessing that autocast need not cast any more.
+        has weights of the preprocessing that autocast need not cast any more. `bypass` [edges] scales the channels that pass
+        the operations by; None: the sums of the edges' weights.
         """
         known = [_preprocessed(layer, source, cast or {}) for layer, source in zip(self.preprocess, inputs, strict=True)]
         if self._fuses(known[0]):
             return self._fused(chosen, known[0].device)(known, weights, self.training)
         # One scalar a weight: a single stack backward, instead of a table of zeros for each weight that is read.
         scalars = [row.unbind(0) for row in weights.unbind(0)]
+        passing = weights.sum(-1) if bypass is None and self.partial > 1 else bypass
         nodes = [Node() for _ in range(self.space.inputs + self.space.nodes)]
         for number, node in enumerate(nodes):
             if number >= self.space.inputs:
                 known.append(self._join(node, known[0]))
-            self._leave(number, known[number], scalars, chosen, nodes)
+            self._leave(number, known[number], scalars, passing, chosen, nodes)
         return torch.cat([known[state] for state in self.space.concat], dim=1)
 
     def _fuses(self, state: Tensor) -> bool:
@@ -203,6 +210,7 @@ class MixedCell(nn.Module):
         number: int,
         state: Tensor,
         weights: Sequence[Sequence[Tensor]],
+        passing: Tensor | None,
         chosen: Sequence[int] | None,
         nodes: Sequence[Node],
     ) -> None:
@@ -226,7 +234,8 @@ class MixedCell(nn.Module):
         if shared:
             self._spread(shared, weights, chosen, nodes)
         if self.partial > 1:
-            self._bypass(number, state[:, inner:], weights, chosen, nodes)
+            assert passing is not None
+            self._bypass(number, state[:, inner:], passing, chosen, nodes)
 
     def _spread(
         self,
@@ -247,7 +256,7 @@ class MixedCell(nn.Module):
         self,
         number: int,
         outer: Tensor,
-        weights: Sequence[Sequence[Tensor]],
+        passing: Tensor,
         chosen: Sequence[int] | None,
         nodes: Sequence[Node],
     ) -> None:
@@ -261,8 +270,7 @@ class MixedCell(nn.Module):
             return
         if self._stride(number) == 2:
             outer = F.max_pool2d(outer, 2, 2, ceil_mode=True)
-        sums = torch.stack([torch.stack(tuple(weights[edge])).sum() for edge in edges])
-        for edge, mixed in zip(edges, spread([outer], sums.unsqueeze(1)), strict=True):
+        for edge, mixed in zip(edges, spread([outer], passing[edges].unsqueeze(1)), strict=True):
             nodes[self.space.edges[edge][1]].bypass.append(mixed)
 
     def _join(self, node: Node, first: Tensor) -> Tensor:

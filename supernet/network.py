@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from ops.banks import ModuleBank, Source
 from ops.functional import cast_together
 from supernet.cell import Keep, Kernels, MixedCell
+from supernet.genotype import Genotype
 from supernet.rebuild import carry_over
 from supernet.skeleton import Backbone
 from supernet.space import SearchSpace
@@ -24,6 +25,36 @@ class Path:
     """
 
     choices: Mapping[str, Sequence[int] | Sequence[Sequence[int]] | Tensor]
+
+    @classmethod
+    def of_genotype(cls, genotype: Genotype, space: SearchSpace) -> "Path":
+        """The path that computes what `genotype`, of `space`, does.
+
+        Raises ValueError for other cells, edges or candidates, and for two operations on one edge.
+        """
+        if set(genotype.cells) != set(space.kinds):
+            raise ValueError(
+                f"genotype: has the cells {', '.join(genotype.cells)}, space {space.name} {', '.join(space.kinds)}"
+            )
+        choices = {}
+        for kind, cell in genotype.cells.items():
+            chosen = [-1] * len(space.edges)
+            for node, feeds in enumerate(cell.nodes):
+                for operation, source in feeds:
+                    edge = (source, space.inputs + node)
+                    if edge not in space.edges or operation not in space.candidates:
+                        raise ValueError(f"genotype: {operation} on edge {edge} is not in space {space.name}")
+                    row = space.edges.index(edge)
+                    if chosen[row] >= 0:
+                        raise ValueError(f"genotype: a path has one operation an edge, and edge {edge} has two")
+                    chosen[row] = space.candidates.index(operation)
+            choices[kind] = chosen
+        return cls(choices)
+
+    def one_hot(self, space: SearchSpace) -> dict[str, Tensor]:
+        """The mixture that gives each chosen candidate the weight 1, {kind: [..., edges, candidates]}."""
+        candidates = torch.arange(len(space.candidates))
+        return {kind: (torch.as_tensor(table).unsqueeze(-1) == candidates).float() for kind, table in self.choices.items()}
 
     def of_cell(self, cell: MixedCell) -> list[int]:
         """The indices for one cell. Raises ValueError where they do not fit the cell."""
@@ -87,15 +118,27 @@ class Supernet(Backbone):
         self.tie_cells = tie_cells
         self.cells_of_kind = Counter(cell.position.kind for cell in self.mixed_cells())
 
+    @property
+    def partial(self) -> int:
+        """1 / this of the channels goes through operations."""
+        return self.mixed_cells()[0].partial
+
     def mixed_cells(self) -> list[MixedCell]:
         """The cells, in order."""
         return [layer for layer in self.layers if isinstance(layer, MixedCell)]
 
-    def forward(self, images: Tensor, mixture: Mapping[str, Tensor], path: Path | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        mixture: Mapping[str, Tensor],
+        path: Path | None = None,
+        bypass: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Images [B, image_channels, H, W] to logits [B, classes], differentiable in the mixture and in the weights.
 
-        With `path` only its operations run, scaled by their entries of the mixture. Raises ValueError for an argument of
-        another shape and for images smaller than 4x4.
+        With `path` only its operations run, scaled by their entries of the mixture. Where channels are partial, `bypass` {kind:
+        [..., edges]} scales those that pass the operations by; None: the sums of the mixture's rows. Raises ValueError for an
+        argument of another shape and for images smaller than 4x4.
         """
         self.space.check_table(mixture)
         for kind, table in mixture.items():
@@ -115,7 +158,10 @@ class Supernet(Backbone):
             sources[:] = [known.get(id(state)) or Source(state) for state in states]
             table = tables[cell.position.kind]
             weights = table if self.tie_cells else table[cell.position.of_kind]
-            return cell(sources, weights, None if path is None else path.of_cell(cell), cast)
+            passing = None if bypass is None else bypass[cell.position.kind]
+            if passing is not None and not self.tie_cells:
+                passing = passing[cell.position.of_kind]
+            return cell(sources, weights, None if path is None else path.of_cell(cell), cast, passing)
 
         return self.run(images, run_cell)
 
@@ -130,8 +176,7 @@ class Supernet(Backbone):
         partial: int | None = None,
         optimizers: Sequence[Optimizer] = (),
     ) -> None:
-        """Changes which operations exist and how many channels go through them, in place (DrNAS, Chen et al. 2021, section
-        3.3).
+        """Changes which operations exist and how many channels go through them, in place (DrNAS, Chen et al. 2021).
 
         What is left out stays as it is. Weights and batch-norm statistics of operations that remain are kept, bit for bit, as
         is their state in `optimizers` (made over this network's parameters); where channels are added, the old ones keep
@@ -142,7 +187,7 @@ class Supernet(Backbone):
         }
         keep.update(_check_candidates(self.space, candidates, keep) if candidates is not None else {})
         cells = self.mixed_cells()
-        partial = cells[0].partial if partial is None else partial
+        partial = self.partial if partial is None else partial
         _check_partial(self.channels, partial)
         moves = []
         for cell in cells:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 # The first line of a run's config.yaml: by it a run is told from a directory that merely holds a file of this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 # All that a run writes beside its config.yaml; --overwrite removes nothing else.
-RUN_FILES = ("log.txt", "events.out.tfevents.*", "genotype.json", "metrics.json", "weights.safetensors")
+RUN_FILES = ("log.txt", "events.out.tfevents.*", "genotype.json", "history.jsonl", "metrics.json", "weights.safetensors")
 # Fields of a configuration that a resumed run may change, as they change no result.
-MAY_CHANGE = ("stop", "graph")
+MAY_CHANGE = ("stop", "graph", "tabular")
 _CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
 _MAGIC = b"fusenas checkpoint 1 "
 _PRIMITIVES = (type(None), bool, int, float, str)
@@ -121,9 +122,8 @@ class Checkpoints:
             TypeError: something else is in `state`; loading would refuse it.
             OSError: the file cannot be written; all earlier checkpoints are still there.
         """
-        _check_plain(state, "state")
         buffer = io.BytesIO()
-        torch.save({"header": self.header, "epoch": epoch, "state": state}, buffer)
+        torch.save({"header": _plain(self.header, "header"), "epoch": epoch, "state": _plain(state, "state")}, buffer)
         payload = buffer.getvalue()
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"epoch_{epoch:04d}.pt"
@@ -181,19 +181,20 @@ def _epoch(path: Path) -> int:
     return int(path.stem.removeprefix("epoch_"))
 
 
-def _check_plain(value: Any, where: str) -> None:
+def _plain(value: Any, where: str) -> Any:
+    """The state as it is written. Equal texts become one object: otherwise the bytes of a file would depend on which are."""
+    if type(value) is str:
+        return sys.intern(value)
     if isinstance(value, torch.Tensor) or type(value) in _PRIMITIVES:
-        return
+        return value
     if type(value) in (dict, collections.OrderedDict):
-        for key, entry in value.items():
+        for key in value:
             if type(key) not in _PRIMITIVES:
                 raise TypeError(f"{where}: the key {key!r} is a {type(key).__name__}; keys are names or numbers")
-            _check_plain(entry, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for index, entry in enumerate(value):
-            _check_plain(entry, f"{where}[{index}]")
-    else:
-        raise TypeError(f"{where}: is a {type(value).__name__}; allowed are tensors, numbers, text, dicts, lists, tuples")
+        return type(value)((_plain(key, where), _plain(entry, f"{where}[{key!r}]")) for key, entry in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(_plain(entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    raise TypeError(f"{where}: is a {type(value).__name__}; allowed are tensors, numbers, text, dicts, lists, tuples")
 
 
 def _check_writable(path: Path) -> None:

@@ -64,16 +64,22 @@ def shipped_configs() -> dict[str, Traversable]:
 
 
 def parse_command_line(
-    schema: type[T], argv: Sequence[str] | None, prog: str, description: str, default_config: str | None = None
+    schema: type[T],
+    argv: Sequence[str] | None,
+    prog: str,
+    description: str,
+    default_config: str | None = None,
+    defaults: T | None = None,
 ) -> tuple[T, RunOptions]:
     """The configuration that `argv` (None: the process's own) describes, and the options of the run.
 
     Every field of `schema` is an option, `--data.root` for a field of a nested dataclass; `--config` reads a file, and of two
-    values the one that stands later wins. Without `--config`, `default_config` is read, or on `--resume` what the run saved.
+    values the one that stands later wins; what nothing says is as in `defaults`, or else as in the schema. Without `--config`,
+    `default_config` is read, or on `--resume` what the run saved.
     Wrong input is said in one line on stderr with exit status 2; `--help` and `--print_config` exit with 0.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    fields = _fields(schema)
+    fields = _fields(schema, dataclasses.MISSING if defaults is None else defaults)
     try:
         values = _parse(_parser(fields, prog, description), arguments, fields)
         if values["run"] == "":

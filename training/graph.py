@@ -121,16 +121,21 @@ class GraphedStep:
         replay()
 
 
-def new_capture(wanted: bool | None, device: torch.device, optimizer: OptimizerName) -> Capture | None:
+def new_capture(
+    wanted: bool | None, device: torch.device, optimizer: OptimizerName, same_each_step: bool = True
+) -> Capture | None:
     """How steps on `device` with that optimiser are captured; None: they are not.
 
-    `wanted` None: where it can be done. Raises ValueError where it cannot, but is wanted.
+    `same_each_step`: every step starts the same kernels. `wanted` None: where it can be done. Raises ValueError where it is
+    wanted and cannot.
     """
     obstacle = None
     if device.type != "cuda":
         obstacle = f"the device {device} has no CUDA graphs"
     elif optimizer not in CAPTURABLE:
         obstacle = f"a step of {optimizer} cannot be captured; take one of {', '.join(CAPTURABLE)}"
+    elif not same_each_step:
+        obstacle = "the operations that run differ from step to step"
     if wanted and obstacle:
         raise ValueError(f"graph: {obstacle}; null uses one where that can be done")
     return None if obstacle or wanted is False else CudaCapture(device)

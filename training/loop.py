@@ -65,6 +65,8 @@ class Watch:
         values = {}
         for level, meter in self.meters.items():
             reading = meter.read()
+            if not reading.images:
+                continue
             check_finite(reading.first_bad_step, self._first_step, f"{level} loss")
             values[f"{level}/loss"], values[f"{level}/accuracy"] = reading.loss, reading.accuracy
         values["speed/images_per_second"] = self.images / (time.perf_counter() - self._started)
@@ -75,6 +77,8 @@ class Watch:
 class Trainer(Protocol):
     """What `run_epochs` runs."""
 
+    epochs: int
+    """Epochs in all."""
     steps: int
     """Steps an epoch."""
     meters: dict[str, Meter]
@@ -83,6 +87,9 @@ class Trainer(Protocol):
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
         """Trains epoch `epoch` (from 0); returns the validation accuracy, a share, where there is one."""
+
+    def reason_to_stop(self) -> str | None:
+        """Why no further epoch should be run, in words, as far as the trainer itself can tell; None to go on."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that an epoch changes, as tensors, numbers, text and containers of them."""
@@ -94,7 +101,6 @@ class Trainer(Protocol):
 class LoopConfig(Protocol):
     """The part of a configuration that `run_epochs` reads."""
 
-    epochs: int
     seed: int
     log_every: int
     stop: StopConfig
@@ -139,11 +145,11 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
     checkpoints = run.checkpoints(kind)
     done, accuracy = start.epochs, start.accuracy
     if done:
-        monitor.log(f"resumed after epoch {done} of {config.epochs}")
+        monitor.log(f"resumed after epoch {done} of {trainer.epochs}")
     stop = StopConditions(config.stop)
-    with monitor.bar(config.epochs * trainer.steps, done * trainer.steps, kind) as bar:
-        while done < config.epochs:
-            if reason := stop.reason(accuracy):
+    with monitor.bar(trainer.epochs * trainer.steps, done * trainer.steps, kind) as bar:
+        while done < trainer.epochs:
+            if reason := stop.reason(accuracy) or (trainer.reason_to_stop() if done else None):
                 monitor.log(f"stopped after epoch {done}: {reason}")
                 break
             torch.manual_seed(derive_seed(config.seed, "epoch", done))

@@ -119,6 +119,13 @@ def cosine(epoch: int, epochs: int, lr: float, lr_min: float) -> float:
     return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
+def linear(epoch: int, epochs: int, first: float, last: float | None) -> float:
+    """From `first` in the first of `epochs` to `last` in the last one, in equal steps; `first` in all where `last` is None."""
+    if last is None:
+        return first
+    return first + (last - first) * min(epoch / max(epochs - 1, 1), 1.0)
+
+
 def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Sets the learning rate of all parameter groups; one that is a tensor is filled."""
     for group in optimizer.param_groups:
@@ -148,11 +155,11 @@ def unchanged(optimizer: Optimizer, slices: Mapping[nn.Parameter, Tensor]) -> It
     `slices` is what `Supernet.idle` or `Supernet.slices` returns: a mask over the leading axis of each parameter. Stacked
     weights so behave as separate ones, of which an optimiser skips those without a gradient, decay and momentum included.
     """
-    slices = {parameter: mask.to(parameter.device) for parameter, mask in slices.items()}
-    weights = {parameter: parameter.detach()[mask].clone() for parameter, mask in slices.items()}
+    masks = _on_device(slices)
+    weights = {parameter: parameter.detach().clone() for parameter in masks}
     states = {
-        (parameter, name): value[mask].clone()
-        for parameter, mask in slices.items()
+        (parameter, name): value.clone()
+        for parameter in masks
         for name, value in optimizer.state.get(parameter, {}).items()
         if _is_like(value, parameter)
     }
@@ -160,12 +167,26 @@ def unchanged(optimizer: Optimizer, slices: Mapping[nn.Parameter, Tensor]) -> It
         yield
     finally:
         with torch.no_grad():
-            for parameter, mask in slices.items():
-                parameter[mask] = weights[parameter]
+            for parameter, mask in masks.items():
+                parameter.copy_(torch.where(mask, weights[parameter], parameter))
                 for name, value in optimizer.state.get(parameter, {}).items():
                     if _is_like(value, parameter):
                         # State that this step made starts from zero where nothing took part in it.
-                        value[mask] = states.get((parameter, name), torch.zeros((), dtype=value.dtype, device=value.device))
+                        before = states.get((parameter, name), torch.zeros((), dtype=value.dtype, device=value.device))
+                        value.copy_(torch.where(mask, before, value))
+
+
+def _on_device(slices: Mapping[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tensor]:
+    """Each mask beside its parameter, with as many axes as it; all of them cross to the device in one copy."""
+    if not slices:
+        return {}
+    device = next(iter(slices)).device
+    flat = torch.cat([mask.flatten() for mask in slices.values()]).to(device, non_blocking=True)
+    parts = flat.split([mask.numel() for mask in slices.values()])
+    return {
+        parameter: part.view(mask.shape + (1,) * (parameter.ndim - mask.ndim))
+        for (parameter, mask), part in zip(slices.items(), parts, strict=True)
+    }
 
 
 def _is_like(value: object, parameter: nn.Parameter) -> bool:

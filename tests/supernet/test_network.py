@@ -1,6 +1,7 @@
 """The supernet against the plain network: one module an edge and operation, written independently."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from benchmarks.pairing import copy_weights, pairs, part
 from benchmarks.plain_network import PlainSupernet
 from ops import build_op
-from supernet import Path, Supernet, get_space
+from supernet import Genotype, Path, Supernet, get_space
+from supernet.space import SearchSpace, list_spaces
 from training.optim import OptimizerConfig, new_optimizer, unchanged
 
 TINY = {"darts": {"channels": 4, "cells": 3}, "nasbench201": {"channels": 4, "cells": 1}}
@@ -88,6 +90,80 @@ def test_path_runs_the_chosen_operations_only(space: str, partial: int) -> None:
     columns = len(network.space.candidates)
     path = {kind: torch.randint(-1, columns, (len(network.space.edges),)).tolist() for kind in network.space.kinds}
     assert_same(network, plain, 7, tables(network), path)
+
+
+# A genotype as a path
+
+every_space = pytest.mark.parametrize("space", [get_space(name) for name in list_spaces()], ids=list_spaces())
+
+
+def random_genotype(space: SearchSpace) -> Genotype:
+    return space.derive({kind: torch.rand(len(space.edges), len(space.candidates)) for kind in space.kinds})
+
+
+@every_space
+def test_a_genotype_comes_back_from_its_path(space: SearchSpace) -> None:
+    for _ in range(20):
+        genotype = random_genotype(space)
+        path = Path.of_genotype(genotype, space)
+        mixture = path.one_hot(space)
+        for kind, cell in genotype.cells.items():
+            table = mixture[kind]
+            assert table.shape == (len(space.edges), len(space.candidates)) and table.dtype == torch.float32
+            marked = {(space.edges[edge], space.candidates[column]) for edge, column in table.nonzero().tolist()}
+            feeds = [((source, space.inputs + node), name) for node, its in enumerate(cell.nodes) for name, source in its]
+            assert marked == set(feeds) and table.sum() == len(feeds) == len(marked)
+            chosen = [column for column in path.choices[kind] if column >= 0]
+            assert chosen == table.argmax(-1)[table.any(-1)].tolist()
+        assert space.derive(mixture) == genotype
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_genotype_as_a_path_computes_what_its_one_hot_mixture_does(space: str) -> None:
+    network = Supernet(get_space(space), **TINY[space]).double()
+    path = Path.of_genotype(random_genotype(network.space), network.space)
+    images, mixture = torch.randn(2, 3, 8, 8).double(), path.one_hot(network.space)
+    torch.testing.assert_close(network(images, mixture, path), network(images, mixture), rtol=1e-10, atol=1e-10)
+
+
+def test_paths_of_cells_that_are_not_tied_have_a_one_hot_each() -> None:
+    space = get_space("nasbench201")
+    choices = torch.randint(-1, 5, (3, 6))
+    (table,) = Path({"cell": choices}).one_hot(space).values()
+    assert table.shape == (3, 6, 5)
+    assert torch.equal(table.sum(-1), (choices >= 0).float())
+    assert torch.equal(table.argmax(-1)[choices >= 0], choices[choices >= 0])
+
+
+def test_a_genotype_of_another_space_is_no_path() -> None:
+    darts, nasbench = get_space("darts"), get_space("nasbench201")
+    with pytest.raises(ValueError, match=r"^genotype: has the cells normal, reduce, space nasbench201 cell$"):
+        Path.of_genotype(random_genotype(darts), nasbench)
+    without_pools = replace(darts, name="without pools", candidates=("none", "skip_connect", "sep_conv_3x3"))
+    pools = ", ".join(["('max_pool_3x3', 0), ('max_pool_3x3', 1)"] * 4)
+    genotype = f"Genotype(normal=[{pools}], normal_concat=range(2, 6), reduce=[{pools}], reduce_concat=range(2, 6))"
+    with pytest.raises(ValueError, match=r"^genotype: max_pool_3x3 on edge \(0, 2\) is not in space without pools$"):
+        Path.of_genotype(Genotype.parse(genotype), without_pools)
+    smaller = replace(nasbench, name="smaller", nodes=2, concat=(2,))
+    with pytest.raises(ValueError, match=r"^genotype: \w+ on edge \(0, 3\) is not in space smaller$"):
+        Path.of_genotype(random_genotype(nasbench), smaller)
+
+
+def test_a_genotype_with_other_kinds_of_cell_is_no_path() -> None:
+    """Its edges and operations are there in both spaces."""
+    genotype = Genotype.parse("|skip_connect~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|")
+    with pytest.raises(ValueError, match=r"^genotype: .*\bcell\b"):
+        Path.of_genotype(genotype, get_space("darts"))
+
+
+def test_a_path_has_no_place_for_two_operations_on_an_edge() -> None:
+    pairs = "('sep_conv_3x3', 0), ('skip_connect', 0)"
+    cell = ", ".join([pairs, *["('sep_conv_3x3', 0), ('sep_conv_3x3', 1)"] * 3])
+    genotype = Genotype.parse(
+        f"Genotype(normal=[{cell}], normal_concat=range(2, 6), reduce=[{cell}], reduce_concat=range(2, 6))"
+    )
+    with pytest.raises(ValueError, match=r"^genotype: .*edge \(0, 2\)"):
+        Path.of_genotype(genotype, get_space("darts"))
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -47,7 +47,8 @@ def finished(tmp_path) -> Path:
     checkpoints = start(path).checkpoints("search")
     checkpoints.save(1, {"x": 1})
     checkpoints.save(2, {"x": 2})
-    for name in ("log.txt", "events.out.tfevents.1.host.2.0", "genotype.json", "metrics.json", "weights.safetensors"):
+    results = ("genotype.json", "history.jsonl", "metrics.json", "weights.safetensors")
+    for name in ("log.txt", "events.out.tfevents.1.host.2.0", *results):
         (path / name).write_text("old")
     return path
 

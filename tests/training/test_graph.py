@@ -144,6 +144,15 @@ def test_a_graph_that_is_wanted_where_there_is_none_is_bad_input() -> None:
         new_capture(True, cuda, "adagrad")
 
 
+def test_steps_that_differ_have_no_graph() -> None:
+    cuda = torch.device("cuda")
+    assert new_capture(None, cuda, "sgd", same_each_step=False) is None
+    assert new_capture(False, cuda, "sgd", same_each_step=False) is None
+    message = "^graph: the operations that run differ from step to step; null uses one where that can be done$"
+    with pytest.raises(ValueError, match=message):
+        new_capture(True, cuda, "sgd", same_each_step=False)
+
+
 # On a GPU
 
 

@@ -16,7 +16,6 @@ from training.monitor import Bar, Monitor, StopConfig
 
 @dataclass
 class Config:
-    epochs: int = 4
     seed: int = 0
     log_every: int = 2
     stop: StopConfig = field(default_factory=StopConfig)
@@ -28,7 +27,11 @@ class OneWeight:
     steps = 3
     device = torch.device("cpu")
 
-    def __init__(self, bad_loss: int | None = None, bad_weight: int | None = None):
+    def __init__(
+        self, bad_loss: int | None = None, bad_weight: int | None = None, epochs: int = 4, enough: float | None = None
+    ):
+        """`enough`: the weight from which on no further epoch is needed."""
+        self.epochs, self.enough = epochs, enough
         self.meters = {"train": Meter("cpu")}
         self.weight = torch.zeros(())
         self.bad_loss, self.bad_weight = bad_loss, bad_weight
@@ -46,6 +49,9 @@ class OneWeight:
         readings = watch.finish()
         assert readings["train/accuracy"] == 1.0 and readings["speed/images_per_second"] > 0
         return (epoch + 1) / 10
+
+    def reason_to_stop(self) -> str | None:
+        return None if self.enough is None or self.weight < self.enough else "the weight is enough"
 
     def state_dict(self) -> dict[str, Any]:
         return {"nested": [{"weight": self.weight}]}
@@ -78,6 +84,29 @@ def test_a_run_that_reached_its_target_does_not_go_on_when_resumed(tmp_path: Pat
     assert run(tmp_path / "run", again, config, resume=True) == 2
     assert again.ran == []
     assert "stopped after epoch 2: validation accuracy 0.2" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_a_trainer_that_has_a_reason_to_stop_stops_and_does_not_go_on_when_resumed(tmp_path: Path) -> None:
+    assert run(tmp_path / "run", OneWeight(enough=1e-9), Config()) == 1
+    again = OneWeight(enough=1e-9)
+    assert run(tmp_path / "run", again, Config(), resume=True) == 1
+    assert again.ran == []
+    assert (tmp_path / "run/log.txt").read_text().count("stopped after epoch 1: the weight is enough\n") == 2
+
+
+def test_before_the_first_epoch_a_trainer_has_no_reason_to_stop(tmp_path: Path) -> None:
+    assert run(tmp_path / "run", OneWeight(enough=0.0), Config()) == 1
+
+
+def test_a_meter_without_images_has_no_reading(tmp_path: Path) -> None:
+    """As that of the validation images in a search that does not train on them."""
+    trainer = OneWeight(epochs=1)
+    trainer.meters["valid"] = Meter("cpu")
+    with Monitor(tmp_path) as monitor:
+        watch = Watch(monitor, monitor.bar(3), trainer.device, trainer.meters, 0, trainer.steps, 2)
+        for _ in watch.batches(range(3)):
+            trainer.meters["train"].update(torch.tensor(1.0), torch.eye(2), torch.tensor([0, 1]))
+        assert set(watch.finish()) == {"train/loss", "train/accuracy", "speed/images_per_second", "memory/peak_mb"}
 
 
 def test_time_is_a_stop_condition(tmp_path: Path) -> None:
@@ -114,6 +143,6 @@ def test_devices() -> None:
 def test_the_bar_shows_images_a_second_from_the_first_reading_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
     monkeypatch.setattr(Bar, "show", lambda bar, *readings: shown.append(readings))
-    run(tmp_path / "run", OneWeight(), Config(epochs=1))
+    run(tmp_path / "run", OneWeight(epochs=1), Config())
     assert len(shown) == 2  # after two of three steps, and at the end of the epoch
     assert all(loss == 1.0 and accuracy == 1.0 and rate > 0 for loss, accuracy, rate in shown)

@@ -8,6 +8,7 @@ from training.optim import (
     OptimizerConfig,
     cosine,
     descend,
+    linear,
     load_optimizer,
     new_optimizer,
     requiring_no_grad,
@@ -73,6 +74,15 @@ def test_the_schedule_is_a_cosine_by_epoch() -> None:
         scheduler.step()
     set_lr(optimizer, 0.5)
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_linear_schedule_reaches_its_last_value_in_the_last_epoch() -> None:
+    assert [linear(epoch, 5, 10.0, 2.0) for epoch in range(5)] == [10, 8, 6, 4, 2]
+    assert [linear(epoch, 3, 0.0, 1.0) for epoch in range(3)] == [0, 0.5, 1]
+    # Selection by perturbation trains on after the last epoch of the search.
+    assert linear(7, 5, 10.0, 2.0) == 2
+    assert [linear(epoch, 5, 10.0, None) for epoch in (0, 4, 7)] == [10, 10, 10]
+    assert linear(0, 1, 10.0, 2.0) == 10
 
 
 def stepped(optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:
