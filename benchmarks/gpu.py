@@ -6,6 +6,7 @@
 - profile: kernels by time, with and without a graph
 - memory: peak memory of ours and of the plain network
 - converge: the loss curves of a search by kernels and by plain torch
+- methods: a step of every method by its published protocol on NAS-Bench-201
 - search: a whole search by the clock, on CIFAR-10 with --data
 
 Each part runs in a process of its own, so that none takes the others along, and leaves records in the directory. Ends with a

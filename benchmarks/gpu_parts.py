@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import count, islice
+from functools import partial
+from itertools import chain, count, islice
 from pathlib import Path
 from statistics import fmean
 
@@ -24,19 +25,22 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import retrain_step, search_step
 from benchmarks.aot import kernels
 from benchmarks.floor import Rates
-from benchmarks.pairing import copy_weights, pairs, part
+from benchmarks.pairing import copy_weights, pairs, part, softmax
 from benchmarks.plain_network import PlainSupernet
 from benchmarks.search_step import OURS, OURS_EAGER, PLAIN_EAGER, Settings, measure_batch, new_search
-from benchmarks.timing import Measured, Step, header, random_images, shown, table
+from benchmarks.timing import Measured, Step, header, measure, random_images, shown, table
 from ops.kernels.launch import triton
 from search.loop import BilevelSearch
-from search.relaxations import softmax
+from search.methods import METHODS, get_method
 from supernet import Supernet, get_space
 from supernet.cell import Kernels
 from supernet.files import write_atomically
 from supernet.published import read_genotype
+from training.checkpoint import RunDirectory
 from training.data import DataConfig, load_images
 
+PUBLISHED_STEPS = 25_000 // 64
+"""Steps an epoch of the published protocol on NAS-Bench-201."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -318,17 +322,12 @@ def losses(job: Job, kernels: Kernels, steps: int) -> list[dict[str, float]]:
         images = load_images(data, "train")
     search = new_search(settings, batch, kernels, images=images, data=data)
     curve = []
-    for train, valid in islice(_batches(search), steps):
+    for batch_of_step in islice(chain.from_iterable(map(search.batches_of, count())), steps):
         for meter in search.meters.values():
             meter.reset()
-        search.graphed(*train, *valid)
+        search.graphed(*batch_of_step)
         curve.append({level: meter.read().loss for level, meter in search.meters.items()})
     return curve
-
-
-def _batches(search: BilevelSearch) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
-    for epoch in count():
-        yield from zip(search.train_batches.epoch(epoch), search.valid_batches.epoch(epoch), strict=False)
 
 
 def smoothed(curve: list[float], window: int) -> list[float]:
@@ -361,6 +360,35 @@ def search(job: Job) -> Verdict:
     )
 
 
+# methods
+
+
+def methods(job: Job) -> Verdict:
+    """A step of every method by its published protocol on NAS-Bench-201, and what its epochs come to by that."""
+    found = measure({name: partial(_method_step, job, name) for name in METHODS}, job.place, 1 if job.small else 20)
+    rows = []
+    for name, measured in found.items():
+        epochs = get_method(name).parse(["--config", f"nasbench201_{name}"])[0].epochs
+        taken = measured.milliseconds
+        # Steps of another size say nothing about the published epochs.
+        minutes = None if taken is None or job.small else taken * PUBLISHED_STEPS * epochs / 60_000
+        rows.append((name, shown(taken, ".1f"), epochs, shown(minutes, ".1f"), measured.words))
+    columns = ("method", "ms a step", "epochs", "minutes for their steps", "remarks")
+    job.write("methods", table(columns, rows), {name: measured.seconds for name, measured in found.items()})
+    failed = [name for name, measured in found.items() if not measured.seconds]
+    return Verdict(not failed, f"failed: {', '.join(failed)}" if failed else "every method makes its steps")
+
+
+def _method_step(job: Job, name: str) -> Step:
+    small = ["--channels", "4", "--cells", "1", "--batch_size", "8"] if job.small else []
+    config, _ = get_method(name).parse(["--config", f"nasbench201_{name}", "--device", job.device, *small])
+    search = BilevelSearch(
+        config, random_images(4 * config.batch_size, 8 if job.small else 32), RunDirectory(Path("nowhere"), config)
+    )
+    search.network.train()
+    return partial(search.graphed, *next(search.batches_of(0)))
+
+
 def run_part(name: str, job: Job) -> Verdict:
     """One part, by its name."""
     if job.small:
@@ -376,5 +404,6 @@ PARTS: dict[str, Callable[[Job], Verdict]] = {
     "profile": profiles,
     "memory": memory,
     "converge": converge,
+    "methods": methods,
     "search": search,
 }

@@ -1,6 +1,6 @@
 """Which weight of the plain network is which part of the supernet's stacked weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,11 @@ def _operations(cell: MixedCell, plain: PlainCell) -> Iterator[tuple[nn.Paramete
                 continue
             for parameter, other in zip(bank.parameters(), module.parameters(), strict=True):
                 yield parameter, row, other
+
+
+def softmax(alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mixture of DARTS: a softmax over the candidates of each edge."""
+    return {kind: alpha.softmax(-1) for kind, alpha in alphas.items()}
 
 
 def part(tensor: Tensor, row: int | None) -> Tensor:

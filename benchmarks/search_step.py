@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from benchmarks.counting import saved_bytes
 from benchmarks.floor import Rates, add_rates, floor_of_pass, rates_of
+from benchmarks.pairing import softmax
 from benchmarks.plain_network import PlainSupernet
 from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown, table
 from search.config import SearchConfig
 from search.loop import BilevelSearch
-from search.relaxations import softmax
 from supernet import get_space
 from supernet.cell import Kernels
 from training.checkpoint import RunDirectory
@@ -118,7 +118,7 @@ def new_search(
         data=data or DataConfig(),
     )
     images = images or random_images(2 * batch, settings.size)
-    search = BilevelSearch(config, softmax, images, RunDirectory(Path("nowhere"), config))
+    search = BilevelSearch(config, images, RunDirectory(Path("nowhere"), config))
     for cell in search.network.mixed_cells():
         cell.kernels = kernels
     search.network.train()

@@ -101,4 +101,7 @@ def second_order(
 
 def _gradient(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
     """Gradients of `loss`; zeros for inputs that it does not depend on."""
+    if not loss.requires_grad:
+        # As where every operation into the last node is none: nothing that was asked for has a part in the loss.
+        return [torch.zeros_like(tensor) for tensor in inputs]
     return list(torch.autograd.grad(loss, list(inputs), create_graph=create_graph, allow_unused=True, materialize_grads=True))

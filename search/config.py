@@ -2,9 +2,18 @@
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
-from supernet import get_space
+import torch
+from torch import Tensor
+
+from search.combinations import refusal
+from search.early_stop import EarlyStopConfig
+from search.regularisers import RegulariserConfig
+from search.relaxations import RelaxationConfig
+from search.selection import SelectionConfig
+from supernet import SearchSpace, get_space
 from training.data import DataConfig
 from training.monitor import StopConfig
 from training.optim import OptimizerConfig
@@ -26,6 +35,8 @@ class AlphaConfig:
     """Weight decay (L2 penalty)."""
     scale: float = 1e-3
     """Standard deviation of the initial values."""
+    warmup: float = 0.0
+    """Share of the epochs (of each stage) in which only the weights are trained, before the alphas are."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr >= 0):
@@ -37,6 +48,30 @@ class AlphaConfig:
             raise ValueError(f"alphas.weight_decay: must be at least 0, not {self.weight_decay}")
         if not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"alphas.scale: must be at least 0, not {self.scale}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"alphas.warmup: must be from 0 to below 1, not {self.warmup}")
+
+
+@dataclass
+class StagesConfig:
+    """Stages of equal length after the first, in which the supernet gets narrower and wider (DrNAS, Chen et al. 2021,
+    progressive learning)."""
+
+    keep: list[int] = field(default_factory=list)
+    """Strongest candidates that stay on each edge, one number a further stage: [4]; []: there is one stage."""
+    partial: list[int] = field(default_factory=list)
+    """What partial becomes, one number a further stage: [4]."""
+
+    def __post_init__(self) -> None:
+        if len(self.keep) != len(self.partial):
+            raise ValueError(
+                f"stages: keep and partial need one number each a further stage, not {self.keep} and {self.partial}"
+            )
+        for name, numbers in (("keep", self.keep), ("partial", self.partial)):
+            if any(not 1 <= number <= 4096 for number in numbers):
+                raise ValueError(f"stages.{name}: numbers from 1 to 4096, not {numbers}")
+        if any(later >= earlier for earlier, later in pairwise(self.keep)):
+            raise ValueError(f"stages.keep: each stage prunes, so numbers fall, not {self.keep}")
 
 
 @dataclass
@@ -49,12 +84,20 @@ class SearchConfig:
     """Channels C of the first cells."""
     cells: int = 8
     """Number of cells (nasbench201: of each of the three stages)."""
+    exclude: list[str] = field(default_factory=list)
+    """Candidates of the space to leave out."""
     partial: int = 1
     """Send 1 / partial of the channels through operations; the rest bypasses them (PC-DARTS)."""
+    edge_normalization: bool = False
+    """An edge has a weight of its own, a softmax over the edges into its node (PC-DARTS)."""
+    auxiliary_skip: float = 0.0
+    """Weight of a skip connection that is added to every edge, in the first epoch; it falls linearly to 0 (DARTS-)."""
     tie_cells: bool = True
     """All cells of a kind share one table of alphas; false: each has its own, and their mean is derived."""
     batch_statistics: bool | None = None
     """Batch norm in cells uses the batch's statistics in evaluation, too; null: as the space was published."""
+    bilevel: bool = True
+    """Alphas descend the loss of validation images; false: that of the same training images as the weights (SNAS)."""
     order: Literal["first", "second"] = "first"
     """Architecture gradient: first order, or second order through one virtual step of the weights."""
     hessian_vector: Literal["finite", "exact"] = "finite"
@@ -68,7 +111,11 @@ class SearchConfig:
     train_fraction: float = 0.5
     """Share of the training images that trains the weights; the others train the alphas."""
     validate_every: int = 1
-    """Epochs between two evaluations of the supernet on the other half."""
+    """Epochs between two evaluations, of the supernet and of the derived cell with its weights, on the other half."""
+    eigenvalue_every: int = 1
+    """Epochs between two readings of the dominant eigenvalue of the validation Hessian of the alphas; 0: never."""
+    tabular: str | None = None
+    """A benchmark table (CSV, .gz) in which each epoch's genotype is looked up, for the log and the curves alone."""
     log_every: int = 50
     """Steps between two readings of loss and accuracy."""
     seed: int = 0
@@ -89,12 +136,22 @@ class SearchConfig:
     """How the shared weights are trained."""
     alphas: AlphaConfig = field(default_factory=AlphaConfig)
     """How the architecture parameters are trained."""
+    relaxation: RelaxationConfig = field(default_factory=RelaxationConfig)
+    """From alphas to weights of the candidates."""
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
+    """A penalty on the alphas."""
+    stages: StagesConfig = field(default_factory=StagesConfig)
+    """Pruning and widening on the way."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    """How the genotype is chosen."""
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    """What to do when the search collapses."""
     stop: StopConfig = field(default_factory=StopConfig)
     """When to end before the last epoch."""
 
     def __post_init__(self) -> None:
         try:
-            get_space(self.space)
+            space = get_space(self.space)
         except ValueError as error:
             raise ValueError(f"space: {error}") from error
         for name in ("channels", "cells", "partial", "epochs", "batch_size", "validate_every", "log_every", "threads"):
@@ -103,3 +160,25 @@ class SearchConfig:
             raise ValueError(f"train_fraction: must lie between 0 and 1, both excluded, not {self.train_fraction}")
         if not (math.isfinite(self.hessian_epsilon) and self.hessian_epsilon > 0):
             raise ValueError(f"hessian_epsilon: must be above 0, not {self.hessian_epsilon}")
+        if not 0 <= self.eigenvalue_every <= 1_000_000:
+            raise ValueError(f"eigenvalue_every: must be from 0 (never) to a million, not {self.eigenvalue_every}")
+        if not 0 <= self.auxiliary_skip <= 1000:
+            raise ValueError(f"auxiliary_skip: must be from 0 to 1000, not {self.auxiliary_skip}")
+        for name in self.exclude:
+            if name not in space.candidates:
+                raise ValueError(f"exclude: space {space.name} has {', '.join(space.candidates)}, not {name!r}")
+        if set(space.candidates) - {"none"} <= set(self.exclude):
+            raise ValueError(f"exclude: nothing is left of space {space.name} but none")
+        if reason := refusal(self, space):
+            raise ValueError(reason)
+
+    def candidates(self, space: SearchSpace) -> dict[str, Tensor]:
+        """Those of `space` that the search begins with, {kind: bool [edges, candidates]}."""
+        left = torch.tensor([name not in self.exclude for name in space.candidates])
+        return {kind: left.expand(len(space.edges), -1).clone() for kind in space.kinds}
+
+    def stage(self, epoch: int) -> tuple[int, float]:
+        """The stage (from 0) that `epoch` (from 0) belongs to, and the share of it that is behind when the epoch begins."""
+        stages = 1 + len(self.stages.keep)
+        number = min(epoch * stages // self.epochs, stages - 1)
+        return number, (epoch * stages - number * self.epochs) / self.epochs

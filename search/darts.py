@@ -1,27 +1,19 @@
 """`python -m search.darts`: DARTS (Liu, Simonyan & Yang 2019), first and second order.
 
 A softmax over the candidates of every edge relaxes the choice; alphas descend the validation loss and weights the training
-loss, in turns; the space's rule derives the cell from the strongest candidates.
+loss, in turns; the space's rule derives the cell from the strongest candidates. `SearchConfig` is as DARTS has it.
 """
 
 from search.config import SearchConfig
-from search.loop import search
-from search.relaxations import softmax
-from training.command import command
-from training.config import parse_command_line
+from search.methods import Method
 
-PROG = "search.darts"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-
-    def run() -> None:
-        config, options = parse_command_line(SearchConfig, argv, PROG, "Search a cell with DARTS (Liu et al. 2019).")
-        search(config, options, softmax, "darts")
-
-    return command(PROG, run)
-
+METHOD = Method(
+    "darts",
+    "DARTS (Liu, Simonyan & Yang 2019)",
+    "a softmax over candidates, trained bilevel",
+    lambda: SearchConfig(),
+)
+main = METHOD.main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Without a GPU kernels run in Triton's interpreter, which has to be chosen before Triton is imported.
 if not torch.cuda.is_available():
@@ -13,6 +14,10 @@ if not torch.cuda.is_available():
 
 # Tests run in parallel processes (make test), and one thread each is also what makes them repeatable.
 torch.set_num_threads(1)
+
+# Hypothesis, too, takes the same examples each time.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 # Published tables and real data are no part of the project; tests that need them are skipped where they are not at hand.
 DATA = os.environ.get("FUSENAS_DATA")

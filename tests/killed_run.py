@@ -32,6 +32,7 @@ import retrain.train
 import search.bilevel
 import search.darts
 import search.loop
+import search.report
 import supernet.cell
 import supernet.files
 from training.checkpoint import Checkpoints
@@ -145,7 +146,7 @@ def run(request: dict[str, Any]) -> int:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     # Two thirds of the time of so small a run would go into its pictures.
-    search.loop.draw_alphas = search.loop.draw_cell = lambda *_: Figure((1, 1))
+    search.report.draw_alphas = search.report.draw_cell = lambda *_: Figure((1, 1))
     moments = Moments(Path(request["record"]), request["fatal"] and tuple(request["fatal"]))
     watch(moments)
     status = PROGRAMS[request["program"]](request["argv"])

@@ -28,7 +28,7 @@ ENVIRONMENT = os.environ | {
 EPOCHS = 4
 NASBENCH_TEXT = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
 SIZE = {"data.limit": 96, "batch_size": 16, "channels": 2, "epochs": EPOCHS, "device": "cpu", "threads": 1}
-NASBENCH = {"space": "nasbench201", "cells": 1, "alphas.lr": 0.02, **SIZE}
+NASBENCH = {"space": "nasbench201", "cells": 1, "alphas.lr": 0.02, "eigenvalue_every": 0, **SIZE}
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ SCENARIOS = {
     "first": Scenario(
         "search.darts",
         {"order": "first", **NASBENCH},
-        ("genotype.json",),
+        ("genotype.json", "history.jsonl"),
         (
             ("config.yaml half written", "cell forward", "genotype.json half written"),
+            ("history.jsonl half written", "history.jsonl replaced"),
             ("architecture gradient", "checkpoint half written", "weights before step"),
             ("alphas before step", "checkpoint written", "weights after step"),
             ("alphas after step", "checkpoint replaced", "genotype.json written"),
@@ -57,7 +58,7 @@ SCENARIOS = {
     "second": Scenario(
         "search.darts",
         {"order": "second", **NASBENCH},
-        ("genotype.json",),
+        ("genotype.json", "history.jsonl"),
         (
             ("architecture gradient", "alphas before step", "checkpoint replaced"),
             ("alphas after step", "checkpoint half written", "weights after step"),
@@ -77,8 +78,9 @@ SCENARIOS = {
     ),
     "darts": Scenario(
         "search.darts",
-        {"space": "darts", "weights.name": "adamw", "weights.lr": 0.01, "cells": 3, **SIZE, "data.limit": 32},
-        ("genotype.json",),
+        {"space": "darts", "weights.name": "adamw", "weights.lr": 0.01, "cells": 3, "eigenvalue_every": 2, **SIZE}
+        | {"data.limit": 32},
+        ("genotype.json", "history.jsonl"),
         (("architecture gradient", "checkpoint half written"),),
     ),
     "retrain_darts": Scenario(
@@ -222,7 +224,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(
     check_same_run(path, expected, scenario.results)
 
 
-LONG = Scenario("search.darts", {**NASBENCH, "epochs": 8}, ("genotype.json",), ())
+LONG = Scenario("search.darts", {**NASBENCH, "epochs": 8}, ("genotype.json", "history.jsonl"), ())
 
 
 @pytest.fixture(scope="module")

@@ -5,25 +5,29 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import retrain.__main__ as retrain_main
-import search.darts as darts_main
+from search import relaxations
+from search.methods import METHODS, get_method
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-PYTHON = [text for language, text in BLOCKS if language == "python"]
+MY_OPERATION, MY_METHOD, EXAMPLE = (text for language, text in BLOCKS if language == "python")
 COMMANDS = [line for language, text in BLOCKS if not language for line in text.splitlines()]
-PROGRAMS = {"search.darts": darts_main.main, "retrain": retrain_main.main}
+COMMANDS += re.findall(r"`(python -m search\.\w+ --config \w+)`", README)
+PROGRAMS = {f"search.{name}": get_method(name).main for name in METHODS} | {"retrain": retrain_main.main}
 
 
 def test_there_is_something_to_test() -> None:
-    assert len(PYTHON) == 2 and len(COMMANDS) >= 6
+    assert len(COMMANDS) >= 6 + len(METHODS)
+    assert all(any(f"search.{name} " in command for command in COMMANDS) for name in METHODS)
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python -m")])
+@pytest.mark.parametrize("command", [line for line in COMMANDS if re.match(r"python -m (search|retrain)\b", line)])
 def test_commands_are_accepted(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is read to the end by the program that it names, which prints what it amounts to."""
     _, _, module, *arguments = shlex.split(command)
@@ -46,11 +50,20 @@ def test_files_that_are_linked_exist() -> None:
 
 
 def test_python_example_runs() -> None:
-    exec(compile(PYTHON[1], "README.md", "exec"), {})
+    exec(compile(EXAMPLE, "README.md", "exec"), {})
+
+
+def test_a_users_own_method_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relaxations, "_RELAXATIONS", dict(relaxations._RELAXATIONS))
+    names: dict[str, Any] = {"__name__": "my_method"}
+    exec(compile(MY_METHOD, "my_method.py", "exec"), names)
+    small = "--config digits --space nasbench201 --data.limit 64 --batch_size 32 --epochs 1 --channels 2 --cells 1"
+    assert names["METHOD"].main([*small.split(), "--eigenvalue_every=0", f"--run={tmp_path / 'run'}"]) == 0
+    assert (tmp_path / "run" / "genotype.json").exists()
 
 
 def test_a_users_own_operation_searches_and_retrains(tmp_path: Path) -> None:
-    (tmp_path / "my_search.py").write_text(PYTHON[0])
+    (tmp_path / "my_search.py").write_text(MY_OPERATION)
     small = "--data.limit 128 --batch_size 32 --epochs 1 --channels 2 --cells 3"
     found = tmp_path / "run" / "genotype.json"
     module = ["-c", "import my_search, retrain.__main__ as r; raise SystemExit(r.main())"]

@@ -15,12 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from retrain.config import RetrainConfig
 from retrain.train import Retraining
-from search.config import SearchConfig
+from search import loop
+from search.config import AlphaConfig, SearchConfig
 from search.loop import BilevelSearch
-from search.relaxations import softmax
+from search.regularisers import RegulariserConfig
+from search.relaxations import RelaxationConfig
 from supernet.genotype import Genotype
 from training.checkpoint import RunDirectory
 from training.data import DataConfig, load_images
+from training.graph import Capture, CudaCapture, new_capture
 from training.loop import Watch
 from training.optim import OptimizerConfig
 
@@ -30,8 +33,9 @@ CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0
 
 def new_search(path: Path, **settings: Any) -> BilevelSearch:
     size = {"space": "nasbench201", "channels": 2, "cells": 1, "batch_size": 16, "device": "cpu", "epochs": 4}
+    size |= {"eigenvalue_every": 0}
     config = SearchConfig(**(size | {"data": DataConfig(limit=128)} | settings))
-    return BilevelSearch(config, softmax, load_images(config.data, "train"), RunDirectory(path, config))
+    return BilevelSearch(config, load_images(config.data, "train"), RunDirectory(path, config))
 
 
 def new_retraining(**settings: Any) -> Retraining:
@@ -107,6 +111,15 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "partial channels": {"space": "darts", "cells": 3, "channels": 4, "partial": 2},
     "a table for each cell": {"tie_cells": False, "order": "second"},
     "adam": {"weights": OptimizerConfig(name="adam")},
+    "gumbel": {"relaxation": RelaxationConfig("gumbel", temperature_end=0.1)},
+    "dirichlet": {"relaxation": RelaxationConfig("dirichlet"), "regulariser": RegulariserConfig("kl", weight=0.1)},
+    "dirichlet, second order": {"relaxation": RelaxationConfig("dirichlet"), "order": "second"},
+    "edge weights, partial channels": {"edge_normalization": True, "channels": 4, "partial": 2},
+    "auxiliary skip": {"auxiliary_skip": 1.0},
+    "regularised": {"regulariser": RegulariserConfig("beta", weight=1.0)},
+    "one level": {"bilevel": False},
+    "gumbel, one level": {"relaxation": RelaxationConfig("gumbel"), "bilevel": False},
+    "excluded candidates": {"exclude": ["none", "avg_pool_3x3"]},
 }
 
 
@@ -114,17 +127,36 @@ SEARCHES: dict[str, dict[str, Any]] = {
 def test_a_search_step_never_waits_for_the_device(variant: str, tmp_path: Path) -> None:
     search = new_search(tmp_path, **SEARCHES[variant])
     if search.config.weights.name == "sgd":
-        search.weight_optimizer.param_groups[0]["lr"] = torch.tensor(0.025)  # as on a GPU
+        search.step.weight_optimizer.param_groups[0]["lr"] = torch.tensor(0.025)  # as on a GPU
     search.network.train()
-    ((train, valid), *_) = search._pairs(0)
+    (batch, *_) = search.batches_of(0)
     before = copy.deepcopy(search.state_dict())
     for _ in range(2):
         with waiting_refused():
-            search.graphed(*train, *valid)
-    assert search.meters["train"].read().images == search.meters["valid"].read().images == 32
+            search.graphed(*batch)
+    assert search.meters["train"].read().images == 32
+    assert search.meters["valid"].read().images == (32 if search.config.bilevel else 0)
     after = search.state_dict()
     assert not torch.equal(before["network"]["stem.0.weight"], after["network"]["stem.0.weight"])
-    assert not any(torch.equal(before["alphas"][kind], after["alphas"][kind]) for kind in after["alphas"])
+    for part in ("alphas", "betas"):
+        assert not any(torch.equal(before[part][kind], after[part][kind]) for kind in after[part])
+
+
+def test_what_runs_one_operation_an_edge_is_not_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels differ from step to step, so that it needs no graph where others have one, and may not be told to."""
+    captures: list[Capture | None] = []
+
+    def on_a_gpu(wanted: bool | None, device: torch.device, *arguments: Any) -> None:
+        captures.append(new_capture(wanted, torch.device("cuda"), *arguments))
+
+    monkeypatch.setattr(CudaCapture, "__init__", lambda self, device: None)
+    monkeypatch.setattr(loop, "new_capture", on_a_gpu)
+    one_path = RelaxationConfig("straight_through")
+    for relaxation in (one_path, RelaxationConfig("softmax")):
+        new_search(tmp_path, relaxation=relaxation)
+    assert [capture is None for capture in captures] == [True, False]
+    with pytest.raises(ValueError, match=r"^graph: straight_through runs other operations in every step"):
+        new_search(tmp_path, relaxation=one_path, graph=True)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +217,13 @@ GPU_SEARCHES: dict[str, dict[str, Any]] = {
     "nasbench201, second order, exact": {"order": "second", "hessian_vector": "exact"},
     "adam": {"weights": OptimizerConfig(name="adam", lr=0.01)},
     "float32": {"precision": "float32"},
+    "gumbel": {"relaxation": RelaxationConfig("gumbel", temperature_end=0.1)},
+    "dirichlet": {"relaxation": RelaxationConfig("dirichlet"), "regulariser": RegulariserConfig("kl", weight=0.1)},
+    "edge weights, partial channels": {"edge_normalization": True, "partial": 2},
+    "auxiliary skip": {"auxiliary_skip": 1.0},
+    "regularised": {"regulariser": RegulariserConfig("beta", weight=1.0, weight_end=2.0)},
+    "one level": {"bilevel": False},
+    "warm-up": {"alphas": AlphaConfig(warmup=0.25)},
 }
 
 
@@ -204,10 +243,10 @@ def test_on_a_gpu_a_search_step_waits_for_nothing(
 ) -> None:
     search = new_search(tmp_path, **({"device": "cuda", "channels": 16, "graph": False} | GPU_SEARCHES[variant]))
     search.network.train()
-    ((train, valid), *_) = search._pairs(0)
-    search.graphed(*train, *valid)  # the first step makes tables and loads kernels
+    (batch, *_) = search.batches_of(0)
+    search.graphed(*batch)  # the first step makes tables and loads kernels
     synchronisation_refused()
-    search.graphed(*train, *valid)
+    search.graphed(*batch)
 
 
 @needs_gpu

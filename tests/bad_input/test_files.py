@@ -128,6 +128,25 @@ def test_a_genotype_of_a_space_without_auxiliary_head(refuse: Refuse, here: Path
     assert message == "the nasbench201 skeleton has no place for an auxiliary head; set auxiliary_weight to 0"
 
 
+# Tables
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("table.csv", b"", "columns missing: arch, "),
+        ("table.csv", b"arch,cifar10_test_200\n", "columns missing: cifar10_valid_200, "),
+        ("table.csv", bytes(range(128, 256)), "not a text in UTF-8; "),
+        ("table.csv.gz", b"arch,cifar10_test_200\n", "not gzip, or damaged "),
+        ("table.csv.gz", b"", "columns missing: arch, "),
+    ],
+    ids=["empty", "cut short", "binary", "not gzip", "empty gzip"],
+)
+def test_benchmark_tables(refuse: Refuse, here: Path, name: str, content: bytes, message: str) -> None:
+    (here / name).write_bytes(content)
+    assert refuse("search.darts", f"--tabular={name}").startswith(f"tabular: {name}: {message}")
+
+
 # Data
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from search.methods import METHODS, get_method
+
 Refuse = Callable[..., str]
 Run = Callable[..., int | str | None]
 both = pytest.mark.parametrize("command", ["search.darts", "retrain"])
@@ -49,6 +51,15 @@ both = pytest.mark.parametrize("command", ["search.darts", "retrain"])
         (["--data.crop_padding=-1"], "data.crop_padding: must be 0 or more pixels, not -1"),
         (["--data.crop_padding=8"], "data.crop_padding: 8 pixels could hide all of an image of 8x8; use fewer"),
         (["--data.cutout=8"], "data.cutout: 8 pixels could hide all of an image of 8x8; use fewer"),
+        (["--data.size=3"], "data.size: must be from 4 to 4096 pixels, or null for images as they are, not 3"),
+        (["--data.size=0"], "data.size: must be from 4 to 4096 pixels, or null for images as they are, not 0"),
+        (["--data.size=big"], "data.size: must be a whole number"),
+        ([f"--data.size={10**30}"], f"data.size: must be from 4 to 4096 pixels, or null for images as they are, not {10**30}"),
+        (["--data.size=4", "--data.cutout=4"], "data.cutout: 4 pixels could hide all of an image of 4x4; use fewer"),
+        (
+            ["--data.size=4", "--data.crop_padding=6"],
+            "data.crop_padding: 6 pixels could hide all of an image of 4x4; use fewer",
+        ),
         (["--batch_size=65"], "batch_size: 65 is larger than the "),
         (["--device=tpu"], "device: 'tpu' cannot be used here; try auto or cpu"),
         (["--device=cuda:99"], "device: 'cuda:99' cannot be used here; try auto or cpu"),
@@ -73,7 +84,7 @@ def test_options(refuse: Refuse, command: str, argv: list[str], message: str) ->
     [
         ("--space=dart", "space: unknown space 'dart'; known: darts, nasbench201"),
         ("--order=third", "order: must be one of first, second, not third"),
-        ("--partial=3", "partial: 2 channels cannot be cut into 3 equal parts"),
+        ("--partial=3", "partial: 2 channels cannot be cut into equal parts by each of [3]; set other channels or other parts"),
         ("--train_fraction=0", "train_fraction: must lie between 0 and 1, both excluded, not 0.0"),
         ("--train_fraction=1", "train_fraction: must lie between 0 and 1, both excluded, not 1.0"),
         ("--train_fraction=0.001", "train_fraction: 0.001 of 64 images leaves one of the two parts empty"),
@@ -82,10 +93,89 @@ def test_options(refuse: Refuse, command: str, argv: list[str], message: str) ->
         ("--hessian_epsilon=0", "hessian_epsilon: must be above 0, not 0.0"),
         ("--alphas.lr=-1", "alphas.lr: must be at least 0, not -1.0"),
         ("--alphas.beta1=1", "alphas.beta1: must be from 0 to below 1, not 1.0"),
+        ("--alphas.scale=-1", "alphas.scale: must be at least 0, not -1.0"),
+        ("--alphas.warmup=1", "alphas.warmup: must be from 0 to below 1, not 1.0"),
+        ("--eigenvalue_every=-1", "eigenvalue_every: must be from 0 (never) to a million, not -1"),
+        ("--auxiliary_skip=-0.5", "auxiliary_skip: must be from 0 to 1000, not -0.5"),
+        ("--bilevel=perhaps", "bilevel: must be true or false, not perhaps"),
+        (
+            "--relaxation.name=sparsemax",
+            "relaxation.name: unknown relaxation 'sparsemax'; known: softmax, gumbel, straight_through, dirichlet",
+        ),
+        ("--relaxation.temperature=0", "relaxation.temperature: must be above 0, not 0.0"),
+        ("--relaxation.temperature_end=-1", "relaxation.temperature_end: must be above 0, not -1.0"),
+        ("--regulariser.name=l1", "regulariser.name: unknown regulariser 'l1'; known: none, beta, kl"),
+        ("--regulariser.weight=-1", "regulariser.weight: must be at least 0, not -1.0"),
+        ("--regulariser.name=beta", "regulariser: takes a name and a weight (or weight_end) above 0, or neither"),
+        ("--regulariser.weight=1", "regulariser: takes a name and a weight (or weight_end) above 0, or neither"),
+        ("--stages.keep=[2]", "stages: keep and partial need one number each a further stage, not [2] and []"),
+        ("--stages.keep=2", "stages.keep: must be a list, each entry a whole number, not 2"),
+        (
+            "--exclude=[sep_conv_3x3]",
+            "exclude: space nasbench201 has none, skip_connect, nor_conv_1x1, nor_conv_3x3, avg_pool_3x3, not 'sep_conv_3x3'",
+        ),
+        (
+            "--exclude=[skip_connect,nor_conv_1x1,nor_conv_3x3,avg_pool_3x3]",
+            "exclude: nothing is left of space nasbench201 but none",
+        ),
+        ("--selection.name=oracle", "selection.name: must be one of strength, perturbation, not oracle"),
+        ("--selection.tune_epochs=0", "selection.tune_epochs: must be from 1 to 1000, not 0"),
+        ("--early_stop.when=often", "early_stop.when: must be one of never, skips, eigenvalue, either, not often"),
+        ("--early_stop.skip_share=2", "early_stop.skip_share: must be a share from 0 to 1, not 2.0"),
+        ("--early_stop.ratio=0.5", "early_stop.ratio: must be at least 1, not 0.5"),
+        ("--early_stop.window=0", "early_stop.window: must be at least 1, not 0"),
+        ("--early_stop.start=-1", "early_stop.start: must be a share from 0 to 1, not -1.0"),
     ],
 )
 def test_options_of_a_search(refuse: Refuse, option: str, message: str) -> None:
     assert refuse("search.darts", option) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stages.keep=[2,3]", "--stages.partial=[1,1]"], "stages.keep: each stage prunes, so numbers fall, not [2, 3]"),
+        (["--stages.keep=[0]", "--stages.partial=[1]"], "stages.keep: numbers from 1 to 4096, not [0]"),
+        (["--stages.keep=[2]", "--stages.partial=[0]"], "stages.partial: numbers from 1 to 4096, not [0]"),
+        (["--stages.keep=[2]", "--stages.partial=[3]"], "partial: 2 channels cannot be cut into equal parts by each of "),
+        (["--stages.keep=[2]", "--stages.partial=[2]"], "stages.partial: a stage widens or leaves it, so numbers fall or "),
+        (["--partial=2", "--stages.keep=[5]", "--stages.partial=[1]"], "stages.keep: [5] prunes none of the 5 candidates in "),
+        (
+            ["--partial=2", "--stages.keep=[1]", "--stages.partial=[1]", "--selection.name=perturbation"],
+            "stages.keep: 1 leaves perturbation nothing to choose; ",
+        ),
+        (["--auxiliary_skip=1", "--relaxation.name=straight_through"], "auxiliary_skip: straight_through runs one operation "),
+        (["--auxiliary_skip=1", "--exclude=[skip_connect]"], "auxiliary_skip: it is the weight of skip_connect, which is no "),
+        (
+            ["--auxiliary_skip=1", "--partial=2", "--stages.keep=[2]", "--stages.partial=[1]"],
+            "auxiliary_skip: stages would prune skip ",
+        ),
+        (["--regulariser.name=kl", "--regulariser.weight=1"], "regulariser.name: kl compares Dirichlet distributions; set "),
+        (["--bilevel=false", "--order=second"], "order: second looks from the validation loss through a step on the training "),
+        (["--graph=true", "--relaxation.name=straight_through"], "graph: straight_through runs other operations in every "),
+        (["--early_stop.when=skips", "--selection.name=perturbation"], "early_stop.when: perturbation selects after the last "),
+        (["--early_stop.when=skips", "--exclude=[skip_connect]"], "early_stop.when: skip_connect is no candidate here; take "),
+        (["--early_stop.when=either", "--eigenvalue_every=0"], "early_stop.when: needs the eigenvalue; set eigenvalue_every "),
+        (
+            ["--early_stop.when=eigenvalue", "--eigenvalue_every=1"],
+            "early_stop.when: 9 readings of the eigenvalue are compared",
+        ),
+        (["--tabular=table.csv", "--space=darts", "--cells=3"], "tabular: it has cells of NAS-Bench-201, not of space "),
+        (["--tabular=table.csv"], "tabular: table.csv: no such file; name a benchmark table, a CSV file or one in gzip"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_of_a_search_that_do_not_go_together(refuse: Refuse, options: list[str], message: str) -> None:
+    assert refuse("search.darts", *options).startswith(message)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_refuses_what_it_does_not_know(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        get_method(method).main(["--relaxation.name=sparsemax"])
+    message = f"search.{method}: error: relaxation.name: unknown relaxation 'sparsemax'; known: "
+    err = capsys.readouterr().err
+    assert err.startswith(message) and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

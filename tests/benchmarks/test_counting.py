@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.counting import launches, saved_bytes
+from benchmarks.pairing import softmax
 from benchmarks.plain_network import PlainSupernet
 from benchmarks.search_step import saved_megabytes
-from search.relaxations import softmax
 from supernet import get_space
 
 

@@ -13,11 +13,11 @@ from torch.func import functional_call
 
 import ops.fused
 import ops.kernels
+from benchmarks.pairing import softmax
 from ops import registry
 from ops.banks import Source
 from ops.fused import FusedCell
 from ops.kernels import launch
-from search.relaxations import softmax
 from supernet import Path, Supernet, get_space
 from supernet.cell import MixedCell
 from supernet.skeleton import CellPosition

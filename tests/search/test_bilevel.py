@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from benchmarks.pairing import copy_weights, pairs, part
+from benchmarks.pairing import copy_weights, pairs, part, softmax
 from benchmarks.plain_network import PlainSupernet
 from benchmarks.plain_second_order import plain_unrolled_gradient
 from search.bilevel import VirtualStep, first_order, second_order
-from search.relaxations import softmax
 from supernet import Supernet, get_space
 from training.optim import OptimizerConfig, new_optimizer
 

@@ -8,7 +8,6 @@ import torch
 from ops.kernels import launch
 from search.config import SearchConfig
 from search.loop import BilevelSearch
-from search.relaxations import softmax
 from supernet import space
 from supernet.skeleton import DARTS
 from supernet.space import SearchSpace
@@ -31,14 +30,14 @@ def curve(kernels: str, path: Path, steps: int) -> tuple[list[list[float]], torc
     data = DataConfig(limit=8 * steps)
     config = SearchConfig(space="test_kernels", channels=16, cells=3, batch_size=4, device="cpu", data=data)
     config.alphas.lr = 0.1
-    trainer = BilevelSearch(config, softmax, load_images(data, "train"), RunDirectory(path, config))
+    trainer = BilevelSearch(config, load_images(data, "train"), RunDirectory(path, config))
     for cell in trainer.network.mixed_cells():
         cell.kernels = kernels  # type: ignore[assignment]
     losses = []
-    for (images, labels), (valid_images, valid_labels) in trainer._pairs(0):
-        trainer._step(images, labels, valid_images, valid_labels)
+    for batch in trainer.batches_of(0):
+        trainer.step(*batch)
         losses.append([meter.read().loss for meter in trainer.meters.values()])
-    return losses, torch.cat([alpha.detach().flatten() for alpha in trainer.alphas.values()])
+    return losses, torch.cat([alpha.detach().flatten() for alpha in trainer.architecture.alphas.values()])
 
 
 @pytest.mark.skipif(

@@ -1,0 +1,20 @@
+"""`python -m search.beta_darts`: beta-DARTS (Ye et al. 2022).
+
+A regulariser, the log of the sum of exponentials of each edge's alphas, grows in weight from epoch to epoch and keeps the
+softmax from being decided by the size of its inputs. In the 50 epochs of the DARTS space its weight grows to 25.
+"""
+
+from search.config import SearchConfig
+from search.methods import Method
+from search.regularisers import RegulariserConfig
+
+METHOD = Method(
+    "beta_darts",
+    "beta-DARTS (Ye et al. 2022)",
+    "beta-decay regularisation of the alphas",
+    lambda: SearchConfig(regulariser=RegulariserConfig("beta", weight=0.0, weight_end=25.0)),
+)
+main = METHOD.main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,20 @@
+"""`python -m search.darts_pt`: DARTS-PT (Wang et al. 2021).
+
+A search by DARTS, after which the alphas are not asked: edge by edge, the operation stays without which the supernet loses most
+accuracy, and the supernet is trained on in between. `--selection.name perturbation` puts this selection on top of any method.
+"""
+
+from search.config import SearchConfig
+from search.methods import Method
+from search.selection import SelectionConfig
+
+METHOD = Method(
+    "darts_pt",
+    "DARTS-PT (Wang et al. 2021)",
+    "selects by perturbing the trained supernet, not by alphas",
+    lambda: SearchConfig(exclude=["none"], selection=SelectionConfig("perturbation")),
+)
+main = METHOD.main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

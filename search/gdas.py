@@ -1,0 +1,28 @@
+"""`python -m search.gdas`: GDAS (Dong & Yang 2019).
+
+Each step draws one candidate an edge by the Gumbel-max trick and runs that path alone; the gradient of the soft draw, at a
+temperature that falls from 10 to 0.1, goes straight through the choice. 250 epochs, as one candidate of many is trained a step.
+Only the entry that was chosen has a gradient, as the paper says; its authors' code also sends the sum of the node's gradient to
+the others.
+"""
+
+from search.config import SearchConfig
+from search.methods import Method
+from search.relaxations import RelaxationConfig
+from training.optim import OptimizerConfig
+
+METHOD = Method(
+    "gdas",
+    "GDAS (Dong & Yang 2019)",
+    "runs one sampled operation an edge; straight-through Gumbel-softmax",
+    lambda: SearchConfig(
+        epochs=250,
+        batch_size=256,
+        weights=OptimizerConfig(nesterov=True, weight_decay=5e-4),
+        relaxation=RelaxationConfig("straight_through", temperature=10.0, temperature_end=0.1),
+    ),
+)
+main = METHOD.main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,26 @@
+"""`python -m search.snas`: SNAS (Xie, Zheng, Liu & Lin 2019).
+
+Weights of the candidates are drawn from a concrete distribution whose temperature falls, so that the mixture becomes a choice
+by itself; alphas and weights descend the same loss on the same images by the same backward pass. As nothing is trained on the
+validation images, there are few: a tenth, to watch the search by.
+"""
+
+from search.config import SearchConfig
+from search.methods import Method
+from search.relaxations import RelaxationConfig
+
+METHOD = Method(
+    "snas",
+    "SNAS (Xie, Zheng, Liu & Lin 2019)",
+    "draws weights from a concrete distribution; one level",
+    lambda: SearchConfig(
+        epochs=150,
+        bilevel=False,
+        train_fraction=0.9,
+        relaxation=RelaxationConfig("gumbel", temperature=1.0, temperature_end=0.03),
+    ),
+)
+main = METHOD.main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
