@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from search import steps
 from search.config import SearchConfig
 from search.loop import BilevelSearch
+from search.relaxations import RelaxationConfig
 from supernet import Supernet
 from training.checkpoint import RunDirectory
 from training.data import DataConfig, load_images
@@ -129,3 +130,43 @@ def test_differences_of_second_order_are_taken_in_float32(tmp_path: Path) -> Non
 def test_a_double_backward_runs_without_kernels(settings: dict[str, str], kernels: str, tmp_path: Path) -> None:
     cells = new_search(tmp_path, **settings).network.mixed_cells()
     assert {cell.kernels for cell in cells} == {kernels}
+
+
+# Where nothing flows to the end of a cell
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_path_of_none_alone_has_no_gradient_and_ends_nothing(order: str, tmp_path: Path) -> None:
+    """The last node of this space's cell then is zeros, whatever the alphas: any step of GDAS may draw that."""
+    search = new_search(tmp_path, order=order, relaxation=RelaxationConfig("straight_through"))
+    none = search.space.candidates.index("none")
+    with torch.no_grad():
+        search.architecture.alphas["cell"][:, none] += 100
+    before = search.architecture.alphas["cell"].detach().clone()
+    train, valid = pair(search)
+    search.step.alpha_step(train, valid)
+    search.step.weight_step(train)
+    gradient = search.architecture.alphas["cell"].grad
+    assert gradient is not None and not gradient.any()
+    # What moves is their weight decay.
+    assert (search.architecture.alphas["cell"] - before).abs().max() < 1e-3
+    assert all(parameter.isfinite().all() for parameter in search.network.parameters())
+
+
+def test_an_operation_is_taken_away_without_the_channels_that_pass_it_by(tmp_path: Path) -> None:
+    """To give none the weight 0 changes nothing for a selection, with partial channels as without."""
+    search = new_search(tmp_path, channels=4, partial=2)
+    none = search.space.candidates.index("none")
+    with torch.no_grad():
+        search.architecture.alphas["cell"][:, none] = 2
+    images, _ = next(search.valid_batches.epoch(0))
+    mixture = search.architecture.mean()
+    without = {"cell": mixture["cell"].detach().clone()}
+    without["cell"][3, none] = 0
+    shares = {"cell": mixture["cell"].sum(-1)}
+    with torch.no_grad():
+        whole, taken = (search.step.logits(images, table, bypass=shares) for table in (mixture, without))
+        summed, shrunk = (search.step.logits(images, table) for table in (mixture, without))
+    torch.testing.assert_close(taken, whole)
+    torch.testing.assert_close(summed, whole)
+    assert (shrunk - whole).abs().max() > 1e-3
