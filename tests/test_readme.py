@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import retrain.__main__ as retrain_main
+from benchmarks import nasbench201
 from search import relaxations
 from search.methods import METHODS, get_method
 
@@ -36,6 +37,22 @@ def test_commands_are_accepted(command: str, capsys: pytest.CaptureFixture[str])
     captured = capsys.readouterr()
     assert end.value.code == 0, captured.err
     assert "seed: 0" in captured.out
+
+
+BENCHMARK = "python -m benchmarks.nasbench201 "
+SEARCHES = [*COMMANDS, *(ROOT / "docs" / "nasbench201.md").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("command", [line for line in SEARCHES if line.startswith(BENCHMARK)])
+def test_commands_of_the_benchmark_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the searches that they would begin."""
+    asked: list[tuple[Any, list[str]]] = []
+    monkeypatch.setattr(nasbench201, "benchmark", lambda options, through, typed: asked.append((options, through)) or 0)
+    assert nasbench201.main(shlex.split(command)[3:]) == 0
+    ((options, through),) = asked
+    assert options.methods or options.report
+    for method in options.methods:
+        assert nasbench201.configuration(method, options.tabular, through).space == "nasbench201"
 
 
 @pytest.mark.parametrize("target", [line.split("#")[0].split()[1] for line in COMMANDS if line.startswith("make")])
