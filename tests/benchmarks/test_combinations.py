@@ -49,14 +49,7 @@ TRIPLES = [(space, method, part.name) for space in SPACES for method in METHODS 
 REFUSED = [triple for triple in TRIPLES if reason_to_refuse(triple[1], PART[triple[2]], triple[0]) is not None]
 
 
-def is_slow(space: str, method: str, part: str) -> bool:
-    """Cells of DARTS take several times as long: of that table a third, along diagonals, runs in every round of the tests."""
-    return space == "darts" and (METHODS.index(method) + list(PART).index(part)) % 3 != 0
-
-
-RUN = [
-    pytest.param(*triple, marks=[pytest.mark.slow] if is_slow(*triple) else []) for triple in TRIPLES if triple not in REFUSED
-]
+RUN = [triple for triple in TRIPLES if triple not in REFUSED]
 WATCH: Any = SimpleNamespace(monitor=SimpleNamespace(log=lambda line: None))
 """All of an epoch's watch that the beginning of the epoch asks for."""
 
