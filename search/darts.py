@@ -11,7 +11,7 @@ METHOD = Method(
     "darts",
     "DARTS (Liu, Simonyan & Yang 2019)",
     "a softmax over candidates, trained bilevel",
-    lambda: SearchConfig(),
+    SearchConfig,
 )
 main = METHOD.main
 

@@ -270,7 +270,9 @@ class MixedCell(nn.Module):
             return
         if self._stride(number) == 2:
             outer = F.max_pool2d(outer, 2, 2, ceil_mode=True)
-        for edge, mixed in zip(edges, spread([outer], passing[edges].unsqueeze(1)), strict=True):
+        # Edge by edge: a list as an index would have to be copied to the device, which no CUDA graph can.
+        shares = torch.stack([passing[edge] for edge in edges])
+        for edge, mixed in zip(edges, spread([outer], shares.unsqueeze(1)), strict=True):
             nodes[self.space.edges[edge][1]].bypass.append(mixed)
 
     def _join(self, node: Node, first: Tensor) -> Tensor:

@@ -55,11 +55,15 @@ class Waited(AssertionError):
 
 
 class NoReads(TorchFunctionMode):
-    """Refuses methods that hand a tensor's values to Python."""
+    """Refuses methods that hand a tensor's values to Python, and lists as indices, which first have to get to the device."""
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        if getattr(function, "__name__", "") in READS:
-            raise Waited(function.__name__)
+        name = getattr(function, "__name__", "")
+        by_list = name == "__getitem__" and any(
+            isinstance(index, list) for index in (arguments[1] if isinstance(arguments[1], tuple) else (arguments[1],))
+        )
+        if name in READS or by_list:
+            raise Waited(name)
         return function(*arguments, **(options or {}))
 
 
