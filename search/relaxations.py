@@ -63,8 +63,7 @@ def gumbel(alphas: Tensor, keep: Tensor, temperature: Tensor) -> Tensor:
 
 
 def straight_through(alphas: Tensor, keep: Tensor, temperature: Tensor) -> Tensor:
-    """The largest entry of such a draw as a one-hot, with the gradient of the draw itself (GDAS, Dong & Yang
-    2019)."""
+    """The largest entry of such a draw as a one-hot, with the gradient of the draw itself (GDAS, Dong & Yang 2019)."""
     soft = gumbel(alphas, keep, temperature)
     hard = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0) * keep
     return hard - soft.detach() + soft
@@ -77,8 +76,7 @@ def concentration(alphas: Tensor) -> Tensor:
 
 
 def dirichlet(alphas: Tensor, keep: Tensor, temperature: Tensor) -> Tensor:
-    """A draw from Dirichlet(elu(alpha) + 1) over the candidates that there are, with the pathwise gradient
-    (DrNAS). The temperature plays no part.
+    """A draw from Dirichlet(elu(alpha) + 1) over the candidates that there are, with the pathwise gradient (DrNAS).
 
     Gamma variables over their sum, as a candidate that is gone is then just left out.
     """

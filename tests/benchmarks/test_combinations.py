@@ -27,6 +27,8 @@ from benchmarks.combinations import (
 from search.config import SearchConfig
 from search.loop import BilevelSearch
 from search.methods import METHODS, get_method
+from search.regularisers import list_regularisers
+from search.relaxations import list_relaxations
 from supernet import Genotype
 from training.checkpoint import RunDirectory
 from training.config import parse_command_line
@@ -165,6 +167,14 @@ def test_what_the_page_says_to_be_refused_is_refused_in_one_line(
 
 
 # The page
+
+
+def test_every_relaxation_and_regulariser_has_a_column() -> None:
+    def named(option: str) -> set[str]:
+        return {part.options[option] for part in PARTS if option in part.options}
+
+    assert named("relaxation.name") == set(list_relaxations())
+    assert named("regulariser.name") == set(list_regularisers())
 
 
 def test_the_page_is_what_is_generated(capsys: pytest.CaptureFixture[str]) -> None:
