@@ -3,18 +3,26 @@
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from search.config import SearchConfig
 from search.loop import search
+from supernet import Genotype
 from training.command import command
 from training.config import RunOptions, parse_command_line
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+
 
 @dataclass(frozen=True)
-class Method:
-    """A published (or your own) composition of the parts that `SearchConfig` names.
+class Method(Generic[C]):
+    """A published (or your own) composition of the parts that its configuration names.
 
-    `defaults` makes the configuration that the method was published with; a config file and the command line change it.
+    `defaults` makes the configuration that the method was published with; a config file and the command line change it. `run`
+    searches: by gradients (`search.loop.search`) with a `SearchConfig`, by sampling (`search.sampling.sampling_method`) with a
+    `SamplingConfig`.
     """
 
     name: str
@@ -22,34 +30,38 @@ class Method:
     """Authors and year."""
     summary: str
     """What it does, in one line."""
-    defaults: Callable[[], SearchConfig]
+    defaults: Callable[[], C]
+    run: Callable[[Any, RunOptions, str], Genotype] = search
 
     @property
     def prog(self) -> str:
         """How it is called: `python -m` this."""
         return f"search.{self.name}"
 
-    def parse(self, argv: Sequence[str] | None = None) -> tuple[SearchConfig, RunOptions]:
+    def parse(self, argv: Sequence[str] | None = None) -> tuple[C, RunOptions]:
         """What the command line `argv` (None: the process's own) asks for; see `training.config.parse_command_line`."""
-        return parse_command_line(SearchConfig, argv, self.prog, f"{self.paper}: {self.summary}", defaults=self.defaults())
+        defaults = self.defaults()
+        return parse_command_line(type(defaults), argv, self.prog, f"{self.paper}: {self.summary}", defaults=defaults)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command line; returns the exit status."""
 
         def run() -> None:
             config, options = self.parse(argv)
-            search(config, options, self.name)
+            self.run(config, options, self.name)
 
         return command(self.prog, run)
 
 
 METHODS = ("darts", "gdas", "snas", "drnas", "pcdarts", "darts_minus", "beta_darts", "darts_pt")
-"""Names of the published methods; each is a module of `search` with a METHOD."""
+"""Names of the published methods that descend a gradient; each is a module of `search` with a METHOD."""
+SAMPLING_METHODS = ("random", "local", "evolution", "bayes", "enas", "hybrid", "nao")
+"""Names of those that sample whole architectures."""
 
 
-def get_method(name: str) -> Method:
+def get_method(name: str) -> Method[Any]:
     """The method of that name. Raises ValueError for an unknown one."""
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-    method: Method = importlib.import_module(f"search.{name}").METHOD
+    if name not in (known := (*METHODS, *SAMPLING_METHODS)):
+        raise ValueError(f"unknown method {name!r}; known: {', '.join(known)}")
+    method: Method[Any] = importlib.import_module(f"search.{name}").METHOD
     return method
