@@ -18,9 +18,9 @@ class Sampler(ABC):
     """Proposes architectures of `encoding` and learns from their scores.
 
     `config` is the configuration of the whole search, in which a sampler finds fields of its own; `costs` says what
-    architectures cost. All that is random comes from `self.random` or is seeded by `seed`. What it keeps in further attributes is saved with each checkpoint: numbers, text,
-    None, tensors, and tuples, lists and dictionaries of them. One that keeps anything else overrides `state_dict` and
-    `load_state_dict`.
+    architectures cost. All that is random comes from `self.random` or is seeded by `seed`. What it keeps in further attributes
+    is saved with each checkpoint: numbers, text, None, tensors, and tuples, lists and dictionaries of them. One that keeps
+    anything else overrides `state_dict` and `load_state_dict`.
     """
 
     share: float = 1.0
