@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from search.config import SearchConfig
 from search.loop import search
 from supernet import Genotype
 from training.command import command
@@ -20,9 +21,8 @@ C = TypeVar("C", bound="DataclassInstance")
 class Method(Generic[C]):
     """A published (or your own) composition of the parts that its configuration names.
 
-    `defaults` makes the configuration that the method was published with; a config file and the command line change it. `run`
-    searches: by gradients (`search.loop.search`) with a `SearchConfig`, by sampling (`search.sampling.sampling_method`) with a
-    `SamplingConfig`.
+    `defaults` makes the configuration that the method was published with; a config file and the command line change it. This
+    one descends a gradient, with a `SearchConfig`; one that samples whole architectures is a `search.sampling.SamplingMethod`.
     """
 
     name: str
@@ -31,7 +31,6 @@ class Method(Generic[C]):
     summary: str
     """What it does, in one line."""
     defaults: Callable[[], C]
-    run: Callable[[Any, RunOptions, str], Genotype] = search
 
     @property
     def prog(self) -> str:
@@ -43,12 +42,17 @@ class Method(Generic[C]):
         defaults = self.defaults()
         return parse_command_line(type(defaults), argv, self.prog, f"{self.paper}: {self.summary}", defaults=defaults)
 
+    def run(self, config: C, options: RunOptions) -> Genotype:
+        """Searches into the directory of the run; see `search.loop.search`."""
+        assert isinstance(config, SearchConfig)
+        return search(config, options, self.name)
+
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command line; returns the exit status."""
 
         def run() -> None:
             config, options = self.parse(argv)
-            self.run(config, options, self.name)
+            self.run(config, options)
 
         return command(self.prog, run)
 

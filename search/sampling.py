@@ -1,6 +1,7 @@
 """A search that samples whole architectures, from configuration to genotype."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from search.methods import Method
@@ -12,10 +13,17 @@ from training.config import RunOptions
 C = TypeVar("C", bound=SamplingConfig)
 
 
-def sampling_method(name: str, paper: str, summary: str, sampler: type[Sampler], defaults: Callable[[], C]) -> Method[C]:
-    """The method that searches with `sampler`, whose own fields are in the configuration that `defaults` makes."""
+@dataclass(frozen=True)
+class SamplingMethod(Method[C]):
+    """A method that samples whole architectures with `sampler`, whose own fields are in the configuration."""
 
-    def run(config: C, options: RunOptions, method: str) -> Genotype:
+    sampler: type[Sampler] = field(kw_only=True)
+
+    def run(self, config: C, options: RunOptions) -> Genotype:
         raise RuntimeError
 
-    return Method(name, paper, summary, defaults, run)
+
+def sampling_method(
+    name: str, paper: str, summary: str, sampler: type[Sampler], defaults: Callable[[], C]
+) -> SamplingMethod[C]:
+    return SamplingMethod(name, paper, summary, defaults, sampler=sampler)

@@ -159,9 +159,20 @@ class Encoding:
         return genome
 
     def path(self, genome: Genome) -> Path:
-        """The path of an architecture through the supernet."""
-        edges = len(self.space.edges)
-        return Path({kind: genome[number * edges : (number + 1) * edges] for number, kind in enumerate(self.space.kinds)})
+        """The path of an architecture through the supernet, without operations whose results nothing reads."""
+        edges, choices = self.space.edges, {}
+        for number, kind in enumerate(self.space.kinds):
+            columns = list(genome[number * len(edges) : (number + 1) * len(edges)])
+            read = set(self.space.concat)
+            # Edges are in the order of their targets: backwards, all readers of a node come before the edges into it.
+            for row in reversed(range(len(edges))):
+                source, target = edges[row]
+                if target not in read:
+                    columns[row] = ABSENT
+                elif columns[row] != ABSENT and self.space.candidates[columns[row]] != "none":
+                    read.add(source)
+            choices[kind] = columns
+        return Path(choices)
 
     # Changed
 
