@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown, table
 from retrain.config import RetrainConfig
-from retrain.network import DiscreteNetwork
 from retrain.train import Retraining
+from supernet.discrete import DiscreteNetwork
 from supernet.genotype import Genotype
 from supernet.published import read_genotype
 from training.loop import choose_device

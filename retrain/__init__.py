@@ -1,5 +1,5 @@
 """Floor 4: a genotype as an ordinary network, trained from scratch. `python -m retrain --help` lists what it takes."""
 
-from retrain.network import DiscreteNetwork
+from supernet.discrete import DiscreteNetwork
 
 __all__ = ["DiscreteNetwork"]

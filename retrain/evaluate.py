@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from retrain.network import DiscreteNetwork
+from supernet.discrete import DiscreteNetwork
 from supernet.files import write_atomically
 from supernet.genotype import Genotype
 from training.data import Batches, ImageSet

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retrain.config import RetrainConfig
 from retrain.evaluate import evaluate_network, load_network, save_network
-from retrain.network import DiscreteNetwork
+from supernet.discrete import DiscreteNetwork
 from supernet.draw import draw_cell
 from supernet.files import write_atomically
 from supernet.genotype import Genotype

@@ -27,13 +27,13 @@ from matplotlib.figure import Figure
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import retrain.__main__
-import retrain.network
 import retrain.train
 import search.bilevel
 import search.darts
 import search.loop
 import search.report
 import supernet.cell
+import supernet.discrete
 import supernet.files
 from training.checkpoint import Checkpoints
 from training.monitor import Monitor
@@ -106,7 +106,7 @@ def watch(moments: Moments) -> None:
     for trainer in (search.loop.BilevelSearch, retrain.train.Retraining):
         wrap(trainer, "run_epoch", before=begin)
     wrap(Checkpoints, "save", after=end)
-    for cell in (supernet.cell.MixedCell, retrain.network.DiscreteCell):
+    for cell in (supernet.cell.MixedCell, supernet.discrete.DiscreteCell):
         wrap(cell, "forward", after=passing("cell forward"))
     wrap(search.bilevel, "_gradient", after=passing("architecture gradient"))
     register_optimizer_step_pre_hook(lambda optimizer, *_: moments.passed(f"{level(optimizer)} before step"))

@@ -1,4 +1,4 @@
-"""Tests of retrain/network.py."""
+"""Tests of supernet/discrete.py."""
 
 import copy
 import csv
@@ -16,8 +16,7 @@ from torch import nn
 
 from ops import build_op, list_ops, register_op
 from ops.candidates import FactorizedReduce
-from retrain import DiscreteNetwork
-from retrain.network import AuxiliaryHead, DiscreteCell, DropPath
+from supernet.discrete import AuxiliaryHead, DiscreteCell, DiscreteNetwork, DropPath
 from supernet.genotype import CellGenotype, Genotype
 from supernet.published import get_genotype
 from supernet.skeleton import DARTS, NASBENCH201, CellPosition
