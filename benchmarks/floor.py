@@ -31,9 +31,10 @@ is counted as a whole one, because it moves the same maps, and bytes are what bo
 import argparse
 from dataclasses import dataclass
 
-from benchmarks.timing import at_least, table
+from benchmarks.timing import at_least
 from supernet import get_space
 from supernet.skeleton import CellPosition
+from training.markdown import table
 
 FIRST_HALVES = 2  # separable convolutions: two stencils each
 BRANCHES = 4  # two separable convolutions, two dilated ones

@@ -28,7 +28,7 @@ from benchmarks.floor import Rates
 from benchmarks.pairing import copy_weights, pairs, part, softmax
 from benchmarks.plain_network import PlainSupernet
 from benchmarks.search_step import OURS, OURS_EAGER, PLAIN_EAGER, Settings, measure_batch, new_search
-from benchmarks.timing import Measured, Step, header, measure, random_images, shown, table
+from benchmarks.timing import Measured, Step, header, measure, random_images, shown
 from ops.kernels.launch import triton
 from search.loop import BilevelSearch
 from search.methods import METHODS, get_method
@@ -38,6 +38,7 @@ from supernet.files import write_atomically
 from supernet.published import read_genotype
 from training.checkpoint import RunDirectory
 from training.data import DataConfig, load_images
+from training.markdown import table
 
 PUBLISHED_STEPS = 25_000 // 64
 """Steps an epoch of the published protocol on NAS-Bench-201."""

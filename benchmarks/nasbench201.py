@@ -32,10 +32,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.timing import at_least, command_line, header, shown
-from benchmarks.timing import table as markdown
 from search.config import SearchConfig
 from search.early_stop import Epoch, reason_to_stop
-from search.methods import METHODS, get_method
+from search.methods import METHODS, SAMPLING_METHODS, get_method
+from search.monitors import skip_connections
+from search.samplers.config import SamplingConfig
 from search.selection import Perturbation
 from search.tabular import Row, Table, best_of_random, random_architecture
 from supernet import Genotype, get_space
@@ -45,12 +46,15 @@ from training.checkpoint import MAY_CHANGE
 from training.command import command
 from training.config import config_from_file, config_to_dict
 from training.loop import choose_device
+from training.markdown import table as markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PROG = "benchmarks.nasbench201"
+ALL = (*METHODS, *SAMPLING_METHODS)
+Config = SearchConfig | SamplingConfig
 OWN = ("--run", "--seed", "--resume", "--overwrite")
 """Options of a search that this program sets itself."""
 DRAWN = 100
@@ -88,7 +92,10 @@ PUBLISHED = {
     "darts_minus": Published((93.80, 0.40), (91.03, 0.44), "Chu et al. 2021"),
     "beta_darts": Published((94.36, 0.00), (91.55, 0.00), "Ye et al. 2022"),
     "darts_pt": Published((88.11, None), None, "Wang et al. 2021"),
+    "random": Published((87.66, 1.69), (84.16, 1.69), "Dong & Yang 2020"),
+    "enas": Published((54.30, 0.00), (39.77, 0.00), "Dong & Yang 2020"),
 }
+"""Of the others that sample architectures no such row was published."""
 PUBLISHED_BASELINES: tuple[Accuracy, ...] = ((87.06, None), (93.74, 0.34), (94.37, None))
 """Dong & Yang 2020, and the table itself: a random architecture, the best of 100 by repeated draws, the optimum."""
 
@@ -129,9 +136,10 @@ class Run:
         ending: dict[str, Any] = json.loads(self._mark.read_text())
         return ending
 
-    def config(self) -> SearchConfig:
+    def config(self) -> Config:
         """What the run was begun with."""
-        return config_from_file(SearchConfig, self.path / "config.yaml")
+        config: Config = config_from_file(type(get_method(self.method).defaults()), self.path / "config.yaml")
+        return config
 
     def history(self) -> list[dict[str, Any]]:
         """One entry an epoch (`search.report`); empty before the first has ended."""
@@ -146,40 +154,47 @@ class Run:
         return self.path / "finished.json"
 
 
-def planned_epochs(config: SearchConfig) -> int:
-    """Epochs of a search that nothing stops, with those in which a selection by perturbation decides."""
+def planned_epochs(config: Config) -> int:
+    """Epochs of a search that nothing stops, with those in which a selection by perturbation decides, or rounds of
+    evaluations."""
+    if isinstance(config, SamplingConfig):
+        return config.planned_epochs
     if config.selection.name != "perturbation":
         return config.epochs
     return config.epochs + Perturbation(get_space(config.space), config.seed).epochs(config.selection)
 
 
-def is_complete(config: SearchConfig, history: Sequence[dict[str, Any]]) -> bool:
-    """Whether a search with this history has come to its end: its last epoch, or an early stop for a collapse.
+def is_complete(config: Config, history: Sequence[dict[str, Any]]) -> bool:
+    """Whether a search with this history has come to its end: its last epoch, an early stop for a collapse, or nothing left
+    to evaluate.
 
     A search that `stop` ended before is not complete.
     """
+    if isinstance(config, SamplingConfig):
+        return len(history) >= planned_epochs(config) or bool(history and history[-1].get("exhausted"))
     judged = [Epoch(entry["skip_share"], entry["eigenvalue"]) for entry in history[: config.epochs]]
     collapsed = reason_to_stop(judged, config.early_stop, config.epochs) is not None
     return collapsed or len(history) >= planned_epochs(config)
 
 
 def all_runs(directory: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Run]:
-    """The runs asked for and all others that are in the directory, by method in the order of METHODS and by seed."""
+    """The runs asked for and all others that are in the directory, by method in the order of ALL and by seed."""
     places = {(method, seed) for method in methods for seed in seeds}
     for path in directory.glob("*/seed_*"):
-        if path.parent.name in METHODS and re.fullmatch(r"seed_(0|[1-9]\d*)", path.name) and path.is_dir():
+        if path.parent.name in ALL and re.fullmatch(r"seed_(0|[1-9]\d*)", path.name) and path.is_dir():
             places.add((path.parent.name, int(path.name.removeprefix("seed_"))))
-    order = sorted(places, key=lambda place: (METHODS.index(place[0]), place[1]))
+    order = sorted(places, key=lambda place: (ALL.index(place[0]), place[1]))
     return [Run(method, seed, directory / method / f"seed_{seed}") for method, seed in order]
 
 
-def configuration(method: str, tabular: str, through: Sequence[str]) -> SearchConfig:
+def configuration(method: str, tabular: str, through: Sequence[str]) -> Config:
     """What the searches of `method` run with, but for their seeds. Wrong options end the program in one line (status 2)."""
+    config: Config
     config, _ = get_method(method).parse(["--config", f"nasbench201_{method}", "--tabular", tabular, *through])
     return config
 
 
-def check_same(directory: Path, run: Run, config: SearchConfig) -> None:
+def check_same(directory: Path, run: Run, config: Config) -> None:
     """Raises ValueError where a run that was begun has other settings than those asked for now."""
     saved, now = config_to_dict(run.config()), config_to_dict(replace(config, seed=run.seed))
     other = [name for name in now if name not in MAY_CHANGE and saved[name] != now[name]]
@@ -261,15 +276,15 @@ def report(runs: Sequence[Run], table: Table) -> str:
         loses = bool(judged) and round(fmean(row.test_accuracy for row in judged), 2) <= round(best[0], 2)
         if loses:
             marked.append(method)
-        published = PUBLISHED[method]
+        published = PUBLISHED.get(method)
         rows.append([
             f"{method} *" if loses else method,
             f"{len(finished)} of {len(asked)}",
             _over_runs([row.test_accuracy for row in judged]),
-            _accuracy(published.test),
+            published and _accuracy(published.test),
             _over_runs([row.valid_accuracy for row in judged]),
-            published.valid and _accuracy(published.valid),
-            published.source,
+            published and published.valid and _accuracy(published.valid),
+            published and published.source,
             (f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else epochs[0]) if epochs else None,
             shown(fmean(hours) if hours else None),
         ])  # fmt: skip
@@ -320,15 +335,17 @@ def curves(runs: Sequence[Run], table: Table) -> list[dict[str, Any]]:
     known: dict[str, Row] = {}
     for run in runs:
         for entry in run.history():
-            text = entry["genotype"]
+            # An epoch that trains shared weights alone derives nothing.
+            if (text := entry.get("genotype")) is None:
+                continue
             if text not in known:
                 known[text] = table[Genotype.parse(text)]
             row = known[text]
             points.append({
                 "method": run.method, "seed": run.seed, "epoch": entry["epoch"],
                 "test_accuracy": row.test_accuracy, "valid_accuracy": row.valid_accuracy, "parameters": row.parameters,
-                "skips": entry["skips"]["cell"], "entropy": entry["entropy"]["cell"],
-                **{name: entry[name] for name in ("eigenvalue", "supernet_accuracy", "derived_accuracy")},
+                "skips": skip_connections(Genotype.parse(text))["cell"], "entropy": entry.get("entropy", {}).get("cell"),
+                **{name: entry.get(name) for name in ("eigenvalue", "supernet_accuracy", "derived_accuracy")},
             })  # fmt: skip
     return points
 
@@ -418,7 +435,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Further options go to every search: --data.root, --device, --epochs ... (python -m search.darts --help).",
         allow_abbrev=False,
     )
-    parser.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help=", ".join(METHODS))
+    parser.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help=", ".join(ALL))
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], metavar="N", help="of each method (default: 0 1 2)")
     parser.add_argument("--tabular", required=True, metavar="FILE", help="the table of the benchmark (CSV, .gz)")
     parser.add_argument("--directory", type=Path, default=Path("runs/nasbench201"), help="where the runs and table.md are")
@@ -493,7 +510,7 @@ def _checked(options: argparse.Namespace, through: Sequence[str]) -> tuple[list[
     if options.report and not options.directory.exists():
         raise ValueError(f"--directory: there is no {options.directory} to report on")
     if not (options.report or methods):
-        raise ValueError(f"--methods: name at least one of {', '.join(METHODS)}")
+        raise ValueError(f"--methods: name at least one of {', '.join(ALL)}")
     for name, path in (("--curves", options.curves), ("--figure", options.figure)):
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"{name}: there is no folder {path.parent}; make it first")

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown, table
+from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown
 from retrain.config import RetrainConfig
 from retrain.train import Retraining
 from supernet.discrete import DiscreteNetwork
 from supernet.genotype import Genotype
 from supernet.published import read_genotype
 from training.loop import choose_device
+from training.markdown import table
 from training.optim import OptimizerConfig, descend
 from training.precision import Precision
 
@@ -75,7 +76,7 @@ def plain_step(settings: Settings) -> Step:
             loss = F.cross_entropy(logits, labels) + weight * F.cross_entropy(auxiliary, labels)
         else:
             loss = F.cross_entropy(network(images), labels)
-        descend(loss, optimizer, config.clip)
+        descend([loss], optimizer, config.clip)
 
     return partial(step, *random_batch(settings, torch.contiguous_format))
 

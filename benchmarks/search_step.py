@@ -25,7 +25,7 @@ from benchmarks.counting import saved_bytes
 from benchmarks.floor import Rates, add_rates, floor_of_pass, rates_of
 from benchmarks.pairing import softmax
 from benchmarks.plain_network import PlainSupernet
-from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown, table
+from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown
 from search.config import SearchConfig
 from search.loop import BilevelSearch
 from supernet import get_space
@@ -34,6 +34,7 @@ from training.checkpoint import RunDirectory
 from training.data import DataConfig, ImageSet
 from training.graph import GraphedStep, new_capture
 from training.loop import choose_device
+from training.markdown import table
 from training.optim import OptimizerConfig, descend, new_optimizer
 from training.plain_yaml import one_line
 from training.precision import Precision, autocast
@@ -84,7 +85,7 @@ def plain_step(settings: Settings, batch: int, compiled: bool = False, graphed: 
         architecture.zero_grad()
         loss(valid_images, valid_labels).backward()
         architecture.step()
-        descend(loss(images, labels), weights, 5.0)
+        descend([loss(images, labels)], weights, 5.0)
 
     memory = torch.channels_last if nhwc else torch.contiguous_format
     return partial(GraphedStep(step, new_capture(graphed, device, "sgd")), *random_batches(settings, batch, memory))

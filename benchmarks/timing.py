@@ -167,13 +167,6 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """In Markdown; None is a dash."""
-    lines = [columns, *(["-" if cell is None else str(cell) for cell in row] for row in rows)]
-    head, *body = (f"| {' | '.join(line)} |\n" for line in lines)
-    return "".join([head, "|---" * len(columns), "|\n", *body])
-
-
 def shown(value: float | None, form: str = ".2f") -> str | None:
     """A number for a table."""
     return None if value is None else f"{value:{form}}"

@@ -113,7 +113,7 @@ class Retraining:
     def _step(self, images: Tensor, labels: Tensor) -> None:
         loss, logits, auxiliary = self._loss(images, labels)
         self.meters["train"].update(loss, logits, labels)
-        descend(loss + auxiliary, self.optimizer, self.config.weights.clip)
+        descend([loss + auxiliary], self.optimizer, self.config.weights.clip)
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
         """The loss of the network, its logits, and the weighted loss of the auxiliary head."""

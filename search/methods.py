@@ -42,8 +42,8 @@ class Method(Generic[C]):
         defaults = self.defaults()
         return parse_command_line(type(defaults), argv, self.prog, f"{self.paper}: {self.summary}", defaults=defaults)
 
-    def run(self, config: C, options: RunOptions) -> Genotype:
-        """Searches into the directory of the run; see `search.loop.search`."""
+    def run(self, config: C, options: RunOptions) -> Genotype | None:
+        """Searches into the directory of the run; see `search.loop.search`. None where it was stopped with nothing found."""
         assert isinstance(config, SearchConfig)
         return search(config, options, self.name)
 

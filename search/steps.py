@@ -1,6 +1,6 @@
 """The steps of a search over one supernet: how alphas and weights move, and what can be measured of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -108,10 +108,10 @@ class Steps:
 
     def _move_weights(self, loss: Tensor, path: Path | None) -> None:
         if path is None:
-            descend(loss, self.weight_optimizer, self.config.weights.clip)
+            descend([loss], self.weight_optimizer, self.config.weights.clip)
             return
         with unchanged(self.weight_optimizer, self.network.idle(path)):
-            descend(loss, self.weight_optimizer, self.config.weights.clip)
+            descend([loss], self.weight_optimizer, self.config.weights.clip)
 
     def _second_order(self, train: Batch, valid: Batch, mixture: Mixture, path: Path | None) -> list[Tensor]:
         """The gradient through a virtual step; it leaves running statistics and weights as they are."""
@@ -177,12 +177,8 @@ class Steps:
         that of the training.
         """
         self.network.train(training)
-        meter = Meter(self.device)
         with statistics_kept(self.network):
-            for images, labels in batches.epoch(0):
-                logits = self.logits(images, mixture, path, bypass=bypass)
-                meter.update(F.cross_entropy(logits, labels), logits, labels)
-        return meter.read()
+            return read(lambda images: self.logits(images, mixture, path, bypass=bypass), batches.epoch(0), self.device)
 
     def alpha_gradient(self, batches: Batches, alphas: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of the mean loss of `batches` at other alphas: nothing random, each batch's own statistics, float32."""
@@ -199,6 +195,15 @@ class Steps:
                 loss = F.cross_entropy(self.logits(images, mixture, precision="float32"), labels)
                 torch._foreach_add_(total, first_order(loss, points), alpha=1 / len(batches))
         return total
+
+
+def read(logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device) -> Reading:
+    """Loss and accuracy of `logits_of`, images [B, C, H, W] to logits [B, classes], over `batches`."""
+    meter = Meter(device)
+    for images, labels in batches:
+        logits = logits_of(images)
+        meter.update(F.cross_entropy(logits, labels), logits, labels)
+    return meter.read()
 
 
 def _leaves(mixture: Mixture) -> Mixture:

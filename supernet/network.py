@@ -216,14 +216,16 @@ class Supernet(Backbone):
                     marked.update(dict.fromkeys(bank.parameters(), rows))
         return marked
 
-    def idle(self, path: Path) -> dict[nn.Parameter, Tensor]:
-        """The slices of the operations that take no part when `path` runs; see `slices`."""
+    def idle(self, *paths: Path) -> dict[nn.Parameter, Tensor]:
+        """The slices of the operations that take no part when these paths run; see `slices`."""
         cells = {cell.position.kind: cell for cell in self.mixed_cells()}
         columns = torch.arange(len(self.space.candidates))
         table = {}
         for kind, cell in cells.items():
-            path.of_cell(cell)
-            table[kind] = torch.as_tensor(path.choices[kind]).unsqueeze(-1) != columns
+            for path in paths:
+                path.of_cell(cell)
+            choices = [torch.as_tensor(path.choices[kind]) for path in paths]
+            table[kind] = (torch.stack(choices).unsqueeze(-1) != columns).all(0)
         return self.slices(table)
 
 

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 # The first line of a run's config.yaml: by it a run is told from a directory that merely holds a file of this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 # All that a run writes beside its config.yaml; --overwrite removes nothing else.
-RUN_FILES = ("log.txt", "events.out.tfevents.*", "genotype.json", "history.jsonl", "metrics.json", "weights.safetensors")
+RUN_FILES = (
+    "log.txt", "events.out.tfevents.*", "genotype.json", "history.jsonl", "metrics.json", "weights.safetensors",
+    "genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png",
+)  # fmt: skip
 # Fields of a configuration that a resumed run may change, as they change no result.
 MAY_CHANGE = ("stop", "graph", "tabular")
 _CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
@@ -189,8 +192,10 @@ def _plain(value: Any, where: str) -> Any:
         return value
     if type(value) in (dict, collections.OrderedDict):
         for key in value:
-            if type(key) not in _PRIMITIVES:
-                raise TypeError(f"{where}: the key {key!r} is a {type(key).__name__}; keys are names or numbers")
+            if not all(type(part) in _PRIMITIVES for part in (key if type(key) is tuple else (key,))):
+                raise TypeError(
+                    f"{where}: the key {key!r} is a {type(key).__name__}; keys are names, numbers or tuples of them"
+                )
         return type(value)((_plain(key, where), _plain(entry, f"{where}[{key!r}]")) for key, entry in value.items())
     if type(value) in (list, tuple):
         return type(value)(_plain(entry, f"{where}[{index}]") for index, entry in enumerate(value))

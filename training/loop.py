@@ -51,6 +51,10 @@ class Watch:
             if step % self._log_every == 0:
                 self._check()
 
+    def advance(self, steps: int) -> None:
+        """So many steps are done that were no batches."""
+        self._bar.advance(steps)
+
     def finish(self) -> dict[str, float]:
         """The epoch's readings, "train/loss" and so on, which also become points on the curves.
 
@@ -69,8 +73,9 @@ class Watch:
                 continue
             check_finite(reading.first_bad_step, self._first_step, f"{level} loss")
             values[f"{level}/loss"], values[f"{level}/accuracy"] = reading.loss, reading.accuracy
-        values["speed/images_per_second"] = self.images / (time.perf_counter() - self._started)
-        self._bar.show(values["train/loss"], values["train/accuracy"], values["speed/images_per_second"])
+        if self.images:
+            values["speed/images_per_second"] = self.images / (time.perf_counter() - self._started)
+        self._bar.show(values.get("train/loss"), values.get("train/accuracy"), values.get("speed/images_per_second"))
         return values
 
 
@@ -167,8 +172,9 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
 def _is_finite(state: dict[str, Any], device: torch.device) -> bool:
     """Whether no tensor in nested containers holds a NaN or an infinity; waits for the device once."""
     leaves = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
-    # Some optimisers count their steps on the CPU.
-    return bool(torch.stack([leaf.isfinite().all().to(device) for leaf in leaves]).all())
+    # Some optimisers count their steps on the CPU. (There may be nothing to count: a sampler without a network.)
+    found = [leaf.isfinite().all().to(device) for leaf in leaves]
+    return not found or bool(torch.stack(found).all())
 
 
 def choose_device(name: str, threads: int | None = None) -> torch.device:

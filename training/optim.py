@@ -105,10 +105,14 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
             group["capturable"] = capturable
 
 
-def descend(loss: Tensor, optimizer: Optimizer, clip: float) -> None:
-    """One step of `optimizer` down the gradient of `loss`, clipped over all its parameters to the norm `clip` (0: not)."""
+def descend(losses: Iterable[Tensor], optimizer: Optimizer, clip: float) -> None:
+    """One step of `optimizer` down the summed gradients of `losses`, clipped over all parameters to the norm `clip` (0: not).
+
+    A loss is asked for when the gradient of the one before is known, so that no two networks are kept at a time.
+    """
     optimizer.zero_grad(set_to_none=True)  # in a CUDA graph the gradients are then part of its memory
-    loss.backward()
+    for loss in losses:
+        loss.backward()
     if clip:
         torch.nn.utils.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], clip)
     optimizer.step()

@@ -1,5 +1,6 @@
 """What every sampling search can be told; each method adds the fields of its sampler."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,6 +74,9 @@ class SamplingConfig:
     tabular: str | None = None
     """A benchmark table (CSV, .gz): the truth that the report compares scores with, and the score itself with evaluate
     table."""
+    latency: str | None = None
+    """Adds latency to what architectures cost: measured, the sum of their operations' on this device in ms; or NAME, the
+    table's column latency_ms_NAME; null: it is left out."""
     log_every: int = 50
     """Steps between two readings of loss and accuracy."""
     seed: int = 0
@@ -111,11 +115,34 @@ class SamplingConfig:
             if name not in space.candidates:
                 raise ValueError(f"exclude: space {space.name} has {', '.join(space.candidates)}, not {name!r}")
         Encoding(space, self.exclude)
+        for name in ("tabular", "weights_from"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name}: is empty; name a path, or null")
         if self.evaluate not in ("supernet", "table", *list_proxies()):
             known = ", ".join(("supernet", "table", *list_proxies()))
             raise ValueError(f"evaluate: must be one of {known}, not {self.evaluate!r}")
+        if self.tabular is not None and space.skeleton.name != "nasbench201":
+            raise ValueError(
+                f"tabular: it has cells of NAS-Bench-201, not of space {space.name}; leave it out or set space to nasbench201"
+            )
+        if self.evaluate == "table" and self.tabular is None:
+            raise ValueError("evaluate: table needs a benchmark table; name its file with --tabular")
+        if self.latency not in (None, "measured") and self.tabular is None:
+            raise ValueError(f"latency: {self.latency} is a column of a table, and there is none; set tabular or take measured")
+        if self.weights_from is not None and self.evaluate != "supernet":
+            raise ValueError(f"weights_from: {self.evaluate} scores without weights; leave it out or set evaluate to supernet")
+
+    @property
+    def needs_images(self) -> bool:
+        """A benchmark table alone needs no images."""
+        return self.evaluate != "table" or self.prefilter.proxy is not None
 
     @property
     def trained_epochs(self) -> int:
         """Epochs of the shared weights that the search itself runs."""
         return self.epochs if self.evaluate == "supernet" and self.weights_from is None else 0
+
+    @property
+    def planned_epochs(self) -> int:
+        """Those, and the rounds of evaluations that follow."""
+        return self.trained_epochs + math.ceil(self.evaluations / self.round)

@@ -27,6 +27,8 @@ class Sampler(ABC):
     """How much of a whole evaluation the architectures asked for last shall have, above 0 and at most 1; see `ask`."""
     has_policy: bool = False
     """It has a distribution of architectures of its own, which `draw` draws from."""
+    objective: str = "parameters"
+    """The cost that the report weighs scores against: one of the keys of `Costs`."""
     learns_while_weights_move: bool = False
     """Scores made with other weights of the supernet serve it as well, so it may be asked while they are still trained."""
 
@@ -56,6 +58,10 @@ class Sampler(ABC):
     def gathered(self) -> Sequence[Scored]:
         """What other processes that take part in the same search have found so far."""
         return ()
+
+    def readings(self) -> Mapping[str, float]:
+        """Numbers for the curves: what the sampler thinks, by name."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """All that asking and telling change."""

@@ -19,7 +19,7 @@ from benchmarks import nasbench201
 from benchmarks.nasbench201 import Run, curves, draw_curves, is_complete, planned_epochs, report
 from search.config import SearchConfig
 from search.early_stop import EarlyStopConfig
-from search.methods import METHODS
+from search.methods import METHODS, SAMPLING_METHODS
 from search.selection import SelectionConfig
 from search.tabular import Table
 from supernet import Genotype
@@ -300,9 +300,9 @@ def test_a_run_is_complete_at_its_last_epoch_or_at_an_early_stop() -> None:
 
 
 def test_every_method_has_a_published_row_and_a_protocol(tabular: str) -> None:
-    assert set(nasbench201.PUBLISHED) == set(METHODS)
-    epochs = {method: nasbench201.configuration(method, tabular, []).epochs for method in METHODS}
-    assert epochs["darts"] == 50 and epochs["gdas"] == 250
+    assert set(nasbench201.PUBLISHED) == {*METHODS, "random", "enas"}
+    epochs = {method: nasbench201.configuration(method, tabular, []).epochs for method in (*METHODS, *SAMPLING_METHODS)}
+    assert epochs["darts"] == 50 and epochs["gdas"] == 250 and epochs["random"] == 250
 
 
 def test_the_command_of_a_search_names_its_protocol_and_goes_on_where_there_is_a_run(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import warnings
 import pytest
 import torch
 
-from benchmarks.timing import Measured, Step, goal, header, measure, random_images, ratio, table
+from benchmarks.timing import Measured, Step, goal, header, measure, random_images, ratio
+from training.markdown import table
 
 CPU = torch.device("cpu")
 

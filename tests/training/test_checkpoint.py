@@ -310,7 +310,7 @@ def test_leftovers_of_a_killed_write_are_cleaned_up(checkpoints, tmp_path):
         (np.float64(0.5), r"state\['x'\]: is a float64"),
         ([1, np.zeros(2)], r"state\['x'\]\[1\]: is a ndarray"),
         ({"deep": (random.Random(0),)}, r"state\['x'\]\['deep'\]\[0\]: is a Random"),
-        ({(1, 2): 3}, r"state\['x'\]: the key \(1, 2\) is a tuple"),
+        ({(1, (2,)): 3}, r"state\['x'\]: the key \(1, \(2,\)\) is a tuple"),
         (Path("x"), "PosixPath"),
         (torch.nn.ReLU(), "ReLU"),
     ],

@@ -106,6 +106,7 @@ def test_a_meter_without_images_has_no_reading(tmp_path: Path) -> None:
         watch = Watch(monitor, monitor.bar(3), trainer.device, trainer.meters, 0, trainer.steps, 2)
         for _ in watch.batches(range(3)):
             trainer.meters["train"].update(torch.tensor(1.0), torch.eye(2), torch.tensor([0, 1]))
+            watch.images += 2
         assert set(watch.finish()) == {"train/loss", "train/accuracy", "speed/images_per_second", "memory/peak_mb"}
 
 

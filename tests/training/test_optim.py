@@ -148,7 +148,7 @@ def test_the_gradient_is_clipped_over_all_parameters_together(clip: float, moved
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD(parameters, 1.0)
     parameters[0].grad = torch.ones(1)  # of an earlier step; it must not count
-    descend(-3 * parameters[0].sum() - 4 * parameters[1].sum(), optimizer, clip)
+    descend([-3 * parameters[0].sum() - 4 * parameters[1].sum()], optimizer, clip)
     assert [parameter.item() for parameter in parameters] == pytest.approx(moved, rel=1e-5)
 
 
