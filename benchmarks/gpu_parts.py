@@ -32,6 +32,7 @@ from benchmarks.timing import Measured, Step, header, measure, random_images, sh
 from ops.kernels.launch import triton
 from search.loop import BilevelSearch
 from search.methods import METHODS, get_method
+from search.sampling import SamplingMethod, SamplingSearch
 from supernet import Supernet, get_space
 from supernet.cell import Kernels
 from supernet.files import write_atomically
@@ -40,8 +41,8 @@ from training.checkpoint import RunDirectory
 from training.data import DataConfig, load_images
 from training.markdown import table
 
-PUBLISHED_STEPS = 25_000 // 64
-"""Steps an epoch of the published protocol on NAS-Bench-201."""
+PUBLISHED_IMAGES = 25_000
+"""Training images of an epoch of the published protocol on NAS-Bench-201."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -366,14 +367,16 @@ def search(job: Job) -> Verdict:
 
 def methods(job: Job) -> Verdict:
     """A step of every method by its published protocol on NAS-Bench-201, and what its epochs come to by that."""
-    found = measure({name: partial(_method_step, job, name) for name in METHODS}, job.place, 1 if job.small else 20)
+    names = (*METHODS, "random", "enas")  # of those that sample, the two with a published row: all train single paths
+    found = measure({name: partial(_method_step, job, name) for name in names}, job.place, 1 if job.small else 20)
     rows = []
     for name, measured in found.items():
-        epochs = get_method(name).parse(["--config", f"nasbench201_{name}"])[0].epochs
+        config = get_method(name).parse(["--config", f"nasbench201_{name}"])[0]
+        steps = config.epochs * (PUBLISHED_IMAGES // config.batch_size)
         taken = measured.milliseconds
         # Steps of another size say nothing about the published epochs.
-        minutes = None if taken is None or job.small else taken * PUBLISHED_STEPS * epochs / 60_000
-        rows.append((name, shown(taken, ".1f"), epochs, shown(minutes, ".1f"), measured.words))
+        minutes = None if taken is None or job.small else taken * steps / 60_000
+        rows.append((name, shown(taken, ".1f"), config.epochs, shown(minutes, ".1f"), measured.words))
     columns = ("method", "ms a step", "epochs", "minutes for their steps", "remarks")
     job.write("methods", table(columns, rows), {name: measured.seconds for name, measured in found.items()})
     failed = [name for name, measured in found.items() if not measured.seconds]
@@ -382,10 +385,15 @@ def methods(job: Job) -> Verdict:
 
 def _method_step(job: Job, name: str) -> Step:
     small = ["--channels", "4", "--cells", "1", "--batch_size", "8"] if job.small else []
-    config, _ = get_method(name).parse(["--config", f"nasbench201_{name}", "--device", job.device, *small])
-    search = BilevelSearch(
-        config, random_images(4 * config.batch_size, 8 if job.small else 32), RunDirectory(Path("nowhere"), config)
-    )
+    method = get_method(name)
+    config, _ = method.parse(["--config", f"nasbench201_{name}", "--device", job.device, *small])
+    images, run = random_images(4 * config.batch_size, 8 if job.small else 32), RunDirectory(Path("nowhere"), config)
+    if isinstance(method, SamplingMethod):
+        weights = SamplingSearch(method.sampler, config, images, run, None).weights
+        assert weights is not None
+        weights.network.train()
+        return partial(weights.steps, *next(weights.train.epoch(0)))
+    search = BilevelSearch(config, images, run)
     search.network.train()
     return partial(search.graphed, *next(search.batches_of(0)))
 

@@ -18,10 +18,10 @@ from supernet.genotype import Genotype
 from supernet.published import list_genotypes, read_genotype
 from supernet.skeleton import check_images
 from training.checkpoint import RunDirectory
-from training.config import RunOptions, config_to_yaml
+from training.config import RunOptions
 from training.data import Batches, ImageSet, load_images, split_halves
 from training.graph import GraphedStep, new_capture
-from training.loop import Progress, Watch, choose_device, restore, run_epochs
+from training.loop import Watch, choose_device, opened, run_epochs
 from training.metrics import Evaluation, Meter, count_multiply_adds, count_parameters
 from training.monitor import Monitor, check_finite
 from training.optim import cosine, descend, load_optimizer, new_optimizer, set_lr
@@ -169,14 +169,10 @@ def retrain(config: RetrainConfig, options: RunOptions) -> Result:
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     genotype = _read_genotype(config, options)
     trainer = Retraining(config, genotype, load_images(config.data, "train"))
-    checkpoints = RunDirectory(options.run, config).checkpoints(KIND)
-    start = restore(trainer, checkpoints) if options.resume else Progress()
-    run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
-    genotype.save(run.path / "genotype.json")
-    # The last point of an epoch is at the step at which the next begins.
-    with Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
+    with opened(trainer, config, options, KIND) as (run, monitor, start):
+        genotype.save(run.path / "genotype.json")
         if not start.epochs:
-            _introduce(config, genotype, monitor)
+            _introduce(genotype, monitor)
         epochs = run_epochs(trainer, config, run, monitor, KIND, start)
         return _conclude(trainer, run, monitor, epochs)
 
@@ -197,9 +193,8 @@ def _read_genotype(config: RetrainConfig, options: RunOptions) -> Genotype:
         raise ValueError(f"genotype: {error}") from error
 
 
-def _introduce(config: RetrainConfig, genotype: Genotype, monitor: Monitor) -> None:
+def _introduce(genotype: Genotype, monitor: Monitor) -> None:
     """What is trained, for TensorBoard."""
-    monitor.text("config", config_to_yaml(config))
     monitor.text("genotype", genotype.to_text(genotype.text_form))
     for kind, cell in genotype.cells.items():
         monitor.figure(f"cell/{kind}", draw_cell(cell, genotype.skeleton.inputs, kind), 0)

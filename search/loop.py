@@ -16,11 +16,10 @@ from search.tabular import Table
 from supernet import Genotype, Supernet, get_space
 from supernet.skeleton import check_images
 from training.checkpoint import RunDirectory
-from training.config import RunOptions, config_to_yaml
+from training.config import RunOptions
 from training.data import Batches, ImageSet, load_images, split_halves
 from training.graph import GraphedStep, new_capture
-from training.loop import Progress, Watch, choose_device, restore, run_epochs
-from training.monitor import Monitor
+from training.loop import Watch, choose_device, opened, run_epochs
 from training.optim import cosine, load_optimizer, new_optimizer, set_lr
 from training.seeds import derive_seed
 
@@ -208,13 +207,8 @@ def search(config: SearchConfig, options: RunOptions, method: str) -> Genotype:
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
     images = load_images(config.data, "train")
-    directory = RunDirectory(options.run, config)
-    trainer = BilevelSearch(config, images, directory, table)
-    start = restore(trainer, directory.checkpoints(method)) if options.resume else Progress()
-    run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
-    with Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
-        if not start.epochs:
-            monitor.text("config", config_to_yaml(config))
+    trainer = BilevelSearch(config, images, RunDirectory(options.run, config), table)
+    with opened(trainer, config, options, method) as (run, monitor, start):
         done = run_epochs(trainer, config, run, monitor, method, start)
         if done == trainer.epochs and (reason := trainer.reason_to_stop()):
             monitor.log(f"collapsed in the last epoch: {reason}")

@@ -22,11 +22,10 @@ from search.trials import Evaluate, Trials
 from supernet import Genotype, Supernet, get_space
 from supernet.skeleton import check_images
 from training.checkpoint import Checkpoints, RunDirectory
-from training.config import RunOptions, config_to_dict, config_to_yaml
+from training.config import RunOptions, config_to_dict
 from training.data import Batches, ImageSet, load_images, split_halves
-from training.loop import Progress, Watch, choose_device, restore, run_epochs
+from training.loop import Watch, choose_device, opened, run_epochs
 from training.metrics import Meter
-from training.monitor import Monitor
 from training.optim import cosine, load_optimizer, set_lr
 from training.plain_yaml import read_yaml
 from training.seeds import derive_seed
@@ -116,11 +115,9 @@ class Weights:
         if other := [name for name in SHARED if saved.get(name) != own[name]]:
             raise ValueError(f"weights_from: {directory} was begun with other settings: {', '.join(other)}; set the same here")
         latest = Checkpoints(directory).load_latest()
-        done = 0 if latest is None else latest[0]
-        if latest is None or done < int(saved["epochs"]):
-            raise ValueError(
-                f"weights_from: {directory} has {done} of {saved['epochs']} epochs behind; finish it with --resume"
-            )
+        done, epochs = 0 if latest is None else latest[0], 1 if saved.get("weights_from") else saved.get("epochs")
+        if latest is None or not isinstance(epochs, int) or done < epochs:
+            raise ValueError(f"weights_from: {directory} has {done} of {epochs} epochs behind; finish it with --resume")
         try:
             self.network.load_state_dict(latest[1]["trainer"]["weights"]["network"])
         except (KeyError, TypeError, RuntimeError) as error:
@@ -235,18 +232,13 @@ def sample(sampler: type[Sampler], config: SamplingConfig, options: RunOptions, 
     Raises ValueError, before anything is written, for a configuration that cannot be run; see `training.loop.run_epochs` for
     what may happen later.
     """
-    # Where scores come from the table, another one would change them.
-    may_change = ("stop",) if config.evaluate == "table" else ("stop", "tabular")
+    # More evaluations go on from those that are made. Where scores come from the table, another one would change them.
+    may_change = ("stop", "evaluations") if config.evaluate == "table" else ("stop", "evaluations", "tabular")
     RunDirectory.check(options.run, config, options.resume, options.overwrite, may_change)
     table = None if config.tabular is None else Table.read(config.tabular)
     images = load_images(config.data, "train") if config.needs_images else None
-    directory = RunDirectory(options.run, config, may_change)
-    trainer = SamplingSearch(sampler, config, images, directory, table)
-    start = restore(trainer, directory.checkpoints(method)) if options.resume else Progress()
-    run = RunDirectory.open(options.run, config, options.resume, options.overwrite, may_change)
-    with Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
-        if not start.epochs:
-            monitor.text("config", config_to_yaml(config))
+    trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config, may_change), table)
+    with opened(trainer, config, options, method, may_change) as (run, monitor, start):
         done = run_epochs(trainer, config, run, monitor, method, start)
         genotype = trainer.report.conclude(trainer.trials, monitor, done * trainer.steps)
         if genotype is None:

@@ -1,17 +1,22 @@
 """Epochs of any training: resumed, checkpointed, watched, stopped. What happens within an epoch is the trainer's."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch.utils._pytree import tree_leaves
 
-from training.checkpoint import Checkpoints, RunDirectory
+from training.checkpoint import MAY_CHANGE, Checkpoints, RunDirectory
+from training.config import RunOptions, config_to_yaml
 from training.metrics import Meter
 from training.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
 from training.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Batch = TypeVar("Batch")
 
@@ -138,6 +143,29 @@ def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
             f"{checkpoints.directory}: the checkpoint of epoch {epochs} does not fit the network, whose code has changed "
             "since; undo the change, or begin anew with --overwrite"
         ) from error
+
+
+@contextmanager
+def opened(
+    trainer: Trainer,
+    config: "DataclassInstance",
+    options: RunOptions,
+    kind: str,
+    may_change: Collection[str] = MAY_CHANGE,
+) -> Iterator[tuple[RunDirectory, Monitor, Progress]]:
+    """The directory of the run made ready, its monitor, and how far it has come: where `trainer` is, too, on resume.
+
+    To be entered when all other input is known to be good: before, nothing is written. For `may_change` and errors see
+    `RunDirectory.open`.
+    """
+    checkpoints = RunDirectory(options.run, config, may_change).checkpoints(kind)
+    start = restore(trainer, checkpoints) if options.resume else Progress()
+    run = RunDirectory.open(options.run, config, options.resume, options.overwrite, may_change)
+    # The last point of an epoch is at the step at which the next begins.
+    with Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
+        if not start.epochs:
+            monitor.text("config", config_to_yaml(config))
+        yield run, monitor, start
 
 
 def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor: Monitor, kind: str, start: Progress) -> int:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 import search
 from search.architecture import Architecture
 from search.config import SearchConfig
-from search.methods import METHODS, get_method
+from search.methods import METHODS, SAMPLING_METHODS, get_method
 from search.selection import Perturbation
 from search.steps import Steps
 from supernet import Genotype, get_space, list_spaces
@@ -259,18 +259,18 @@ def test_a_shipped_config_is_the_method_in_the_space_of_the_benchmark(method: st
 
 def test_every_method_is_a_short_file_of_its_own() -> None:
     (folder,) = search.__path__
-    for method in METHODS:
+    for method in (*METHODS, *SAMPLING_METHODS):
         file = Path(folder) / f"{method}.py"
         assert len(file.read_text(encoding="utf-8").splitlines()) < 60
         assert get_method(method).name == method
 
 
 def test_an_unknown_method_is_named_beside_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"^unknown method 'enas'; known: darts, gdas, .*, darts_pt$"):
-        get_method("enas")
+    with pytest.raises(ValueError, match=r"^unknown method 'spos'; known: darts, gdas, .*, darts_pt, random, .*, nao$"):
+        get_method("spos")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", (*METHODS, *SAMPLING_METHODS))
 def test_help_says_whose_the_method_is(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         get_method(method).main(["--help"])

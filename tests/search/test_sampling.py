@@ -220,6 +220,18 @@ def test_weights_of_other_settings_are_refused(
     assert reason in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+def test_more_evaluations_go_on_from_those_that_are_made(tmp_path: Path, table_file: Path) -> None:
+    for method in ("evolution", "bayes"):
+        settings = {"evaluate": "table", "tabular": table_file, "round": 10}
+        long, short = tmp_path / f"{method} long", tmp_path / f"{method} short"
+        main = get_method(method).main
+        assert main([*options(method, "nasbench201", **settings, evaluations=35), f"--run={long}"]) == 0
+        assert main([*options(method, "nasbench201", **settings, evaluations=15), f"--run={short}"]) == 0
+        assert main(["--resume", "--evaluations=35", f"--run={short}"]) == 0
+        for file in ("evaluations.jsonl", "architectures.csv", "genotype.json"):
+            assert (short / file).read_bytes() == (long / file).read_bytes()
+
+
 # What is refused
 
 WRONG = [
