@@ -1,0 +1,22 @@
+"""`python -m search.random`: random search with weight sharing (Li & Talwalkar 2019).
+
+One path a step, drawn uniformly, trains the shared weights; then random architectures are evaluated with them. The weights are
+trained as in the paper's last setting for CIFAR-10 (its table 6). There 5000 are evaluated with one batch each and the ten best
+of every thousand with all images; here 1000, each with all images, or with --halving.eta the most of them in part.
+"""
+
+from search.samplers.uniform import RandomSearchConfig, UniformSampler
+from search.sampling import sampling_method
+from training.optim import OptimizerConfig
+
+METHOD = sampling_method(
+    "random",
+    "random search with weight sharing (Li & Talwalkar 2019)",
+    "evaluates random architectures; Hyperband as an option",
+    UniformSampler,
+    lambda: RandomSearchConfig(channels=24, epochs=150, evaluations=1000, weights=OptimizerConfig(clip=1.0)),
+)
+main = METHOD.main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
