@@ -96,18 +96,16 @@ class SupernetScores:
     """The accuracy, a share, of an architecture on validation images with the shared weights.
 
     Whole evaluations take the images that `SamplingConfig.evaluated_images` says, always the same, and a share the first of
-    them. Nothing of the network changes. With `recalibrate`, running statistics are those of the path itself (SPOS, Guo et al.
-    2020, section 3.4) over that many training batches instead of those that all paths have left behind.
+    them. Nothing of the network changes. With `recalibrate`, running statistics are those of the path itself over
+    that many training batches (SPOS, Guo et al. 2020, section 3.4) instead of those that all paths have left behind.
     """
 
     def __init__(self, config: SamplingConfig, paths: PathNetwork, train: Batches, valid: ImageSet, together: int) -> None:
-        """`together`: images of a batch in evaluation. Raises ValueError for more images or batches than there are."""
+        """`together`: images of a batch in evaluation. Raises ValueError for more images than there are."""
         self._paths = paths
         self._train = train
         self._recalibrate = config.recalibrate
         self._together = together
-        if config.recalibrate > len(train):
-            raise ValueError(f"recalibrate: there are {len(train)} batches of training images, not {config.recalibrate}")
         count = len(valid) if config.evaluated_images is None else config.evaluated_images
         if count > len(valid):
             raise ValueError(f"evaluated_images: there are {len(valid)} validation images, not {count}")

@@ -51,9 +51,9 @@ class SamplingConfig:
     """Evaluations between two checkpoints, which are also the points of the curves."""
     evaluated_images: int | None = None
     """Validation images of a whole evaluation; null: all of them."""
-    recalibrate: int = 0
-    """Training batches from which a path takes its own batch-norm statistics before it is evaluated; 0: as training left
-    them."""
+    recalibrate: int = 20
+    """Training batches, at most all, from which a path takes batch-norm statistics of its own before it is evaluated; 0: those
+    that the paths of the training have left."""
     guide: int = 0
     """Evaluations after each epoch of the weights that guide the sampler, of one validation batch each."""
     paths: Literal["uniform", "fair", "sampler"] = "uniform"

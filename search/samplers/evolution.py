@@ -166,8 +166,8 @@ class _Nsga2(_Scheme):
         known: Mapping[str, float] = costs(encoding.of_values([0] * len(encoding.variables))) if costs is not None else {}
         if costs is None or options.objective not in known:
             raise ValueError(
-                f"evolution.objective: {options.objective} of an architecture is not known here; "
-                f"known: {', '.join(known) or 'no costs'}"
+                f"evolution.objective: {options.objective} of an architecture is not known here, but "
+                f"{', '.join(known) or 'nothing'}; --latency measured, or a column of the table, adds latency_ms"
             )
         self.costs = costs
 

@@ -21,7 +21,7 @@ from training.checkpoint import Checkpoints
 
 SIZE: dict[str, Any] = {
     "batch_size": 8, "epochs": 2, "channels": 4, "data.limit": 32, "device": "cpu", "evaluations": 6, "round": 2,
-    "evaluated_images": 8, "best": 3, "threads": 1,
+    "evaluated_images": 8, "recalibrate": 1, "best": 3, "threads": 1,
 }  # fmt: skip
 OF_SPACE: dict[str, dict[str, Any]] = {
     "darts": {"cells": 3, "exclude": ["sep_conv_5x5", "dil_conv_5x5"]},
@@ -247,7 +247,7 @@ WRONG = [
     ("random", {"weights_from": "nowhere"}, "weights_from: nowhere is no run of a search; name its directory"),
     ("random", {"latency": "phone"}, "latency: phone is a column of a table, and there is none"),
     ("random", {"evaluated_images": 17}, "evaluated_images: there are 16 validation images, not 17"),
-    ("random", {"recalibrate": 3}, "recalibrate: there are 2 batches of training images, not 3"),
+    ("random", {"recalibrate": -1}, "recalibrate: must be from 0 to a million, not -1"),
     ("random", {"prefilter.proxy": "luck"}, "prefilter.proxy: unknown proxy 'luck'; known: "),
     ("random", {"exclude": ["sep"]}, "exclude: space nasbench201 has none, "),
     ("random", {"evaluations": 0}, "evaluations: must be at least 1, not 0"),
@@ -318,7 +318,7 @@ def test_hyperband_spends_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("paths", ["uniform", "fair", "sampler"])
 def test_every_policy_trains_with_every_space(paths: str, tmp_path: Path) -> None:
     for space in list_spaces():
-        arguments = options("enas", space, paths=paths, epochs=1, evaluations=1, recalibrate=1)
+        arguments = options("enas", space, paths=paths, epochs=1, evaluations=1)
         assert get_method("enas").main([*arguments, f"--run={tmp_path / space}"]) == 0
 
 
