@@ -10,7 +10,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from ops.functional import Cast, convolve, shifted_grid, strided_size
+from ops.functional import Cast, HalvingConv, convolve, shifted_grid, strided_size
 from ops.registry import register_op
 
 
@@ -75,8 +75,8 @@ class FactorizedReduce(nn.Module):
         super().__init__()
         if out_channels % 2:
             raise ValueError(f"factorised reduction: needs an even number of output channels, not {out_channels}")
-        self.even = nn.Conv2d(in_channels, out_channels // 2, 1, 2, bias=False)
-        self.shifted = nn.Conv2d(in_channels, out_channels // 2, 1, 2, bias=False)
+        self.even = HalvingConv(in_channels, out_channels // 2)
+        self.shifted = HalvingConv(in_channels, out_channels // 2)
         self.norm = batch_norm(out_channels, affine)
 
     def forward(self, state: Tensor) -> Tensor:

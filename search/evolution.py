@@ -9,14 +9,14 @@ accuracy of 94.26, 94.36, 94.33 and 93.47.
 """
 
 from search.samplers.evolution import EvolutionSampler, EvolutionSearchConfig
-from search.sampling import sampling_method
+from search.sampling import SamplingMethod
 
-METHOD = sampling_method(
+METHOD = SamplingMethod(
     "evolution",
     "regularised evolution (Real, Aggarwal, Huang & Le 2019)",
     "mutates the best of a sample, and the oldest dies; genetic algorithm and NSGA-II as options",
-    EvolutionSampler,
     EvolutionSearchConfig,
+    sampler=EvolutionSampler,
 )
 main = METHOD.main
 

@@ -6,14 +6,14 @@ evaluations: in the table of NAS-Bench-201, 500 seeds, 300 evaluations, a test a
 """
 
 from search.samplers.local import LocalSampler, LocalSearchConfig
-from search.sampling import sampling_method
+from search.sampling import SamplingMethod
 
-METHOD = sampling_method(
+METHOD = SamplingMethod(
     "local",
     "local search (White, Nolen & Savani 2021)",
     "goes to better neighbours, one edit away, with restarts",
-    LocalSampler,
     LocalSearchConfig,
+    sampler=LocalSampler,
 )
 main = METHOD.main
 

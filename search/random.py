@@ -6,15 +6,15 @@ of every thousand with all images; here 1000, each with all images, or with --ha
 """
 
 from search.samplers.uniform import RandomSearchConfig, UniformSampler
-from search.sampling import sampling_method
+from search.sampling import SamplingMethod
 from training.optim import OptimizerConfig
 
-METHOD = sampling_method(
+METHOD = SamplingMethod(
     "random",
     "random search with weight sharing (Li & Talwalkar 2019)",
     "evaluates random architectures; Hyperband as an option",
-    UniformSampler,
     lambda: RandomSearchConfig(channels=24, epochs=150, evaluations=1000, weights=OptimizerConfig(clip=1.0)),
+    sampler=UniformSampler,
 )
 main = METHOD.main
 
