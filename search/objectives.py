@@ -145,7 +145,7 @@ class ArchitectureCosts:
 def architecture_costs(
     config: "SamplingConfig", encoding: Encoding, images: ImageSet | None, table: Table | None, device: torch.device
 ) -> ArchitectureCosts:
-    """What a search counts: for networks of its own size and `images`, without them for those of CIFAR-10.
+    """What a search counts: for the networks that retraining builds by default, and `images`, without them CIFAR-10's.
 
     Raises ValueError for a latency that `table` does not have.
     """
@@ -153,11 +153,12 @@ def architecture_costs(
     if images is not None:
         _, *pixels = images.images.shape
         shape, classes = (pixels[0], pixels[1], pixels[2]), images.classes
-    costs = CostTable(encoding, config.channels, config.cells, classes, shape)
+    skeleton = encoding.space.skeleton
+    size = (skeleton.default_channels, skeleton.default_cells, classes, shape)
+    costs = CostTable(encoding, *size)
     if config.latency is None:
         return ArchitectureCosts(costs)
     if config.latency == "measured":
-        size = (config.channels, config.cells, classes, shape)
         return ArchitectureCosts(costs, MeasuredLatency(encoding, *size, device, config.precision))
     assert table is not None, "latency: checked by the configuration"
     return ArchitectureCosts(costs, TableLatency(encoding, table, config.latency))

@@ -70,7 +70,8 @@ class Weights:
         train, valid = split_halves(images, config.train_fraction, config.seed)
         augment = config.data.augmentation()
         self.train = Batches(train, config.batch_size, device, config.seed, augment, True, True, stream="train")
-        self.valid = Batches(valid, config.batch_size, device, config.seed, shuffle=True, drop_last=True, stream="valid")
+        guided = min(config.batch_size, len(valid))
+        self.valid = Batches(valid, guided, device, config.seed, shuffle=True, drop_last=True, stream="valid")
         together = config.batch_size
         if not (encoding.space.batch_statistics if config.batch_statistics is None else config.batch_statistics):
             # An image's result depends on no other image, so that as many are evaluated together as fill a GPU.

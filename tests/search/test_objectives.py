@@ -214,11 +214,11 @@ def test_without_latency_there_are_two_costs() -> None:
 
 
 def test_images_say_what_the_network_is_for() -> None:
-    config = SamplingConfig(channels=4, cells=3)
-    encoding = Encoding(get_space("darts"))
+    config = SamplingConfig(space="nasbench201", channels=4, cells=3)
+    encoding = Encoding(get_space("nasbench201"))
     images = random_images(20, size=8, classes=7, channels=1)
     genome = encoding.random(Random(3))
-    assert architecture_costs(config, encoding, images, None, CPU)(genome) == counted(encoding, genome, 4, 3, 7, (1, 8, 8))
+    assert architecture_costs(config, encoding, images, None, CPU)(genome) == counted(encoding, genome, 16, 5, 7, (1, 8, 8))
 
 
 def test_the_latency_of_a_table_is_its_column() -> None:
