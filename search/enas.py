@@ -11,14 +11,13 @@ a test accuracy of 94.20±0.22; with the paper's temperature of 5, 20 architectu
 """
 
 from search.samplers.reinforce import EnasSampler, EnasSearchConfig
-from search.sampling import sampling_method
+from search.sampling import SamplingMethod
 from training.optim import OptimizerConfig
 
-METHOD = sampling_method(
+METHOD = SamplingMethod(
     "enas",
     "ENAS (Pham, Guan, Zoph, Le & Dean 2018)",
     "an LSTM controller samples architectures and learns by REINFORCE; experience replay as an option",
-    EnasSampler,
     lambda: EnasSearchConfig(
         channels=20,
         epochs=150,
@@ -27,6 +26,7 @@ METHOD = sampling_method(
         guide=300,
         weights=OptimizerConfig(lr=0.05, lr_min=0.0005, nesterov=True, weight_decay=1e-4),
     ),
+    sampler=EnasSampler,
 )
 main = METHOD.main
 

@@ -10,14 +10,14 @@ alone, by 0.14±0.04 (mean and standard error of the differences, seed by seed),
 """
 
 from search.samplers.hybrid import HybridSampler, HybridSearchConfig
-from search.sampling import sampling_method
+from search.sampling import SamplingMethod
 
-METHOD = sampling_method(
+METHOD = SamplingMethod(
     "hybrid",
     "ENAS (Pham et al. 2018) with evolution (Real et al. 2019)",
     "a controller proposes, genetic operators refine, both from one population",
-    HybridSampler,
     lambda: HybridSearchConfig(paths="sampler", guide=300),
+    sampler=HybridSampler,
 )
 main = METHOD.main
 

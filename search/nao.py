@@ -6,14 +6,14 @@ weights.
 """
 
 from search.samplers.nao import NaoSampler, NaoSearchConfig
-from search.sampling import sampling_method
+from search.sampling import SamplingMethod
 
-METHOD = sampling_method(
+METHOD = SamplingMethod(
     "nao",
     "NAO (Luo, Tian, Qin, Chen & Liu 2018)",
     "moves the best architectures along the gradient of a predictor in a learned continuous space",
-    NaoSampler,
     NaoSearchConfig,
+    sampler=NaoSampler,
 )
 main = METHOD.main
 

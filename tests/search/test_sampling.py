@@ -33,7 +33,7 @@ OF_METHOD: dict[str, dict[str, Any]] = {
     "bayes": {"bayes.initial": 3, "bayes.batch": 2},
     "enas": {"guide": 4, "controller.batch": 2},
     "hybrid": {"guide": 0, "controller.batch": 2, "hybrid.population": 3},
-    "nao": {"nao.initial": 3},
+    "nao": {"nao.initial": 3, "nao.proposals": 2, "nao.hidden": 8, "nao.updates": 10, "nao.steps": 4},
 }
 
 

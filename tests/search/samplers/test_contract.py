@@ -26,6 +26,14 @@ VARIANTS: dict[str, list[tuple[str, ...]]] = {
         ("--evolution.name=generational", "--evolution.selection=roulette", *SMALL_EVOLUTION),
         ("--evolution.name=nsga2", *SMALL_EVOLUTION),
     ],
+    "bayes": [
+        ("--bayes.model=bananas", "--bayes.initial=4", "--bayes.batch=3"),
+        ("--bayes.model=gp", "--bayes.initial=4", "--bayes.batch=3"),
+        ("--bayes.model=optuna_tpe", "--bayes.initial=4"),
+    ],
+    "enas": [("--controller.batch=3",), ("--controller.batch=3", "--controller.replay_epochs=2")],
+    "hybrid": [("--controller.batch=3", "--hybrid.population=5")],
+    "nao": [("--nao.initial=12", "--nao.proposals=8", "--nao.hidden=8", "--nao.updates=10", "--nao.steps=4")],
 }
 """Options that make another sampler of a method, or a small one; what is not here is tried as it is published."""
 CASES = [
