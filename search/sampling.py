@@ -1,6 +1,5 @@
 """A search that samples whole architectures, from configuration to genotype."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -248,9 +247,3 @@ def sample(sampler: type[Sampler], config: SamplingConfig, options: RunOptions, 
         monitor.log(f"{method}: {len(trainer.trials.done)} evaluations; genotype in {run.path / 'genotype.json'}:")
         monitor.log(genotype.to_text(genotype.text_form))
     return genotype
-
-
-def sampling_method(
-    name: str, paper: str, summary: str, sampler: type[Sampler], defaults: Callable[[], C]
-) -> SamplingMethod[C]:
-    return SamplingMethod(name, paper, summary, defaults, sampler=sampler)

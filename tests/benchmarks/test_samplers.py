@@ -27,7 +27,7 @@ from benchmarks.table_searches import STEP, VARIANTS, Record, Search, Searches, 
 from search.methods import SAMPLING_METHODS
 from search.samplers import Encoding, Genome, Sampler, Scored
 from search.samplers.config import SamplingConfig
-from search.sampling import sampling_method
+from search.sampling import SamplingMethod
 from search.tabular import Row, Table, best_of_random
 from supernet import Genotype, get_space
 
@@ -176,7 +176,7 @@ def test_a_search_reads_the_test_accuracy_of_its_incumbents(tabular: str, monkey
     genomes = [encoding.of_genotype(Genotype.parse(architecture)) for architecture in table.rows]
     # The validation accuracy of number n is 50 + n % 40: by it the best is 39, by test 63. After 25 there are no more.
     monkeypatch.setattr(Fixed, "order", [genomes[number] for number in [*range(20, 30), *range(50, 60), 39, 38, 63, 62, 3]])
-    method = sampling_method("fixed", "none", "fixed", Fixed, SamplingConfig)
+    method = SamplingMethod("fixed", "none", "fixed", SamplingConfig, sampler=Fixed)
     monkeypatch.setattr(table_searches, "get_method", lambda name: method)
     config = SamplingConfig(space="nasbench201", evaluate="table", tabular=tabular, evaluations=40)
     found = search("fixed", config, 7)

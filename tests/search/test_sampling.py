@@ -20,7 +20,8 @@ from supernet import Genotype, get_space, list_spaces
 from training.checkpoint import Checkpoints
 
 SIZE: dict[str, Any] = {
-    "batch_size": 8, "epochs": 2, "channels": 4, "data.limit": 32, "device": "cpu", "evaluations": 6, "round": 2, "train_fraction": 0.5,
+    "batch_size": 8, "epochs": 2, "channels": 4, "data.limit": 32, "train_fraction": 0.5, "device": "cpu",
+    "evaluations": 6, "round": 2,
     "evaluated_images": 8, "recalibrate": 1, "best": 3, "threads": 1,
 }  # fmt: skip
 OF_SPACE: dict[str, dict[str, Any]] = {
