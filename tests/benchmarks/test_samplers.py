@@ -1,5 +1,6 @@
 """The benchmark of samplers: its statistics, what it reads of a search, and that it goes on where it was stopped."""
 
+import contextlib
 import csv
 import gzip
 import itertools
@@ -352,12 +353,13 @@ def test_what_was_found_before_an_end_is_kept(
     error: BaseException, status: int, said: str,
 ) -> None:  # fmt: skip
     stop_with(monkeypatch, error)
+    handler = signal.getsignal(signal.SIGINT)
     assert samplers.main(arguments(tabular, "--seeds", "3", "--table", str(tmp_path / "table.md"))) == status
     complaint = capsys.readouterr().err
     assert complaint.startswith(said) and complaint.count("\n") == 1
     assert not (tmp_path / "table.md").exists()
     assert [len(Record(tmp_path / "runs", name, 30).read()) for name in SMALL] == [1, 1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_real_interrupt_ends_it_in_one_line(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
@@ -366,6 +368,8 @@ def test_a_real_interrupt_ends_it_in_one_line(shared_data: Callable[[str], Path]
     process = subprocess.Popen(
         [*command, "--methods", "random", "--seeds", "100000"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True, start_new_session=True,
+        # What starts the tests may have it ignored, as a shell does in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     record = Record(tmp_path, "random", 300)
     deadline = time.monotonic() + 60
@@ -373,7 +377,11 @@ def test_a_real_interrupt_ends_it_in_one_line(shared_data: Callable[[str], Path]
         time.sleep(0.05)
     assert process.poll() is None, process.communicate()[1]
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    _, complaint = process.communicate(timeout=60)
+    try:
+        _, complaint = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert (process.returncode, complaint) == (130, "benchmarks.samplers: stopped; the same command goes on\n")
     assert record.read()
 
