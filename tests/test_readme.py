@@ -1,5 +1,6 @@
 """What the README tells a user to do works."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -12,20 +13,21 @@ import pytest
 import retrain.__main__ as retrain_main
 from benchmarks import nasbench201
 from search import relaxations
-from search.methods import METHODS, get_method
+from search.methods import METHODS, SAMPLING_METHODS, get_method
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-MY_OPERATION, MY_METHOD, EXAMPLE = (text for language, text in BLOCKS if language == "python")
+MY_OPERATION, MY_METHOD, MY_SAMPLER, EXAMPLE = (text for language, text in BLOCKS if language == "python")
 COMMANDS = [line for language, text in BLOCKS if not language for line in text.splitlines()]
 COMMANDS += re.findall(r"`(python -m search\.\w+ --config \w+)`", README)
-PROGRAMS = {f"search.{name}": get_method(name).main for name in METHODS} | {"retrain": retrain_main.main}
+ALL = (*METHODS, *SAMPLING_METHODS)
+PROGRAMS = {f"search.{name}": get_method(name).main for name in ALL} | {"retrain": retrain_main.main}
 
 
 def test_there_is_something_to_test() -> None:
-    assert len(COMMANDS) >= 6 + len(METHODS)
-    assert all(any(f"search.{name} " in command for command in COMMANDS) for name in METHODS)
+    assert len(COMMANDS) >= 6 + len(ALL)
+    assert all(any(f"search.{name} " in command for command in COMMANDS) for name in ALL)
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if re.match(r"python -m (search|retrain)\b", line)])
@@ -77,6 +79,17 @@ def test_a_users_own_method_searches(tmp_path: Path, monkeypatch: pytest.MonkeyP
     small = "--config digits --space nasbench201 --data.limit 64 --batch_size 32 --epochs 1 --channels 2 --cells 1"
     assert names["METHOD"].main([*small.split(), "--eigenvalue_every=0", f"--run={tmp_path / 'run'}"]) == 0
     assert (tmp_path / "run" / "genotype.json").exists()
+
+
+def test_a_users_own_sampler_searches(tmp_path: Path) -> None:
+    names: dict[str, Any] = {"__name__": "my_sampler"}
+    exec(compile(MY_SAMPLER, "my_sampler.py", "exec"), names)
+    small = "--space nasbench201 --data.limit 64 --batch_size 16 --epochs 1 --channels 2 --cells 1 --evaluations 8 --round 4"
+    assert names["METHOD"].main([*small.split(), f"--run={tmp_path / 'run'}"]) == 0
+    found = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").open()]
+    assert len(found) == 8
+    assert names["METHOD"].main([*small.split(), "--evaluations=12", f"--run={tmp_path / 'longer'}"]) == 0
+    assert [json.loads(line) for line in (tmp_path / "longer" / "evaluations.jsonl").open()][:8] == found
 
 
 def test_a_users_own_operation_searches_and_retrains(tmp_path: Path) -> None:
