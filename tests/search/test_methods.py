@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from supernet import Genotype, get_space, list_spaces
 from supernet import Path as CellPath
 from training.checkpoint import Checkpoints
 from training.config import config_from_file, parse_command_line, shipped_configs
+
+Same = Callable[[Any, Any], None]
 
 # One step an epoch. Channels of DrNAS can be cut into 6 parts.
 SIZE: dict[str, Any] = {
@@ -79,7 +82,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"search.report.{name}", lambda *_: Figure((1, 1)))
 
 
-def search_and_resume(method: str, arguments: list[str], directory: Path, epochs: list[int]) -> Path:
+def search_and_resume(method: str, arguments: list[str], directory: Path, epochs: list[int], assert_same: Same) -> Path:
     """Runs a search whole and from each of these epochs on, checks that all results are the same, returns the whole run."""
     whole = directory / "whole"
     killed = {epoch: directory / f"killed in {epoch}" for epoch in epochs}
@@ -97,26 +100,9 @@ def search_and_resume(method: str, arguments: list[str], directory: Path, epochs
 
 @pytest.mark.parametrize("space", list_spaces())
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_searches_and_goes_on_to_the_same_bits(method: str, space: str, tmp_path: Path) -> None:
-    run = search_and_resume(method, options(method, space), tmp_path, epochs_to_kill(method, space))
+def test_a_method_searches_and_goes_on_to_the_same_bits(method: str, space: str, tmp_path: Path, assert_same: Same) -> None:
+    run = search_and_resume(method, options(method, space), tmp_path, epochs_to_kill(method, space), assert_same)
     check_result(method, space, run, state_of(run))
-
-
-def assert_same(found: Any, expected: Any, where: str = "") -> None:
-    """Nested containers with the same tensors, bit for bit, and the same values."""
-    assert type(found) is type(expected), where
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        for key in expected:
-            assert_same(found[key], expected[key], f"{where}.{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), where
-        for index, values in enumerate(zip(found, expected, strict=True)):
-            assert_same(*values, f"{where}[{index}]")
-    elif isinstance(expected, torch.Tensor):
-        assert found.dtype == expected.dtype and torch.equal(found, expected), where
-    else:
-        assert found == expected, where
 
 
 def check_result(method: str, space: str, run: Path, state: dict[str, Any]) -> None:

@@ -4,11 +4,11 @@ import csv
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from matplotlib.figure import Figure
 
 from search import sampling
@@ -18,6 +18,8 @@ from search.samplers import Encoding
 from search.trials import Trials
 from supernet import Genotype, get_space, list_spaces
 from training.checkpoint import Checkpoints
+
+Same = Callable[[Any, Any], None]
 
 SIZE: dict[str, Any] = {
     "batch_size": 8, "epochs": 2, "channels": 4, "data.limit": 32, "train_fraction": 0.5, "device": "cpu",
@@ -71,23 +73,6 @@ def state_of(run: Path) -> dict[str, Any]:
     return {"epoch": found[0], **found[1]}
 
 
-def assert_same(found: Any, expected: Any, where: str = "") -> None:
-    """Nested containers with the same tensors, bit for bit, and the same values."""
-    assert type(found) is type(expected), where
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        for key in expected:
-            assert_same(found[key], expected[key], f"{where}.{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), where
-        for index, values in enumerate(zip(found, expected, strict=True)):
-            assert_same(*values, f"{where}[{index}]")
-    elif isinstance(expected, torch.Tensor):
-        assert found.dtype == expected.dtype and torch.equal(found, expected), where
-    else:
-        assert found == expected, where
-
-
 RESULTS = ("genotype.json", "history.jsonl", "evaluations.jsonl", "architectures.csv", "report.md")
 
 
@@ -106,7 +91,7 @@ def copy_before(patch: pytest.MonkeyPatch, run: Path, steps: dict[int, Path], ro
 
 @pytest.mark.parametrize("space", list_spaces())
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
-def test_a_method_searches_and_goes_on_to_the_same_bits(method: str, space: str, tmp_path: Path) -> None:
+def test_a_method_searches_and_goes_on_to_the_same_bits(method: str, space: str, tmp_path: Path, assert_same: Same) -> None:
     """Killed while the weights are trained, and in the middle of the evaluations."""
     whole, training, evaluating = (tmp_path / name for name in ("whole", "training", "evaluating"))
     main, arguments = get_method(method).main, options(method, space)
@@ -157,7 +142,9 @@ def test_a_method_searches_in_a_table(method: str, tmp_path: Path, table_file: P
     assert "Kendall's tau" in (tmp_path / "run/report.md").read_text()
 
 
-def test_the_table_is_the_truth_and_nothing_else_where_weights_score(tmp_path: Path, table_file: Path) -> None:
+def test_the_table_is_the_truth_and_nothing_else_where_weights_score(
+    tmp_path: Path, table_file: Path, assert_same: Same
+) -> None:
     arguments = options("random", "nasbench201")
     for name, more in (("with", [f"--tabular={table_file}"]), ("without", [])):
         assert get_method("random").main([*arguments, *more, f"--run={tmp_path / name}"]) == 0
@@ -187,7 +174,7 @@ def test_latency_is_a_cost_like_the_others(latency: str, tmp_path: Path, table_f
 # Weights of another run
 
 
-def test_weights_are_taken_from_a_run_that_trained_them(tmp_path: Path) -> None:
+def test_weights_are_taken_from_a_run_that_trained_them(tmp_path: Path, assert_same: Same) -> None:
     trained, taken = tmp_path / "trained", tmp_path / "taken"
     assert get_method("random").main([*options("random", "nasbench201"), f"--run={trained}"]) == 0
     arguments = options("local", "nasbench201", weights_from=trained)
