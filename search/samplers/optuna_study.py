@@ -10,6 +10,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -124,7 +125,8 @@ class OptunaSampler(Sampler):
 
     def _open(self) -> Study:
         bayes = self.config.bayes
-        self._sampler = SeededSampler(lambda seed: _new_sampler(bayes.model, bayes.initial, seed), self.seed)
+        new = partial(_new_sampler, bayes.model, bayes.initial)
+        self._sampler = SeededSampler(new, self.seed, self._distributions)
         with self._storage_errors(), _quiet():
             study = optuna.create_study(
                 storage=None if bayes.storage is None else _storage(bayes.storage),
@@ -193,11 +195,15 @@ class OptunaSampler(Sampler):
 
 class SeededSampler(BaseSampler):
     """For each trial a new sampler of Optuna, seeded by the trial's number: what it proposes depends on the study, the seed and
-    the number alone, not on the process or on what it has proposed before. Where `forced` has parameters, it proposes these."""
+    the number alone, not on the process or on what it has proposed before. Where `forced` has parameters, it proposes these.
 
-    def __init__(self, new: Callable[[int], BaseSampler], seed: int) -> None:
+    All trials have the parameters `distributions`: a new sampler would have to compare those of all trials to see it.
+    """
+
+    def __init__(self, new: Callable[[int], BaseSampler], seed: int, distributions: Mapping[str, BaseDistribution]) -> None:
         self._new = new
         self._seed = seed
+        self._space = {name: each for name, each in sorted(distributions.items()) if not each.single()}
         self.forced: Mapping[str, Any] | None = None
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -205,7 +211,7 @@ class SeededSampler(BaseSampler):
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {} if self.forced is not None else self._sampler.infer_relative_search_space(study, trial)
+        return {} if self.forced is not None else self._space
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         return self._sampler.sample_relative(study, trial, search_space)

@@ -17,7 +17,7 @@ from random import Random
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
@@ -27,6 +27,7 @@ from search.samplers import Encoding, Genome, optuna_study
 from search.samplers.bayes import BayesConfig, BayesSearchConfig
 from search.samplers.optuna_study import OptunaSampler, SeededSampler
 from supernet import get_space
+from training.seeds import derive_seed
 
 STORAGES = ("journal.log", "sqlite:///study.db")
 
@@ -82,7 +83,7 @@ def states(study: optuna.Study) -> Counter[str]:
 # What a study holds
 
 
-@pytest.mark.parametrize(("space", "storage"), zip(("darts", "nasbench201"), STORAGES, strict=True))
+@pytest.mark.parametrize(("space", "storage"), [("darts", "journal.log"), ("nasbench201", "sqlite:///study.db")])
 def test_the_trials_of_a_study_are_what_was_told(space: str, storage: str) -> None:
     sampler = new_sampler(space=space, storage=storage, study="mine", initial=4)
     asked = advance(sampler, 8)
@@ -94,12 +95,10 @@ def test_the_trials_of_a_study_are_what_was_told(space: str, storage: str) -> No
     for trial, genome in zip(trials, asked, strict=True):
         genotype = encoding.genotype(genome)
         assert genotype.parse(trial.user_attrs["genotype"]).cells == genotype.cells
-        assert set(trial.params) == {variable.name for variable in encoding.variables}
-    names = [variable.name for variable in encoding.variables if not variable.is_inputs]
-    first = [dict(zip((each.name for each in encoding.variables), encoding.values(asked[0]), strict=True))[n] for n in names]
-    assert [trials[0].params[name] for name in names] == [
-        encoding.space.candidates[encoding.operations[value]] for value in first
-    ]
+        for variable, value in zip(encoding.variables, encoding.values(genome), strict=True):
+            name = value if variable.is_inputs else encoding.space.candidates[encoding.operations[value]]
+            assert trial.params[variable.name] == name
+        assert len(trial.params) == len(encoding.variables)
 
 
 @every_storage
@@ -170,11 +169,12 @@ def test_it_goes_on_bit_for_bit_from_a_checkpoint(model: str, space: str, count:
 def test_trials_that_are_added_count_as_those_that_were_asked_for() -> None:
     """A study that is made anew of its trials proposes the same as the one that they were told."""
 
+    distributions = {name: CategoricalDistribution(list("abcde")) for name in "zyxwvu"}
+
     def new_study() -> optuna.Study:
-        sampler = SeededSampler(lambda seed: TPESampler(seed=seed, n_startup_trials=5), 3)
+        sampler = SeededSampler(lambda seed: TPESampler(seed=seed, n_startup_trials=5), 3, distributions)
         return optuna.create_study(direction="maximize", sampler=sampler)
 
-    distributions = {name: CategoricalDistribution(list("abcde")) for name in "uvwxyz"}
     told = new_study()
     for number in range(30):
         made = new_study()
@@ -196,6 +196,21 @@ def test_what_was_left_out_before_a_checkpoint_fails_after_it(storage: str) -> N
     resumed.load_state_dict(sampler.state_dict())
     resumed.ask()
     assert states(open_study(storage)) == {"COMPLETE": 1, "FAIL": 1, "RUNNING": 1}
+
+
+@pytest.mark.parametrize("new", [TPESampler, GPSampler])
+def test_a_proposal_is_that_of_optunas_own_sampler(new: type[BaseSampler]) -> None:
+    """Of one that is made anew for the trial with its seed, and finds out for itself which parameters trials have."""
+    counts = {"z": 3, "y": 4, "x": 1, "w": 2, "v": 5}
+    distributions = {name: CategoricalDistribution(list(range(count))) for name, count in counts.items()}
+    seeded = SeededSampler(lambda seed: new(seed=seed, n_startup_trials=3), 0, distributions)
+    ours, theirs = (optuna.create_study(direction="maximize", sampler=seeded) for _ in range(2))
+    for number in range(7):
+        theirs.sampler = new(seed=derive_seed(0, "optuna", number) % 2**32, n_startup_trials=3)
+        expected, found = theirs.ask(distributions), ours.ask(distributions)
+        assert expected.params == found.params
+        for study, trial in ((theirs, expected), (ours, found)):
+            study.tell(trial, float(sum(trial.params.values())))
 
 
 def test_proposals_of_two_workers_differ_even_with_one_seed() -> None:
