@@ -8,6 +8,7 @@ from functools import cached_property
 from random import Random
 
 import numpy as np
+import torch
 
 from supernet import Genotype, Path, SearchSpace
 from supernet.genotype import CellGenotype
@@ -154,7 +155,7 @@ class Encoding:
     def of_genotype(self, genotype: Genotype) -> Genome:
         """The architecture that is `genotype`. Raises ValueError for one that is none of this space."""
         path = Path.of_genotype(genotype, self.space)
-        genome = tuple(int(column) for kind in self.space.kinds for column in path.choices[kind])  # type: ignore[arg-type]
+        genome = tuple(column for kind in self.space.kinds for column in torch.as_tensor(path.choices[kind]).tolist())
         self.check(genome)
         return genome
 
