@@ -213,6 +213,17 @@ def test_a_proposal_is_that_of_optunas_own_sampler(new: type[BaseSampler]) -> No
             study.tell(trial, float(sum(trial.params.values())))
 
 
+@every_storage
+def test_what_a_checkpoint_still_waits_for_goes_on(storage: str) -> None:
+    worker = new_sampler(storage=storage)
+    (asked,) = worker.ask()
+    resumed = new_sampler(storage=storage)
+    resumed.load_state_dict(worker.state_dict())
+    assert states(open_study(storage)) == {"RUNNING": 1}
+    told_to(resumed, [asked])
+    assert states(open_study(storage)) == {"COMPLETE": 1}
+
+
 def test_proposals_of_two_workers_differ_even_with_one_seed() -> None:
     first, second = new_sampler(storage="journal.log"), new_sampler(storage="journal.log")
     asked = [genome for _ in range(10) for sampler in (first, second) for genome in sampler.ask()]
