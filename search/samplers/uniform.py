@@ -45,6 +45,11 @@ class RandomSearchConfig(SamplingConfig):
     halving: HalvingConfig = field(default_factory=HalvingConfig)
     """Evaluations in part."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.halving.eta and self.evaluate != "supernet":
+            raise ValueError(f"halving.eta: {self.evaluate} has no evaluations in part; set it to 0 or evaluate to supernet")
+
 
 class UniformSampler(Sampler):
     """Random search with weight sharing (Li & Talwalkar 2019): one architecture an ask, all with the same chance.

@@ -240,6 +240,7 @@ WRONG = [
     ("random", {"exclude": ["sep"]}, "exclude: space nasbench201 has none, "),
     ("random", {"evaluations": 0}, "evaluations: must be at least 1, not 0"),
     ("random", {"weights_from": "x", "evaluate": "synflow"}, "weights_from: synflow scores without weights"),
+    ("random", {"halving.eta": 3, "evaluate": "naswot"}, "halving.eta: naswot has no evaluations in part; set it to 0"),
     ("random", {"nao.initial": 3}, "--nao.initial: no such option"),
 ]
 
