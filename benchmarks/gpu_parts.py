@@ -39,6 +39,7 @@ from supernet.files import write_atomically
 from supernet.published import read_genotype
 from training.checkpoint import RunDirectory
 from training.data import DataConfig, load_images
+from training.images import Images
 from training.markdown import table
 
 PUBLISHED_IMAGES = 25_000
@@ -318,7 +319,8 @@ def converge(job: Job) -> Verdict:
 def losses(job: Job, kernels: Kernels, steps: int) -> list[dict[str, float]]:
     """Training and validation loss of each of the first steps of a search."""
     settings, batch = job.settings(), 8 if job.small else 64
-    data, images = DataConfig(), random_images(20 * batch, settings.size)
+    data = DataConfig()
+    images: Images = random_images(20 * batch, settings.size)
     if job.data is not None and not job.small:
         data = DataConfig("cifar10", job.data, crop_padding=4, flip=True)
         images = load_images(data, "train")

@@ -21,8 +21,10 @@ from search.samplers import Encoding, Genome
 from search.tabular import Table
 from supernet import Genotype, get_space
 from supernet.files import write_atomically
+from training.batches import Batches
 from training.command import command
-from training.data import Batches, DataConfig, ImageSet, load_images
+from training.data import DataConfig, load_images
+from training.images import Images
 from training.loop import choose_device
 from training.markdown import table as markdown
 from training.seeds import derive_seed
@@ -62,7 +64,7 @@ def draw(table: Table, encoding: Encoding, settings: Settings) -> dict[Genome, f
     return {encoding.of_genotype(Genotype.parse(text)): table.rows[text].test_accuracy for text in texts}
 
 
-def score_all(genomes: Sequence[Genome], encoding: Encoding, images: ImageSet, settings: Settings) -> dict[str, Result]:
+def score_all(genomes: Sequence[Genome], encoding: Encoding, images: Images, settings: Settings) -> dict[str, Result]:
     """The scores by every proxy; says when one is done."""
     batches = Batches(images, settings.batch, settings.device, settings.seed, shuffle=True, stream="proxies")
     batch, labels = next(batches.epoch(0))

@@ -31,8 +31,9 @@ from search.loop import BilevelSearch
 from supernet import get_space
 from supernet.cell import Kernels
 from training.checkpoint import RunDirectory
-from training.data import DataConfig, ImageSet
+from training.data import DataConfig
 from training.graph import GraphedStep, new_capture
+from training.images import Images
 from training.loop import choose_device
 from training.markdown import table
 from training.optim import OptimizerConfig, descend, new_optimizer
@@ -104,7 +105,7 @@ def new_search(
     batch: int,
     kernels: Kernels = "auto",
     graph: bool | None = None,
-    images: ImageSet | None = None,
+    images: Images | None = None,
     data: DataConfig | None = None,
 ) -> BilevelSearch:
     """A search as `python -m search.darts` makes it, that writes nothing; on `images` augmented as `data` says, or on noise."""

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from benchmarks.counting import launches
 from ops.kernels.launch import triton
-from training.data import ImageSet
 from training.graph import WARM_UP
+from training.images import ImageSet
 from training.plain_yaml import one_line
 
 Step = Callable[[], object]

@@ -14,88 +14,37 @@ from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from retrain.config import RetrainConfig
 from retrain.ensemble import average_log_probabilities, majority_vote
-from supernet.discrete import DiscreteNetwork
+from retrain.weights import WEIGHTS_FILE, Trained
 from supernet.files import write_atomically
-from supernet.genotype import Genotype
+from training.batches import Batches
 from training.command import command
 from training.config import config_from_file
-from training.data import Batches, DataConfig, ImageSet, load_images
+from training.data import DataConfig, load_images
+from training.images import Images
 from training.loop import choose_device
 from training.metrics import Evaluation, count_multiply_adds, count_parameters, evaluate
 from training.precision import Precision, autocast
 from training.ranges import check_whole
 
 PROG = "retrain.evaluate"
-WEIGHTS_FILE = "weights.safetensors"
 AVERAGE, VOTE = "average of probabilities", "majority vote"
 COLUMNS = ("network", "parameters", "multiply-adds", "accuracy", "loss")
-_DESCRIPTION = "fusenas"  # key of the file's metadata; one alone, because a file with several is not the same bytes each time
 _AT_ONCE = 4096  # images whose logits are evaluated together
 
 
-def save_network(network: DiscreteNetwork, directory: Path) -> None:
-    """Writes weights and statistics to `directory`/weights.safetensors, with all that it takes to build the network again.
-
-    The auxiliary head, which only training uses, is left out. Raises OSError where the file cannot be written.
-    """
-    tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("auxiliary.")}
-    description = {
-        "genotype": network.genotype.to_text("json"),
-        "channels": network.channels,
-        "cells": network.cell_count,
-        "classes": network.classifier.out_features,
-        "image_channels": network.image_channels,
-    }
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(directory / WEIGHTS_FILE, save(tensors, {_DESCRIPTION: json.dumps(description)}))
-
-
-def load_network(directory: Path) -> DiscreteNetwork:
-    """The network in `directory`/weights.safetensors, on the CPU and in evaluation mode.
-
-    Raises ValueError where there is no such file or it holds something else.
-    """
-    path = directory / WEIGHTS_FILE
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; retrain a genotype into this directory first")
-    try:
-        with safe_open(path, "pt") as file:
-            description = (file.metadata() or {}).get(_DESCRIPTION)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged or no safetensors file: {error}") from error
-    if description is None:
-        raise ValueError(f"{path}: holds weights, but not those of a retrained genotype")
-    try:
-        network = _build(json.loads(description))
-        network.load_state_dict(tensors)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path}: weights and description do not fit together: {error}") from error
-    return network.eval()
-
-
-def _build(description: dict[str, Any]) -> DiscreteNetwork:
-    genotype = Genotype.parse(description.pop("genotype"))
-    # The initial values are overwritten and must not move the random state of a caller.
-    with torch.random.fork_rng([]):
-        return DiscreteNetwork(genotype, **description)
-
-
 def evaluate_network(
-    network: nn.Module, images: ImageSet, batch_size: int, device: torch.device, precision: Precision
+    network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision
 ) -> Evaluation:
     """Moves `network` to `device` and evaluates it there on all `images`, with the precision that `autocast` takes."""
     return _evaluate_alone(network_logits(network, images, batch_size, device, precision), images)
 
 
 @torch.no_grad()
-def network_logits(network: nn.Module, images: ImageSet, batch_size: int, device: torch.device, precision: Precision) -> Tensor:
+def network_logits(network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision) -> Tensor:
     """Logits [N, classes] of all `images`, float32 on the CPU, computed on `device`, where `network` stays."""
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # unknown to the stubs
     batches = Batches(images, min(batch_size, len(images)), device)
@@ -103,12 +52,12 @@ def network_logits(network: nn.Module, images: ImageSet, batch_size: int, device
         return torch.cat([network(batch).float() for batch, _ in batches.epoch(0)]).cpu()
 
 
-def _evaluate_alone(logits: Tensor, images: ImageSet) -> Evaluation:
+def _evaluate_alone(logits: Tensor, images: Images) -> Evaluation:
     """Evaluates one network by its logits [N, classes] of all `images`."""
     return _evaluate(lambda batch: batch[0], logits[None], images)
 
 
-def _evaluate(combine: Callable[[Tensor], Tensor], logits: Tensor, images: ImageSet) -> Evaluation:
+def _evaluate(combine: Callable[[Tensor], Tensor], logits: Tensor, images: Images) -> Evaluation:
     """Evaluates what `combine` makes, [B, classes], of the networks' logits [K, N, classes] of all `images`."""
     batches = zip(logits.split(_AT_ONCE, 1), images.labels.split(_AT_ONCE), strict=True)
     return evaluate(combine, batches, images.classes, "cpu")
@@ -119,7 +68,7 @@ class Run:
     """A finished retraining: its network, and what it was trained on and with."""
 
     path: Path
-    network: DiscreteNetwork
+    trained: Trained
     data: DataConfig
     precision: Precision
 
@@ -131,7 +80,7 @@ class Run:
         """
         if not path.is_dir():
             raise ValueError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
-        network = load_network(path)
+        trained = Trained.load(path)
         try:
             config = config_from_file(RetrainConfig, path / "config.yaml")
         except ValueError as error:
@@ -139,8 +88,7 @@ class Run:
                 raise ValueError(f"{error}; to do without this file, name the data set with --data.name") from error
             config = RetrainConfig()
         # Only the training images are augmented or fewer.
-        images = replace(config.data, crop_padding=0, flip=False, cutout=0, limit=None, **data)
-        return cls(path, network, images, config.precision)
+        return cls(path, trained, replace(config.data.as_they_are(), **data), config.precision)
 
 
 def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:
@@ -193,7 +141,7 @@ class Row:
         return {"name": self.name, **size, **self.metrics}
 
 
-def evaluate_runs(runs: Sequence[Run], images: ImageSet, batch_size: int, device: torch.device) -> list[Row]:
+def evaluate_runs(runs: Sequence[Run], images: Images, batch_size: int, device: torch.device) -> list[Row]:
     """A row for each of `runs` and, where there are several, those of the ensemble: `AVERAGE` and `VOTE`.
 
     Raises ValueError for a network of other classes or channels than `images` have, or whose logits are not finite.
@@ -202,21 +150,21 @@ def evaluate_runs(runs: Sequence[Run], images: ImageSet, batch_size: int, device
         _check_fit(run, images)
     rows, all_logits = [], []
     for run in runs:
-        logits = network_logits(run.network, images, batch_size, device, run.precision)
+        logits = network_logits(run.trained.network, images, batch_size, device, run.precision)
         if not logits.isfinite().all():
             raise ValueError(f"{run.path / WEIGHTS_FILE}: gives logits that are NaN or infinite; the training had diverged")
         all_logits.append(logits)
-        multiply_adds = count_multiply_adds(run.network, _image_shape(images))
+        multiply_adds = count_multiply_adds(run.trained.network, images.format.shape)
         metrics = _evaluate_alone(logits, images).to_dict()
-        rows.append(Row(str(run.path), count_parameters(run.network), multiply_adds, metrics))
+        rows.append(Row(str(run.path), count_parameters(run.trained.network), multiply_adds, metrics))
     return rows if len(rows) == 1 else rows + _ensemble_rows(rows, torch.stack(all_logits), images)
 
 
-def _check_fit(run: Run, images: ImageSet) -> None:
+def _check_fit(run: Run, images: Images) -> None:
     if not len(images):
         raise ValueError(f"data.name: {run.data.name} has no test images")
-    network = run.network
-    ours, theirs = (network.classifier.out_features, network.image_channels), (images.classes, images.images.shape[1])
+    network = run.trained.network
+    ours, theirs = (network.classifier.out_features, network.image_channels), (images.classes, images.format.shape[0])
     if ours != theirs:
         raise ValueError(
             f"{run.path}: the network is for {ours[0]} classes and {ours[1]} channels, "
@@ -224,12 +172,7 @@ def _check_fit(run: Run, images: ImageSet) -> None:
         )
 
 
-def _image_shape(images: ImageSet) -> tuple[int, int, int]:
-    channels, height, width = images.images.shape[1:]
-    return channels, height, width
-
-
-def _ensemble_rows(rows: Sequence[Row], logits: Tensor, images: ImageSet) -> list[Row]:
+def _ensemble_rows(rows: Sequence[Row], logits: Tensor, images: Images) -> list[Row]:
     """Of the networks that `rows` are of, from their logits [K, N, classes]."""
     average = _evaluate(average_log_probabilities, logits, images).to_dict()
     vote = _evaluate(lambda batch: F.one_hot(majority_vote(batch), images.classes), logits, images).to_dict()
@@ -302,7 +245,7 @@ def _main(argv: list[str] | None) -> None:
     data = runs[0].data
     images = load_images(data, "test")
     rows = evaluate_runs(runs, images, options["batch_size"], device)
-    shape = "x".join(str(length) for length in _image_shape(images))
+    shape = "x".join(str(length) for length in images.format.shape)
     print(f"{data.name}: {len(images):,} test images of {shape}, {images.classes} classes")
     print(_table(rows), end="")
     if output is not None:

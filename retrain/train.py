@@ -10,17 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retrain.config import RetrainConfig
-from retrain.evaluate import evaluate_network, load_network, save_network
+from retrain.evaluate import evaluate_network
+from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.draw import draw_cell
 from supernet.files import write_atomically
 from supernet.genotype import Genotype
 from supernet.published import list_genotypes, read_genotype
-from supernet.skeleton import check_images
+from supernet.skeleton import check_size
+from training.batches import Batches
 from training.checkpoint import RunDirectory
 from training.config import RunOptions
-from training.data import Batches, ImageSet, load_images, split_halves
+from training.data import class_weights, load_images, save_format, saved_format, split_halves
 from training.graph import GraphedStep, new_capture
+from training.images import Images
 from training.loop import Watch, choose_device, opened, run_epochs
 from training.metrics import Evaluation, Meter, count_multiply_adds, count_parameters
 from training.monitor import Monitor, check_finite
@@ -52,15 +55,17 @@ class Retraining:
     Raises ValueError for a configuration that does not fit the genotype or the images.
     """
 
-    def __init__(self, config: RetrainConfig, genotype: Genotype, images: ImageSet):
+    def __init__(self, config: RetrainConfig, genotype: Genotype, images: Images):
         self.config = config
         self.genotype = genotype
         self.device = choose_device(config.device, config.threads)
         self.meters = {"train": Meter(self.device)}
         self.graphed = GraphedStep(self._step, new_capture(config.graph, self.device, config.weights.name))
-        check_images(images.images[:1], images.images.shape[1])
-        channels, height, width = images.images.shape[1:]
-        self.image_shape = (channels, height, width)
+        self.format = images.format
+        channels, height, width = self.format.shape
+        check_size(height, width)
+        weights = class_weights(images, config.data)
+        self.class_weights = None if weights is None else weights.to(self.device)
         self.train_batches, self.valid_batches = self._batches(images)
         self.epochs, self.steps = config.epochs, len(self.train_batches)
         torch.manual_seed(derive_seed(config.seed, "weights"))
@@ -72,7 +77,7 @@ class Retraining:
             self.network.drop_path = torch.zeros((), device=self.device)
         self.optimizer = new_optimizer(config.weights, self.network.parameters())
 
-    def _batches(self, images: ImageSet) -> tuple[Batches, Batches | None]:
+    def _batches(self, images: Images) -> tuple[Batches, Batches | None]:
         """Batches of the images to train on and, where some are held out, of those to validate on."""
         config = self.config
         train, valid = images, None
@@ -120,8 +125,10 @@ class Retraining:
         weight = self.config.auxiliary_weight
         with autocast(self.config.precision, self.device):
             logits, auxiliary = self.network.forward_with_auxiliary(images) if weight else (self.network(images), None)
-        loss = F.cross_entropy(logits.float(), labels)
-        return loss, logits, 0.0 if auxiliary is None else weight * F.cross_entropy(auxiliary.float(), labels)
+        loss = F.cross_entropy(logits.float(), labels, self.class_weights)
+        if auxiliary is None:
+            return loss, logits, 0.0
+        return loss, logits, weight * F.cross_entropy(auxiliary.float(), labels, self.class_weights)
 
     @torch.no_grad()
     def _validate(self, watch: Watch) -> dict[str, float] | None:
@@ -168,8 +175,14 @@ def retrain(config: RetrainConfig, options: RunOptions) -> Result:
     """
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     genotype = _read_genotype(config, options)
-    trainer = Retraining(config, genotype, load_images(config.data, "train"))
+    notes: list[str] = []
+    device = choose_device(config.device, config.threads)
+    images = load_images(config.data, "train", device, saved_format(options), notes.append)
+    trainer = Retraining(config, genotype, images)
     with opened(trainer, config, options, KIND) as (run, monitor, start):
+        save_format(images, run.path)
+        for note in notes:
+            monitor.log(note)
         genotype.save(run.path / "genotype.json")
         if not start.epochs:
             _introduce(genotype, monitor)
@@ -203,10 +216,16 @@ def _introduce(genotype: Genotype, monitor: Monitor) -> None:
 def _conclude(trainer: Retraining, run: RunDirectory, monitor: Monitor, epochs: int) -> Result:
     """Saves the weights, evaluates what was saved, and writes and shows the outcome."""
     config = trainer.config
-    save_network(trainer.network, run.path)
-    network = load_network(run.path)
-    parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.image_shape)
-    test = evaluate_network(network, load_images(config.data, "test"), config.batch_size, trainer.device, config.precision)
+    Trained(trainer.network, trainer.format).save(run.path)
+    network = Trained.load(run.path).network
+    parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.format.shape)
+    test = evaluate_network(
+        network,
+        load_images(config.data, "test", trainer.device, trainer.format, monitor.log),
+        config.batch_size,
+        trainer.device,
+        config.precision,
+    )
     check_finite(None if math.isfinite(test.loss) else 0, epochs * trainer.steps, "loss on the test images")
     metrics = test.to_dict() | {
         "parameters": parameters,

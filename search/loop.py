@@ -1,5 +1,6 @@
 """A search from configuration to genotype: what every differentiable method runs."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,13 @@ from search.selection import Candidates, Perturbation, strongest
 from search.steps import Steps
 from search.tabular import Table
 from supernet import Genotype, Supernet, get_space
-from supernet.skeleton import check_images
+from supernet.skeleton import check_size
+from training.batches import Batches
 from training.checkpoint import RunDirectory
 from training.config import RunOptions
-from training.data import Batches, ImageSet, load_images, split_halves
+from training.data import class_weights, load_images, save_format, saved_format, split_halves
 from training.graph import GraphedStep, new_capture
+from training.images import Images
 from training.loop import Watch, choose_device, opened, run_epochs
 from training.optim import cosine, load_optimizer, new_optimizer, set_lr
 from training.seeds import derive_seed
@@ -36,12 +39,12 @@ class BilevelSearch:
     epochs that follow decide edge by edge.
     """
 
-    def __init__(self, config: SearchConfig, images: ImageSet, run: RunDirectory, table: Table | None = None):
+    def __init__(self, config: SearchConfig, images: Images, run: RunDirectory, table: Table | None = None):
         self.config = config
         self.run = run
         self.device = choose_device(config.device, config.threads)
         self.space = get_space(config.space)
-        check_images(images.images[:1], images.images.shape[1])
+        check_size(*images.format.shape[1:])
         self.train_batches, self.valid_batches, self.evaluation_batches, self.measured_batches = self._batches(images)
         self.steps = min(len(batches) for batches in (self.train_batches, self.valid_batches) if batches is not None)
         # A kernel has no second derivative, which a double backward needs.
@@ -52,7 +55,7 @@ class BilevelSearch:
             config.channels,
             config.cells,
             images.classes,
-            images.images.shape[1],
+            images.format.shape[0],
             candidates=config.candidates(self.space),
             partial=config.partial,
             tie_cells=config.tie_cells,
@@ -62,7 +65,7 @@ class BilevelSearch:
         self.stage = 0
         cells = None if config.tie_cells else self.network.cells_of_kind
         self.architecture = Architecture(self.space, config, cells, self.device)
-        self.step = Steps(config, self.network, self.architecture, self.device)
+        self.step = Steps(config, self.network, self.architecture, self.device, class_weights(images, config.data))
         self.meters = self.step.meters
         same_each_step = not get_relaxation(config.relaxation.name).one_path
         self.graphed = GraphedStep(self.step, new_capture(config.graph, self.device, config.weights.name, same_each_step))
@@ -73,19 +76,19 @@ class BilevelSearch:
             self.epochs += self.perturbation.epochs(config.selection)
         self.report = Report(self.step, self.evaluation_batches, self.measured_batches, table, run.path, self.epochs)
 
-    def _batches(self, images: ImageSet) -> tuple[Batches, Batches | None, Batches, Batches]:
+    def _batches(self, images: Images) -> tuple[Batches, Batches | None, Batches, Batches]:
         """Of both levels, of the whole validation part as it is, and of those of its images that curvature is measured on."""
         config = self.config
         train, valid = split_halves(images, config.train_fraction, config.seed)
         augment = config.data.augmentation()
 
-        def batches(part: ImageSet, stream: str) -> Batches:
+        def batches(part: Images, stream: str) -> Batches:
             return Batches(part, config.batch_size, self.device, config.seed, augment, True, True, stream=stream)
 
         together = config.batch_size
         if not (self.space.batch_statistics if config.batch_statistics is None else config.batch_statistics):
             # An image's result depends on no other image, so that as many are evaluated together as fill a GPU.
-            together = max(together, EVALUATED_PIXELS // images.images[0, 0].numel())
+            together = max(together, EVALUATED_PIXELS // math.prod(images.format.shape[1:]))
         together = min(together, len(valid))
         # A single image that might be left over has no statistics.
         whole = Batches(valid, together, self.device, drop_last=len(valid) % together == 1)
@@ -206,9 +209,14 @@ def search(config: SearchConfig, options: RunOptions, method: str) -> Genotype:
     """
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
-    images = load_images(config.data, "train")
+    notes: list[str] = []
+    device = choose_device(config.device, config.threads)
+    images = load_images(config.data, "train", device, saved_format(options), notes.append)
     trainer = BilevelSearch(config, images, RunDirectory(options.run, config), table)
     with opened(trainer, config, options, method) as (run, monitor, start):
+        save_format(images, run.path)
+        for note in notes:
+            monitor.log(note)
         done = run_epochs(trainer, config, run, monitor, method, start)
         if done == trainer.epochs and (reason := trainer.reason_to_stop()):
             monitor.log(f"collapsed in the last epoch: {reason}")

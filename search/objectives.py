@@ -16,7 +16,7 @@ from search.tabular import Table
 from supernet import DiscreteNetwork, Genotype
 from supernet.genotype import CellGenotype
 from supernet.skeleton import CellPosition
-from training.data import ImageSet
+from training.images import Images
 from training.metrics import count_multiply_adds, count_parameters
 from training.precision import Precision, autocast
 
@@ -143,7 +143,7 @@ class ArchitectureCosts:
 
 
 def architecture_costs(
-    config: "SamplingConfig", encoding: Encoding, images: ImageSet | None, table: Table | None, device: torch.device
+    config: "SamplingConfig", encoding: Encoding, images: Images | None, table: Table | None, device: torch.device
 ) -> ArchitectureCosts:
     """What a search counts: for the networks that retraining builds by default, and `images`, without them CIFAR-10's.
 
@@ -151,8 +151,7 @@ def architecture_costs(
     """
     shape, classes = CIFAR10
     if images is not None:
-        _, *pixels = images.images.shape
-        shape, classes = (pixels[0], pixels[1], pixels[2]), images.classes
+        shape, classes = images.format.shape, images.classes
     skeleton = encoding.space.skeleton
     size = (skeleton.default_channels, skeleton.default_cells, classes, shape)
     costs = CostTable(encoding, *size)

@@ -14,7 +14,8 @@ from search.samplers import Encoding, Genome, Sampler
 from search.samplers.config import SamplingConfig
 from search.steps import Batch, read, statistics_kept
 from supernet import Supernet
-from training.data import Batches, ImageSet
+from training.batches import Batches
+from training.images import Images
 from training.metrics import Meter
 from training.optim import descend, new_optimizer, unchanged
 from training.precision import Precision, autocast
@@ -45,9 +46,13 @@ class PathSteps:
     Weights of operations that do not run, and their momentum, stay what they are, bit for bit.
     """
 
-    def __init__(self, config: SamplingConfig, paths: PathNetwork, sampler: Sampler) -> None:
+    def __init__(
+        self, config: SamplingConfig, paths: PathNetwork, sampler: Sampler, class_weights: Tensor | None = None
+    ) -> None:
+        """`class_weights` [classes] weigh the loss that is descended."""
         self.config = config
         self.paths = paths
+        self.class_weights = None if class_weights is None else class_weights.to(paths.device)
         self.meter = Meter(paths.device)
         self.optimizer = new_optimizer(config.weights, paths.network.parameters())
         self._sampler = sampler
@@ -73,7 +78,7 @@ class PathSteps:
     def _losses(self, images: Tensor, labels: Tensor, genomes: Iterable[Genome]) -> Iterator[Tensor]:
         for genome in genomes:
             logits = self.paths.logits(images, genome)
-            loss = F.cross_entropy(logits, labels)
+            loss = F.cross_entropy(logits, labels, self.class_weights)
             self.meter.update(loss, logits, labels)
             yield loss
 
@@ -100,7 +105,7 @@ class SupernetScores:
     that many training batches (SPOS, Guo et al. 2020, section 3.4) instead of those that all paths have left behind.
     """
 
-    def __init__(self, config: SamplingConfig, paths: PathNetwork, train: Batches, valid: ImageSet, together: int) -> None:
+    def __init__(self, config: SamplingConfig, paths: PathNetwork, train: Batches, valid: Images, together: int) -> None:
         """`together`: images of a batch in evaluation. Raises ValueError for more images than there are."""
         self._paths = paths
         self._train = train

@@ -15,7 +15,7 @@ from search.tabular import Row, Table
 from supernet import Genotype, Path
 from supernet.draw import draw_alphas, draw_cell
 from supernet.files import write_atomically
-from training.data import Batches
+from training.batches import Batches
 from training.loop import Watch
 from training.monitor import check_finite
 from training.seeds import new_generator

@@ -1,5 +1,6 @@
 """A search that samples whole architectures, from configuration to genotype."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -19,10 +20,12 @@ from search.sampling_report import SamplingReport
 from search.tabular import Table
 from search.trials import Evaluate, Trials
 from supernet import Genotype, Supernet, get_space
-from supernet.skeleton import check_images
+from supernet.skeleton import check_size
+from training.batches import Batches
 from training.checkpoint import Checkpoints, RunDirectory
 from training.config import RunOptions, config_to_dict
-from training.data import Batches, ImageSet, load_images, split_halves
+from training.data import class_weights, load_images, save_format, saved_format, split_halves
+from training.images import Images
 from training.loop import Watch, choose_device, opened, run_epochs
 from training.metrics import Meter
 from training.optim import cosine, load_optimizer, set_lr
@@ -49,23 +52,23 @@ class SamplingMethod(Method[C]):
 class Weights:
     """The supernet of a search, how it is trained, and the scores that it gives."""
 
-    def __init__(self, config: SamplingConfig, encoding: Encoding, sampler: Sampler, images: ImageSet, device: torch.device):
+    def __init__(self, config: SamplingConfig, encoding: Encoding, sampler: Sampler, images: Images, device: torch.device):
         self.config = config
         self.sampler = sampler
-        check_images(images.images[:1], images.images.shape[1])
+        check_size(*images.format.shape[1:])
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network = Supernet(
             encoding.space,
             config.channels,
             config.cells,
             images.classes,
-            images.images.shape[1],
+            images.format.shape[0],
             candidates=_candidates(encoding),
             batch_statistics=config.batch_statistics,
             kernels=config.kernels,
         ).to(device)
         self.paths = PathNetwork(self.network, encoding, device, config.precision)
-        self.steps = PathSteps(config, self.paths, sampler)
+        self.steps = PathSteps(config, self.paths, sampler, class_weights(images, config.data))
         train, valid = split_halves(images, config.train_fraction, config.seed)
         augment = config.data.augmentation()
         self.train = Batches(train, config.batch_size, device, config.seed, augment, True, True, stream="train")
@@ -74,7 +77,7 @@ class Weights:
         together = config.batch_size
         if not (encoding.space.batch_statistics if config.batch_statistics is None else config.batch_statistics):
             # An image's result depends on no other image, so that as many are evaluated together as fill a GPU.
-            together = max(together, EVALUATED_PIXELS // images.images[0, 0].numel())
+            together = max(together, EVALUATED_PIXELS // math.prod(images.format.shape[1:]))
         self.scores = SupernetScores(config, self.paths, self.train, valid, together)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float:
@@ -144,7 +147,7 @@ class SamplingSearch:
         self,
         sampler: type[Sampler],
         config: SamplingConfig,
-        images: ImageSet | None,
+        images: Images | None,
         run: RunDirectory,
         table: Table | None,
     ):
@@ -179,7 +182,7 @@ class SamplingSearch:
         self.meters = {"train": Meter(self.device) if self.weights is None else self.weights.steps.meter}
         self.report = SamplingReport(config, self.encoding, self.costs, table, run, self.epochs)
 
-    def _proxy(self, name: str, images: ImageSet) -> ProxyScores:
+    def _proxy(self, name: str, images: Images) -> ProxyScores:
         config = self.config
         batches = Batches(images.take(torch.arange(min(len(images), config.batch_size))), config.batch_size, self.device)
         batch, labels = next(iter(batches.epoch(0)))
@@ -236,9 +239,17 @@ def sample(sampler: type[Sampler], config: SamplingConfig, options: RunOptions, 
     may_change = ("stop", "evaluations") if config.evaluate == "table" else ("stop", "evaluations", "tabular")
     RunDirectory.check(options.run, config, options.resume, options.overwrite, may_change)
     table = None if config.tabular is None else Table.read(config.tabular)
-    images = load_images(config.data, "train") if config.needs_images else None
+    notes: list[str] = []
+    images = None
+    if config.needs_images:
+        device, known = choose_device(config.device, config.threads), saved_format(options)
+        images = load_images(config.data, "train", device, known, notes.append)
     trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config, may_change), table)
     with opened(trainer, config, options, method, may_change) as (run, monitor, start):
+        if images is not None:
+            save_format(images, run.path)
+        for note in notes:
+            monitor.log(note)
         done = run_epochs(trainer, config, run, monitor, method, start)
         genotype = trainer.report.conclude(trainer.trials, monitor, done * trainer.steps)
         if genotype is None:

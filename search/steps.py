@@ -14,7 +14,7 @@ from search.bilevel import VirtualStep, Weights, first_order, second_order
 from search.config import SearchConfig
 from search.relaxations import Mixture
 from supernet import Path, Supernet
-from training.data import Batches
+from training.batches import Batches
 from training.metrics import Meter, Reading
 from training.optim import descend, new_optimizer, requiring_no_grad, unchanged
 from training.precision import Precision, autocast
@@ -43,7 +43,16 @@ class Steps:
     moves both (SNAS, Xie et al. 2019).
     """
 
-    def __init__(self, config: SearchConfig, network: Supernet, architecture: Architecture, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: SearchConfig,
+        network: Supernet,
+        architecture: Architecture,
+        device: torch.device,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        """`class_weights` [classes] weigh the losses that are descended, not those that are reported by `evaluate`."""
+        self.class_weights = None if class_weights is None else class_weights.to(device)
         self.config = config
         self.network = network
         self.architecture = architecture
@@ -118,11 +127,11 @@ class Steps:
         config = self.config
 
         def train_loss(weights: Weights, precision: Precision = config.precision) -> Tensor:
-            return F.cross_entropy(self.logits(train[0], mixture, path, precision, weights), train[1])
+            return self._cross_entropy(self.logits(train[0], mixture, path, precision, weights), train[1])
 
         def valid_loss(weights: Weights) -> Tensor:
             logits = self.logits(valid[0], mixture, path, config.precision, weights)
-            loss = F.cross_entropy(logits, valid[1])
+            loss = self._cross_entropy(logits, valid[1])
             self.meters["valid"].update(loss, logits, valid[1])
             return loss
 
@@ -156,9 +165,12 @@ class Steps:
             logits = self.network(*arguments) if weights is None else functional_call(self.network, weights, arguments)
         return logits.float()
 
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, self.class_weights)
+
     def _loss(self, level: str, batch: Batch, mixture: Mixture, path: Path | None) -> Tensor:
         logits = self.logits(batch[0], mixture, path)
-        loss = F.cross_entropy(logits, batch[1])
+        loss = self._cross_entropy(logits, batch[1])
         self.meters[level].update(loss, logits, batch[1])
         return loss
 
@@ -192,7 +204,7 @@ class Steps:
         ):
             for images, labels in batches.epoch(0):
                 mixture = self.architecture.mean(dict(zip(self.architecture.alphas, points, strict=True)))
-                loss = F.cross_entropy(self.logits(images, mixture, precision="float32"), labels)
+                loss = self._cross_entropy(self.logits(images, mixture, precision="float32"), labels)
                 torch._foreach_add_(total, first_order(loss, points), alpha=1 / len(batches))
         return total
 

@@ -200,6 +200,10 @@ def check_images(images: Tensor, image_channels: int) -> None:
     """Raises ValueError unless `images` is [B, image_channels, H, W] with H and W of at least 4."""
     if images.ndim != 4 or images.shape[1] != image_channels:
         raise ValueError(f"images: expected [batch, {image_channels}, height, width], got {list(images.shape)}")
-    if min(images.shape[2:]) < SMALLEST_IMAGE:
-        height, width = images.shape[2:]
+    check_size(*images.shape[2:])
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises ValueError unless both are at least 4, which every network here needs."""
+    if min(height, width) < SMALLEST_IMAGE:
         raise ValueError(f"images: {height}x{width} is too small, the network needs at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}")

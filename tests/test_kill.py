@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from retrain.evaluate import load_network
+from retrain.weights import Trained
 from supernet.genotype import Genotype
 from training.checkpoint import Checkpoints
 
@@ -166,7 +166,7 @@ def check_results_are_whole(path: Path) -> None:
     if (path / "genotype.json").exists():
         Genotype.load(path / "genotype.json")
     if (path / "weights.safetensors").exists():
-        load_network(path)
+        Trained.load(path)
     if (path / "metrics.json").exists():
         json.loads((path / "metrics.json").read_text())
 

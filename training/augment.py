@@ -1,5 +1,6 @@
 """Random crop, flip and cutout of a batch at once, as tensor operations on the device that holds the images."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.images import Crop
 from training.seeds import new_generator
+
+_LONGEST = math.log(4 / 3)  # logarithm of the largest aspect of a part
 
 
 class Draws(NamedTuple):
@@ -24,6 +28,8 @@ class Draws(NamedTuple):
     """Row of the centre of the cutout."""
     column: Tensor
     """Column of the centre of the cutout."""
+    part: Tensor
+    """Of `crop_area`: share of the area, logarithm of the aspect, and place down and to the right, [n, 4]."""
 
     def to(self, device: torch.device) -> "Draws":
         """The same choices on `device`."""
@@ -44,6 +50,9 @@ class Augmentation:
     """Mirror every second image, on average, left to right."""
     cutout: int = 0
     """Side in pixels of the square that is blanked (DeVries and Taylor, arXiv:1708.04552)."""
+    crop_area: float = 1.0
+    """A part of the image of at least that share of its area, its sides at most 4 to 3, takes the place of the image (Szegedy
+    et al., arXiv:1409.4842); 1: none does."""
 
     def draw(self, count: int, height: int, width: int, *seed: int | str) -> Draws:
         """The random choices for `count` images of `height` x `width` pixels, on the CPU.
@@ -59,7 +68,21 @@ class Augmentation:
             mirrored=torch.randint(2, (count,), generator=flip).bool(),
             row=torch.randint(height, (count,), generator=cutout),
             column=torch.randint(width, (count,), generator=cutout),
+            part=self._draw_parts(count, new_generator(*seed, "part")),
         )
+
+    def _draw_parts(self, count: int, generator: torch.Generator) -> Tensor:
+        if self.crop_area == 1:
+            return torch.zeros(count, 4)
+        least = torch.tensor([self.crop_area, -_LONGEST, 0, 0])
+        most = torch.tensor([1, _LONGEST, 1, 1])
+        return least + (most - least) * torch.rand(count, 4, generator=generator)
+
+    def crops(self, draws: Draws) -> list[Crop] | None:
+        """The parts that take the places of the images; None where the images stay whole."""
+        if self.crop_area == 1:
+            return None
+        return [Crop(area, math.exp(aspect), down, right) for area, aspect, down, right in draws.part.tolist()]
 
     def pad(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] to [N, H + 2 padding, W + 2 padding, C] with a border of zeros, as `crop_and_flip` takes them."""

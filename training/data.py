@@ -1,23 +1,29 @@
-"""Data sets, their parts, and the batches of an epoch made on the device that holds the images."""
+"""What images a run uses: the settings, the table of data sets, and how they are divided."""
 
-from collections.abc import Callable, Iterator
+import importlib
+import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
-from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
-from training.augment import Augmentation, Draws
+from supernet.files import write_atomically
+from training.augment import Augmentation
+from training.config import RunOptions
+from training.image_files import ImageFiles, in_memory, survey
+from training.images import BYTE, ImageFormat, Images, ImageSet, resize
+from training.memory import free_on
 from training.seeds import new_generator
-from training.vision import import_torchvision
 
 Part = Literal["train", "test"]
+AnyImages = TypeVar("AnyImages", bound=Images)
 
-# The values of 4096 images of CIFAR-10, 100 MB in float64.
-_VALUES_AT_ONCE = 4096 * 3 * 32 * 32
+DATA_FILE = "data.json"
+_ROOM = 0.5  # of the free memory: what images may take where they stay on the device
 
 
 @dataclass
@@ -25,9 +31,11 @@ class DataConfig:
     """Which images a run uses and how the training ones are changed at random."""
 
     name: str = "digits"
-    """Data set: digits (part of scikit-learn), cifar10, or one that was added with @register_dataset."""
+    """Data set: digits (part of scikit-learn), cifar10, cifar100, svhn, mnist, fashion_mnist, folder (one folder of images for
+    each class), npz (arrays x_train, y_train, x_test, y_test), or one that was added with @register_dataset."""
     root: str = "data"
-    """Folder that holds the files of the data set (cifar10: the folder above cifar-10-batches-py). Digits needs none."""
+    """Folder that holds the files of the data set (cifar10: the folder above cifar-10-batches-py; folder: the one above the
+    folders of the classes, or above train and, where there is one, test or val); of npz the file. Digits needs none."""
     download: bool = False
     """Download the data set into root where it is absent or damaged."""
     crop_padding: int = 0
@@ -36,196 +44,235 @@ class DataConfig:
     """Mirror half of the training images, chosen at random, left to right."""
     cutout: int = 0
     """Side in pixels of the square that is blanked at a random place of each training image; 0 = none."""
+    crop_area: float = 1.0
+    """A part of a training image of at least that share of its area takes its place (ImageNet: 0.08); 1 = none does."""
     limit: int | None = None
     """Use only that many training images, in the proportions of the classes and the same ones each time; null = all."""
     size: int | None = None
-    """Resize images to that many pixels on each side, by averaging areas; null: as they are."""
+    """Resize images to that many pixels on each side; null: as they are."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """What size does to an image that is no square: crop cuts one from its middle, stretch squeezes all of it in."""
+    resize: int | None = None
+    """With fit crop: pixels that the shorter side gets before the square of size is cut out (ImageNet: 256); null: size."""
+    gray: bool = False
+    """Folder: read images in shades of grey, with one channel."""
+    test_fraction: float = 0.2
+    """Folder without a folder test or val: share of each class that is the test part, at most 0.5."""
+    split_seed: int = 0
+    """Folder without a folder test or val: which images are the test part. The seed of the run does not change it."""
+    skip_unreadable: bool = False
+    """Folder: leave out files that are no readable images, and name them in the log, instead of refusing the folder."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weights of the classes in the training loss: balanced weighs a class by images / (classes * images of the class)."""
+    loading: Literal["auto", "resident", "workers"] = "auto"
+    """Where batches come from: images that all stay on the device, or processes that read and change them; auto: by size."""
+    workers: int | None = None
+    """Processes that read images; null: one for each core."""
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name}: must be 0 or more pixels, not {getattr(self, name)}")
+        if not 0 < self.crop_area <= 1:
+            raise ValueError(f"data.crop_area: must be a share above 0 and at most 1, not {self.crop_area}")
+        if self.crop_area < 1 and self.loading == "resident":
+            raise ValueError("data.crop_area: only worker processes cut parts out; set data.loading to auto or workers")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"data.limit: must be at least 1 image, or null for all, not {self.limit}")
         if self.size is not None and not 4 <= self.size <= 4096:
             raise ValueError(f"data.size: must be from 4 to 4096 pixels, or null for images as they are, not {self.size}")
+        if self.resize is not None and not (self.size is not None and self.fit == "crop" and self.size <= self.resize <= 8192):
+            raise ValueError(
+                f"data.resize: must be from data.size to 8192 pixels, and needs it and data.fit crop, not {self.resize}"
+            )
+        if not 0 < self.test_fraction <= 0.5:
+            raise ValueError(f"data.test_fraction: must be above 0 and at most 0.5, not {self.test_fraction}")
+        if self.workers is not None and not 1 <= self.workers <= 1024:
+            raise ValueError(f"data.workers: must be from 1 to 1024 processes, or null, not {self.workers}")
 
     def augmentation(self) -> Augmentation:
         """The random changes that these settings ask for."""
-        return Augmentation(crop_padding=self.crop_padding, flip=self.flip, cutout=self.cutout)
+        return Augmentation(self.crop_padding, self.flip, self.cutout, self.crop_area)
+
+    def as_they_are(self) -> "DataConfig":
+        """The same images, all of them and without random changes."""
+        return replace(self, crop_padding=0, flip=False, cutout=0, crop_area=1.0, limit=None)
+
+    @property
+    def processes(self) -> int:
+        """Processes that read images, where any do."""
+        return self.workers or len(os.sched_getaffinity(0))
 
 
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Labelled images on the CPU."""
-
-    images: Tensor
-    """Pixels, uint8 [N, C, H, W]."""
-    labels: Tensor
-    """Class of each image, int64 [N], from 0 to `classes` - 1."""
-    classes: int
-    mean: tuple[float, ...]
-    """Mean of pixel / 255 for each of the C channels."""
-    std: tuple[float, ...]
-    """Standard deviation of pixel / 255 for each of the C channels."""
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(f"images: must be uint8 [N, C, H, W], not {self.images.dtype} {list(self.images.shape)}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            given = f"{self.labels.dtype} {list(self.labels.shape)}"
-            raise ValueError(f"labels: must be int64 [{len(self.images)}], one for each image, not {given}")
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
-            raise ValueError(f"labels: must be from 0 to {self.classes - 1}")
-        channels = self.images.shape[1]
-        if len(self.mean) != channels or len(self.std) != channels or not all(value > 0 for value in self.std):
-            raise ValueError(f"mean, std: must be {channels} numbers each, std positive, not {self.mean} and {self.std}")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, indices: Tensor) -> "ImageSet":
-        """The images at `indices` [n], in that order, with the same classes and statistics."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
-
-
-Loader = Callable[[DataConfig, Part], ImageSet]
-_LOADERS: dict[str, Loader] = {}
+Loader = Callable[[DataConfig, Part], Images]
+# Imported when they are asked for, as some readers take seconds to import.
+_SHIPPED = {
+    "digits": "digits:load",
+    "cifar10": "vision:load_cifar10",
+    "cifar100": "vision:load_cifar100",
+    "svhn": "vision:load_svhn",
+    "mnist": "vision:load_mnist",
+    "fashion_mnist": "vision:load_fashion_mnist",
+    "folder": "folder:load",
+    "npz": "npz:load",
+}
+_OWN: dict[str, Loader] = {}
 
 
 def register_dataset(name: str) -> Callable[[Loader], Loader]:
-    """Make the decorated function the data set `name`: from the settings and "train" or "test" it returns the `ImageSet`.
+    """Make the decorated function the data set `name`: from the settings and "train" or "test" it returns the images, as an
+    `ImageSet` or `ImageFiles`.
 
     Raises:
         ValueError: there is a data set of that name already.
     """
 
     def register(loader: Loader) -> Loader:
-        if name in _LOADERS:
+        if name in list_datasets():
             raise ValueError(f"data set {name!r} is registered already")
-        _LOADERS[name] = loader
+        _OWN[name] = loader
         return loader
 
     return register
 
 
-def load_images(config: DataConfig, part: Part) -> ImageSet:
+def list_datasets() -> list[str]:
+    """Names of all data sets."""
+    return sorted((*_SHIPPED, *_OWN))
+
+
+def _loader(name: str) -> Loader:
+    if name in _OWN:
+        return _OWN[name]
+    if name not in _SHIPPED:
+        raise ValueError(f"data.name: unknown data set {name!r}; known: {', '.join(list_datasets())}")
+    module, _, function = _SHIPPED[name].partition(":")
+    loader: Loader = getattr(importlib.import_module(f"training.datasets.{module}"), function)
+    return loader
+
+
+def load_images(
+    config: DataConfig,
+    part: Part,
+    device: torch.device | str = "cpu",
+    known: ImageFormat | None = None,
+    log: Callable[[str], None] = print,
+) -> Images:
     """Read one part of the data set that `config` names; `config.limit` applies to the training part.
 
     Both parts are resized to `config.size`. Their mean and std stay those of the data set, which for the well-known sets are
     published constants: images that were made smaller by averaging keep about the mean but have a smaller std.
 
+    Args:
+        device: where the images are to be used. They stay there where they fit, else worker processes make the batches; see
+            `DataConfig.loading`.
+        known: the format of the images of the run that this goes on from: its mean and std are not computed again.
+        log: told which files were left out.
+
     Raises:
-        ValueError: an unknown data set, absent or damaged files, a limit above the number of images, or a random crop or cutout
-            that could hide all of an image.
+        ValueError: an unknown data set, absent or damaged files, a limit above the number of images, images of another format
+            than `known`, or a random crop or cutout that could hide all of an image.
     """
-    if config.name not in _LOADERS:
-        raise ValueError(f"data.name: unknown data set {config.name!r}; known: {', '.join(sorted(_LOADERS))}")
-    images = _LOADERS[config.name](config, part)
-    height, width = (config.size, config.size) if config.size else images.images.shape[2:]
-    for name, pixels in (("crop_padding", config.crop_padding), ("cutout", config.cutout)):
-        if pixels and pixels >= min(height, width):
-            raise ValueError(f"data.{name}: {pixels} pixels could hide all of an image of {height}x{width}; use fewer")
+    images = _loader(config.name)(config, part)
     if part == "train" and config.limit is not None:
         if config.limit > len(images):
             raise ValueError(f"data.limit: {config.limit} is more than the {len(images)} training images of {config.name}")
-        images = images.take(_stratified(images.labels, config.limit))
-    return images if config.size is None else replace(images, images=_resize(images.images, config.size))
+        images = images.take(stratified(images.labels, config.limit, new_generator("limit")))
+    if isinstance(images, ImageSet):
+        if config.size is not None:
+            images = replace(images, images=resize(images.images, config.size, config.fit == "stretch", config.resize))
+        images = replace(images, workers=_workers(images, config, torch.device(device)))
+    elif isinstance(images, ImageFiles):
+        images = _prepared(images, config, part, torch.device(device), known, log)
+    _check_augmentation(config, images.format)
+    return images if known is None else _of_format(images, known)
 
 
-def _stratified(labels: Tensor, count: int) -> Tensor:
+def _check_augmentation(config: DataConfig, form: ImageFormat) -> None:
+    _, height, width = form.shape
+    for name, pixels in (("crop_padding", config.crop_padding), ("cutout", config.cutout)):
+        if pixels and pixels >= min(height, width):
+            raise ValueError(f"data.{name}: {pixels} pixels could hide all of an image of {height}x{width}; use fewer")
+
+
+def _workers(images: Images, config: DataConfig, device: torch.device) -> int:
+    """Processes that make the batches: 0 where the images stay on the device."""
+    if config.loading != "auto":
+        return config.processes if config.loading == "workers" else 0
+    channels, height, width = images.format.shape
+    border = 2 * config.crop_padding
+    bytes_a_value = 1 if images.format.scale == BYTE else 4
+    needed = len(images) * channels * (height + border) * (width + border) * bytes_a_value
+    return 0 if config.crop_area == 1 and needed <= _ROOM * free_on(device) else config.processes
+
+
+def _prepared(
+    files: ImageFiles,
+    config: DataConfig,
+    part: Part,
+    device: torch.device,
+    known: ImageFormat | None,
+    log: Callable[[str], None],
+) -> Images:
+    """Files with their statistics, or in memory where they stay on the device; each is decoded once for either."""
+    workers = _workers(files, config, device)
+    if workers and known is not None and not config.skip_unreadable:
+        return replace(files, workers=workers)
+    found = survey(files, keep=not workers, workers=config.processes)
+    if found.unreadable:
+        first = found.unreadable[0]
+        if not config.skip_unreadable:
+            more = f", and {len(found.unreadable) - 1} more" if len(found.unreadable) > 1 else ""
+            raise ValueError(f"data.root: {first}{more}; mend or delete it, or leave such files out, --data.skip_unreadable")
+        log(f"left out, unreadable: {len(found.unreadable)} of {len(files)} {part} images")
+        for problem in found.unreadable:
+            log(f"left out: {problem}")
+    names = files.format.class_names
+    counts = files.labels[found.readable].bincount(minlength=len(names))
+    if not counts.any() or (part == "train" and not counts.all()):
+        raise ValueError(f"data.root: no image of class {names[int(counts.argmin())]!r} can be read")
+    if known is None and part == "test":
+        # Asked for alone, the test part has the statistics of the training part all the same.
+        known = load_images(replace(config, limit=None), "train", device, log=log).format
+    mean, std = (found.mean, found.std) if known is None else (known.mean, known.std)
+    files = replace(files, format=replace(files.format, mean=mean, std=std), workers=workers)
+    return files.take(found.readable) if workers else in_memory(files, found)
+
+
+def _of_format(images: Images, known: ImageFormat) -> Images:
+    """The same images, to be normalised as those of `known`. Raises ValueError where they are of other classes or channels."""
+    form = images.format
+    if form.class_names != known.class_names:
+        raise ValueError(
+            f"data.name: the images have {form.class_names_in_short()}, those that the network was trained on "
+            f"{known.class_names_in_short()}"
+        )
+    for ours, theirs, what in (
+        (form.shape[0], known.shape[0], "channels"),
+        (form.scale, known.scale, "as the largest value of a pixel"),
+    ):
+        if ours != theirs:
+            raise ValueError(f"data.name: the images have {ours} {what}, those that the network was trained on {theirs}")
+    if isinstance(images, ImageSet):
+        return replace(images, mean=known.mean, std=known.std)
+    assert isinstance(images, ImageFiles)
+    return replace(images, format=replace(form, mean=known.mean, std=known.std))
+
+
+def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Ascending indices of `count` images in the proportions of the classes; a smaller choice is part of a larger one."""
-    order = torch.randperm(len(labels), generator=new_generator("limit"))
+    order = torch.randperm(len(labels), generator=generator)
     shuffled = labels[order]
+    counts = shuffled.bincount()
+    by_class = shuffled.argsort(stable=True)
+    rank = torch.empty_like(shuffled)
+    rank[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
     # The k-th image of a class of n comes at (k + 1/2) / n of the way, so any beginning has the classes' proportions.
-    one_hot = F.one_hot(shuffled)
-    rank = one_hot.cumsum(0).gather(1, shuffled[:, None])[:, 0] - 0.5
-    position = rank.double() / one_hot.sum(0)[shuffled]
+    position = (rank + 0.5).double() / counts[shuffled]
     return order[position.argsort(stable=True)[:count]].sort().values
 
 
-def _resize(images: Tensor, size: int) -> Tensor:
-    """Images uint8 [N, C, H, W] to uint8 [N, C, size, size], each axis by itself; those of that size are returned themselves.
-
-    Along an axis that shrinks, a pixel becomes the mean of the old pixels that its area touches. Where `size` divides the axis
-    this is the box filter with which ImageNet was downsampled (Chrabaszcz et al., arXiv:1707.08819). An axis that grows is
-    interpolated linearly between the centres of the pixels.
-    """
-    channels, height, width = images.shape[1:]
-    if height == width == size:
-        return images
-    between = min(height, size), min(width, size)
-    resized = images.new_empty(len(images), channels, size, size)
-    count = max(1, _VALUES_AT_ONCE // (channels * max(height * width, size * size)))
-    for part, target in zip(images.split(count), resized.split(count), strict=True):
-        # In float32 the sum over a large area is so inexact that white would become 256, which is black in uint8.
-        values = F.interpolate(part.double(), between, mode="area")
-        if between != (size, size):
-            values = F.interpolate(values, (size, size), mode="bilinear", align_corners=False)
-        target.copy_(values.round_())
-    return resized
-
-
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of pixel / 255 over images uint8 [N, C, H, W], one of each for a channel."""
-    values = rearrange(images, "n c h w -> c (n h w)").double() / 255
-    return tuple(values.mean(1).tolist()), tuple(values.std(1, correction=0).tolist())
-
-
-@register_dataset("digits")
-def _load_digits(config: DataConfig, part: Part) -> ImageSet:
-    """Handwritten digits of scikit-learn, 8x8 pixels: 1,437 to train and 360 to test, split by class with seed 0."""
-    # Imported here because it takes a second, which other data sets should not pay.
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    labels = torch.from_numpy(digits.target).long()
-    images = rearrange(torch.from_numpy(digits.images), "n h w -> n 1 h w")
-    images = (images * 255 / 16).round().to(torch.uint8)
-    train, test = train_test_split(torch.arange(len(labels)).numpy(), test_size=0.2, stratify=digits.target, random_state=0)
-    mean, std = channel_statistics(images[train])
-    return ImageSet(images, labels, 10, mean, std).take(torch.from_numpy(train if part == "train" else test))
-
-
-@register_dataset("cifar10")
-def _load_cifar10(config: DataConfig, part: Part) -> ImageSet:
-    """CIFAR-10, 32x32 pixels in colour: 50,000 to train and 10,000 to test, read from its Python version."""
-    data = _read_cifar10(config, part)
-    images = rearrange(torch.from_numpy(data.data), "n h w c -> n c h w").contiguous()
-    mean, std = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
-    return ImageSet(images, torch.tensor(data.targets), 10, mean, std)
-
-
-def _read_cifar10(config: DataConfig, part: Part) -> Any:
-    """torchvision's reader with the images in memory; it compares every file with its published checksum."""
-    folder = Path(config.root) / "cifar-10-batches-py"
-    mend = "try the download again" if config.download else "delete the folder and download it again with --data.download true"
-    try:
-        if not config.download and not folder.is_dir():
-            raise ValueError(
-                f"data.root: there is no folder {folder}; name the folder above it with --data.root "
-                "or download CIFAR-10 with --data.download true"
-            )
-        datasets = import_torchvision().datasets
-        try:
-            return datasets.CIFAR10(config.root, train=part == "train", download=config.download)
-        except RuntimeError:
-            bad = _damaged_files(folder, datasets)
-            raise ValueError(f"data.root: CIFAR-10 in {folder} is incomplete or damaged ({', '.join(bad)}); {mend}") from None
-    except OSError as error:
-        action = "download or read" if config.download else "read"
-        raise ValueError(f"data.root: cannot {action} CIFAR-10 in {config.root}: {' '.join(str(error).split())}") from error
-
-
-def _damaged_files(folder: Path, datasets: Any) -> list[str]:
-    """Names of the files of CIFAR-10 that are absent or differ from the published ones."""
-    known = datasets.CIFAR10
-    checksums = [*known.train_list, *known.test_list, (known.meta["filename"], known.meta["md5"])]
-    return [name for name, md5 in checksums if not datasets.utils.check_integrity(folder / name, md5)]
-
-
-def split_halves(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImages, AnyImages]:
     """The two parts of a search's training images: shuffle with `seed`, then cut after the share `fraction` (DARTS, 3.1).
 
     Raises:
@@ -238,79 +285,39 @@ def split_halves(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet
     return images.take(order[:count]), images.take(order[count:])
 
 
-class Batches:
-    """The batches of a data set that stays on the device as uint8; order and augmentation depend on seed and epoch alone.
+def save_format(images: Images, run: Path) -> None:
+    """Writes data.json in the directory of a run: the format of its training images, and how many there are of each class."""
+    counts = images.labels.bincount(minlength=images.classes).tolist()
+    content = images.format.to_dict() | {"train_images": len(images), "train_images_of_class": counts}
+    write_atomically(run / DATA_FILE, json.dumps(content, indent=2) + "\n")
 
-    Args:
-        images: the data set; it is copied to `device`.
-        batch_size: images a batch.
-        seed: seed of the run.
-        augment: random changes of the images; None leaves them as they are.
-        shuffle: take the images in a random order that differs from epoch to epoch.
-        drop_last: leave out a last batch that would be short.
-        dtype: floating type of the images that are handed out.
-        stream: name of the random stream; give the two levels of a search different ones.
 
-    Raises:
-        ValueError: the batch size is below 1 or above the number of images.
+def saved_format(options: RunOptions) -> ImageFormat | None:
+    """The format of the training images of the run that is resumed; None for a new one, or where it is not yet written.
+
+    Raises ValueError for a damaged file.
     """
+    path = options.run / DATA_FILE
+    if not options.resume or not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content = {name: value for name, value in content.items() if not name.startswith("train_images")}
+        return ImageFormat.from_dict(content)
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it to have it computed again") from error
 
-    def __init__(
-        self,
-        images: ImageSet,
-        batch_size: int,
-        device: torch.device | str,
-        seed: int = 0,
-        augment: Augmentation | None = None,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        dtype: torch.dtype = torch.float32,
-        stream: str = "",
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size: must be at least 1, not {batch_size}")
-        if batch_size > len(images):
-            raise ValueError(f"batch_size: {batch_size} is larger than the {len(images)} images it is taken from")
-        self.batch_size = batch_size
-        self.device = torch.device(device)
-        self._count = len(images)
-        self._height, self._width = images.images.shape[2:]
-        self._seed = seed
-        self._stream = stream
-        self._augment = augment or Augmentation()
-        self._shuffle = shuffle
-        self._drop_last = drop_last
-        self._dtype = dtype
-        self._pixels = self._augment.pad(images.images.to(self.device))
-        self._labels = images.labels.to(self.device)
-        precise = torch.promote_types(dtype, torch.float32)
-        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (images.mean, images.std))
-        self._scale = (1 / (255 * std)).to(self.device, precise)
-        self._shift = (-mean / std).to(self.device, precise)
 
-    def __len__(self) -> int:
-        """Number of batches an epoch."""
-        whole, rest = divmod(self._count, self.batch_size)
-        return whole + (rest > 0 and not self._drop_last)
+def class_weights(images: Images, config: DataConfig) -> Tensor | None:
+    """Weights of the classes in the loss, float32 [classes], as `config.class_weights` says; None where all count alike.
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch `number`: images [B, C, H, W], normalised and in channels_last memory, and labels [B].
-
-        The random choices of the whole epoch are made and copied to the device first: no batch waits for the host.
-        """
-        seed = (self._seed, self._stream, number)
-        order = torch.arange(self._count)
-        if self._shuffle:
-            order = torch.randperm(self._count, generator=new_generator(*seed, "order"))
-        order = order.to(self.device)
-        draws = self._augment.draw(self._count, self._height, self._width, *seed).to(self.device)
-        for batch in range(len(self)):
-            start, stop = batch * self.batch_size, min((batch + 1) * self.batch_size, self._count)
-            chosen = order[start:stop]
-            yield self._images(chosen, draws.between(start, stop)), self._labels[chosen]
-
-    def _images(self, chosen: Tensor, draws: Draws) -> Tensor:
-        """The images `chosen` [B], augmented and normalised, [B, C, H, W]."""
-        pixels = self._augment.crop_and_flip(self._pixels, chosen, draws)
-        values = torch.addcmul(self._shift, pixels.to(self._scale.dtype), self._scale).to(self._dtype)
-        return rearrange(self._augment.cut_out(values, draws), "b h w c -> b c h w")
+    Raises ValueError where a class has no image, whose weight would be infinite.
+    """
+    if config.class_weights == "none":
+        return None
+    counts = images.labels.bincount(minlength=images.classes)
+    if not counts.all():
+        name = images.format.class_names[int(counts.argmin())]
+        raise ValueError(f"data.class_weights: class {name!r} has no training image; leave the weights out or add images")
+    return (len(images) / (images.classes * counts)).float()

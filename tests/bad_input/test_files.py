@@ -10,7 +10,8 @@ import torch
 
 import training.data
 from supernet.published import get_genotype
-from training.data import DataConfig, ImageSet
+from training.data import DataConfig
+from training.images import ImageSet
 
 JSON = get_genotype("DARTS_V2").to_text("json")
 CELL = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"

@@ -45,7 +45,10 @@ both = pytest.mark.parametrize("command", ["search.darts", "retrain"])
         (["--weights.lr=.inf"], "weights.lr: must be finite, not inf"),
         (["--stop.hours=-1"], "stop.hours: must be positive, not -1.0"),
         (["--stop.accuracy=2"], "stop.accuracy: must be a share above 0 and at most 1, not 2.0"),
-        (["--data.name=mnist"], "data.name: unknown data set 'mnist'; known: cifar10, digits"),
+        (
+            ["--data.name=imagenet"],
+            "data.name: unknown data set 'imagenet'; known: cifar10, cifar100, digits, fashion_mnist, folder, mnist, npz, svhn",
+        ),
         (["--data.limit=0"], "data.limit: must be at least 1 image, or null for all, not 0"),
         (["--data.limit=5000"], "data.limit: 5000 is more than the 1437 training images of digits"),
         (["--data.crop_padding=-1"], "data.crop_padding: must be 0 or more pixels, not -1"),

@@ -32,7 +32,8 @@ from search.relaxations import list_relaxations
 from supernet import Genotype
 from training.checkpoint import RunDirectory
 from training.config import parse_command_line
-from training.data import ImageSet, load_images
+from training.data import load_images
+from training.images import ImageSet
 
 PART = {part.name: part for part in PARTS}
 SMALL: dict[str, Any] = {

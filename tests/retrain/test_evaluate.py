@@ -18,17 +18,24 @@ from retrain.evaluate import (
     Run,
     evaluate_network,
     evaluate_runs,
-    load_network,
     main,
     network_logits,
     read_runs,
-    save_network,
 )
+from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.published import get_genotype
 from training.config import config_to_yaml
-from training.data import DataConfig, ImageSet
+from training.data import DataConfig
+from training.images import ImageFormat, ImageSet
 from training.metrics import count_parameters
+
+
+def trained_on(network: DiscreteNetwork) -> Trained:
+    """The network with a format of images that it fits."""
+    channels, classes = network.image_channels, network.classifier.out_features
+    names = tuple(map(str, range(classes)))
+    return Trained(network, ImageFormat((channels, 8, 8), 255.0, (0.5,) * channels, (0.25,) * channels, names))
 
 
 @pytest.fixture
@@ -39,8 +46,8 @@ def network() -> DiscreteNetwork:
 
 
 def test_a_network_survives_the_file(network, tmp_path):
-    save_network(network, tmp_path)
-    loaded = load_network(tmp_path)
+    trained_on(network).save(tmp_path)
+    loaded = Trained.load(tmp_path).network
     assert not loaded.training
     assert loaded.auxiliary is None
     assert loaded.genotype == network.genotype
@@ -51,42 +58,43 @@ def test_a_network_survives_the_file(network, tmp_path):
 
 
 def test_the_weights_load_strictly_without_the_auxiliary_head(network, tmp_path):
-    save_network(network, tmp_path)
+    trained_on(network).save(tmp_path)
     tensors = load_file(tmp_path / "weights.safetensors")
     assert not any(name.startswith("auxiliary") for name in tensors)
     DiscreteNetwork(network.genotype, channels=4, cells=3, classes=7, image_channels=1).load_state_dict(tensors, strict=True)
 
 
 def test_the_same_network_gives_the_same_bytes(network, tmp_path):
-    save_network(network, tmp_path)
+    trained_on(network).save(tmp_path)
     first = (tmp_path / "weights.safetensors").read_bytes()
-    save_network(network, tmp_path)
+    trained_on(network).save(tmp_path)
     assert (tmp_path / "weights.safetensors").read_bytes() == first
     assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
 def test_loading_leaves_the_random_state_alone(network, tmp_path):
-    save_network(network, tmp_path)
+    trained_on(network).save(tmp_path)
     state = torch.get_rng_state()
-    load_network(tmp_path)
+    Trained.load(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_files_that_hold_no_network_are_refused(network, tmp_path):
     with pytest.raises(ValueError, match="no such file"):
-        load_network(tmp_path)
-    save_network(network, tmp_path)
+        Trained.load(tmp_path)
+    trained_on(network).save(tmp_path)
     path = tmp_path / "weights.safetensors"
     whole = path.read_bytes()
     for broken in (b"", b"\x00\xff" * 40, whole[:100], whole[:-10]):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match="damaged or no safetensors file"):
-            load_network(tmp_path)
+            Trained.load(tmp_path)
     tensors = {"weight": torch.zeros(3)}
     save_file(tensors, path)
     with pytest.raises(ValueError, match="not those of a retrained genotype"):
-        load_network(tmp_path)
-    good = {"genotype": get_genotype("DARTS_V2").to_text("json"), "channels": 4, "cells": 3, "classes": 7, "image_channels": 1}
+        Trained.load(tmp_path)
+    images = trained_on(network).format.to_dict()
+    good = {"genotype": get_genotype("DARTS_V2").to_text("json"), "channels": 4, "cells": 3, "images": images}
     for description in (
         "[]",
         "{",
@@ -94,10 +102,13 @@ def test_files_that_hold_no_network_are_refused(network, tmp_path):
         json.dumps(good),
         json.dumps(good | {"channels": "4"}),
         json.dumps(good | {"more": 1}),
+        json.dumps(good | {"cells": 10**9}),
+        json.dumps(good | {"channels": 10**9}),
+        json.dumps(good | {"images": images | {"shape": [1, 8]}}),
     ):
         save_file(tensors, path, {"fusenas": description})
         with pytest.raises(ValueError, match="do not fit together"):
-            load_network(tmp_path)
+            Trained.load(tmp_path)
 
 
 def test_a_network_is_evaluated_on_all_images(network):
@@ -140,7 +151,7 @@ def make_run(tmp_path: Path) -> Callable[..., str]:
     def make(name: str, seed: int = 0, precision: str = "auto", data: DataConfig | None = None, **network: int) -> str:
         path = tmp_path / name
         path.mkdir()
-        save_network(untrained(seed, **network), path)
+        trained_on(untrained(seed, **network)).save(path)
         (path / "config.yaml").write_text(config_to_yaml(RetrainConfig(data=data or DataConfig(), precision=precision)))
         return str(path)
 
@@ -314,7 +325,7 @@ def test_a_network_that_diverged(make_run, refused, tmp_path):
     run = make_run("run")
     network = untrained(0)
     torch.nn.init.constant_(network.classifier.bias, float("nan"))
-    save_network(network, Path(run))
+    trained_on(network).save(Path(run))
     assert refused(run).startswith(f"{run}/weights.safetensors: gives logits that are NaN or infinite")
 
 

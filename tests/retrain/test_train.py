@@ -14,8 +14,10 @@ from retrain.config import RetrainConfig
 from retrain.train import Result, Retraining, retrain
 from supernet.genotype import Genotype
 from supernet.published import get_genotype
+from training.batches import Batches
 from training.config import RunOptions
-from training.data import Batches, DataConfig, ImageSet, load_images
+from training.data import DataConfig, load_images
+from training.images import ImageSet
 from training.loop import Watch
 from training.metrics import count_parameters
 from training.monitor import StopConfig

@@ -12,7 +12,8 @@ from supernet.skeleton import CellPosition, Skeleton
 from supernet.space import SearchSpace
 from training import data
 from training.config import RunOptions
-from training.data import DataConfig, ImageSet
+from training.data import DataConfig
+from training.images import ImageSet
 from training.monitor import StopConfig
 from training.optim import OptimizerConfig
 

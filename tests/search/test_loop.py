@@ -31,7 +31,8 @@ from supernet import Genotype, Supernet, space
 from supernet.skeleton import DARTS
 from supernet.space import SearchSpace, register_space
 from training.checkpoint import Checkpoints, RunDirectory
-from training.data import DataConfig, ImageSet, load_images
+from training.data import DataConfig, load_images
+from training.images import ImageSet
 from training.loop import Watch
 from training.monitor import Monitor
 from training.optim import OptimizerConfig

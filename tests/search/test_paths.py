@@ -15,7 +15,7 @@ from search.paths import GuideScores, PathNetwork, PathSteps, SupernetScores, fa
 from search.samplers import Encoding, Genome, Sampler, Scored
 from search.samplers.config import SamplingConfig
 from supernet import Supernet, get_space, list_spaces
-from training.data import Batches
+from training.batches import Batches
 
 CELLS = {"darts": 3, "nasbench201": 1}
 

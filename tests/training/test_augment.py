@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from training.augment import Augmentation
-from training.data import Batches, ImageSet
+from training.batches import Batches
+from training.images import ImageSet
 
 
 def numbered_images(count: int, channels: int, height: int, width: int) -> ImageSet:

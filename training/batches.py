@@ -1,0 +1,193 @@
+"""The batches of an epoch: cut from images that stay on the device, or made by worker processes."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training.augment import Augmentation, Draws
+from training.images import Images
+from training.seeds import new_generator
+
+_AHEAD = 4  # batches that each worker has ready or in work
+
+
+class _Request(NamedTuple):
+    """What one batch is made of."""
+
+    chosen: Tensor
+    """Indices of its images, [B]."""
+    draws: Draws
+    """Random choices for each of them."""
+
+
+class _Resident:
+    """All images on the device, padded: a batch is cut out there."""
+
+    def __init__(self, images: Images, device: torch.device, augment: Augmentation) -> None:
+        self._augment = augment
+        self._pixels = augment.pad(images.pixels().to(device))
+        self._labels = images.labels.to(device)
+        self._device = device
+
+    def batches(self, order: Tensor, draws: Draws, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pixels [B, H, W, C] and labels [B] on the device. No batch waits for the host: all choices are there first."""
+        order, draws, start = order.to(self._device), draws.to(self._device), 0
+        for size in sizes:
+            chosen = order[start : start + size]
+            yield self._augment.crop_and_flip(self._pixels, chosen, draws.between(start, start + size)), self._labels[chosen]
+            start += size
+
+
+class _Workers:
+    """Images anywhere: processes read them, crop and flip, and the batches come to the device in turn."""
+
+    def __init__(self, images: Images, device: torch.device, augment: Augmentation) -> None:
+        self._device = device
+        self._requests: list[_Request] = []
+        self._loader = DataLoader(
+            _Reader(images, augment),
+            batch_size=None,
+            sampler=self._requests,  # filled anew for each epoch; the workers stay
+            num_workers=images.workers,
+            persistent_workers=True,
+            prefetch_factor=_AHEAD,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_parent,
+            # It draws a seed from it, which must not move the random state of the training.
+            generator=torch.Generator(),
+        )
+
+    def batches(self, order: Tensor, draws: Draws, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pixels [B, H, W, C] and labels [B] on the device.
+
+        Raises ValueError for an image that cannot be read, and where a worker has died.
+        """
+        ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
+        parts = pairwise(ends)
+        self._requests[:] = [_Request(order[start:stop], draws.between(start, stop)) for start, stop in parts]
+        batches = iter(self._loader)
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise ValueError(
+                    "data.workers: a process that reads images has died, perhaps for lack of memory; try fewer of them"
+                ) from error
+            if batch is None:
+                return
+            if isinstance(batch, str):
+                raise ValueError(batch)
+            pixels, labels = batch
+            yield pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+
+
+class _Reader(Dataset[tuple[Tensor, Tensor] | str]):
+    """In a worker: makes the batch that a request asks for; a text where it cannot, as an error would lose its one line."""
+
+    def __init__(self, images: Images, augment: Augmentation) -> None:
+        self._images = images
+        self._augment = augment
+
+    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor] | str:
+        chosen, draws = request
+        try:
+            crops = self._augment.crops(draws)
+            pixels = self._images.pixels(chosen) if crops is None else self._images.crops(chosen, crops)
+        except ValueError as error:
+            return str(error)
+        padded = self._augment.pad(pixels)
+        return self._augment.crop_and_flip(padded, torch.arange(len(chosen)), draws), self._images.labels[chosen]
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the parent says what there is to say and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class Batches:
+    """The batches of a data set; order and augmentation depend on seed and epoch alone.
+
+    Images whose `workers` is 0 are copied to the device as they are and stay there; of others that many processes make the
+    batches, which are the same.
+
+    Args:
+        images: the data set.
+        batch_size: images a batch.
+        seed: seed of the run.
+        augment: random changes of the images; None leaves them as they are.
+        shuffle: take the images in a random order that differs from epoch to epoch.
+        drop_last: leave out a last batch that would be short.
+        dtype: floating type of the images that are handed out.
+        stream: name of the random stream; give the two levels of a search different ones.
+
+    Raises:
+        ValueError: the batch size is below 1 or above the number of images, or parts of images are to be cut out at random
+            (`Augmentation.crop_area`) where the images stay on the device.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        device: torch.device | str,
+        seed: int = 0,
+        augment: Augmentation | None = None,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+        stream: str = "",
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: must be at least 1, not {batch_size}")
+        if batch_size > len(images):
+            raise ValueError(f"batch_size: {batch_size} is larger than the {len(images)} images it is taken from")
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self._count = len(images)
+        form = images.format
+        _, self._height, self._width = form.shape
+        self._seed = seed
+        self._stream = stream
+        self._augment = augment or Augmentation()
+        self._shuffle = shuffle
+        self._drop_last = drop_last
+        self._dtype = dtype
+        if self._augment.crop_area < 1 and not images.workers:
+            raise ValueError("data.crop_area: only worker processes cut out parts of images; set data.loading to workers")
+        self._source = (_Workers if images.workers else _Resident)(images, self.device, self._augment)
+        precise = torch.promote_types(dtype, torch.float32)
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (form.mean, form.std))
+        self._scale = (1 / (form.scale * std)).to(self.device, precise)
+        self._shift = (-mean / std).to(self.device, precise)
+
+    def __len__(self) -> int:
+        """Number of batches an epoch."""
+        whole, rest = divmod(self._count, self.batch_size)
+        return whole + (rest > 0 and not self._drop_last)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `number`: images [B, C, H, W], normalised and in channels_last memory, and labels [B].
+
+        The random choices of the whole epoch are made first.
+        """
+        seed = (self._seed, self._stream, number)
+        order = torch.arange(self._count)
+        if self._shuffle:
+            order = torch.randperm(self._count, generator=new_generator(*seed, "order"))
+        draws = self._augment.draw(self._count, self._height, self._width, *seed)
+        sizes = [min(self.batch_size, self._count - batch * self.batch_size) for batch in range(len(self))]
+        on_device, start = draws.to(self.device), 0
+        for pixels, labels in self._source.batches(order, draws, sizes):
+            values = torch.addcmul(self._shift, pixels.to(self._scale.dtype), self._scale).to(self._dtype)
+            values = self._augment.cut_out(values, on_device.between(start, start + len(labels)))
+            start += len(labels)
+            yield rearrange(values, "b h w c -> b c h w"), labels
