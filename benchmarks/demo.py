@@ -16,11 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from supernet import Genotype, SearchSpace, get_space
+from retrain.train import random_genotype
+from supernet import Genotype, get_space
 from supernet.draw import draw_genotype, save_figure
-from training.seeds import new_generator
 
 RANDOM = 3
 ENOUGH = 0.97  # test accuracy that every sound installation reaches with a wide margin
@@ -35,13 +33,6 @@ class Row:
     parameters: int
     accuracy: float
     directory: Path
-
-
-def random_genotype(space: SearchSpace, seed: int) -> Genotype:
-    """Every genotype of the space alike: inputs and operations that the space's rule derives from uniform noise."""
-    generator = new_generator(seed, "random genotype")
-    shape = (len(space.edges), len(space.candidates))
-    return space.derive({kind: torch.rand(shape, generator=generator) for kind in space.kinds}, seed)
 
 
 def run(command: Sequence[str | Path], quiet: bool = False) -> None:
@@ -86,7 +77,7 @@ def main() -> int:
     genotypes = {"derived": search / "genotype.json"}
     for seed in range(RANDOM):
         genotypes[f"random_{seed}"] = directory / f"random_{seed}.json"
-        random_genotype(get_space(found.space), seed).save(genotypes[f"random_{seed}"])
+        random_genotype(found.space, seed).save(genotypes[f"random_{seed}"])
     print(
         f"\n$ python -m retrain --genotype ... --config retrain_digits   (the derived cell and {RANDOM} random ones)",
         flush=True,

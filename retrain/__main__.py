@@ -1,9 +1,10 @@
 """`python -m retrain`: trains the network of a genotype from scratch and evaluates it on the test part."""
 
 from retrain.config import RetrainConfig
-from retrain.train import retrain
+from retrain.train import measure, retrain
 from training.command import command
 from training.config import parse_command_line
+from training.repeat import repeat
 
 PROG = "retrain"
 
@@ -13,7 +14,10 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> None:
         config, options = parse_command_line(RetrainConfig, argv, PROG, "Train the network of a genotype from scratch.")
-        retrain(config, options)
+        if options.seeds:
+            repeat(measure, config, options)
+        else:
+            retrain(config, options)
 
     return command(PROG, run)
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from supernet.skeleton import Stem
 from training.data import DataConfig
 from training.monitor import StopConfig
 from training.optim import OptimizerConfig
@@ -17,9 +18,12 @@ class RetrainConfig:
     genotype: str = ""
     """What to train: a file that holds a genotype in any text form, or the name of a published one (DARTS_V2, NASNet-A ...)."""
     channels: int | None = None
-    """Channels C of the first cells; null: as the skeleton has it (darts 36, nasbench201 16)."""
+    """Channels C of the first cells; null: as the skeleton has it (darts 36, with stem imagenet 48; nasbench201 16)."""
     cells: int | None = None
-    """Number of cells (nasbench201: of each of the three stages); null: as the skeleton has it (darts 20, nasbench201 5)."""
+    """Number of cells (nasbench201: of each of the three stages); null: as the skeleton has it (darts 20, with stem imagenet
+    14; nasbench201 5)."""
+    stem: Stem = "cifar"
+    """What stands before the cells: cifar, one convolution; imagenet, three of stride 2, for images of 224 pixels a side."""
     epochs: int = 600
     """Passes over the training data."""
     batch_size: int = 96
@@ -30,6 +34,9 @@ class RetrainConfig:
     """Probability that an operation's output is dropped for an image: rises linearly from 0 to just below this value."""
     precision: Precision = "auto"
     """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
+    random_genotypes: int = 0
+    """So many random genotypes of the same space are trained afterwards in the same way, each in a run of its own below this
+    one, and compared with: a search is worth its time where what it found does better than they do."""
     validation_fraction: float = 0.0
     """Share of the training images that is held out and evaluated after each epoch; 0: train on all of them."""
     log_every: int = 50
@@ -57,6 +64,8 @@ class RetrainConfig:
         check_whole("batch_size", self.batch_size)
         if not (math.isfinite(self.auxiliary_weight) and self.auxiliary_weight >= 0):
             raise ValueError(f"auxiliary_weight: must be at least 0, not {self.auxiliary_weight}")
+        if not 0 <= self.random_genotypes <= 1000:
+            raise ValueError(f"random_genotypes: must be from 0 to 1000, not {self.random_genotypes}")
         for name in ("drop_path", "validation_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be from 0 to below 1, not {getattr(self, name)}")

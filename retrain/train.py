@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from supernet.files import write_atomically
 from supernet.genotype import Genotype
 from supernet.published import list_genotypes, read_genotype
 from supernet.skeleton import check_size
+from supernet.space import get_space
 from training.batches import Batches
 from training.checkpoint import RunDirectory
 from training.config import RunOptions
@@ -29,7 +31,7 @@ from training.metrics import Evaluation, Meter, count_multiply_adds, count_param
 from training.monitor import Monitor, check_finite
 from training.optim import cosine, descend, load_optimizer, new_optimizer, set_lr
 from training.precision import autocast
-from training.seeds import derive_seed
+from training.seeds import derive_seed, new_generator
 
 KIND = "retrain"
 
@@ -47,6 +49,12 @@ class Result:
     """Of one image, as `training.metrics.count_multiply_adds` counts them."""
     test: Evaluation
     """On the test part, with the weights in weights.safetensors."""
+    trained: Trained
+    """The network with those weights, in evaluation mode, and the format of its images."""
+    run: Path
+    """Directory of the run."""
+    others: "tuple[Result, ...]" = ()
+    """The random genotypes that were trained for comparison."""
 
 
 class Retraining:
@@ -70,7 +78,7 @@ class Retraining:
         self.epochs, self.steps = config.epochs, len(self.train_batches)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network: DiscreteNetwork = DiscreteNetwork(
-            genotype, config.channels, config.cells, images.classes, channels, auxiliary=config.auxiliary_weight > 0
+            genotype, config.channels, config.cells, images.classes, channels, config.auxiliary_weight > 0, config.stem
         ).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to the stubs
         if config.drop_path:
             # Filled anew in each epoch; where it is 0, as in the first, masks are drawn all the same: the step is one graph.
@@ -167,14 +175,17 @@ class Retraining:
         self.graphed.release()
 
 
-def retrain(config: RetrainConfig, options: RunOptions) -> Result:
-    """Trains a genotype into the directory of the run, then evaluates it on the test part, once.
+def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | None = None) -> Result:
+    """Trains a genotype (None: the one that the configuration names) into the directory of the run, then evaluates it on the
+    test part, once.
 
     Writes genotype.json, weights.safetensors and metrics.json. Raises ValueError, before anything is written, for a
     configuration that cannot be run; see `training.loop.run_epochs` for what may happen later.
     """
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
-    genotype = _read_genotype(config, options)
+    if genotype is None:
+        genotype = _read_genotype(config, options)
+    others = _random_runs(config, options, genotype)
     notes: list[str] = []
     device = choose_device(config.device, config.threads)
     images = load_images(config.data, "train", device, saved_format(options), notes.append)
@@ -187,7 +198,44 @@ def retrain(config: RetrainConfig, options: RunOptions) -> Result:
         if not start.epochs:
             _introduce(genotype, monitor)
         epochs = run_epochs(trainer, config, run, monitor, KIND, start)
-        return _conclude(trainer, run, monitor, epochs)
+        result = _conclude(trainer, run, monitor, epochs)
+    if others and epochs < trainer.epochs:
+        print(f"{KIND}: stopped early, so no random genotypes are trained; --resume goes on")
+        return result
+    return replace(result, others=tuple(retrain(alone, theirs, other) for alone, theirs, other in others))
+
+
+def measure(config: RetrainConfig, options: RunOptions) -> dict[str, float]:
+    """Retrains; returns what runs with other seeds are compared by."""
+    result = retrain(config, options)
+    test = {name: value for name, value in result.test.to_dict().items() if isinstance(value, float)}
+    return test | {"parameters": result.parameters, "multiply_adds": result.multiply_adds}
+
+
+def random_genotype(space: str, number: int) -> Genotype:
+    """Random genotype number `number` of a space, every one of the space being as likely as another.
+
+    Raises ValueError for an unknown space.
+    """
+    return get_space(space).random(new_generator(number, "random genotype"), number)
+
+
+def _random_runs(
+    config: RetrainConfig, options: RunOptions, genotype: Genotype
+) -> list[tuple[RetrainConfig, RunOptions, Genotype]]:
+    """What is trained for comparison, and where. Raises ValueError where a directory is in the way."""
+    runs = []
+    for number in range(config.random_genotypes):
+        try:
+            other = random_genotype(genotype.space, number)
+        except ValueError as error:
+            raise ValueError(f"random_genotypes: {error}; a space of your own is known once its file is imported") from error
+        path = options.run / f"random_{number}"
+        alone = replace(config, random_genotypes=0)
+        theirs = replace(options, run=path, resume=options.resume and path.exists())
+        RunDirectory.check(theirs.run, alone, theirs.resume, theirs.overwrite)
+        runs.append((alone, theirs, other))
+    return runs
 
 
 def _read_genotype(config: RetrainConfig, options: RunOptions) -> Genotype:
@@ -217,7 +265,8 @@ def _conclude(trainer: Retraining, run: RunDirectory, monitor: Monitor, epochs: 
     """Saves the weights, evaluates what was saved, and writes and shows the outcome."""
     config = trainer.config
     Trained(trainer.network, trainer.format).save(run.path)
-    network = Trained.load(run.path).network
+    trained = Trained.load(run.path)
+    network = trained.network
     parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.format.shape)
     test = evaluate_network(
         network,
@@ -243,4 +292,4 @@ def _conclude(trainer: Retraining, run: RunDirectory, monitor: Monitor, epochs: 
         f"macro recall {test.macro_recall:.4f}, macro F1 {test.macro_f1:.4f}, loss {test.loss:.4f}"
     )
     monitor.log(f"{KIND}: weights and metrics in {run.path}")
-    return Result(trainer.genotype, epochs, parameters, multiply_adds, test)
+    return Result(trainer.genotype, epochs, parameters, multiply_adds, test, trained, run.path)

@@ -1,15 +1,18 @@
 """What a method of search is: a name, where it is from, and its parts as a configuration."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from search.config import SearchConfig
 from search.loop import search
+from search.outcome import outcome
 from supernet import Genotype
+from training.checkpoint import MAY_CHANGE
 from training.command import command
 from training.config import RunOptions, parse_command_line
+from training.repeat import Spread, repeat
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -47,12 +50,28 @@ class Method(Generic[C]):
         assert isinstance(config, SearchConfig)
         return search(config, options, self.name)
 
+    def may_change(self, config: C) -> Collection[str]:
+        """Fields of the configuration that a resumed run may change."""
+        return MAY_CHANGE
+
+    def repeat(self, config: C, options: RunOptions) -> list[Spread]:
+        """Searches once for each of `options.seeds`; see `training.repeat.repeat`."""
+
+        def measure(one: C, theirs: RunOptions) -> dict[str, float]:
+            self.run(one, theirs)
+            return outcome(theirs.run)
+
+        return repeat(measure, config, options, self.may_change(config))
+
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command line; returns the exit status."""
 
         def run() -> None:
             config, options = self.parse(argv)
-            self.run(config, options)
+            if options.seeds:
+                self.repeat(config, options)
+            else:
+                self.run(config, options)
 
         return command(self.prog, run)
 

@@ -1,6 +1,7 @@
 """A search that samples whole architectures, from configuration to genotype."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ from training.seeds import derive_seed
 
 C = TypeVar("C", bound=SamplingConfig)
 
-SHARED = ("space", "channels", "cells", "exclude", "batch_statistics", "batch_size", "train_fraction", "seed", "data")
+SHARED = ("space", "channels", "cells", "stem", "exclude", "batch_statistics", "batch_size", "train_fraction", "seed", "data")
 """Settings in which a search and the run that its weights come from are equal: the network, and the images it has not seen."""
 
 
@@ -47,6 +48,9 @@ class SamplingMethod(Method[C]):
     def run(self, config: C, options: RunOptions) -> Genotype | None:
         """Searches into the directory of the run; see `sample`."""
         return sample(self.sampler, config, options, self.name)
+
+    def may_change(self, config: C) -> Collection[str]:
+        return changeable(config)
 
 
 class Weights:
@@ -66,6 +70,7 @@ class Weights:
             candidates=_candidates(encoding),
             batch_statistics=config.batch_statistics,
             kernels=config.kernels,
+            stem=config.stem,
         ).to(device)
         self.paths = PathNetwork(self.network, encoding, device, config.precision)
         self.steps = PathSteps(config, self.paths, sampler, class_weights(images, config.data))
@@ -186,9 +191,8 @@ class SamplingSearch:
         config = self.config
         batches = Batches(images.take(torch.arange(min(len(images), config.batch_size))), config.batch_size, self.device)
         batch, labels = next(iter(batches.epoch(0)))
-        return ProxyScores(
-            self.encoding, name, config.channels, config.cells, batch, labels, images.classes, config.seed, self.device
-        )
+        size = config.channels, config.cells
+        return ProxyScores(self.encoding, name, *size, batch, labels, images.classes, config.seed, self.device, config.stem)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
         """An epoch of the weights, or a round of evaluations: then returns the best accuracy so far, where scores are one."""
@@ -228,6 +232,12 @@ def _check_sampler(config: SamplingConfig, sampler: Sampler) -> None:
         raise ValueError("guide: this method compares scores, which must be of the same weights; set it to 0")
 
 
+def changeable(config: SamplingConfig) -> tuple[str, ...]:
+    """Fields that a resumed run may change. More evaluations go on from those that are made; where scores come from the table,
+    another one would change them."""
+    return ("stop", "evaluations") if config.evaluate == "table" else ("stop", "evaluations", "tabular")
+
+
 def sample(sampler: type[Sampler], config: SamplingConfig, options: RunOptions, method: str) -> Genotype | None:
     """Runs a whole search into the directory of the run and returns the best architecture, also saved there as genotype.json.
 
@@ -235,8 +245,7 @@ def sample(sampler: type[Sampler], config: SamplingConfig, options: RunOptions, 
     Raises ValueError, before anything is written, for a configuration that cannot be run; see `training.loop.run_epochs` for
     what may happen later.
     """
-    # More evaluations go on from those that are made. Where scores come from the table, another one would change them.
-    may_change = ("stop", "evaluations") if config.evaluate == "table" else ("stop", "evaluations", "tabular")
+    may_change = changeable(config)
     RunDirectory.check(options.run, config, options.resume, options.overwrite, may_change)
     table = None if config.tabular is None else Table.read(config.tabular)
     notes: list[str] = []

@@ -120,6 +120,11 @@ class SearchSpace:
             cells[kind] = self._derive_cell(weights if weights.ndim == 2 else weights.mean(0))
         return Genotype(cells, self.skeleton, self.name, seed, config_hash)
 
+    def random(self, generator: torch.Generator, seed: int | None = None) -> Genotype:
+        """What the rule derives from uniform noise that `generator` draws: all inputs and operations alike."""
+        shape = (len(self.edges), len(self.candidates))
+        return self.derive({kind: torch.rand(shape, generator=generator) for kind in self.kinds}, seed)
+
     def _derive_cell(self, weights: Tensor) -> CellGenotype:
         allowed = [index for index, name in enumerate(self.candidates) if self.derived_inputs is None or name != "none"]
         rows = weights[:, allowed]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from supernet.files import write_atomically
-from training.config import config_hash, config_to_dict, config_to_yaml
+from training.config import CONFIG_FILE, config_hash, config_to_dict, config_to_yaml
 from training.plain_yaml import read_yaml
 
 if TYPE_CHECKING:
@@ -26,9 +26,10 @@ _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 RUN_FILES = (
     "log.txt", "events.out.tfevents.*", "genotype.json", "history.jsonl", "metrics.json", "weights.safetensors",
     "genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png", "data.json",
+    "evaluation.json", "confusion.png",
 )  # fmt: skip
 # Fields of a configuration that a resumed run may change, as they change no result.
-MAY_CHANGE = ("stop", "graph", "tabular")
+MAY_CHANGE = ("stop", "graph", "tabular", "random_genotypes")
 _CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
 _MAGIC = b"fusenas checkpoint 1 "
 _PRIMITIVES = (type(None), bool, int, float, str)
@@ -89,7 +90,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 _remove_run(path)
-            write_atomically(path / "config.yaml", _RUN_MARK + config_to_yaml(config))
+            write_atomically(path / CONFIG_FILE, _RUN_MARK + config_to_yaml(config))
         except OSError as error:
             if is_new:
                 with contextlib.suppress(OSError):
@@ -217,7 +218,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    file = path / "config.yaml"
+    file = path / CONFIG_FILE
     return file.is_file() and file.read_bytes().startswith(_RUN_MARK.encode())
 
 
@@ -228,7 +229,7 @@ def _progress(path: Path) -> str:
 
 def _check_same_config(path: Path, config: "DataclassInstance", may_change: Collection[str]) -> None:
     try:
-        saved, new = _leaves(read_yaml(path / "config.yaml")), _leaves(config_to_dict(config))
+        saved, new = leaves(read_yaml(path / CONFIG_FILE)), leaves(config_to_dict(config))
     except ValueError as error:
         raise ValueError(f"{error}; the run cannot be resumed, begin anew with --overwrite") from error
     for name in [*new, *(name for name in saved if name not in new)]:
@@ -242,11 +243,12 @@ def _check_same_config(path: Path, config: "DataclassInstance", may_change: Coll
             )
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
+def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What nested dictionaries hold, by dotted name; an empty one is a value itself."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return leaves
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
 
 
 def _remove_run(path: Path) -> None:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
+CONFIG_FILE = "config.yaml"
+"""Name of a run's configuration in its directory."""
+_RUN_OPTIONS = ("config", "print_config", "run", "resume", "overwrite", "seeds")
+
 # A configuration is data: nothing in it may name something to import.
 jsonargparse.set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
 
@@ -43,6 +47,8 @@ class RunOptions:
     """Go on from the last checkpoint."""
     overwrite: bool
     """Replace the run that the directory holds."""
+    seeds: tuple[int, ...] = ()
+    """Repeat the run with each of these seeds, in seed_0 and so on below `run`; none: once, with that of the configuration."""
 
 
 class _Field(NamedTuple):
@@ -85,7 +91,10 @@ def parse_command_line(
         if values["run"] == "":
             raise ValueError("--run: is empty; name a directory")
         run = Path(values["run"] or _default_run(values["config"] or default_config, prog))
-        saved = run / "config.yaml"
+        seeds = _seeds(values["seeds"])
+        # Of a run that was repeated, each repetition has saved its configuration, in which only the seed differs.
+        saved = next((path for path in (seed_directory(run, seed) / CONFIG_FILE for seed in seeds) if path.is_file()), None)
+        saved = saved or run / CONFIG_FILE
         base = str(saved) if values["resume"] and saved.is_file() else default_config
         if values["config"] is None and base is not None:
             values = _parse(_parser(fields, prog, description), ["--config", base, *arguments], fields)
@@ -96,7 +105,24 @@ def parse_command_line(
     if values["print_config"]:
         print(config_to_yaml(config), end="")
         raise SystemExit(0)
-    return config, RunOptions(run, values["resume"], values["overwrite"])
+    return config, RunOptions(run, values["resume"], values["overwrite"], seeds)
+
+
+def seed_directory(run: Path, seed: int) -> Path:
+    """Where `run` is repeated with `seed`."""
+    return run / f"seed_{seed}"
+
+
+def _seeds(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--seeds: must be whole numbers with commas between them, such as 0,1,2, not {text!r}") from None
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds: {text} has a seed twice")
+    return seeds
 
 
 def config_from_file(schema: type[T], path: Path | Traversable) -> T:
@@ -190,6 +216,11 @@ def _parser(fields: Mapping[str, _Field], prog: str, description: str) -> jsonar
         help="Go on from the run's last checkpoint, without --config with the configuration that it saved.",
     )
     run.add_argument("--overwrite", action="store_true", help="Replace the run that the directory holds.")
+    run.add_argument(
+        "--seeds",
+        metavar="0,1,2",
+        help="Repeat the run with each of these seeds, in DIR/seed_0 and so on, and end with mean and standard deviation.",
+    )
     groups = {"": parser.add_argument_group("configuration")}
     for name, field in fields.items():
         section = name.rpartition(".")[0]
@@ -292,7 +323,7 @@ def _parse(parser: jsonargparse.ArgumentParser, arguments: list[str], fields: Ma
         namespace = parser.parse_args(_join_negative(arguments))
     except argparse.ArgumentError as error:
         raise ValueError(_short(str(error), fields)) from error
-    return {name: namespace[name] for name in (*fields, "config", "print_config", "run", "resume", "overwrite")}
+    return {name: namespace[name] for name in (*fields, *_RUN_OPTIONS)}
 
 
 def _join_negative(arguments: list[str]) -> list[str]:
@@ -369,7 +400,7 @@ def _short(message: str, fields: Mapping[str, _Field]) -> str:
 
 
 def _did_you_mean(name: str, fields: Mapping[str, _Field], dashes: str = "") -> str:
-    known = [*fields, "config", "print_config", "run", "resume", "overwrite"] if dashes else list(fields)
+    known = [*fields, *_RUN_OPTIONS] if dashes else list(fields)
     # `--root` is meant for `--data.root`: where no whole name is close, the last part decides.
     endings = {key.rpartition(".")[2]: key for key in known}
     close = difflib.get_close_matches(name, known, n=1)

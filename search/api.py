@@ -1,0 +1,45 @@
+"""A search from Python."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.methods import get_method
+from supernet import Genotype
+from training.config import RunOptions
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def run(
+    config: "DataclassInstance | None" = None,
+    method: str = "darts",
+    run: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Genotype:
+    """Searches as `python -m search.METHOD` does and returns the genotype, which is also in the directory of the run.
+
+    Args:
+        config: what the method takes: a `search.config.SearchConfig` for those that descend a gradient, for one that samples
+            the configuration of its module. `search.methods.get_method(name).defaults()` is one as published; None: that.
+        method: name of the method, in `search.methods.METHODS` or `SAMPLING_METHODS`.
+        run: directory of the run; None: runs/search_METHOD.
+        resume: go on from the run's last checkpoint.
+        overwrite: replace the run that the directory holds.
+
+    Raises:
+        ValueError: a configuration that cannot be run, of another method, or a directory that cannot be taken; nothing is
+            written then. Also where `stop` ended the search before it found anything.
+        TrainingDiverged: the loss is NaN or infinite.
+    """
+    chosen = get_method(method)
+    expected = type(chosen.defaults())
+    config = chosen.defaults() if config is None else config
+    if not isinstance(config, expected):
+        raise ValueError(f"config: search.{method} takes a {expected.__name__}, not a {type(config).__name__}")
+    path = Path(run) if run is not None else Path("runs") / f"search_{method}"
+    genotype = chosen.run(config, RunOptions(path, resume, overwrite))
+    if genotype is None:
+        raise ValueError(f"{path}: stopped before any architecture was evaluated; go on with resume=True")
+    return genotype

@@ -1,0 +1,68 @@
+"""Tests of retrain/api.py, of retrainings that are repeated and of those that are compared with random genotypes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import retrain
+import retrain.__main__
+from retrain.config import RetrainConfig
+from retrain.weights import Trained
+from supernet import Genotype
+from supernet.published import get_genotype
+from training.data import DataConfig
+
+SMALL = RetrainConfig(
+    epochs=1, channels=2, cells=3, batch_size=32, auxiliary_weight=0, threads=1, device="cpu", data=DataConfig(limit=80)
+)
+OPTIONS = (
+    "--epochs=1 --channels=2 --cells=3 --batch_size=32 --auxiliary_weight=0 --threads=1 --device=cpu --data.limit=80".split()
+)
+
+
+def test_the_call_does_what_the_command_does(tmp_path: Path) -> None:
+    result = retrain.run(get_genotype("DARTS_V2"), SMALL, tmp_path / "call")
+    assert retrain.__main__.main([*OPTIONS, "--genotype=DARTS_V2", f"--run={tmp_path / 'command'}"]) == 0
+    weights = [Trained.load(tmp_path / name).network.state_dict() for name in ("call", "command")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    assert result.run == tmp_path / "call"
+    assert result.test.to_dict().items() <= json.loads((tmp_path / "command" / "metrics.json").read_text()).items()
+    logits = result.trained.network(result.trained.format.normalised(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)))
+    assert logits.shape == (2, 10)
+    assert retrain.run("DARTS_V2", SMALL, tmp_path / "call", resume=True).test == result.test
+    with pytest.raises(ValueError, match="is not the genotype that the checkpoint was trained with"):
+        retrain.run("DARTS_V1", SMALL, tmp_path / "call", resume=True)
+
+
+def test_seeds_end_with_mean_and_deviation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert retrain.__main__.main([*OPTIONS, "--genotype=DARTS_V2", "--seeds=3,4", f"--run={run}"]) == 0
+    content = json.loads((run / "seeds.json").read_text())
+    accuracies = [json.loads((run / f"seed_{seed}" / "metrics.json").read_text())["accuracy"] for seed in (3, 4)]
+    assert [values["accuracy"] for values in content["values"]] == accuracies
+    assert content["mean"]["accuracy"] == pytest.approx(sum(accuracies) / 2)
+    assert "2 seeds: accuracy" in capsys.readouterr().out
+
+
+def test_random_genotypes_are_trained_alike(tmp_path: Path) -> None:
+    config = replace(SMALL, random_genotypes=2)
+    result = retrain.run("DARTS_V2", config, tmp_path / "run")
+    assert [other.run.name for other in result.others] == ["random_0", "random_1"]
+    genotypes = {Genotype.load(other.run / "genotype.json") for other in result.others}
+    assert len(genotypes | {result.genotype}) == 3
+    alone = retrain.run(result.others[1].genotype, SMALL, tmp_path / "alone")
+    assert alone.test == result.others[1].test
+    more = retrain.run("DARTS_V2", replace(config, random_genotypes=3), tmp_path / "run", resume=True)
+    assert [other.test for other in more.others][:2] == [other.test for other in result.others]
+    assert len(more.others) == 3
+
+
+def test_no_random_genotypes_of_an_unknown_space(tmp_path: Path) -> None:
+    darts = get_genotype("DARTS_V2")
+    foreign = Genotype(darts.cells, darts.skeleton, "elsewhere")
+    with pytest.raises(ValueError, match=r"^random_genotypes: unknown space 'elsewhere'"):
+        retrain.run(foreign, replace(SMALL, random_genotypes=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
