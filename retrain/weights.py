@@ -39,6 +39,7 @@ class Trained:
             "genotype": network.genotype.to_text("json"),
             "channels": network.channels,
             "cells": network.cell_count,
+            "stem": network.stem_name,
             "images": self.format.to_dict(),
         }
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}

@@ -14,6 +14,7 @@ from search.regularisers import RegulariserConfig
 from search.relaxations import RelaxationConfig
 from search.selection import SelectionConfig
 from supernet import SearchSpace, get_space
+from supernet.skeleton import Stem
 from training.data import DataConfig
 from training.monitor import StopConfig
 from training.optim import OptimizerConfig
@@ -84,6 +85,8 @@ class SearchConfig:
     """Channels C of the first cells."""
     cells: int = 8
     """Number of cells (nasbench201: of each of the three stages)."""
+    stem: Stem = "cifar"
+    """What stands before the cells: cifar, one convolution; imagenet, three of stride 2, for images of 224 pixels a side."""
     exclude: list[str] = field(default_factory=list)
     """Candidates of the space to leave out."""
     partial: int = 1

@@ -61,6 +61,7 @@ class BilevelSearch:
             tie_cells=config.tie_cells,
             batch_statistics=config.batch_statistics,
             kernels="reference" if exact else config.kernels,
+            stem=config.stem,
         ).to(self.device)
         self.stage = 0
         cells = None if config.tie_cells else self.network.cells_of_kind

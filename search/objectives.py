@@ -15,7 +15,7 @@ from search.samplers.encoding import ABSENT
 from search.tabular import Table
 from supernet import DiscreteNetwork, Genotype
 from supernet.genotype import CellGenotype
-from supernet.skeleton import CellPosition
+from supernet.skeleton import CellPosition, Stem
 from training.images import Images
 from training.metrics import count_multiply_adds, count_parameters
 from training.precision import Precision, autocast
@@ -46,13 +46,15 @@ class AdditiveCost:
 class CostTable:
     """Parameters and multiply-adds, as `training.metrics` counts them, of the networks that retraining builds.
 
-    `channels` and `cells` are as `supernet.DiscreteNetwork` takes them. Nothing is computed to make the table, and a call takes
-    microseconds. Raises ValueError for numbers that the skeleton has no network for.
+    `channels`, `cells` and `stem` are as `supernet.DiscreteNetwork` takes them. Nothing is computed to make the table, and a
+    call takes microseconds. Raises ValueError for numbers that the skeleton has no network for.
     """
 
-    def __init__(self, encoding: Encoding, channels: int, cells: int, classes: int, image_shape: Shape) -> None:
+    def __init__(
+        self, encoding: Encoding, channels: int, cells: int, classes: int, image_shape: Shape, stem: Stem = "cifar"
+    ) -> None:
         with torch.device("meta"):
-            frame = _empty_network(encoding, channels, cells, classes, image_shape)
+            frame = _empty_network(encoding, channels, cells, classes, image_shape, stem)
             places = _places(encoding, frame, image_shape)
             counts = {key: _count(_build(*key), key[1].shape) for key in _operations(encoding, places)}
             common = _count(frame, image_shape)
@@ -84,10 +86,11 @@ class MeasuredLatency:
         device: torch.device,
         precision: Precision = "auto",
         turns: int = 10,
+        stem: Stem = "cifar",
     ) -> None:
         # The weights are drawn, and the random state of the caller shall not know it.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            frame = _empty_network(encoding, channels, cells, classes, image_shape)
+            frame = _empty_network(encoding, channels, cells, classes, image_shape, stem)
             places = _places(encoding, frame, image_shape)
             keys = _operations(encoding, places)
             calls = [_forward_pass(frame, image_shape, device)]
@@ -145,20 +148,20 @@ class ArchitectureCosts:
 def architecture_costs(
     config: "SamplingConfig", encoding: Encoding, images: Images | None, table: Table | None, device: torch.device
 ) -> ArchitectureCosts:
-    """What a search counts: for the networks that retraining builds by default, and `images`, without them CIFAR-10's.
+    """What a search counts: for the networks that retraining with its stem builds by default, and `images`, without them
+    CIFAR-10's.
 
     Raises ValueError for a latency that `table` does not have.
     """
     shape, classes = CIFAR10
     if images is not None:
         shape, classes = images.format.shape, images.classes
-    skeleton = encoding.space.skeleton
-    size = (skeleton.default_channels, skeleton.default_cells, classes, shape)
-    costs = CostTable(encoding, *size)
+    size = (*encoding.space.skeleton.default_size(config.stem), classes, shape)
+    costs = CostTable(encoding, *size, config.stem)
     if config.latency is None:
         return ArchitectureCosts(costs)
     if config.latency == "measured":
-        return ArchitectureCosts(costs, MeasuredLatency(encoding, *size, device, config.precision))
+        return ArchitectureCosts(costs, MeasuredLatency(encoding, *size, device, config.precision, stem=config.stem))
     assert table is not None, "latency: checked by the configuration"
     return ArchitectureCosts(costs, TableLatency(encoding, table, config.latency))
 
@@ -178,12 +181,14 @@ class Place:
 Key = tuple[str, Place]
 
 
-def _empty_network(encoding: Encoding, channels: int, cells: int, classes: int, image_shape: Shape) -> DiscreteNetwork:
+def _empty_network(
+    encoding: Encoding, channels: int, cells: int, classes: int, image_shape: Shape, stem: Stem
+) -> DiscreteNetwork:
     """The network of an architecture that has no edges, in evaluation mode."""
     space = encoding.space
     empty = CellGenotype(((),) * space.nodes, space.concat)
     genotype = Genotype(dict.fromkeys(space.kinds, empty), space.skeleton, space.name)
-    return DiscreteNetwork(genotype, channels, cells, classes, image_shape[0]).eval()
+    return DiscreteNetwork(genotype, channels, cells, classes, image_shape[0], stem=stem).eval()
 
 
 def _places(encoding: Encoding, frame: DiscreteNetwork, image_shape: Shape) -> list[list[Place]]:

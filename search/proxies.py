@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from search.objectives import CostTable
 from search.samplers import Encoding, Genome
 from supernet import DiscreteNetwork
+from supernet.skeleton import Stem
 from training.metrics import Convolution, TransposedConvolution, count_multiply_adds, count_parameters
 from training.seeds import derive_seed
 
@@ -136,9 +137,9 @@ def multiply_adds(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 class ProxyScores:
     """The proxy `name` as the score of an architecture, an `Evaluate`.
 
-    The network is the one that retraining builds, of `channels` and `cells` as `supernet.DiscreteNetwork` takes them, with
-    fresh weights that depend on `seed` and architecture alone; `images` [B, C, H, W] and `labels` [B] are the same for all.
-    Raises ValueError for an unknown proxy.
+    The network is the one that retraining builds, of `channels`, `cells` and `stem` as `supernet.DiscreteNetwork` takes them,
+    with fresh weights that depend on `seed` and architecture alone; `images` [B, C, H, W] and `labels` [B] are the same for
+    all. Raises ValueError for an unknown proxy.
     """
 
     def __init__(
@@ -152,17 +153,19 @@ class ProxyScores:
         classes: int,
         seed: int,
         device: torch.device,
+        stem: Stem = "cifar",
     ) -> None:
         self._encoding = encoding
         self._proxy = get_proxy(name)
         self._size = channels, cells, classes, images.shape[1]
+        self._stem = stem
         self._images, self._labels = images.to(device), labels.to(device)
         self._seed = seed
         self._device = device
         self._count: Callable[[Genome], float] | None = None
         if name in ("parameters", "multiply_adds"):
             pixels = images.shape[1], images.shape[2], images.shape[3]
-            costs = CostTable(encoding, channels, cells, classes, pixels)
+            costs = CostTable(encoding, channels, cells, classes, pixels, stem)
             self._count = lambda genome: float(costs(genome)[name])
 
     def __call__(self, genome: Genome, share: float) -> float:
@@ -174,7 +177,7 @@ class ProxyScores:
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(derive_seed(self._seed, "proxy", *genome))
             # Made on the CPU, so that a seed means the same weights on every device.
-            network = DiscreteNetwork(self._encoding.genotype(genome), *self._size).to(self._device)
+            network = DiscreteNetwork(self._encoding.genotype(genome), *self._size, stem=self._stem).to(self._device)
             return self._proxy(network, self._images, self._labels)
 
 

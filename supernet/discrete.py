@@ -1,15 +1,17 @@
 """The network of one genotype: its operations alone, with ordinary batch norm, an auxiliary head and drop path."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops import build_op
 from ops.candidates import batch_norm
 from ops.functional import strided_size
 from supernet.genotype import CellGenotype, Genotype
-from supernet.skeleton import Backbone, CellPosition, Skeleton, preprocessing
+from supernet.skeleton import Backbone, CellPosition, Skeleton, Stem, preprocessing
 
 
 class DropPath:
@@ -77,14 +79,16 @@ class DiscreteCell(nn.Module):
 class AuxiliaryHead(nn.Module):
     """A second classifier, [B, channels, H, W] to [B, classes], that brings gradient into the middle of a deep network.
 
-    That of DARTS (Liu et al. 2019, appendix A.2): maps of 8x8 are pooled by 5x5 with stride 3, others adaptively, to 2x2.
+    That of DARTS (Liu et al. 2019, appendix A.2): maps of 8x8 (CIFAR-10) are pooled by 5x5 with stride 3, of 7x7 (ImageNet)
+    with stride 2, others adaptively, to 2x2. Its head for ImageNet lacks the second batch norm, an oversight by its authors'
+    own account; here both are the same.
     """
+
+    STRIDES: ClassVar = {(8, 8): 3, (7, 7): 2}
 
     def __init__(self, channels: int, classes: int):
         super().__init__()
         self.relu = nn.ReLU()
-        self.pool = nn.AvgPool2d(5, 3, count_include_pad=False)
-        self.adaptive_pool = nn.AdaptiveAvgPool2d(2)
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 1, bias=False),
             batch_norm(128),
@@ -96,17 +100,20 @@ class AuxiliaryHead(nn.Module):
         self.classifier = nn.Linear(768, classes)
 
     def forward(self, state: Tensor) -> Tensor:
-        pool = self.pool if state.shape[2:] == (8, 8) else self.adaptive_pool
-        return self.classifier(self.features(pool(self.relu(state))).flatten(1))
+        height, width = state.shape[2:]
+        stride, rectified = self.STRIDES.get((height, width)), self.relu(state)
+        pooled = F.adaptive_avg_pool2d(rectified, 2) if stride is None else F.avg_pool2d(rectified, 5, stride)
+        return self.classifier(self.features(pooled).flatten(1))
 
 
 class DiscreteNetwork(Backbone):
     """The network of `genotype`, images [B, image_channels, H, W] to logits [B, classes].
 
     `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each stage); None takes the
-    skeleton's own: 36 and 20 in DARTS, 16 and 5 a stage in NAS-Bench-201. With `auxiliary` it has a second classifier, for
-    training alone, after cell 2 * cells // 3. In training the output of every operation but the identity is dropped for single
-    images with the probability `drop_path`, an attribute that is 0 at first: a number, or a scalar tensor on the device.
+    skeleton's own: 36 and 20 in DARTS, with the mobile stem 48 and 14, and 16 and 5 a stage in NAS-Bench-201. With `auxiliary`
+    it has a second classifier, for training alone, after cell 2 * cells // 3. `stem` is what stands before the cells, see
+    `supernet.skeleton.Stem`. In training the output of every operation but the identity is dropped for single images with the
+    probability `drop_path`, an attribute that is 0 at first: a number, or a scalar tensor on the device.
 
     Raises ValueError for a genotype or numbers that the skeleton has no network for.
     """
@@ -119,10 +126,12 @@ class DiscreteNetwork(Backbone):
         classes: int = 10,
         image_channels: int = 3,
         auxiliary: bool = False,
+        stem: Stem = "cifar",
     ):
         skeleton = genotype.skeleton
-        channels = skeleton.default_channels if channels is None else channels
-        cells = skeleton.default_cells if cells is None else cells
+        default_channels, default_cells = skeleton.default_size(stem)
+        channels = default_channels if channels is None else channels
+        cells = default_cells if cells is None else cells
         width = {kind: len(cell.concat) for kind, cell in genotype.cells.items()}
         if not skeleton.preprocess and any(wide != 1 for wide in width.values()):
             raise ValueError(
@@ -138,6 +147,7 @@ class DiscreteNetwork(Backbone):
             cells,
             classes,
             image_channels,
+            stem,
         )
         self.genotype = genotype
         self.channels = channels

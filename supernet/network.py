@@ -13,7 +13,7 @@ from ops.functional import cast_together
 from supernet.cell import Keep, Kernels, MixedCell
 from supernet.genotype import Genotype
 from supernet.rebuild import carry_over
-from supernet.skeleton import Backbone
+from supernet.skeleton import Backbone, Stem
 from supernet.space import SearchSpace
 
 
@@ -83,7 +83,8 @@ class Supernet(Backbone):
     bool [edges, candidates]} leaves out operations; `partial` sends 1 / partial of the channels through operations
     (PC-DARTS). With `tie_cells` a mixture is {kind: [edges, candidates]}, without {kind: [cells of that kind, edges,
     candidates]}. `batch_statistics` True: batch norm in cells uses the batch's statistics in evaluation, too; None: as the
-    space has it. `kernels` says what computes the cells, see `supernet.cell.Kernels`.
+    space has it. `kernels` says what computes the cells, see `supernet.cell.Kernels`; `stem` what is before them, see
+    `supernet.skeleton.Stem`.
 
     Raises ValueError for arguments that do not fit the space.
     """
@@ -100,6 +101,7 @@ class Supernet(Backbone):
         tie_cells: bool = True,
         batch_statistics: bool | None = None,
         kernels: Kernels = "auto",
+        stem: Stem = "cifar",
     ):
         keep = _check_candidates(space, candidates)
         _check_partial(channels, partial)
@@ -112,6 +114,7 @@ class Supernet(Backbone):
             cells,
             classes,
             image_channels,
+            stem,
         )
         self.space = space
         self.channels = channels

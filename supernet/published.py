@@ -1,6 +1,7 @@
 """Well-known published genotypes by name, each with its source.
 
-All are CIFAR-10 cells in the text form of DARTS, NASNet-A and AmoebaNet-A as the authors of DARTS wrote them down.
+Found on CIFAR-10 where the name does not say ImageNet, and in the text form of DARTS, NASNet-A and AmoebaNet-A as the authors
+of DARTS wrote them down.
 """
 
 import os
@@ -22,6 +23,11 @@ class PublishedGenotype:
 
 
 _DARTS_PAPER = "Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019"
+_PC_DARTS_PAPER = (
+    "Xu, Xie, Zhang, Chen, Qi, Tian, Xiong: PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search, "
+    "ICLR 2020"
+)
+_DRNAS_PAPER = "Chen, Wang, Cheng, Tang, Hsieh: DrNAS: Dirichlet Neural Architecture Search, ICLR 2021"
 
 _ALL = (
     PublishedGenotype(
@@ -57,8 +63,19 @@ _ALL = (
             reduce=[('sep_conv_5x5', 1), ('max_pool_3x3', 0), ('sep_conv_5x5', 1), ('sep_conv_5x5', 2),
                     ('sep_conv_3x3', 0), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1), ('sep_conv_3x3', 2)],
             reduce_concat=[2, 3, 4, 5])""",
-        "Xu, Xie, Zhang, Chen, Qi, Tian, Xiong: PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture "
-        "Search, ICLR 2020",
+        _PC_DARTS_PAPER,
+        "1907.05737",
+    ),
+    PublishedGenotype(
+        "PC-DARTS-ImageNet",
+        """Genotype(
+            normal=[('skip_connect', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 0), ('skip_connect', 1),
+                    ('sep_conv_3x3', 1), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1), ('dil_conv_5x5', 4)],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('max_pool_3x3', 1),
+                    ('sep_conv_3x3', 2), ('sep_conv_3x3', 1), ('sep_conv_5x5', 0), ('sep_conv_3x3', 3)],
+            reduce_concat=[2, 3, 4, 5])""",
+        f"{_PC_DARTS_PAPER} (searched on ImageNet)",
         "1907.05737",
     ),
     PublishedGenotype(
@@ -83,7 +100,19 @@ _ALL = (
             reduce=[('max_pool_3x3', 0), ('sep_conv_5x5', 1), ('dil_conv_5x5', 2), ('sep_conv_5x5', 1),
                     ('sep_conv_5x5', 1), ('dil_conv_5x5', 3), ('skip_connect', 4), ('sep_conv_5x5', 1)],
             reduce_concat=[2, 3, 4, 5])""",
-        "Chen, Wang, Cheng, Tang, Hsieh: DrNAS: Dirichlet Neural Architecture Search, ICLR 2021",
+        _DRNAS_PAPER,
+        "2006.10355",
+    ),
+    PublishedGenotype(
+        "DrNAS-ImageNet",
+        """Genotype(
+            normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1),
+                    ('sep_conv_3x3', 0), ('dil_conv_3x3', 3), ('skip_connect', 0), ('sep_conv_3x3', 1)],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[('max_pool_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2),
+                    ('sep_conv_3x3', 0), ('sep_conv_3x3', 2), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1)],
+            reduce_concat=[2, 3, 4, 5])""",
+        f"{_DRNAS_PAPER} (searched on ImageNet)",
         "2006.10355",
     ),
     PublishedGenotype(

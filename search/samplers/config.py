@@ -7,6 +7,7 @@ from typing import Literal
 from search.proxies import list_proxies
 from search.samplers.encoding import Encoding
 from supernet import get_space
+from supernet.skeleton import Stem
 from training.data import DataConfig
 from training.monitor import StopConfig
 from training.optim import OptimizerConfig
@@ -40,6 +41,8 @@ class SamplingConfig:
     """Channels C of the first cells."""
     cells: int = 8
     """Number of cells (nasbench201: of each of the three stages)."""
+    stem: Stem = "cifar"
+    """What stands before the cells: cifar, one convolution; imagenet, three of stride 2, for images of 224 pixels a side."""
     exclude: list[str] = field(default_factory=list)
     """Candidates of the space to leave out."""
     evaluate: str = "supernet"

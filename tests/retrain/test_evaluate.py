@@ -57,6 +57,15 @@ def test_a_network_survives_the_file(network, tmp_path):
     torch.testing.assert_close(loaded(images), network.eval()(images))  # the weights are in another layout
 
 
+def test_a_network_with_the_mobile_stem_survives_the_file(tmp_path):
+    network = DiscreteNetwork(get_genotype("DARTS_V2"), channels=4, cells=3, classes=7, stem="imagenet").eval()
+    trained_on(network).save(tmp_path)
+    loaded = Trained.load(tmp_path).network
+    assert loaded.stem_name == "imagenet"
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), network(images))
+
+
 def test_the_weights_load_strictly_without_the_auxiliary_head(network, tmp_path):
     trained_on(network).save(tmp_path)
     tensors = load_file(tmp_path / "weights.safetensors")
@@ -102,6 +111,8 @@ def test_files_that_hold_no_network_are_refused(network, tmp_path):
         json.dumps(good),
         json.dumps(good | {"channels": "4"}),
         json.dumps(good | {"more": 1}),
+        json.dumps(good | {"stem": "mobile"}),
+        json.dumps(good | {"stem": ["imagenet"]}),
         json.dumps(good | {"cells": 10**9}),
         json.dumps(good | {"channels": 10**9}),
         json.dumps(good | {"images": images | {"shape": [1, 8]}}),

@@ -242,6 +242,12 @@ def test_the_probability_is_one_tensor_that_epochs_fill():
     assert trainer.network.drop_path is probability and probability.item() == pytest.approx(0.15)
 
 
+def test_the_mobile_stem_brings_the_size_of_networks_for_imagenet():
+    network = new_trainer(small(stem="imagenet", channels=None, cells=None)).network
+    assert (network.stem_name, network.channels, network.cell_count) == ("imagenet", 48, 14)
+    assert network.auxiliary is not None
+
+
 def test_weights_stay_channels_last():
     trainer = new_trainer(small())
     run_epochs(trainer, 0)
@@ -385,6 +391,8 @@ def test_nasbench201_has_no_auxiliary_head(refused, tmp_path):
         (["--weights.lr", "nan"], "weights.lr: must be a number, not nan"),
         (["--epochs", "-1"], "epochs: must be at least 1, not -1"),
         (["--cells", "2"], "cells: the darts skeleton needs at least 3 cells, not 2"),
+        (["--stem", "imagenet", "--channels", "5"], "channels: must be even with stem imagenet"),
+        (["--stem", "mobile"], "stem: must be one of cifar, imagenet"),
         (["--validation_fraction", "0.999"], "validation_fraction: 0.999 of 150 images leaves a part empty"),
         (["--validation_fraction", "0.8"], "batch_size: 50 is larger than the 29 images"),
         (["--device", "abacus"], "device: 'abacus' cannot be used here"),

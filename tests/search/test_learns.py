@@ -32,7 +32,7 @@ def made_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """The space, its skeleton and two data sets: rows of random signs that repeat with the period or do not, honestly labelled
     or with shuffled labels. In any window narrower than the period both classes are the same noise."""
 
-    def layout(channels, cells, width):
+    def layout(channels, cells, width, stem):
         return [CellPosition(0, "cell", 0, channels, (channels,) * 4, 1, False)]
 
     monkeypatch.setitem(skeleton.LAYOUTS, "flat", layout)

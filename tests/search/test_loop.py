@@ -20,6 +20,7 @@ import supernet
 from benchmarks.pairing import softmax
 from ops import register_op, registry
 from ops.banks import ChainBank, ModuleBank
+from retrain.weights import Trained
 from search import loop, report
 from search.config import AlphaConfig, SearchConfig, StagesConfig
 from search.darts import main
@@ -746,6 +747,27 @@ def test_an_operation_of_ones_own_is_searched_and_retrained(
     assert retrain.__main__.main(["--run", str(final), "--genotype", str(path / "genotype.json"), *flags]) == 0
     assert Genotype.load(final / "genotype.json") == genotype
     assert 0 <= json.loads((final / "metrics.json").read_text())["accuracy"] <= 1
+
+
+def test_a_search_and_a_retraining_with_the_mobile_stem(tmp_path: Path, without_pictures: None) -> None:
+    """Digits as large as the stem needs them; the search is stopped once and goes on from what it saved."""
+    path, final = tmp_path / "search", tmp_path / "retrain"
+    settings = TINY_DARTS | {"stem": "imagenet", "data.size": 32, "data.limit": 32, "eigenvalue_every": 0}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        raise_in_step(patch, 1, KeyboardInterrupt)
+        run_without_command(argv(path, **settings))
+    assert saved(path)[0] == 1
+    assert main(["--run", str(path), "--resume"]) == 0
+    epochs, state = saved(path)
+    assert epochs == 2 and state["network"]["stem.newer.conv.weight"].shape == (2, 2, 3, 3)
+    genotype = Genotype.load(path / "genotype.json")
+
+    size = {"stem": "imagenet", "data.size": 32, "channels": 4, "cells": 3, "epochs": 1, "batch_size": 16, "data.limit": 32}
+    flags = [f"--{name}={value}" for name, value in size.items()]
+    assert retrain.__main__.main(["--run", str(final), "--genotype", str(path / "genotype.json"), *flags]) == 0
+    trained = Trained.load(final)
+    assert (trained.network.stem_name, trained.network.genotype) == ("imagenet", genotype)
+    assert trained.format.shape == (1, 32, 32)
 
 
 def test_a_search_resumed_while_it_selects_has_the_same_bits(tmp_path: Path, without_pictures: None) -> None:

@@ -15,6 +15,7 @@ from search import proxies
 from search.proxies import ProxyScores, get_proxy, list_proxies, register_proxy
 from search.samplers import Encoding, Genome
 from supernet import DiscreteNetwork, get_space, list_spaces
+from supernet.skeleton import Stem
 from training.metrics import count_multiply_adds, count_parameters
 
 CPU = torch.device("cpu")
@@ -263,10 +264,10 @@ def test_every_architecture_has_a_finite_score(name: str, space: str) -> None:
     assert len(set(found)) > 2
 
 
-def new_scores(name: str, space: str = "nasbench201", seed: int = 0) -> ProxyScores:
+def new_scores(name: str, space: str = "nasbench201", seed: int = 0, stem: Stem = "cifar") -> ProxyScores:
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(5, 3, 8, 8, generator=generator), torch.tensor([0, 1, 2, 0, 1])
-    return ProxyScores(Encoding(get_space(space)), name, 4, 3 if space == "darts" else 1, images, labels, 3, seed, CPU)
+    return ProxyScores(Encoding(get_space(space)), name, 4, 3 if space == "darts" else 1, images, labels, 3, seed, CPU, stem)
 
 
 def named(*operations: str) -> Genome:
@@ -320,7 +321,8 @@ def test_a_score_depends_on_seed_and_architecture_alone(name: str) -> None:
     assert new_scores(name, seed=1)(one, 1.0) != first
 
 
-def test_the_score_is_the_proxy_of_the_network_that_retraining_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_the_score_is_the_proxy_of_the_network_that_retraining_builds(stem: Stem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxies, "_PROXIES", dict(proxies._PROXIES))
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
@@ -331,9 +333,10 @@ def test_the_score_is_the_proxy_of_the_network_that_retraining_builds(monkeypatc
 
     assert list_proxies() == [*PUBLISHED, "test_proxies_spy"]
     genome = some_architectures("darts")[0]
-    assert new_scores("test_proxies_spy", "darts")(genome, 1.0) == 4.5
+    assert new_scores("test_proxies_spy", "darts", stem=stem)(genome, 1.0) == 4.5
     ((network, images, labels),) = seen
-    assert isinstance(network, DiscreteNetwork)
+    assert isinstance(network, DiscreteNetwork) and network.stem_name == stem
+    assert new_scores("parameters", "darts", stem=stem)(genome, 1.0) == count_parameters(network)
     assert network.genotype == Encoding(get_space("darts")).genotype(genome)
     assert (network.channels, network.cell_count, network.classifier.out_features, len(images)) == (4, 3, 3, 5)
     assert labels.tolist() == [0, 1, 2, 0, 1]

@@ -195,6 +195,7 @@ def test_weights_are_taken_from_a_run_that_trained_them(tmp_path: Path, assert_s
     [
         ({"seed": 1}, "was begun with other settings: seed; set the same here"),
         ({"channels": 2}, "was begun with other settings: channels; set the same here"),
+        ({"stem": "imagenet"}, "was begun with other settings: stem; set the same here"),
         ({"data.limit": 40}, "was begun with other settings: data; set the same here"),
     ],
 )
@@ -239,6 +240,7 @@ WRONG = [
     ("random", {"prefilter.proxy": "luck"}, "prefilter.proxy: unknown proxy 'luck'; known: "),
     ("random", {"exclude": ["sep"]}, "exclude: space nasbench201 has none, "),
     ("random", {"evaluations": 0}, "evaluations: must be at least 1, not 0"),
+    ("random", {"stem": "imagenet", "channels": 3}, "channels: must be even with stem imagenet"),
     ("random", {"weights_from": "x", "evaluate": "synflow"}, "weights_from: synflow scores without weights"),
     ("random", {"halving.eta": 3, "evaluate": "naswot"}, "halving.eta: naswot has no evaluations in part; set it to 0"),
     ("random", {"nao.initial": 3}, "--nao.initial: no such option"),
