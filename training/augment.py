@@ -9,10 +9,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.images import Crop
+from training.images import LONGEST, Crop
 from training.seeds import new_generator
-
-_LONGEST = math.log(4 / 3)  # logarithm of the largest aspect of a part
 
 
 class Draws(NamedTuple):
@@ -52,7 +50,7 @@ class Augmentation:
     """Side in pixels of the square that is blanked (DeVries and Taylor, arXiv:1708.04552)."""
     crop_area: float = 1.0
     """A part of the image of at least that share of its area, its sides at most 4 to 3, takes the place of the image (Szegedy
-    et al., arXiv:1409.4842); 1: none does."""
+    et al., arXiv:1409.4842); of a longer image, which may have no such part, the largest that comes near it. 1: none does."""
 
     def draw(self, count: int, height: int, width: int, *seed: int | str) -> Draws:
         """The random choices for `count` images of `height` x `width` pixels, on the CPU.
@@ -74,8 +72,8 @@ class Augmentation:
     def _draw_parts(self, count: int, generator: torch.Generator) -> Tensor:
         if self.crop_area == 1:
             return torch.zeros(count, 4)
-        least = torch.tensor([self.crop_area, -_LONGEST, 0, 0])
-        most = torch.tensor([1, _LONGEST, 1, 1])
+        least = torch.tensor([self.crop_area, -math.log(LONGEST), 0, 0])
+        most = torch.tensor([1, math.log(LONGEST), 1, 1])
         return least + (most - least) * torch.rand(count, 4, generator=generator)
 
     def crops(self, draws: Draws) -> list[Crop] | None:

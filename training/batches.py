@@ -1,8 +1,7 @@
 """The batches of an epoch: cut from images that stay on the device, or made by worker processes."""
 
-import signal
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -13,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from training.augment import Augmentation, Draws
 from training.images import Images
 from training.seeds import new_generator
-
-_AHEAD = 4  # batches that each worker has ready or in work
+from training.workers import new_loader, results
 
 
 class _Request(NamedTuple):
@@ -47,46 +45,37 @@ class _Resident:
 class _Workers:
     """Images anywhere: processes read them, crop and flip, and the batches come to the device in turn."""
 
-    def __init__(self, images: Images, device: torch.device, augment: Augmentation) -> None:
+    def __init__(self, images: Images, device: torch.device, augment: Augmentation, stay: bool) -> None:
+        """`stay`: the processes wait for the next epoch at the end of one."""
+        self._images = images
         self._device = device
-        self._requests: list[_Request] = []
-        self._loader = DataLoader(
-            _Reader(images, augment),
-            batch_size=None,
-            sampler=self._requests,  # filled anew for each epoch; the workers stay
-            num_workers=images.workers,
-            persistent_workers=True,
-            prefetch_factor=_AHEAD,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_parent,
-            # It draws a seed from it, which must not move the random state of the training.
-            generator=torch.Generator(),
-        )
+        self._augment = augment
+        self._stay = stay
+        # Those of epochs that are over or were left; each with the list of requests that it goes through.
+        self._idle: list[tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | str]]] = []
 
     def batches(self, order: Tensor, draws: Draws, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pixels [B, H, W, C] and labels [B] on the device.
+        """Pixels [B, H, W, C] and labels [B] on the device. Raises ValueError for an image that cannot be read."""
+        requests, loader = self._idle.pop() if self._idle else self._new_loader()
+        parts = pairwise(accumulate(sizes, initial=0))
+        requests[:] = [_Request(order[start:stop], draws.between(start, stop)) for start, stop in parts]
+        try:
+            for pixels, labels in results(loader):
+                yield pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+        finally:
+            if self._stay:
+                self._idle.append((requests, loader))
 
-        Raises ValueError for an image that cannot be read, and where a worker has died.
-        """
-        ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
-        parts = pairwise(ends)
-        self._requests[:] = [_Request(order[start:stop], draws.between(start, stop)) for start, stop in parts]
-        batches = iter(self._loader)
-        while True:
-            try:
-                batch = next(batches, None)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise ValueError(
-                    "data.workers: a process that reads images has died, perhaps for lack of memory; try fewer of them"
-                ) from error
-            if batch is None:
-                return
-            if isinstance(batch, str):
-                raise ValueError(batch)
-            pixels, labels = batch
-            yield pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+    def _new_loader(self) -> "tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | str]]":
+        requests: list[_Request] = []
+        loader = new_loader(
+            _Reader(self._images, self._augment),
+            requests,
+            self._images.workers,
+            persistent_workers=self._stay,
+            pin_memory=self._device.type == "cuda",
+        )
+        return requests, loader
 
 
 class _Reader(Dataset[tuple[Tensor, Tensor] | str]):
@@ -105,12 +94,6 @@ class _Reader(Dataset[tuple[Tensor, Tensor] | str]):
             return str(error)
         padded = self._augment.pad(pixels)
         return self._augment.crop_and_flip(padded, torch.arange(len(chosen)), draws), self._images.labels[chosen]
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the parent says what there is to say and ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Batches:
@@ -163,7 +146,12 @@ class Batches:
         self._dtype = dtype
         if self._augment.crop_area < 1 and not images.workers:
             raise ValueError("data.crop_area: only worker processes cut out parts of images; set data.loading to workers")
-        self._source = (_Workers if images.workers else _Resident)(images, self.device, self._augment)
+        # What is gone through once in a while, without shuffling, is not worth processes that wait for it.
+        self._source = (
+            _Workers(images, self.device, self._augment, stay=shuffle)
+            if images.workers
+            else _Resident(images, self.device, self._augment)
+        )
         precise = torch.promote_types(dtype, torch.float32)
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (form.mean, form.std))
         self._scale = (1 / (form.scale * std)).to(self.device, precise)

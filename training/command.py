@@ -39,9 +39,13 @@ def command(prog: str, main: Callable[[], None]) -> int:
     except ValueError as error:
         message, status = one_line(error), 2
     except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        status = 2
+        if _is_lack_of_memory(error):
+            message = "not enough memory; less is needed with smaller channels, cells, batch_size or data.limit"
+        elif "DataLoader worker" in str(error):
+            message = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
+        else:
             raise
-        message, status = "not enough memory; less is needed with smaller channels, cells, batch_size or data.limit", 2
     print(f"{prog}: error: {message}", file=sys.stderr)
     return status
 

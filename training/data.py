@@ -23,7 +23,9 @@ Part = Literal["train", "test"]
 AnyImages = TypeVar("AnyImages", bound=Images)
 
 DATA_FILE = "data.json"
-_ROOM = 0.5  # of the free memory: what images may take where they stay on the device
+# Of the free memory: what images may take where they stay on the device. A search holds them up to four times: as they were
+# read, divided, with their border for each level, and for evaluation.
+_ROOM = 0.25
 
 
 @dataclass
@@ -67,7 +69,7 @@ class DataConfig:
     loading: Literal["auto", "resident", "workers"] = "auto"
     """Where batches come from: images that all stay on the device, or processes that read and change them; auto: by size."""
     workers: int | None = None
-    """Processes that read images; null: one for each core."""
+    """Processes that read images for a stream of batches, of which a search has one for each level; null: one for each core."""
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
@@ -223,7 +225,9 @@ def _prepared(
         first = found.unreadable[0]
         if not config.skip_unreadable:
             more = f", and {len(found.unreadable) - 1} more" if len(found.unreadable) > 1 else ""
-            raise ValueError(f"data.root: {first}{more}; mend or delete it, or leave such files out, --data.skip_unreadable")
+            raise ValueError(
+                f"data.root: {first}{more}; mend or delete it, or leave such files out, --data.skip_unreadable true"
+            )
         log(f"left out, unreadable: {len(found.unreadable)} of {len(files)} {part} images")
         for problem in found.unreadable:
             log(f"left out: {problem}")
@@ -233,7 +237,7 @@ def _prepared(
         raise ValueError(f"data.root: no image of class {names[int(counts.argmin())]!r} can be read")
     if known is None and part == "test":
         # Asked for alone, the test part has the statistics of the training part all the same.
-        known = load_images(replace(config, limit=None), "train", device, log=log).format
+        known = load_images(config, "train", device, log=log).format
     mean, std = (found.mean, found.std) if known is None else (known.mean, known.std)
     files = replace(files, format=replace(files.format, mean=mean, std=std), workers=workers)
     return files.take(found.readable) if workers else in_memory(files, found)
@@ -247,12 +251,10 @@ def _of_format(images: Images, known: ImageFormat) -> Images:
             f"data.name: the images have {form.class_names_in_short()}, those that the network was trained on "
             f"{known.class_names_in_short()}"
         )
-    for ours, theirs, what in (
-        (form.shape[0], known.shape[0], "channels"),
-        (form.scale, known.scale, "as the largest value of a pixel"),
-    ):
+    described = [(f"{other.shape[0]} channels", f"pixels that are divided by {other.scale:g}") for other in (form, known)]
+    for ours, theirs in zip(*described, strict=True):
         if ours != theirs:
-            raise ValueError(f"data.name: the images have {ours} {what}, those that the network was trained on {theirs}")
+            raise ValueError(f"data.name: the images have {ours}, those that the network was trained on {theirs}")
     if isinstance(images, ImageSet):
         return replace(images, mean=known.mean, std=known.std)
     assert isinstance(images, ImageFiles)

@@ -1,6 +1,7 @@
 """Images that stay in their files until a batch of them is asked for."""
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from training.images import BYTE, Crop, ImageFormat, ImageSet, statistics_of_sums
+from training.workers import new_loader, results
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +28,7 @@ _WORTH_WORKERS = 256  # images that are decoded faster than processes start
 
 @dataclass(frozen=True)
 class Decoding:
-    """From a file to pixels."""
+    """From a file to pixels: red, green and blue or shades of grey, upright, with white behind what is transparent."""
 
     size: int | None
     """Pixels a side; None: as the image is."""
@@ -41,6 +43,8 @@ class Decoding:
         """The image, or that part of it, uint8 [C, H, W]. Raises ValueError, naming the file, where there is none."""
         from PIL import Image, ImageOps  # slow to import
 
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise ValueError(f"{_one_line(path)}: cannot be read as an image (no such file)")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of odd files, which are read or not
@@ -51,11 +55,12 @@ class Decoding:
                     image = _in_bytes(ImageOps.exif_transpose(file), self.gray)
                 box = self._box(image) if crop is None else crop.box(image.height, image.width)
                 size = image.size if self.size is None else (self.size, self.size)
-                if size != image.size or crop is not None:
+                if size != image.size or box != (0, 0, *image.size):
                     image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
         except Exception as error:  # of any type: each format has a decoder of its own
-            reason = "no such file" if isinstance(error, FileNotFoundError) else _one_line(error)
-            raise ValueError(f"{path}: cannot be read as an image ({reason})") from error
+            said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            reason = _one_line(said) or type(error).__name__
+            raise ValueError(f"{_one_line(path)}: cannot be read as an image ({reason})") from error
         return rearrange(torch.from_numpy(np.array(image)), "h w -> 1 h w" if self.gray else "h w c -> c h w")
 
     def _needed(self, image: "Image", crop: Crop | None) -> int:
@@ -63,8 +68,10 @@ class Decoding:
         assert self.size is not None
         if crop is None:
             return max(self.size, 0 if self.stretch else self.shorter or 0)
-        left, top, right, bottom = crop.box(image.height, image.width)
-        return math.ceil(self.size * min(image.size) / max(1.0, min(right - left, bottom - top)))
+        # It may be turned on its side afterwards.
+        boxes = crop.box(image.height, image.width), crop.box(image.width, image.height)
+        shortest = min(min(right - left, bottom - top) for left, top, right, bottom in boxes)
+        return math.ceil(self.size * min(image.size) / max(1.0, shortest))
 
     def _box(self, image: "Image") -> tuple[float, float, float, float]:
         """Left, top, right and bottom of what is left of the image."""
@@ -83,15 +90,20 @@ def _in_bytes(image: "Image", gray: bool) -> "Image":
         values = np.asarray(image)
         if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError(f"pixels of mode {image.mode}, which have no known largest value; an .npz file can hold them")
-        image = Image.fromarray((values.astype(np.uint32) // 0x101).astype(np.uint8))
+        image = Image.fromarray(((values.astype(np.uint32) + 0x80) // 0x101).astype(np.uint8))
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
     return image.convert("L" if gray else "RGB")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _one_line(text: str) -> str:
+    """Also of a file name, which may hold line breaks and what is no Unicode."""
+    return " ".join(text.split()).encode(errors="backslashreplace").decode()
+
+
+class OfOtherSize(ValueError):
+    """An image has another size than the others, and there is none that all are brought to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +141,10 @@ class ImageFiles:
     def _read(self, file: str, crop: Crop | None = None) -> Tensor:
         image = self.decoding.read(file, crop)
         if tuple(image.shape) != self.format.shape:
-            (_, height, width), (_, expected_height, expected_width) = image.shape, self.format.shape
-            raise ValueError(
-                f"{file}: has {width}x{height} pixels where another image has {expected_width}x{expected_height}; "
-                "images of different sizes need one that all are brought to, --data.size"
+            ours, others = (f"{width}x{height}" for _, height, width in (image.shape, self.format.shape))
+            raise OfOtherSize(
+                f"data.size: {_one_line(file)} has {ours} pixels where another image has {others}; "
+                "images of different sizes need one that all are brought to, such as --data.size 64"
             )
         return image
 
@@ -156,62 +168,64 @@ class Survey:
 
 
 def survey(images: ImageFiles, keep: bool, workers: int) -> Survey:
-    """Decodes every file once, in `workers` processes where that is worth while."""
+    """Decodes every file once, in `workers` processes where that is worth while.
+
+    Raises ValueError for images of different sizes where the decoding does not resize them.
+    """
     parts = torch.arange(len(images)).split(_AT_ONCE)
-    loader = DataLoader(
-        _Surveyor(images, keep),
-        batch_size=None,
-        sampler=parts,
-        num_workers=workers if len(images) >= _WORTH_WORKERS else 0,
-        generator=torch.Generator(),
-    )
-    channels = images.format.shape[0]
+    loader = new_loader(_Surveyor(images, keep), parts, workers if len(images) >= _WORTH_WORKERS else 0)
+    channels, height, width = images.format.shape
     total, squares = torch.zeros(2, channels, dtype=torch.int64)
-    readable, unreadable, kept, count = [], [], [], 0
-    for found in loader:
-        readable.append(found.readable)
+    readable: list[int] = []
+    unreadable: list[str] = []
+    kept = torch.empty(len(images), *images.format.shape, dtype=torch.uint8) if keep else None
+    for found in results(loader):
+        if kept is not None:
+            kept[len(readable) : len(readable) + len(found.readable)] = found.pixels
+        readable.extend(found.readable)
         unreadable.extend(found.unreadable)
-        kept.append(found.pixels)
         total += found.total
         squares += found.squares
-        count += len(found.readable) * math.prod(images.format.shape[1:])
-    mean, std = statistics_of_sums(total, squares, max(1, count), BYTE)
-    pixels = torch.cat(kept) if keep and kept else None
-    return Survey(torch.cat(readable), tuple(unreadable), mean, std, pixels)
+    mean, std = statistics_of_sums(total, squares, max(1, len(readable) * height * width), BYTE)
+    indices = torch.tensor(readable, dtype=torch.int64)
+    return Survey(indices, tuple(unreadable), mean, std, None if kept is None else kept[: len(readable)])
 
 
 @dataclass(frozen=True)
 class _Found:
-    readable: Tensor
+    readable: list[int]
     unreadable: list[str]
     total: Tensor
     squares: Tensor
-    pixels: Tensor | None
+    pixels: Tensor
+    """Of the readable ones, none where they are not to be kept."""
 
 
-class _Surveyor(Dataset[_Found]):
+class _Surveyor(Dataset[_Found | str]):
     """In a worker: decodes some of the images and adds up their pixels, exactly, in whole numbers."""
 
     def __init__(self, images: ImageFiles, keep: bool) -> None:
         self._images = images
         self._keep = keep
 
-    def __getitem__(self, places: Tensor) -> _Found:
+    def __getitem__(self, places: Tensor) -> _Found | str:
         readable, unreadable, pixels = [], [], []
         for place in places.tolist():
             try:
                 pixels.append(self._images.pixels(torch.tensor([place])))
                 readable.append(place)
+            except OfOtherSize as error:
+                return str(error)
             except ValueError as error:
                 unreadable.append(str(error))
         values = torch.cat([torch.empty(0, *self._images.format.shape, dtype=torch.uint8), *pixels])
         by_channel = rearrange(values, "n c h w -> c (n h w)").long()
         return _Found(
-            torch.tensor(readable, dtype=torch.int64),
+            readable,
             unreadable,
             by_channel.sum(1),
             by_channel.square().sum(1),
-            values if self._keep else None,
+            values if self._keep else values[:0],
         )
 
 
@@ -222,12 +236,17 @@ def in_memory(images: ImageFiles, found: Survey) -> ImageSet:
     return ImageSet(found.pixels, images.labels[found.readable], images.classes, form.mean, form.std, form.class_names)
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """All image files in and below `folder`, by name; hidden ones are none. Raises OSError where it cannot be read."""
+def image_files(folder: Path, within: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All image files in and below `folder`, by name; hidden ones are none. Raises OSError where it cannot be read.
+
+    `within`: the folders that this one is in, into which a link may lead back.
+    """
+    within |= {folder.resolve()}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from image_files(entry)
+            if entry.resolve() not in within:
+                yield from image_files(entry, within)
         elif entry.suffix.lower() in SUFFIXES:
             yield entry

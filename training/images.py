@@ -15,6 +15,9 @@ from torch.nn import functional as F
 _VALUES_AT_ONCE = 4096 * 3 * 32 * 32
 BYTE = 255.0
 """Scale of images of bytes."""
+LONGEST = 4 / 3
+"""Longer over shorter side of a part of an image that is drawn at random (Szegedy et al., arXiv:1409.4842)."""
+_LARGEST = 1e30  # beyond it, and below its inverse, the arithmetic of float32 ends in infinity
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,10 @@ class ImageFormat:
         if len(self.shape) != 3 or not all(type(length) is int and length > 0 for length in self.shape):
             raise ValueError(f"image format: shape must be three positive numbers (C, H, W), not {reprlib.repr(self.shape)}")
         numbers = (self.scale, *self.mean, *self.std)
-        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-            raise ValueError("image format: scale, mean and std must be finite numbers")
-        channels = self.shape[0]
-        if len(self.mean) != channels or len(self.std) != channels or not all(value > 0 for value in (self.scale, *self.std)):
+        if not all(type(number) in (int, float) and -_LARGEST <= number <= _LARGEST for number in numbers):
+            raise ValueError("image format: scale, mean and std must be finite numbers, up to 1e30")
+        channels, positive = self.shape[0], (self.scale, *self.std)
+        if len(self.mean) != channels or len(self.std) != channels or not all(value >= 1 / _LARGEST for value in positive):
             given = f"{reprlib.repr(self.mean)} and {reprlib.repr(self.std)}"
             raise ValueError(f"mean, std: must be {channels} numbers each, std positive, not {given}")
         if not all(isinstance(name, str) for name in self.class_names):
@@ -109,16 +112,22 @@ class Crop:
     area: float
     """Its share of the area of the image, above 0 and at most 1."""
     aspect: float
-    """Its width over its height."""
+    """Its width over its height, from 1 / `LONGEST` to `LONGEST`."""
     down: float
     """Where it lies: share, 0 to 1, of the room that it leaves above and below which is above."""
     right: float
     """The same from left to right."""
 
     def box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom in an image of that size; a side that would be longer than the image's is cut."""
-        tall = min(height, math.sqrt(self.area * height * width / self.aspect))
-        wide = min(width, math.sqrt(self.area * height * width * self.aspect))
+        """Left, top, right and bottom in an image of that size.
+
+        Where a side would be longer than the image's, the aspect gives way as far as it may, and then the area.
+        """
+        whole = width / height
+        aspect = min(max(self.aspect, whole * self.area), whole / self.area)
+        aspect = min(max(aspect, 1 / LONGEST), LONGEST)
+        tall = min(height, width / aspect, math.sqrt(self.area * height * width / aspect))
+        wide = min(width, tall * aspect)
         top, left = self.down * (height - tall), self.right * (width - wide)
         return left, top, left + wide, top + tall
 

@@ -1,18 +1,52 @@
 """How much memory is free."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+_GROUPS = Path("/sys/fs/cgroup")
+# Of the first and the second version of control groups: the limit, what is in use, and what of that is given back on demand.
+_FILES = {
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "": ("memory.max", "memory.current", "inactive_file"),
+}
+
 
 def available_memory() -> int:
-    """Bytes of the host's memory that new data can take, as far as the system says; what it has in all where it does not."""
+    """Bytes of the host's memory that new data can take, as far as the system says; what it has in all where it does not.
+
+    The limits of a container count.
+    """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        host = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(0, min([host, *_rooms(Path("/proc/self/cgroup"))]))
+
+
+def _rooms(membership: Path) -> Iterator[int]:
+    """Bytes that are left in each control group around this process that has a limit."""
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in _FILES:
+            continue
+        limit, used, reclaimable = _FILES[controllers]
+        group = Path(path.lstrip("/"))
+        for folder in (_GROUPS / controllers / above for above in (group, *group.parents)):
+            try:
+                most, taken = ((folder / name).read_text(encoding="utf-8").strip() for name in (limit, used))
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+            except OSError:
+                continue  # seen from within a container, the groups outside are not there
+            if most != "max":
+                yield int(most) - int(taken) + int(stat.get(reclaimable, 0))
 
 
 def free_on(device: torch.device) -> int:

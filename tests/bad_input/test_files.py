@@ -156,7 +156,7 @@ def test_images_that_are_too_small(refuse: Refuse, command: str, monkeypatch: py
     def tiny(config: DataConfig, part: str) -> ImageSet:
         return ImageSet(torch.zeros(80, 1, 5, 3, dtype=torch.uint8), torch.arange(80) % 2, 2, (0.5,), (0.5,))
 
-    monkeypatch.setitem(training.data._LOADERS, "tiny", tiny)
+    monkeypatch.setitem(training.data._OWN, "tiny", tiny)
     message = refuse(command, "--data.name=tiny", "--data.limit=null", "--data.crop_padding=0")
     assert message == "images: 5x3 is too small, the network needs at least 4x4"
 

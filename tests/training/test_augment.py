@@ -1,5 +1,6 @@
 """Augmentation of a batch at once does what a loop over the images does."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from training.augment import Augmentation
 from training.batches import Batches
 from training.images import ImageSet
+
+CHOICES = ("top", "left", "mirrored", "row", "column")
 
 
 def numbered_images(count: int, channels: int, height: int, width: int) -> ImageSet:
@@ -54,7 +57,7 @@ def test_equals_a_loop_over_the_images(size: tuple[int, int, int], padding: int,
     position = 0
     for batch, labels in batches.epoch(5):
         for found, label in zip(batch, labels, strict=True):
-            draw = [int(values[position]) * (name != "mirrored" or flip) for name, values in draws._asdict().items()]
+            draw = [int(values[position]) * (name != "mirrored" or flip) for name, values in zip(CHOICES, draws, strict=False)]
             expected = slow_augmentation(images.images[label].numpy(), augment, draw, images.mean, images.std)
             np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
             position += 1
@@ -63,7 +66,8 @@ def test_equals_a_loop_over_the_images(size: tuple[int, int, int], padding: int,
 
 def test_draws_are_uniform() -> None:
     draws = Augmentation(crop_padding=2, flip=True, cutout=3).draw(20000, 5, 4, 1)
-    for values, choices in zip(draws, (5, 5, 2, 5, 4), strict=True):
+    assert not draws.part.any()
+    for values, choices in zip(draws[:5], (5, 5, 2, 5, 4), strict=True):
         shares = torch.bincount(values.long(), minlength=choices) / 20000
         assert len(shares) == choices
         assert (shares - 1 / choices).abs().max() < 0.02
@@ -95,3 +99,26 @@ def test_nothing_is_changed_by_default() -> None:
     assert not rest and labels.tolist() == list(range(6))
     mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (images.mean, images.std))
     torch.testing.assert_close(batch, (images.images / 255.0 - mean) / std, check_dtype=False, atol=1e-6, rtol=1e-6)
+
+
+def test_parts_are_drawn_as_asked() -> None:
+    augment = Augmentation(crop_area=0.08)
+    draws = augment.draw(20000, 5, 4, 1)
+    crops = augment.crops(draws)
+    assert crops is not None and len(crops) == 20000
+    ranges = {"area": (0.08, 1), "aspect": (3 / 4, 4 / 3), "down": (0, 1), "right": (0, 1)}
+    for name, (least, most) in ranges.items():
+        values = torch.tensor([getattr(crop, name) for crop in crops], dtype=torch.float64)
+        spread = values.log() if name == "aspect" else values
+        low, high = (math.log(least), math.log(most)) if name == "aspect" else (least, most)
+        assert low - 1e-6 <= spread.min() < low + 0.01 and high - 0.01 < spread.max() <= high + 1e-6
+        assert spread.mean().item() == pytest.approx((low + high) / 2, abs=0.01)
+    assert torch.corrcoef(draws.part.T).fill_diagonal_(0).abs().max() < 0.03
+    assert Augmentation().crops(draws) is None
+
+
+def test_parts_have_a_stream_of_their_own() -> None:
+    whole, parts = (Augmentation(4, True, 16, area).draw(50, 32, 32, 3) for area in (1.0, 0.5))
+    assert all(torch.equal(getattr(whole, name), getattr(parts, name)) for name in CHOICES)
+    assert torch.equal(parts.part, Augmentation(crop_area=0.5).draw(50, 32, 32, 3).part)
+    assert not torch.equal(parts.part, Augmentation(crop_area=0.5).draw(50, 32, 32, 4).part)

@@ -1,5 +1,6 @@
 """A folder of images with one folder for each class."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,25 +13,27 @@ from training.seeds import new_generator
 
 TEST_FOLDERS = ("test", "val")
 _Files = Mapping[str, Sequence[Path]]
+_NAMED = 8  # classes that a message names
 
 
 def load(config: DataConfig, part: Part) -> ImageFiles:
     """root/train/CLASS/..., with root/test/CLASS/... or else root/val/CLASS/... as the test part; or root/CLASS/... alone.
 
     Where there is no test part, or no folder "train" at all, the share `config.test_fraction` of each class is it, chosen by
-    `config.split_seed`. Mean and std of the format that is returned are not known yet: 0 and 1.
+    `config.split_seed`. A folder "train" with images and no folders of images in it is a class. Mean and std of the format
+    that is returned are not known yet: 0 and 1.
     """
     root = Path(config.root)
     if not root.is_dir():
         fault = "is a file" if root.exists() else "there is no such folder"
         raise ValueError(f"data.root: {root}: {fault}; name a folder that has one folder of images for each class")
     try:
-        has_train = (root / "train").is_dir()
+        has_train = _has_train(root)
         train = _by_class(root / "train" if has_train else root)
         test_folder = next((root / name for name in TEST_FOLDERS if has_train and (root / name).is_dir()), None)
         test = None if test_folder is None else _by_class(test_folder)
     except OSError as error:
-        raise ValueError(f"data.root: {error.filename}: {error.strerror}") from error
+        raise ValueError(f"data.root: {error.filename}: cannot be read: {error.strerror}") from error
     names = _class_names(train, root)
     if test is not None:
         assert test_folder is not None
@@ -49,11 +52,21 @@ def load(config: DataConfig, part: Part) -> ImageFiles:
     return ImageFiles(tuple(map(str, files)), labels, decoding, form)
 
 
+def _has_train(root: Path) -> bool:
+    """The folder "train" is that of the training part, not the class of that name."""
+    folder = root / "train"
+    return folder.is_dir() and (bool(_by_class(folder)) or not list(image_files(folder)))
+
+
 def _by_class(folder: Path) -> _Files:
     """The images by class; folders that hold none are no classes."""
     found = {}
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith(".") and (files := list(image_files(entry))):
+            if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
+                raise ValueError(
+                    f"data.root: {entry.name!r} is no name for a class, as it cannot be printed; rename the folder"
+                )
             found[entry.name] = files
     return found
 
@@ -71,9 +84,8 @@ def _check_known(test: _Files, names: Sequence[str], folder: Path) -> None:
     if not test:
         raise ValueError(f"data.root: {folder}: no images found; delete the folder to have a share of the others as test part")
     if unknown := [name for name in test if name not in names]:
-        raise ValueError(
-            f"data.root: {folder / unknown[0]}: there is no class {unknown[0]!r} to train; it has {', '.join(names)}"
-        )
+        known = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+        raise ValueError(f"data.root: {folder / unknown[0]}: the training part has no class {unknown[0]!r}, only {known}")
 
 
 def _flat(files: _Files, names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from training.data import DataConfig, Part
 from training.images import ImageSet, channel_statistics
 from training.memory import available_memory
+from training.plain_yaml import one_line
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _MOST_COMPRESSED = 1100  # deflate makes at most 1032 bytes of one
@@ -30,13 +32,16 @@ def load(config: DataConfig, part: Part) -> ImageSet:
         raise ValueError(f"data.root: {path}: {fault}; name an .npz file that holds {', '.join(ARRAYS)}")
     arrays = _read(path)
     try:
-        return image_set(arrays, part)
+        return image_set(arrays, part, any_size=config.size is not None)
     except ValueError as error:
         raise ValueError(f"data.root: {path}: {error}") from error
 
 
-def image_set(arrays: dict[str, np.ndarray[Any, Any]], part: Part) -> ImageSet:
-    """One part of the data set that `ARRAYS` make up. Raises ValueError, naming the array, for anything else."""
+def image_set(arrays: Mapping[str, np.ndarray[Any, Any]], part: Part, any_size: bool = False) -> ImageSet:
+    """One part of the data set that `ARRAYS` make up.
+
+    `any_size`: the two parts may differ in the size of their images. Raises ValueError, naming the array, for anything else.
+    """
     labels = {name: _labels(f"y_{name}", arrays[f"y_{name}"]) for name in ("train", "test")}
     classes = _count_classes(labels["train"], labels["test"])
     images = {name: _images(f"x_{name}", arrays[f"x_{name}"]) for name in ("train", "test")}
@@ -45,12 +50,18 @@ def image_set(arrays: dict[str, np.ndarray[Any, Any]], part: Part) -> ImageSet:
             raise ValueError(f"x_{name} has {len(images[name])} images and y_{name} {len(labels[name])} labels")
         if not len(images[name]):
             raise ValueError(f"x_{name}: has no images")
-    for what, ours, theirs in (
-        ("channels", *(images[name].shape[1] for name in images)),
-        ("a type", *(str(images[name].dtype).removeprefix("torch.") for name in images)),
+    train, test = images["train"], images["test"]
+    for what, differ, ours, theirs in (
+        ("have as many channels", train.shape[1] != test.shape[1], train.shape[1], test.shape[1]),
+        ("be of one type", train.dtype != test.dtype, arrays["x_train"].dtype, arrays["x_test"].dtype),
+        (
+            "be of one size, or be brought to one with --data.size,",
+            train.shape[2:] != test.shape[2:] and not any_size,
+            *("x".join(map(str, pixels.shape[2:])) for pixels in (train, test)),
+        ),
     ):
-        if ours != theirs:
-            raise ValueError(f"x_train and x_test: must have {what} in common, not {ours} and {theirs}")
+        if differ:
+            raise ValueError(f"x_train and x_test: must {what} not {ours} and {theirs}")
     mean, std = channel_statistics(images["train"])
     return ImageSet(images[part], labels[part], classes, mean, std)
 
@@ -61,43 +72,52 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         with zipfile.ZipFile(path) as archive:
             present = {info.filename.removesuffix(".npy") for info in archive.infolist()}
             if missing := [name for name in ARRAYS if name not in present]:
-                held = ", ".join(sorted(present)[:8]) or "nothing"
+                held = one_line(", ".join(sorted(present)[:8])) or "nothing"
                 raise ValueError(f"has no array {missing[0]}, only {held}; {mend}")
             _check_memory(archive)
             return {name: _read_array(archive, name) for name in ARRAYS}
     except ValueError as error:
-        raise ValueError(f"data.root: {path}: {error}") from error
+        raise ValueError(f"data.root: {path}: {one_line(error)}") from error
+    except OSError as error:
+        raise ValueError(f"data.root: {path}: cannot be read: {error.strerror or one_line(error)}") from error
     except Exception as error:  # of any type: zipfile and numpy trust what a damaged file says of itself
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise ValueError(f"data.root: {path}: damaged, or no .npz file ({reason}); {mend}") from error
 
 
 def _check_memory(archive: zipfile.ZipFile) -> None:
     members = [archive.getinfo(f"{name}.npy") for name in ARRAYS]
     for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{member.filename}: damaged, or compressed in a way that numpy.savez_compressed is not")
         if member.file_size > _MOST_COMPRESSED * max(1, member.compress_size):
             raise ValueError(f"{member.filename}: damaged, {member.compress_size} bytes cannot hold {member.file_size}")
-    needed, free = sum(member.file_size for member in members), available_memory()
+    # Beside what was read there has to be room for the pixels with the axes in the network's order.
+    needed, free = 2 * sum(member.file_size for member in members), available_memory()
     if needed > free:
         raise ValueError(
-            f"its arrays take {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; a folder of images "
-            "(--data.name folder) is read as it is needed"
+            f"to read its arrays takes {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; a folder of "
+            "images (--data.name folder) is read as it is needed"
         )
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
     """The array, after a look at its header: numpy would ask for all the memory that a damaged one names."""
     with archive.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{name}: of version {version} of the format, which only fields with odd names need")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(member)
+        try:
+            version = np.lib.format.read_magic(member)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError("an unknown version of the format")
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(member)
+        except ValueError as error:
+            # What numpy says of a long header is to trust the file.
+            raise ValueError(f"{name}: damaged, its header cannot be read") from error
         if dtype.hasobject:
             raise ValueError(f"{name}: holds Python objects, which are never unpickled; save an array of numbers")
         begin, size = member.tell(), archive.getinfo(f"{name}.npy").file_size
         if any(length < 0 for length in shape) or begin + math.prod(shape) * dtype.itemsize != size:
-            raise ValueError(f"{name}: damaged or cut short, its header says {list(shape)} of {dtype}")
+            raise ValueError(f"{name}: damaged or cut short, its header says {one_line(list(shape))} of {one_line(dtype)}")
     with archive.open(f"{name}.npy") as member:
         return np.lib.format.read_array(member, allow_pickle=False)
 
@@ -142,12 +162,12 @@ def _images(name: str, array: np.ndarray[Any, Any]) -> Tensor:
         raise ValueError(f"{name}: must be [N, H, W, C] or [N, H, W], not {list(array.shape)}")
     if array.ndim == 4 and array.shape[3] > _MOST_CHANNELS:
         raise ValueError(f"{name}: {list(array.shape)} would be {array.shape[3]} channels; channels come last, [N, H, W, C]")
-    if array.dtype.kind == "f":
-        # A large number may become infinite here, which the check finds.
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-        finite = np.isfinite(array).reshape(len(array), -1).all(1)
-        if not finite.all():
-            raise ValueError(f"{name}: image {int(finite.argmin())} has pixels that are NaN or infinite")
-    pixels = torch.from_numpy(np.ascontiguousarray(array))
-    return rearrange(pixels, "n h w c -> n c h w" if array.ndim == 4 else "n h w -> n 1 h w").contiguous()
+    planes = rearrange(array, "n h w c -> n c h w" if array.ndim == 4 else "n h w -> n 1 h w")
+    # A large number may become infinite here, which the check finds.
+    with np.errstate(over="ignore"):
+        pixels = torch.from_numpy(np.ascontiguousarray(planes, np.uint8 if array.dtype == np.uint8 else np.float32))
+    if pixels.is_floating_point():
+        bad = next((number for number, image in enumerate(pixels) if not image.isfinite().all()), None)
+        if bad is not None:
+            raise ValueError(f"{name}: image {bad} has pixels that are NaN or infinite, or beyond the range of float32")
+    return pixels

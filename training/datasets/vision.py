@@ -66,8 +66,23 @@ def load_fashion_mnist(config: DataConfig, part: Part) -> ImageSet:
 def _gray(source: _Source, config: DataConfig, part: Part, names: tuple[str, ...]) -> ImageSet:
     """A data set in MNIST's form of files."""
     train, data = _read_both(source, config, part)
+    for read in (train, data):
+        # Its reader compares neither checksums nor one file with the other.
+        if not _is_whole(read.data, read.targets, len(names)):
+            raise ValueError(_damaged(source, Path(config.root) / source.folder, [], _mend(config)))
     mean, std = channel_statistics(rearrange(train.data, "n h w -> n 1 h w"))
     return ImageSet(rearrange(data.data, "n h w -> n 1 h w"), data.targets.long(), 10, mean, std, names)
+
+
+def _is_whole(images: object, labels: object, classes: int) -> bool:
+    return (
+        isinstance(images, Tensor)
+        and isinstance(labels, Tensor)
+        and (images.dtype, images.ndim, labels.ndim) == (torch.uint8, 3, 1)
+        and len(images) == len(labels)
+        and images.numel() > 0
+        and 0 <= int(labels.min()) <= int(labels.max()) < classes
+    )
 
 
 def _read_both(source: _Source, config: DataConfig, part: Part) -> tuple[Any, Any]:
@@ -83,7 +98,6 @@ def _channels_first(images: Any) -> Tensor:
 def _read(source: _Source, config: DataConfig, part: Part) -> Any:
     """torchvision's reader with the images in memory; that of the sets in colour compares every file with its checksum."""
     folder = Path(config.root) / source.folder
-    mend = "try the download again" if config.download else "delete the folder and download it again with --data.download true"
     try:
         if not config.download and not folder.is_dir():
             below = f"the folder above {Path(source.folder).parts[0]}" if source.folder else "its folder"
@@ -101,9 +115,13 @@ def _read(source: _Source, config: DataConfig, part: Part) -> Any:
     except ValueError as error:
         if str(error).startswith("data.root"):
             raise
-        raise ValueError(_damaged(source, folder, [], mend)) from error
+        raise ValueError(_damaged(source, folder, [], _mend(config))) from error
     except Exception as error:  # of any type: a reader trusts what a damaged file says of itself
-        raise ValueError(_damaged(source, folder, _bad_files(source, folder), mend)) from error
+        raise ValueError(_damaged(source, folder, _bad_files(source, folder), _mend(config))) from error
+
+
+def _mend(config: DataConfig) -> str:
+    return "try the download again" if config.download else "delete the folder and download it again with --data.download true"
 
 
 def _damaged(source: _Source, folder: Path, files: list[str], mend: str) -> str:

@@ -1,0 +1,44 @@
+"""Processes that read images: how they are started, and what comes back from them."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+Request = TypeVar("Request")
+Made = TypeVar("Made")
+
+
+def new_loader(
+    maker: "Dataset[Made | str]", requests: Sequence[Request], workers: int, **options: Any
+) -> "DataLoader[Made | str]":
+    """Hands out what `maker` makes of each of the `requests`, in their order, made by that many processes; 0: by this one.
+
+    A maker returns a text where the input is at fault: an error would come back with the traceback of its process.
+    """
+    return DataLoader(
+        maker,
+        batch_size=None,
+        sampler=requests,
+        num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_parent,
+        # It draws a seed from it, which must not move the random state of the training.
+        generator=torch.Generator(),
+        **options,
+    )
+
+
+def results(loader: "DataLoader[Made | str]") -> Iterator[Made]:
+    """What the maker has made. Raises ValueError with the text that it returned instead."""
+    for made in loader:
+        if isinstance(made, str):
+            raise ValueError(made)
+        yield made
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the parent says what there is to say and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
