@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,12 +18,16 @@ from training.workers import new_loader, results
 
 
 class _Request(NamedTuple):
-    """What one batch is made of."""
+    """What one batch is made of, in arrays of NumPy: tensors would be shared with the worker, these few numbers are sent."""
 
-    chosen: Tensor
+    chosen: NDArray[np.int64]
     """Indices of its images, [B]."""
-    draws: Draws
-    """Random choices for each of them."""
+    draws: tuple[NDArray[Any], ...]
+    """Random choices for each of them: the fields of `Draws`."""
+
+    @classmethod
+    def of(cls, chosen: Tensor, draws: Draws) -> Self:
+        return cls(chosen.numpy(), tuple(draw.numpy() for draw in draws))
 
 
 class _Resident:
@@ -58,7 +64,7 @@ class _Workers:
         """Pixels [B, H, W, C] and labels [B] on the device. Raises ValueError for an image that cannot be read."""
         requests, loader = self._idle.pop() if self._idle else self._new_loader()
         parts = pairwise(accumulate(sizes, initial=0))
-        requests[:] = [_Request(order[start:stop], draws.between(start, stop)) for start, stop in parts]
+        requests[:] = [_Request.of(order[start:stop], draws.between(start, stop)) for start, stop in parts]
         try:
             for pixels, labels in results(loader):
                 yield pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
@@ -86,7 +92,7 @@ class _Reader(Dataset[tuple[Tensor, Tensor] | str]):
         self._augment = augment
 
     def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor] | str:
-        chosen, draws = request
+        chosen, draws = torch.from_numpy(request.chosen), Draws(*map(torch.from_numpy, request.draws))
         try:
             crops = self._augment.crops(draws)
             pixels = self._images.pixels(chosen) if crops is None else self._images.crops(chosen, crops)

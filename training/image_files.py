@@ -172,7 +172,7 @@ def survey(images: ImageFiles, keep: bool, workers: int) -> Survey:
 
     Raises ValueError for images of different sizes where the decoding does not resize them.
     """
-    parts = torch.arange(len(images)).split(_AT_ONCE)
+    parts = [range(start, min(start + _AT_ONCE, len(images))) for start in range(0, len(images), _AT_ONCE)]
     loader = new_loader(_Surveyor(images, keep), parts, workers if len(images) >= _WORTH_WORKERS else 0)
     channels, height, width = images.format.shape
     total, squares = torch.zeros(2, channels, dtype=torch.int64)
@@ -208,9 +208,9 @@ class _Surveyor(Dataset[_Found | str]):
         self._images = images
         self._keep = keep
 
-    def __getitem__(self, places: Tensor) -> _Found | str:
+    def __getitem__(self, places: range) -> _Found | str:
         readable, unreadable, pixels = [], [], []
-        for place in places.tolist():
+        for place in places:
             try:
                 pixels.append(self._images.pixels(torch.tensor([place])))
                 readable.append(place)

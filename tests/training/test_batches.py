@@ -1,16 +1,26 @@
 """The batches of an epoch."""
 
+import gc
 import itertools
-from collections.abc import Iterator
+import multiprocessing
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from training.augment import Augmentation
 from training.batches import Batches
-from training.images import ImageSet
+from training.command import command
+from training.image_files import Decoding, ImageFiles, in_memory, survey
+from training.images import ImageFormat, Images, ImageSet
 
 
 def numbered_images(count: int) -> ImageSet:
@@ -121,3 +131,161 @@ def test_no_batch_waits_for_the_host() -> None:
         assert len(list(batches)) == 4
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# ------------------------------------------------------------------------------------------------- processes that read
+
+
+def write_mixed(folder: Path) -> list[str]:
+    """Images of many sizes and modes."""
+    random_numbers = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    makers: list[tuple[str, Callable[[Image.Image], Image.Image], dict[str, Any]]] = [
+        ("png", lambda image: image, {}),
+        ("jpg", lambda image: image, {}),
+        ("png", lambda image: image.convert("L"), {}),
+        ("jpg", lambda image: image.convert("L"), {}),
+        ("png", lambda image: image.convert("P"), {"transparency": 3}),
+        ("png", lambda image: image.convert("RGBA").rotate(30), {}),
+        ("jpg", lambda image: image.convert("CMYK"), {}),
+        ("png", lambda image: Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 200), {}),
+        ("jpg", lambda image: image, {"exif": exif}),
+        ("png", lambda image: image.convert("1"), {}),
+        ("gif", lambda image: image, {}),
+        ("webp", lambda image: image, {}),
+    ]
+    paths = []
+    for number in range(24):
+        suffix, change, how = makers[number % len(makers)]
+        height, width = random_numbers.integers(7, 60, 2)
+        image = Image.fromarray(random_numbers.integers(0, 256, (height, width, 3), np.uint8))
+        paths.append(str(folder / f"{number:02}.{suffix}"))
+        change(image).save(paths[-1], **how)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def mixed_files(tmp_path_factory: pytest.TempPathFactory) -> ImageFiles:
+    paths = write_mixed(tmp_path_factory.mktemp("images"))
+    form = ImageFormat((3, 12, 12), 255.0, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), tuple(map(str, range(24))))
+    return ImageFiles(tuple(paths), torch.arange(24), Decoding(12, 14, False, False), form, workers=2)
+
+
+def resident(files: ImageFiles) -> ImageSet:
+    return in_memory(files, survey(files, keep=True, workers=0))
+
+
+def float_images() -> ImageSet:
+    pixels = torch.randn(24, 2, 6, 5)
+    return ImageSet(pixels, torch.arange(24), 24, (0.1, -0.2), (0.9, 1.1))
+
+
+def assert_same(
+    found: Iterable[tuple[torch.Tensor, torch.Tensor]], expected: Iterable[tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    for (images, labels), (expected_images, expected_labels) in zip(found, expected, strict=True):
+        assert torch.equal(images, expected_images) and torch.equal(labels, expected_labels)
+        assert images.stride() == expected_images.stride() and images.dtype == expected_images.dtype
+
+
+@pytest.mark.parametrize("kind", ["files", "bytes", "floats"])
+def test_processes_make_the_same_batches(kind: str, mixed_files: ImageFiles) -> None:
+    """Over epochs that are gone through, left early, begun within each other, and repeated; no random state is moved."""
+    if kind == "files":
+        here: ImageSet = resident(mixed_files)
+        there: Images = mixed_files
+    else:
+        here = numbered_images(24) if kind == "bytes" else float_images()
+        there = replace(here, workers=2)
+    for shuffle, drop_last, augment in ((True, True, AUGMENT), (False, False, None)):
+        ours, theirs = (
+            Batches(images, 7, "cpu", 3, augment, shuffle, drop_last, dtype=torch.float64, stream="train")
+            for images in (here, there)
+        )
+        before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+        assert len(ours) == len(theirs)
+        assert_same(theirs.epoch(0), ours.epoch(0))
+        assert_same(theirs.epoch(1), ours.epoch(1))
+        left = theirs.epoch(5)
+        next(left)
+        left.close()
+        assert_same(theirs.epoch(2), ours.epoch(2))
+        outer, outer_expected = theirs.epoch(3), ours.epoch(3)
+        assert_same([next(outer)], [next(outer_expected)])
+        assert_same(theirs.epoch(4), ours.epoch(4))
+        assert_same(outer, outer_expected)
+        assert_same(theirs.epoch(0), ours.epoch(0))
+        after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+        assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("kind", ["files", "bytes"])
+def test_parts_at_random_are_the_same_for_a_seed(kind: str, mixed_files: ImageFiles) -> None:
+    images: Images = mixed_files if kind == "files" else replace(numbered_images(24), workers=1)
+    augment = Augmentation(crop_padding=1, flip=True, cutout=2, crop_area=0.3)
+
+    def batches(seed: int) -> Batches:
+        return Batches(images, 8, "cpu", seed, augment, shuffle=True)
+
+    first = batches(0)
+    expected, labels = all_of(first, 1)
+    assert torch.equal(all_of(batches(0), 1)[0], expected)
+    assert torch.equal(all_of(first, 1)[0], expected)
+    by_label = expected[labels.argsort()]
+    for other in (all_of(first, 2), all_of(batches(1), 1)):
+        assert not torch.equal(other[0][other[1].argsort()], by_label)
+
+
+def test_parts_at_random_are_those_that_were_drawn(mixed_files: ImageFiles) -> None:
+    augment = Augmentation(crop_area=0.3)
+    found, labels = all_of(Batches(mixed_files, 8, "cpu", 5, augment, shuffle=True, dtype=torch.float64, stream="s"), 2)
+    crops = augment.crops(augment.draw(24, 12, 12, 5, "s", 2))
+    assert crops is not None
+    pixels = torch.stack(
+        [mixed_files.decoding.read(mixed_files.files[label], crop) for label, crop in zip(labels, crops, strict=True)]
+    )
+    torch.testing.assert_close(found, mixed_files.format.normalised(pixels), check_dtype=False, atol=1e-5, rtol=1e-5)
+
+
+def test_parts_at_random_need_processes() -> None:
+    with pytest.raises(
+        ValueError, match=r"^data\.crop_area: only worker processes cut out parts of images; set data\.loading to"
+    ):
+        Batches(numbered_images(24), 8, "cpu", augment=Augmentation(crop_area=0.5))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_image_that_can_no_longer_be_read(tmp_path: Path, mixed_files: ImageFiles, shuffle: bool) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    files = replace(mixed_files, files=(*mixed_files.files[:20], str(broken), *mixed_files.files[21:]))
+    batches = Batches(files, 4, "cpu", shuffle=shuffle)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"broken\.png: cannot be read as an image \([^\n]+\)$"):
+            all_of(batches, 0)
+
+
+def test_a_process_that_dies_is_no_traceback(mixed_files: ImageFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    batches = Batches(mixed_files, 2, "cpu", shuffle=True)
+
+    def main() -> None:
+        for _ in batches.epoch(0):
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    assert command("prog", main) == 2
+    message = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
+    assert capsys.readouterr().err == f"prog: error: {message}\n"
+
+
+def test_no_process_stays_behind(mixed_files: ImageFiles) -> None:
+    before = set(multiprocessing.active_children())
+    batches = Batches(mixed_files, 8, "cpu", shuffle=True)
+    all_of(batches, 0)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    del batches
+    gc.collect()
+    assert set(multiprocessing.active_children()) <= before
+    all_of(Batches(mixed_files, 8, "cpu"), 0)
+    assert set(multiprocessing.active_children()) <= before
