@@ -1,185 +1,39 @@
-"""`python -m retrain.evaluate RUN ...`: how well retrained networks do on the test part, each alone and all as an ensemble.
+"""`python -m retrain.evaluate RUN ...`: how well retrained networks do on the test part, and how fast.
 
-RUN is the directory of a finished retraining. With several, which all have to be for the same images, two more lines say how
-their ensemble does: by the average of the softmax probabilities, and by majority vote.
+RUN is the directory of a finished retraining; its weights.safetensors and, where it is there, genotype.json are all that is
+needed of it. Of one network the classes are listed one by one. With several, which all have to be for the same images, two
+more lines say how their ensemble does: by the average of the softmax probabilities, and by majority vote. Each directory gets
+evaluation.json, with all that was found out, and confusion.png.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from retrain.config import RetrainConfig
-from retrain.ensemble import average_log_probabilities, majority_vote
-from retrain.weights import WEIGHTS_FILE, Trained
+from retrain.confusion import draw_confusion
+from retrain.evaluation import Row, Run, evaluate_runs, load_test_images, read_runs
+from retrain.speed import Speed
+from supernet.draw import save_figure
 from supernet.files import write_atomically
-from training.batches import Batches
 from training.command import command
-from training.config import config_from_file
-from training.data import DataConfig, load_images
+from training.data import DataConfig, list_datasets
 from training.images import Images
 from training.loop import choose_device
-from training.metrics import Evaluation, count_multiply_adds, count_parameters, evaluate
-from training.precision import Precision, autocast
+from training.plain_yaml import one_line
 from training.ranges import check_whole
 
 PROG = "retrain.evaluate"
-AVERAGE, VOTE = "average of probabilities", "majority vote"
-COLUMNS = ("network", "parameters", "multiply-adds", "accuracy", "loss")
-_AT_ONCE = 4096  # images whose logits are evaluated together
-
-
-def evaluate_network(
-    network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision
-) -> Evaluation:
-    """Moves `network` to `device` and evaluates it there on all `images`, with the precision that `autocast` takes."""
-    return _evaluate_alone(network_logits(network, images, batch_size, device, precision), images)
-
-
-@torch.no_grad()
-def network_logits(network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision) -> Tensor:
-    """Logits [N, classes] of all `images`, float32 on the CPU, computed on `device`, where `network` stays."""
-    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # unknown to the stubs
-    batches = Batches(images, min(batch_size, len(images)), device)
-    with autocast(precision, device):
-        return torch.cat([network(batch).float() for batch, _ in batches.epoch(0)]).cpu()
-
-
-def _evaluate_alone(logits: Tensor, images: Images) -> Evaluation:
-    """Evaluates one network by its logits [N, classes] of all `images`."""
-    return _evaluate(lambda batch: batch[0], logits[None], images)
-
-
-def _evaluate(combine: Callable[[Tensor], Tensor], logits: Tensor, images: Images) -> Evaluation:
-    """Evaluates what `combine` makes, [B, classes], of the networks' logits [K, N, classes] of all `images`."""
-    batches = zip(logits.split(_AT_ONCE, 1), images.labels.split(_AT_ONCE), strict=True)
-    return evaluate(combine, batches, images.classes, "cpu")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished retraining: its network, and what it was trained on and with."""
-
-    path: Path
-    trained: Trained
-    data: DataConfig
-    precision: Precision
-
-    @classmethod
-    def read(cls, path: Path, data: Mapping[str, Any]) -> "Run":
-        """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its config.yaml.
-
-        Raises ValueError where the directory or a file is absent or damaged. With a name in `data`, config.yaml may be.
-        """
-        if not path.is_dir():
-            raise ValueError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
-        trained = Trained.load(path)
-        try:
-            config = config_from_file(RetrainConfig, path / "config.yaml")
-        except ValueError as error:
-            if "name" not in data:
-                raise ValueError(f"{error}; to do without this file, name the data set with --data.name") from error
-            config = RetrainConfig()
-        # Only the training images are augmented or fewer.
-        return cls(path, trained, replace(config.data.as_they_are(), **data), config.precision)
-
-
-def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:
-    """The runs in the directories `paths`, with `data` as in `Run.read`.
-
-    Raises ValueError where one cannot be read, is named twice, or was trained on other images than the first.
-    """
-    seen: set[Path] = set()
-    for path in paths:
-        if path.resolve() in seen:
-            raise ValueError(f"{path}: named twice; in an ensemble each network has one vote")
-        seen.add(path.resolve())
-    first, *others = runs = [Run.read(path, data) for path in paths]
-    for run in others:
-        for name in ("name", "root", "size"):
-            ours, theirs = getattr(first.data, name), getattr(run.data, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"{run.path}: data.{name} is {_plain(theirs)}, but {_plain(ours)} in {first.path}; "
-                    f"all have to see the same images: choose with --data.{name}"
-                )
-    return runs
-
-
-def _plain(value: str | int | None) -> str:
-    return "null" if value is None else str(value)
-
-
-@dataclass(frozen=True)
-class Row:
-    """How a network or an ensemble does."""
-
-    name: str
-    """Directory of the run, or how the ensemble decides."""
-    parameters: int
-    multiply_adds: int
-    """Of one image, as `training.metrics.count_multiply_adds` counts them; of an ensemble the sum, as of its parameters."""
-    metrics: dict[str, Any]
-    """Fields of `Evaluation`; loss and top5 of a majority vote are None."""
-
-    def cells(self) -> tuple[str, ...]:
-        """What the table of `COLUMNS` has of it."""
-        loss = self.metrics["loss"]
-        numbers = f"{self.parameters:,}", f"{self.multiply_adds / 1e6:,.2f} M", f"{self.metrics['accuracy']:.4f}"
-        return self.name, *numbers, "-" if loss is None else f"{loss:.4f}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
-        size = {"parameters": self.parameters, "multiply_adds": self.multiply_adds}
-        return {"name": self.name, **size, **self.metrics}
-
-
-def evaluate_runs(runs: Sequence[Run], images: Images, batch_size: int, device: torch.device) -> list[Row]:
-    """A row for each of `runs` and, where there are several, those of the ensemble: `AVERAGE` and `VOTE`.
-
-    Raises ValueError for a network of other classes or channels than `images` have, or whose logits are not finite.
-    """
-    for run in runs:
-        _check_fit(run, images)
-    rows, all_logits = [], []
-    for run in runs:
-        logits = network_logits(run.trained.network, images, batch_size, device, run.precision)
-        if not logits.isfinite().all():
-            raise ValueError(f"{run.path / WEIGHTS_FILE}: gives logits that are NaN or infinite; the training had diverged")
-        all_logits.append(logits)
-        multiply_adds = count_multiply_adds(run.trained.network, images.format.shape)
-        metrics = _evaluate_alone(logits, images).to_dict()
-        rows.append(Row(str(run.path), count_parameters(run.trained.network), multiply_adds, metrics))
-    return rows if len(rows) == 1 else rows + _ensemble_rows(rows, torch.stack(all_logits), images)
-
-
-def _check_fit(run: Run, images: Images) -> None:
-    if not len(images):
-        raise ValueError(f"data.name: {run.data.name} has no test images")
-    network = run.trained.network
-    ours, theirs = (network.classifier.out_features, network.image_channels), (images.classes, images.format.shape[0])
-    if ours != theirs:
-        raise ValueError(
-            f"{run.path}: the network is for {ours[0]} classes and {ours[1]} channels, "
-            f"but {run.data.name} has {theirs[0]} classes and {theirs[1]} channels"
-        )
-
-
-def _ensemble_rows(rows: Sequence[Row], logits: Tensor, images: Images) -> list[Row]:
-    """Of the networks that `rows` are of, from their logits [K, N, classes]."""
-    average = _evaluate(average_log_probabilities, logits, images).to_dict()
-    vote = _evaluate(lambda batch: F.one_hot(majority_vote(batch), images.classes), logits, images).to_dict()
-    # A vote gives one class an image, with no probability and no second place.
-    vote |= {"loss": None, "top5": None}
-    size = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
-    return [Row(AVERAGE, *size, average), Row(VOTE, *size, vote)]
+EVALUATION_FILE, CONFUSION_FILE = "evaluation.json", "confusion.png"
+COLUMNS = ("network", "parameters", "multiply-adds", "accuracy", "loss", "calibration error")
+CLASS_COLUMNS = ("class", "images", "precision", "recall", "F1")
+SPEED_COLUMNS = ("batch size", "ms a batch", "10th to 90th percentile", "images/s")
+MOST_CLASSES, WORST_CLASSES = 20, 10  # a longer table is cut to the worst
+_MOST_CONFUSIONS = 5
+_LONGEST_NAME = 40  # characters of a class in a table
 
 
 class _Parser(argparse.ArgumentParser):
@@ -196,14 +50,25 @@ def _whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
 
 
-def _size(text: str) -> int | None:
+def _whole_number_or_null(text: str) -> int | None:
     return None if text == "null" else _whole_number(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
 
 
 def _truth(text: str) -> bool:
     if text not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
     return text == "true"
+
+
+def _choices(field: str) -> list[str]:
+    return list(get_args(get_type_hints(DataConfig)[field]))
 
 
 def _parser() -> _Parser:
@@ -213,17 +78,33 @@ def _parser() -> _Parser:
         description="Evaluate retrained networks on the test part, each alone and, where there are several, as an ensemble.",
         allow_abbrev=False,
     )
+    truth: dict[str, Any] = {"type": _truth, "nargs": "?", "const": True, "metavar": "true|false"}
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="Directory of a finished retraining.")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="Write all metrics to a JSON file.")
+    files = f"Write {EVALUATION_FILE} and {CONFUSION_FILE} into each RUN (default: true)."
+    parser.add_argument("--files", default=True, help=files, **truth)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="Write all metrics of all networks to one JSON file.")
+    speed = "Measure latency and throughput at batch 1 and 64 (default: true)."
+    parser.add_argument("--speed", default=True, help=speed, **truth)
     parser.add_argument("--batch_size", type=_whole_number, default=256, metavar="N", help="Images at once (default: 256).")
     parser.add_argument("--device", default="auto", help="auto (cuda where there is one; default), cpu, cuda, cuda:1 ...")
     parser.add_argument("--threads", type=_whole_number, metavar="N", help="CPU threads (default: one for each core).")
     data = parser.add_argument_group("data", "Where left out, as in config.yaml of the runs.")
     given = partial(data.add_argument, default=argparse.SUPPRESS)
-    given("--data.name", metavar="NAME", help="Data set: digits, cifar10, or one that was added with @register_dataset.")
-    given("--data.root", metavar="DIR", help="Folder that holds the files of the data set.")
-    given("--data.download", type=_truth, nargs="?", const=True, metavar="true|false", help="Download it where it is absent.")
-    given("--data.size", type=_size, metavar="PIXELS", help="Resize images to that many a side; null: as they are.")
+    known = f"Data set: {', '.join(list_datasets())}, or one that was added with @register_dataset."
+    given("--data.name", metavar="NAME", help=known)
+    given("--data.root", metavar="DIR", help="Folder that holds the files of the data set; npz: the file.")
+    given("--data.download", help="Download it where it is absent.", **truth)
+    size = "Resize images to that many a side; null: as they are. Without config.yaml: as large as those of the training."
+    given("--data.size", type=_whole_number_or_null, metavar="PIXELS", help=size)
+    given("--data.fit", choices=_choices("fit"), help="What is done to an image that is no square.")
+    shorter = "With fit crop: pixels of the shorter side before the square is cut out; null: those of size."
+    given("--data.resize", type=_whole_number_or_null, metavar="PIXELS", help=shorter)
+    given("--data.gray", help="Folder: read images in shades of grey.", **truth)
+    given("--data.test_fraction", type=_number, metavar="SHARE", help="Folder without a test part: the share that is it.")
+    given("--data.split_seed", type=_whole_number, metavar="N", help="Folder without a test part: seed of the choice.")
+    given("--data.skip_unreadable", help="Folder: leave out files that are no readable images.", **truth)
+    given("--data.loading", choices=_choices("loading"), help="Where batches come from.")
+    given("--data.workers", type=_whole_number_or_null, metavar="N", help="Processes that read images; null: one a core.")
     return parser
 
 
@@ -238,29 +119,139 @@ def _main(argv: list[str] | None) -> None:
     output: Path | None = options["output"]
     for name in ("batch_size", "threads"):
         check_whole(name, options[name])
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise ValueError(f"--output: {output} cannot be written: {'a directory' if output.is_dir() else 'no such directory'}")
+    if output is not None:
+        _check_writable(output, "--output: ", "")
     device = choose_device(options["device"], options["threads"])
     runs = read_runs(options["runs"], given)
-    data = runs[0].data
-    images = load_images(data, "test")
-    rows = evaluate_runs(runs, images, options["batch_size"], device)
-    shape = "x".join(str(length) for length in images.format.shape)
-    print(f"{data.name}: {len(images):,} test images of {shape}, {images.classes} classes")
-    print(_table(rows), end="")
+    for run in runs if options["files"] else ():
+        for name in (EVALUATION_FILE, CONFUSION_FILE):
+            _check_writable(run.path / name, "", "; with --files false the result is only shown")
+    images = load_test_images(runs, device)
+    rows = evaluate_runs(runs, images, options["batch_size"], device, options["speed"])
+    networks, ensembles = ([row.to_dict() for row in part] for part in (rows[: len(runs)], rows[len(runs) :]))
+    data = _described(runs[0].data, images[0])
+    # Shown first: a disk that is full loses nothing.
+    print("\n".join(_report(runs, images[0], rows)))
+    for run, network in zip(runs, networks, strict=True) if options["files"] else ():
+        figures, picture = run.path / EVALUATION_FILE, run.path / CONFUSION_FILE
+        _write_json(figures, network | {"data": data})
+        save_figure(draw_confusion(network["confusion"], images[0].format.class_names), picture)
+        print(f"written: {figures}, {picture}")
     if output is not None:
-        networks, ensembles = ([row.to_dict() for row in part] for part in (rows[: len(runs)], rows[len(runs) :]))
-        named = {"name": data.name, "root": data.root, "size": data.size}
-        content = {"data": named, "networks": networks, "ensembles": ensembles}
-        write_atomically(output, json.dumps(content, indent=2) + "\n")
+        _write_json(output, {"data": data, "networks": networks, "ensembles": ensembles})
+        print(f"written: {output}")
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _check_writable(file: Path, what: str, instead: str) -> None:
+    """Raises ValueError, before any work is done, where `file` cannot be written; the message ends with what to do instead."""
+    fault = None
+    if file.is_dir():
+        fault = "a directory"
+    elif not file.parent.is_dir():
+        fault = "no such directory"
+    elif not os.access(file.parent, os.W_OK | os.X_OK):
+        fault = f"no permission for {file.parent}"
+    if fault is not None:
+        raise ValueError(f"{what}{file} cannot be written: {fault}{instead}")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def _described(data: DataConfig, images: Images) -> dict[str, Any]:
+    """What the networks were evaluated on, ready for JSON."""
+    form = images.format
+    named = {"name": data.name, "root": data.root, "size": data.size}
+    return named | {"images": len(images), "shape": list(form.shape), "class_names": list(form.class_names)}
+
+
+def _report(runs: Sequence[Run], images: Images, rows: Sequence[Row]) -> Iterator[str]:
+    """The lines that are shown."""
+    yield f"{runs[0].data.name}: {len(images):,} test images of {_by(images.format.shape)}, {images.classes} classes"
+    for run in runs:
+        trained_on = run.trained.format.shape
+        if trained_on != images.format.shape:
+            yield f"{run.path}: the network was trained on images of {_by(trained_on)}"
+    yield from _table(COLUMNS, map(_cells, rows))
+    if len(rows) == 1:
+        names = [_short(name) for name in images.format.class_names]
+        yield ""
+        yield from _class_lines(names, rows[0].metrics["per_class"])
+        yield ""
+        yield _confusions(names, rows[0].metrics["confusion"])
+        if rows[0].speed is not None:
+            yield ""
+            yield from _speed_lines(rows[0].speed)
+
+
+def _by(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _short(name: str) -> str:
+    line = one_line(name)
+    return line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """What the table of `COLUMNS` has of it."""
+    measures = (_decimals(row.metrics[name]) for name in ("accuracy", "loss", "calibration_error"))
+    return row.name, f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.2f} M", *measures
+
+
+def _decimals(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _class_lines(names: Sequence[str], scores: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The table of all classes or, where there are many, of those of lowest recall, worst first."""
+    shown = list(range(len(names)))
+    if len(names) > MOST_CLASSES:
+        with_images = (number for number in shown if scores[number]["images"])
+        shown = sorted(with_images, key=lambda number: scores[number]["recall"])[:WORST_CLASSES]
+        yield f"the {len(shown)} classes of lowest recall; {EVALUATION_FILE} has all {len(names)}"
+    measures = ("precision", "recall", "f1")
+    cells = ([names[n], f"{scores[n]['images']:,}", *(_decimals(scores[n][name]) for name in measures)] for n in shown)
+    yield from _table(CLASS_COLUMNS, cells)
+
+
+def _confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
+    """Which classes were most often taken for which others."""
+    wrong = [
+        (-count, true, predicted)
+        for true, line in enumerate(confusion)
+        for predicted, count in enumerate(line)
+        if count and true != predicted
+    ]
+    most = sorted(wrong)[:_MOST_CONFUSIONS]
+    named = (f"{names[true]} as {names[predicted]} ({-count:,} of {sum(confusion[true]):,})" for count, true, predicted in most)
+    return f"most often confused: {', '.join(named) or 'none'}"
+
+
+def _speed_lines(speed: Speed) -> Iterator[str]:
+    threads = "" if speed.threads is None else f", {speed.threads} thread{'s' if speed.threads > 1 else ''}"
+    yield f"speed on {speed.device}{threads}, {speed.precision}, images of {_by(speed.image_shape)}"
+    yield from _table(
+        SPEED_COLUMNS,
+        (
+            (
+                str(batch.batch_size),
+                f"{batch.latency_ms:.2f}",
+                f"{batch.latency_ms_p10:.2f} to {batch.latency_ms_p90:.2f}",
+                f"{batch.images_per_second:,.0f}",
+            )
+            for batch in speed.batches
+        ),
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Names to the left, numbers to the right of their columns."""
-    lines = [COLUMNS, *(row.cells() for row in rows)]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    padded = ([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])] for name, *numbers in lines)
-    return "".join("  ".join(cells) + "\n" for cells in padded)
+    lines = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for name, *numbers in lines:
+        yield "  ".join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])])
 
 
 if __name__ == "__main__":

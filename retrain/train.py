@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retrain.config import RetrainConfig
-from retrain.evaluate import evaluate_network
+from retrain.evaluation import evaluate_network
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.draw import draw_cell

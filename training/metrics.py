@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from training.vision import import_torchvision
 
+CALIBRATION_BINS = 15
+"""Bins of equal width that the confidences are divided into."""
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
@@ -67,6 +70,20 @@ class Meter:
 
 
 @dataclass(frozen=True)
+class ClassScores:
+    """How well the images of one class are told from all others; shares are between 0 and 1."""
+
+    images: int
+    """Number of images of the class (the support)."""
+    precision: float | None
+    """Of the images that were taken for the class, the share that is of it; None where none was."""
+    recall: float | None
+    """Of the images of the class, the share that was taken for it; None where there are none."""
+    f1: float | None
+    """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); None where the class occurs neither here nor there."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How a network does on a data set; shares are between 0 and 1."""
 
@@ -80,6 +97,11 @@ class Evaluation:
     """Mean over the classes of the harmonic mean of precision and recall; classes that occur nowhere are left out."""
     loss: float
     """Mean cross-entropy per image, in nats."""
+    calibration_error: float
+    """How far off the softmax probability of the predicted class is as a forecast of being right: expected calibration error
+    (Guo et al. 2017, arXiv:1706.04599, equation 3), of `CALIBRATION_BINS` bins."""
+    per_class: list[ClassScores]
+    """Of each class, in the order of the logits."""
     confusion: list[list[int]]
     """Number of images by true class (row) and predicted class (column)."""
 
@@ -121,6 +143,7 @@ def evaluate(
         compute_groups=False,
     ).to(device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
+    gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=device)
     count = 0
     for images, labels in batches:
         logits = logits_of(images).float()
@@ -128,17 +151,46 @@ def evaluate(
             raise ValueError(f"evaluation: logits of shape {list(logits.shape)} where [{len(labels)}, {classes}] is expected")
         metrics.update(logits, labels)
         loss += F.cross_entropy(logits, labels, reduction="sum").double()
+        gaps += _confidence_gaps(logits, labels)
         count += len(labels)
     if count == 0:
         raise ValueError("evaluation: the data set has no images")
     found = metrics.compute()
-    confusion = found.pop("confusion").tolist()
+    confusion = found.pop("confusion")
     return Evaluation(
         images=count,
         loss=loss.item() / count,
-        confusion=confusion,
+        calibration_error=gaps.abs().sum().item() / count,
+        per_class=_class_scores(confusion),
+        confusion=confusion.tolist(),
         **{name: value.item() for name, value in found.items()},
     )
+
+
+def _confidence_gaps(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much the images that were recognised outnumber the sum of the confidences, for each bin: float64 [bins].
+
+    The calibration error is the sum of their absolute values over all images. The bins are ((m - 1) / M, m / M] as in the
+    paper; torchmetrics has [m / M, (m + 1) / M) and gives the confidence 1, which is frequent in float32, a bin of its own.
+    """
+    confidence = logits.double().softmax(1).amax(1)
+    bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
+    right = (logits.argmax(1) == labels).double()
+    # A product and not a scattered sum, whose order on a GPU, and so its last bits, would differ from run to run.
+    return (right - confidence) @ F.one_hot(bins, CALIBRATION_BINS).double()
+
+
+def _class_scores(confusion: Tensor) -> list[ClassScores]:
+    """From the numbers of images by true class (row) and predicted class (column)."""
+    hits, images, predictions = (counts.tolist() for counts in (confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
+    return [
+        ClassScores(total, _share(hit, taken), _share(hit, total), _share(2 * hit, taken + total))
+        for hit, total, taken in zip(hits, images, predictions, strict=True)
+    ]
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,9 +1,12 @@
-"""Tests of retrain/evaluate.py."""
+"""Tests of retrain/evaluate.py and retrain/evaluation.py."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,31 +14,35 @@ from safetensors.torch import load_file, save_file
 
 import retrain.__main__
 import retrain.evaluate
+import retrain.evaluation
+import retrain.speed
 from retrain.config import RetrainConfig
-from retrain.evaluate import (
+from retrain.evaluate import CONFUSION_FILE, EVALUATION_FILE, MOST_CLASSES, WORST_CLASSES, main
+from retrain.evaluation import (
     AVERAGE,
     VOTE,
     Run,
     evaluate_network,
     evaluate_runs,
-    main,
+    load_test_images,
     network_logits,
     read_runs,
 )
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.published import get_genotype
+from training.checkpoint import RUN_FILES
 from training.config import config_to_yaml
 from training.data import DataConfig
 from training.images import ImageFormat, ImageSet
 from training.metrics import count_parameters
 
 
-def trained_on(network: DiscreteNetwork) -> Trained:
+def trained_on(network: DiscreteNetwork, side: int = 8, mean: float = 0.5) -> Trained:
     """The network with a format of images that it fits."""
     channels, classes = network.image_channels, network.classifier.out_features
     names = tuple(map(str, range(classes)))
-    return Trained(network, ImageFormat((channels, 8, 8), 255.0, (0.5,) * channels, (0.25,) * channels, names))
+    return Trained(network, ImageFormat((channels, side, side), 255.0, (mean,) * channels, (0.25,) * channels, names))
 
 
 @pytest.fixture
@@ -159,10 +166,20 @@ def untrained(seed: int, classes: int = 10, image_channels: int = 1) -> Discrete
 def make_run(tmp_path: Path) -> Callable[..., str]:
     """Writes what is read of a run: weights that were not trained, and a configuration."""
 
-    def make(name: str, seed: int = 0, precision: str = "auto", data: DataConfig | None = None, **network: int) -> str:
+    def make(
+        name: str,
+        seed: int = 0,
+        precision: str = "auto",
+        data: DataConfig | None = None,
+        side: int = 8,
+        mean: float = 0.5,
+        **network: int,
+    ) -> str:
         path = tmp_path / name
         path.mkdir()
-        trained_on(untrained(seed, **network)).save(path)
+        trained = trained_on(untrained(seed, **network), side, mean)
+        trained.save(path)
+        trained.network.genotype.save(path / "genotype.json")
         (path / "config.yaml").write_text(config_to_yaml(RetrainConfig(data=data or DataConfig(), precision=precision)))
         return str(path)
 
@@ -170,15 +187,15 @@ def make_run(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_rows_are_those_of_a_direct_computation(monkeypatch):
-    monkeypatch.setattr(retrain.evaluate, "_AT_ONCE", 16)  # several times, the last one short
+    monkeypatch.setattr(retrain.evaluation, "_AT_ONCE", 16)  # several times, the last one short
     images = pictures(50)
-    runs = [Run(Path(f"run{seed}"), untrained(seed, 7), DataConfig(), "float32") for seed in range(3)]
-    rows = evaluate_runs(runs, images, 20, torch.device("cpu"))
+    runs = [Run(Path(f"run{seed}"), trained_on(untrained(seed, 7)), DataConfig(), "float32") for seed in range(3)]
+    rows = evaluate_runs(runs, [images] * 3, 20, torch.device("cpu"), speed=False)
     assert [row.name for row in rows] == ["run0", "run1", "run2", AVERAGE, VOTE]
 
     pixels = (images.images / 255 - 0.5) / 0.5
     with torch.no_grad():
-        probabilities = torch.stack([run.network(pixels).softmax(1) for run in runs])
+        probabilities = torch.stack([run.trained.network(pixels).softmax(1) for run in runs])
     average = probabilities.mean(0)
     for chances, row in zip([*probabilities, average], rows, strict=False):
         assert row.metrics["accuracy"] == pytest.approx((chances.argmax(1) == images.labels).double().mean().item())
@@ -189,12 +206,13 @@ def test_rows_are_those_of_a_direct_computation(monkeypatch):
         votes.append(max(range(7), key=lambda kind: (chosen.count(kind), average[image, kind].item())))
     vote = rows[-1].metrics
     assert vote["accuracy"] == pytest.approx((torch.tensor(votes) == images.labels).double().mean().item())
-    assert (vote["loss"], vote["top5"]) == (None, None)
+    assert (vote["loss"], vote["top5"], vote["calibration_error"]) == (None, None, None)
+    assert all(row.metrics["calibration_error"] > 0 for row in rows[:-1])
     assert torch.tensor(vote["confusion"]).sum(0).tolist() == torch.tensor(votes).bincount(minlength=7).tolist()
     assert len({row.metrics["accuracy"] for row in rows}) > 2  # the networks and their ensembles do differ
 
     for row in rows[:3]:
-        assert (row.parameters, row.multiply_adds) == (count_parameters(runs[0].network), rows[0].multiply_adds)
+        assert (row.parameters, row.multiply_adds) == (count_parameters(runs[0].trained.network), rows[0].multiply_adds)
     assert [(row.parameters, row.multiply_adds) for row in rows[3:]] == 2 * [
         (3 * rows[0].parameters, 3 * rows[0].multiply_adds)
     ]
@@ -204,13 +222,30 @@ def test_each_network_computes_with_the_precision_of_its_run(make_run):
     paths = [Path(make_run("exact", precision="float32")), Path(make_run("short", precision="bfloat16"))]
     runs, images = read_runs(paths, {}), pictures(40, 10)
     device = torch.device("cpu")
-    found = [row.metrics["loss"] for row in evaluate_runs(runs, images, 40, device)]
+    found = [row.metrics["loss"] for row in evaluate_runs(runs, [images] * 2, 40, device, speed=False)]
     network = untrained(0)
     assert found[:2] == [evaluate_network(network, images, 40, device, name).loss for name in ("float32", "bfloat16")]
     assert found[0] != found[1]
 
 
+def test_each_network_sees_the_images_as_its_training_did(make_run):
+    """Mean and std are those that the weights came with, which only runs on the same images share."""
+    paths = [Path(make_run(name, mean=mean)) for name, mean in (("one", 0.5), ("two", 0.25), ("three", 0.5))]
+    runs = read_runs(paths, {})
+    one, two, three = load_test_images(runs, torch.device("cpu"))
+    assert one is three
+    assert [images.format.mean for images in (one, two)] == [(0.5,), (0.25,)]
+    rows = evaluate_runs(runs, [one, two, three], 100, torch.device("cpu"), speed=False)
+    for row, mean in zip(rows[:2], (0.5, 0.25), strict=True):
+        with torch.no_grad():
+            logits = untrained(0)((one.pixels() / 255 - mean) / 0.25)
+        assert row.metrics["loss"] == pytest.approx(F.cross_entropy(logits, one.labels).item(), rel=1e-4)
+    assert rows[0].metrics["loss"] != rows[1].metrics["loss"]
+
+
 # The command line
+
+QUIET = ("--speed=false", "--files=false")
 
 
 def test_two_retrained_networks(tmp_path, capsys):
@@ -222,49 +257,121 @@ def test_two_retrained_networks(tmp_path, capsys):
         assert retrain.__main__.main([*begin, *small]) == 0
     capsys.readouterr()
     output = tmp_path / "found.json"
-    assert main([*runs, "--output", str(output)]) == 0
+    assert main([*runs, "--output", str(output), "--speed=false"]) == 0
     about, columns, *lines = capsys.readouterr().out.splitlines()
+    lines, written = lines[:4], lines[4:]
     assert about == "digits: 360 test images of 1x8x8, 10 classes"
-    assert columns.split() == ["network", "parameters", "multiply-adds", "accuracy", "loss"]
+    assert columns.split() == ["network", "parameters", "multiply-adds", "accuracy", "loss", "calibration", "error"]
     assert len({len(line) for line in (columns, *lines)}) == 1
+    assert written == [*(f"written: {run}/evaluation.json, {run}/confusion.png" for run in runs), f"written: {output}"]
 
     content = json.loads(output.read_text())
-    assert content["data"] == {"name": "digits", "root": "data", "size": None}
+    named = {"name": "digits", "root": "data", "size": None}
+    assert content["data"] == named | {"images": 360, "shape": [1, 8, 8], "class_names": list("0123456789")}
     assert [row["name"] for row in content["networks"]] == runs
     assert [row["name"] for row in content["ensembles"]] == [AVERAGE, VOTE]
     for row, line in zip(content["networks"] + content["ensembles"], lines, strict=True):
-        loss = "-" if row["loss"] is None else f"{row['loss']:.4f}"
+        shown = ["-" if row[name] is None else f"{row[name]:.4f}" for name in ("accuracy", "loss", "calibration_error")]
         millions = f"{row['multiply_adds'] / 1e6:.2f}"
-        assert line.split() == [*row["name"].split(), f"{row['parameters']:,}", millions, "M", f"{row['accuracy']:.4f}", loss]
+        assert line.split() == [*row["name"].split(), f"{row['parameters']:,}", millions, "M", *shown]
     for run, row in zip(runs, content["networks"], strict=True):
         metrics = json.loads((Path(run) / "metrics.json").read_text())
-        assert metrics["loss"] == pytest.approx(row["loss"], rel=1e-5)
-        assert all(metrics[name] == row[name] for name in ("accuracy", "confusion", "parameters", "multiply_adds"))
+        for name in ("loss", "calibration_error"):
+            assert metrics[name] == pytest.approx(row[name], rel=1e-5)
+        assert all(metrics[name] == row[name] for name in ("accuracy", "confusion", "per_class", "parameters", "multiply_adds"))
+        assert json.loads((Path(run) / "evaluation.json").read_text()) == row | {"data": content["data"]}
+    assert {EVALUATION_FILE, CONFUSION_FILE} <= set(RUN_FILES)  # which --overwrite removes
 
 
-def test_a_single_network_is_no_ensemble(make_run, tmp_path, capsys):
-    assert main([make_run("run"), f"--output={tmp_path / 'found.json'}"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+def test_a_single_network_in_full(make_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(retrain.speed, "_LEAST_SECONDS", 0.0)
+    run = make_run("run")
+    assert main([run, f"--output={tmp_path / 'found.json'}", "--threads=1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
     content = json.loads((tmp_path / "found.json").read_text())
     assert (len(content["networks"]), content["ensembles"]) == (1, [])
+    (found,) = content["networks"]
+    assert lines[2].split()[-1] == f"{found['calibration_error']:.4f}"
+
+    assert lines[4].split() == ["class", "images", "precision", "recall", "F1"]
+    for number, (line, scores) in enumerate(zip(lines[5:15], found["per_class"], strict=True)):
+        measures = ("precision", "recall", "f1")
+        shown = ["-" if scores[name] is None else f"{scores[name]:.4f}" for name in measures]
+        assert line.split() == [str(number), str(scores["images"]), *shown]
+    counts = torch.tensor(found["confusion"])
+    assert [scores["images"] for scores in found["per_class"]] == counts.sum(1).tolist()
+
+    wrong = counts - counts.diag().diag()
+    true, predicted = divmod(int(wrong.argmax()), 10)
+    most = f"{true} as {predicted} ({wrong.max()} of {counts[true].sum()})"
+    assert lines[16].startswith(f"most often confused: {most}, ")
+    assert lines[16].count(" as ") == 5
+
+    speed = found["speed"]
+    assert lines[18] == f"speed on {speed['device']}, 1 thread, float32, images of 1x8x8"
+    assert lines[19].split() == ["batch", "size", "ms", "a", "batch", "10th", "to", "90th", "percentile", "images/s"]
+    for line, batch, size in zip(lines[20:22], speed["batches"], (1, 64), strict=True):
+        low, middle, high = (f"{batch[name]:.2f}" for name in ("latency_ms_p10", "latency_ms", "latency_ms_p90"))
+        assert batch["batch_size"] == size
+        assert line.split() == [str(size), middle, low, "to", high, f"{batch['images_per_second']:,.0f}"]
+    assert len(lines) == 24
+
+    assert json.loads((Path(run) / "evaluation.json").read_text()) == found | {"data": content["data"]}
+    picture = (Path(run) / "confusion.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert {file.name for file in Path(run).iterdir()} == {
+        "config.yaml", "genotype.json", "weights.safetensors", "evaluation.json", "confusion.png",
+    }  # fmt: skip
+
+
+def test_of_many_classes_the_worst_are_shown(make_run, tmp_path, capsys):
+    labels = np.repeat(np.arange(25), 4)
+    labels[labels == 7] = 6  # no test image of class 7
+    images = np.random.default_rng(0).integers(256, size=(100, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "many.npz", x_train=images, y_train=np.repeat(np.arange(25), 4), x_test=images, y_test=labels)
+    run = make_run("run", data=DataConfig(name="npz", root=str(tmp_path / "many.npz")), classes=25)
+    assert main([run, "--speed=false"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert MOST_CLASSES < 25
+    assert lines[4] == f"the {WORST_CLASSES} classes of lowest recall; evaluation.json has all 25"
+    found = json.loads((Path(run) / "evaluation.json").read_text())["per_class"]
+    recalls = sorted(scores["recall"] for scores in found if scores["images"])
+    shown = [line.split() for line in lines[6 : 6 + WORST_CLASSES]]
+    assert [float(cells[3]) for cells in shown] == [round(recall, 4) for recall in recalls[:WORST_CLASSES]]
+    assert found[7] == {"images": 0, "precision": found[7]["precision"], "recall": None, "f1": found[7]["f1"]}
+    assert "7" not in [cells[0] for cells in shown]
+    assert not lines[6 + WORST_CLASSES]
+
+
+def test_nothing_is_written_where_it_is_not_wanted(make_run, capsys):
+    run = Path(make_run("run"))
+    before = {file.name for file in run.iterdir()}
+    assert main([str(run), *QUIET]) == 0
+    assert "\nwritten: " not in capsys.readouterr().out
+    assert {file.name for file in run.iterdir()} == before
 
 
 def test_options_replace_what_the_runs_say_of_the_data(make_run, capsys):
     first = make_run("first", data=DataConfig(size=6))
-    assert main([first]) == 0
-    assert "of 1x6x6" in capsys.readouterr().out
+    assert main([first, *QUIET]) == 0
+    about, note = capsys.readouterr().out.splitlines()[:2]
+    assert "of 1x6x6" in about
+    assert note == f"{first}: the network was trained on images of 1x8x8"
     # Augmentation and limit, which are for training images, count for nothing: such a crop of 8x8 is refused there.
-    other = make_run("other", seed=1, data=DataConfig(name="absent", root="elsewhere", crop_padding=9, limit=10**6))
-    options = ["--data.name", "digits", "--data.root", ".", "--data.download", "false"]
+    other = make_run(
+        "other", seed=1, data=DataConfig(name="absent", root="elsewhere", crop_padding=9, limit=10**6, fit="stretch")
+    )
+    options = ["--data.name", "digits", "--data.root", ".", "--data.download", "false", "--data.fit", "crop", *QUIET]
     assert main([other, *options, "--data.size", "5", first]) == 0
     assert "of 1x5x5" in capsys.readouterr().out
     assert main([other, *options, "--data.size", "null", first]) == 0
-    assert "of 1x8x8" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "of 1x8x8" in out and "was trained on" not in out
 
 
 @pytest.mark.parametrize("content", [None, "epochs: [", "relaxation: softmax\n"])
 def test_a_run_without_configuration_needs_the_name_of_the_data(make_run, refused, capsys, content):
-    run = make_run("run")
+    run = make_run("run", side=6)
     config = Path(run) / "config.yaml"
     config.unlink()
     if content is not None:
@@ -272,8 +379,29 @@ def test_a_run_without_configuration_needs_the_name_of_the_data(make_run, refuse
     message = refused(run)
     assert message.startswith(str(config))
     assert message.endswith("; to do without this file, name the data set with --data.name")
-    assert main([run, "--data.name=digits"]) == 0
-    assert "digits: 360 test images" in capsys.readouterr().out
+    # The weights know how large the images have to be.
+    for options, shape in (((), "1x6x6"), (("--data.size=null",), "1x8x8"), (("--data.size=7",), "1x7x7")):
+        assert main([run, "--data.name=digits", *QUIET, *options]) == 0
+        assert f"digits: 360 test images of {shape}, " in capsys.readouterr().out
+
+
+def test_a_folder_of_images_without_configuration(make_run, tmp_path, capsys):
+    from PIL import Image
+
+    drawn = np.random.default_rng(0)
+    for number in range(10):
+        (tmp_path / "images" / str(number)).mkdir(parents=True)
+        for image in range(4):
+            pixels = drawn.integers(256, size=(12, 9 + image, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / str(number) / f"{image}.png")
+    run = make_run("run", image_channels=3)
+    (Path(run) / "config.yaml").unlink()
+    options = ["--data.name=folder", f"--data.root={tmp_path}/images", "--data.test_fraction=0.5"]
+    for more in ([], ["--data.loading=workers", "--data.workers=1", "--data.split_seed=0"]):
+        assert main([run, *options, *more, "--speed=false"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "folder: 20 test images of 3x8x8, 10 classes"
+    assert (Path(run) / "confusion.png").is_file()
 
 
 @pytest.fixture
@@ -298,8 +426,46 @@ def test_directories_that_hold_no_network(make_run, refused, tmp_path):
     (tmp_path / "empty").mkdir()
     assert refused(good, f"{tmp_path}/empty").startswith(f"{tmp_path}/empty/weights.safetensors: no such file; retrain ")
     weights = Path(good) / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-10])
-    assert refused(good).startswith(f"{weights}: damaged or no safetensors file: ")
+    whole = weights.read_bytes()
+    for damaged in (b"", whole[:-10], whole[:200], whole[100:], b"\xff" * 1000):
+        weights.write_bytes(damaged)
+        assert refused(good).startswith(f"{weights}: damaged or no safetensors file: ")
+
+
+def test_weights_of_another_genotype(make_run, refused):
+    run = make_run("run")
+    genotype = Path(run) / "genotype.json"
+    get_genotype("P-DARTS").save(genotype)
+    assert refused(run).startswith(f"{genotype}: weights.safetensors was trained with another genotype; ")
+    genotype.write_text("{")
+    assert refused(run).startswith(f"{genotype}: not valid JSON")
+    genotype.unlink()  # the weights have it too
+    assert main([run, *QUIET]) == 0
+
+
+def test_files_that_cannot_be_written_are_said_before_the_work(make_run, refused, monkeypatch):
+    run = make_run("run")
+    monkeypatch.setattr(retrain.evaluate, "load_test_images", lambda *_: pytest.fail("the work has begun"))
+    hint = "; with --files false the result is only shown"
+    for name in ("evaluation.json", "confusion.png"):
+        (Path(run) / name).mkdir()
+        assert refused(run) == f"{run}/{name} cannot be written: a directory{hint}"
+        (Path(run) / name).rmdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path(run))
+    assert refused(run) == f"{run}/evaluation.json cannot be written: no permission for {run}{hint}"
+
+
+def test_a_result_that_cannot_be_written_is_shown(make_run, capsys, monkeypatch):
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    run = make_run("run")
+    monkeypatch.setattr(retrain.evaluate, "write_atomically", full)
+    assert main([run, "--speed=false"]) == 2
+    captured = capsys.readouterr()
+    assert "most often confused: " in captured.out
+    assert captured.err.startswith(f"retrain.evaluate: error: {run}/evaluation.json: No space left on device")
+    assert captured.err.count("\n") == 1
 
 
 def test_a_run_is_named_once(make_run, refused, tmp_path):
@@ -315,8 +481,10 @@ def test_a_run_is_named_once(make_run, refused, tmp_path):
         (DataConfig(name="cifar10"), "data.name is cifar10, but digits in "),
         (DataConfig(root="elsewhere"), "data.root is elsewhere, but data in "),
         (DataConfig(size=16), "data.size is 16, but null in "),
+        (DataConfig(gray=True), "data.gray is true, but false in "),
+        (DataConfig(split_seed=1), "data.split_seed is 1, but 0 in "),
     ],
-    ids=["name", "root", "size"],
+    ids=["name", "root", "size", "gray", "split_seed"],
 )
 def test_runs_on_different_images_are_no_ensemble(make_run, refused, data, message):
     first, second = make_run("first"), make_run("second", data=data)
@@ -325,11 +493,30 @@ def test_runs_on_different_images_are_no_ensemble(make_run, refused, data, messa
     assert said.endswith(f"choose with --{message.split()[0]}")
 
 
-@pytest.mark.parametrize(("network", "has"), [({"classes": 7}, "7 classes and 1"), ({"image_channels": 3}, "10 classes and 3")])
-def test_networks_for_other_images_than_those_of_the_data_set(make_run, refused, network, has):
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            {"classes": 7},
+            "the images have 10 classes (0, 1, 2, ...), those that the network was trained on 7 classes (0, 1, 2, ...)",
+        ),
+        ({"image_channels": 3}, "the images have 1 channels, those that the network was trained on 3"),
+    ],
+)
+def test_networks_for_other_images_than_those_of_the_data_set(make_run, refused, network, message):
     first, second = make_run("first"), make_run("second", **network)
-    message = f"{second}: the network is for {has} channels, but digits has 10 classes and 1 channels"
-    assert refused(first, second) == message
+    assert refused(second).startswith(f"data.name: {message}")
+    described = f"{network.get('classes', 10)} classes (0, 1, 2, ...) and {network.get('image_channels', 1)} channels"
+    assert refused(first, second) == (
+        f"{second}: the network is for {described}, that of {first} for 10 classes (0, 1, 2, ...) and 1 channels; "
+        "evaluate them one by one"
+    )
+
+
+def test_a_data_set_without_test_images(make_run, refused, tmp_path):
+    images, labels = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "none.npz", x_train=images, y_train=labels, x_test=images[:0], y_test=labels[:0])
+    assert refused(make_run("run"), "--data.name=npz", f"--data.root={tmp_path}/none.npz").startswith("data.")
 
 
 def test_a_network_that_diverged(make_run, refused, tmp_path):
@@ -337,7 +524,7 @@ def test_a_network_that_diverged(make_run, refused, tmp_path):
     network = untrained(0)
     torch.nn.init.constant_(network.classifier.bias, float("nan"))
     trained_on(network).save(Path(run))
-    assert refused(run).startswith(f"{run}/weights.safetensors: gives logits that are NaN or infinite")
+    assert refused(run, *QUIET).startswith(f"{run}/weights.safetensors: gives logits that are NaN or infinite")
 
 
 @pytest.mark.parametrize(
@@ -347,9 +534,14 @@ def test_a_network_that_diverged(make_run, refused, tmp_path):
         (["--batch_size=many"], "--batch_size: must be a whole number, not 'many'"),
         (["--threads=-1"], "threads: must be at least 1, not -1"),
         (["--device=tpu"], "device: 'tpu' cannot be used here; try auto or cpu"),
-        (["--data.name=nope"], "data.name: unknown data set 'nope'; known: cifar10, digits"),
+        (["--data.name=nope"], "data.name: unknown data set 'nope'; known: cifar10, cifar100, digits, "),
         (["--data.size=3"], "data.size: must be from 4 to 4096 pixels, or null for images as they are, not 3"),
         (["--data.size=small"], "--data.size: must be a whole number, not 'small'"),
+        (["--data.workers=some"], "--data.workers: must be a whole number, not 'some'"),
+        (["--data.test_fraction=half"], "--data.test_fraction: must be a number, not 'half'"),
+        (["--data.test_fraction=nan"], "data.test_fraction: must be above 0 and at most 0.5, not nan"),
+        (["--data.fit=squeeze"], "--data.fit: invalid choice: 'squeeze' (choose from "),
+        (["--speed=fast"], "--speed: must be true or false, not 'fast'"),
         (["--data.download=maybe"], "--data.download: must be true or false, not 'maybe'"),
         (["--data.name=cifar10", "--data.root=absent"], "data.root: there is no folder absent/cifar-10-batches-py; "),
         (["--output=absent/found.json"], "--output: absent/found.json cannot be written: no such directory"),

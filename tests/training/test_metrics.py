@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.metrics import Meter, count_multiply_adds, count_parameters, evaluate
+from training.metrics import ClassScores, Meter, count_multiply_adds, count_parameters, evaluate
 
 
 def test_meter_weighs_by_images() -> None:
@@ -73,7 +73,15 @@ def batches_of(logits: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, 
 
 
 def test_evaluation_equals_scikit_learn() -> None:
-    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score, top_k_accuracy_score
+    from sklearn.metrics import (
+        accuracy_score,
+        confusion_matrix,
+        f1_score,
+        log_loss,
+        precision_recall_fscore_support,
+        recall_score,
+        top_k_accuracy_score,
+    )
 
     labels = torch.randint(7, (150,))
     logits = torch.randn(150, 7) + 1.5 * F.one_hot(labels, 7)
@@ -86,6 +94,8 @@ def test_evaluation_equals_scikit_learn() -> None:
     assert found.macro_f1 == pytest.approx(f1_score(truth, guess, average="macro"))
     assert found.loss == pytest.approx(log_loss(truth, shares, labels=range(7)))
     np.testing.assert_array_equal(found.confusion, confusion_matrix(truth, guess))
+    per_class = np.array([(one.precision, one.recall, one.f1, one.images) for one in found.per_class])
+    np.testing.assert_allclose(per_class.T, precision_recall_fscore_support(truth, guess))
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
 
 
@@ -99,6 +109,65 @@ def test_evaluation_by_hand() -> None:
     assert found.macro_recall == pytest.approx(5 / 6)
     assert found.macro_f1 == pytest.approx(11 / 15)
     assert found.loss == pytest.approx((4 * math.log(math.exp(2) + 2) - 6) / 4)
+    assert found.per_class == [
+        ClassScores(3, 1.0, pytest.approx(2 / 3), pytest.approx(4 / 5)),
+        ClassScores(1, 0.5, 1.0, pytest.approx(2 / 3)),
+        ClassScores(0, None, None, None),
+    ]
+    # All are equally sure, and three of four are right.
+    assert found.calibration_error == pytest.approx(math.exp(2) / (math.exp(2) + 2) - 0.75)
+
+
+def test_a_class_that_is_never_predicted_and_one_that_is_never_there() -> None:
+    found = evaluate(nn.Identity(), [(torch.tensor([[0.0, 9.0], [0.0, 9.0]]), torch.tensor([0, 0]))], 2, "cpu")
+    assert found.per_class == [ClassScores(2, None, 0.0, 0.0), ClassScores(0, 0.0, None, 0.0)]
+
+
+def logits_of_confidence(confidence: Tensor, classes: int) -> Tensor:
+    """Logits [N, classes] whose softmax gives `confidence` [N] to class 0 and the rest to the others in equal parts."""
+    chances = ((1 - confidence) / (classes - 1))[:, None].repeat(1, classes)
+    chances[:, 0] = confidence
+    return chances.log()
+
+
+@pytest.mark.parametrize("batch", [1000, 64])
+def test_calibration_error_equals_a_direct_computation(batch: int) -> None:
+    """Guo et al. 2017, equation 3, with a loop over bins and images."""
+    labels = torch.randint(4, (1000,))
+    logits = 3 * torch.randn(1000, 4) + 2 * F.one_hot(labels, 4)
+    logits[:100] *= 100  # of confidence 1 in float32
+    expected, taken = 0.0, 0
+    shares = logits.double().softmax(1)
+    for number in range(15):
+        low, high = number / 15, (number + 1) / 15
+        inside = [image for image in range(1000) if low < shares[image].max() <= high]
+        taken += len(inside)
+        if inside:
+            right = sum(bool(shares[image].argmax() == labels[image]) for image in inside) / len(inside)
+            confidence = sum(shares[image].max().item() for image in inside) / len(inside)
+            expected += len(inside) / 1000 * abs(right - confidence)
+    assert taken == 1000
+    found = evaluate(nn.Identity(), batches_of(logits, labels, batch), 4, "cpu").calibration_error
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert expected > 0.03
+
+
+def test_calibration_error_of_known_confidences() -> None:
+    # In (0.6, 0.666...]: confidence 0.65, of which half are right; in (0.933..., 1]: 0.95, which is right, and 1, which is not.
+    confidence = torch.tensor([0.65, 0.65, 0.65, 0.65, 0.95, 1.0])
+    found = evaluate(nn.Identity(), [(logits_of_confidence(confidence, 3), torch.tensor([0, 1, 0, 2, 0, 1]))], 3, "cpu")
+    assert found.calibration_error == pytest.approx((4 * 0.15 + 0.95) / 6, abs=1e-6)
+    # Within a bin what is too sure and what is not sure enough are weighed up; between bins they are not.
+    confidence = torch.tensor([0.81, 0.85, 0.81, 0.90])
+    found = evaluate(nn.Identity(), [(logits_of_confidence(confidence, 2), torch.tensor([0, 1, 0, 0]))], 2, "cpu")
+    assert found.calibration_error == pytest.approx((abs(2 - 0.81 - 0.85 - 0.81) + 0.10) / 4, abs=1e-6)
+
+
+def test_calibration_error_does_not_mistake_logits_for_probabilities() -> None:
+    logits = torch.tensor([[0.9, 0.1], [0.2, 0.8]])  # which could be probabilities
+    found = evaluate(nn.Identity(), [(logits, torch.tensor([0, 1]))], 2, "cpu")
+    sure = logits.softmax(1).amax(1)
+    assert found.calibration_error == pytest.approx((2 - sure.sum().item()) / 2, abs=1e-6)
 
 
 def test_evaluation_leaves_no_graph_and_takes_half_precision() -> None:
