@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ settings.load_profile("repeatable")
 
 # Published tables and real data are no part of the project; tests that need them are skipped where they are not at hand.
 DATA = os.environ.get("FUSENAS_DATA")
+# Where Debian's package dataset-fashion-mnist has its files.
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 @pytest.fixture
@@ -33,6 +36,19 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of Fashion-MNIST as torchvision has it; skips the test where Debian's package of it is absent."""
+    if not FASHION_MNIST.is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    root = tmp_path_factory.mktemp("fashion_mnist")
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in FASHION_MNIST.glob("*.gz"):
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    return root
 
 
 @pytest.fixture(autouse=True)

@@ -55,13 +55,13 @@ def image_set(arrays: Mapping[str, np.ndarray[Any, Any]], part: Part, any_size: 
         ("have as many channels", train.shape[1] != test.shape[1], train.shape[1], test.shape[1]),
         ("be of one type", train.dtype != test.dtype, arrays["x_train"].dtype, arrays["x_test"].dtype),
         (
-            "be of one size, or be brought to one with --data.size,",
+            "be of one size, or be brought to one with --data.size",
             train.shape[2:] != test.shape[2:] and not any_size,
             *("x".join(map(str, pixels.shape[2:])) for pixels in (train, test)),
         ),
     ):
         if differ:
-            raise ValueError(f"x_train and x_test: must {what} not {ours} and {theirs}")
+            raise ValueError(f"x_train and x_test: must {what}, not {ours} and {theirs}")
     mean, std = channel_statistics(images["train"])
     return ImageSet(images[part], labels[part], classes, mean, std)
 
