@@ -15,7 +15,7 @@ from retrain.ensemble import average_log_probabilities, majority_vote
 from retrain.speed import Speed, measure_speed
 from retrain.weights import WEIGHTS_FILE, Trained
 from training.batches import Batches
-from training.config import config_from_file
+from training.config import CONFIG_FILE, config_from_file
 from training.data import DataConfig, load_images
 from training.images import Images
 from training.metrics import Evaluation, count_multiply_adds, count_parameters, evaluate
@@ -74,7 +74,7 @@ class Run:
             raise ValueError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
         trained = Trained.load(path)
         try:
-            config = config_from_file(RetrainConfig, path / "config.yaml")
+            config = config_from_file(RetrainConfig, path / CONFIG_FILE)
         except ValueError as error:
             if "name" not in data:
                 raise ValueError(f"{error}; to do without this file, name the data set with --data.name") from error
