@@ -41,7 +41,7 @@ class Decoding:
 
     def read(self, path: str, crop: Crop | None = None) -> Tensor:
         """The image, or that part of it, uint8 [C, H, W]. Raises ValueError, naming the file, where there is none."""
-        from PIL import Image, ImageOps  # slow to import
+        from PIL import Image, ImageOps, UnidentifiedImageError  # slow to import
 
         if not os.path.isfile(path):  # a pipe would be waited for
             raise ValueError(f"{_one_line(path)}: cannot be read as an image (no such file)")
@@ -52,16 +52,20 @@ class Decoding:
                     if self.size is not None:
                         # A JPEG of many times that size is decoded at a half, a quarter or an eighth, which is much faster.
                         file.draft("L" if self.gray else "RGB", (self._needed(file, crop),) * 2)
-                    image = _in_bytes(ImageOps.exif_transpose(file), self.gray)
-                box = self._box(image) if crop is None else crop.box(image.height, image.width)
-                size = image.size if self.size is None else (self.size, self.size)
-                if size != image.size or box != (0, 0, *image.size):
-                    image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
+                    ImageOps.exif_transpose(file, in_place=True)
+                    image = _in_bytes(file, self.gray)
+                    box = self._box(image) if crop is None else crop.box(image.height, image.width)
+                    size = image.size if self.size is None else (self.size, self.size)
+                    if size != image.size or box != (0, 0, *image.size):
+                        image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
+                    pixels = np.array(image)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{_one_line(path)}: cannot be read as an image (of no known format)") from error
         except Exception as error:  # of any type: each format has a decoder of its own
             said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             reason = _one_line(said) or type(error).__name__
             raise ValueError(f"{_one_line(path)}: cannot be read as an image ({reason})") from error
-        return rearrange(torch.from_numpy(np.array(image)), "h w -> 1 h w" if self.gray else "h w c -> c h w")
+        return rearrange(torch.from_numpy(pixels), "h w -> 1 h w" if self.gray else "h w c -> c h w")
 
     def _needed(self, image: "Image", crop: Crop | None) -> int:
         """Pixels that the shorter side must have so that no pixel of the result is made up."""
@@ -94,7 +98,8 @@ def _in_bytes(image: "Image", gray: bool) -> "Image":
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
-    return image.convert("L" if gray else "RGB")
+    mode = "L" if gray else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _one_line(text: str) -> str:

@@ -78,8 +78,8 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             return {name: _read_array(archive, name) for name in ARRAYS}
     except ValueError as error:
         raise ValueError(f"data.root: {path}: {one_line(error)}") from error
-    except OSError as error:
-        raise ValueError(f"data.root: {path}: cannot be read: {error.strerror or one_line(error)}") from error
+    except PermissionError as error:
+        raise ValueError(f"data.root: {path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # of any type: zipfile and numpy trust what a damaged file says of itself
         reason = one_line(error) or type(error).__name__
         raise ValueError(f"data.root: {path}: damaged, or no .npz file ({reason}); {mend}") from error
@@ -110,8 +110,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
                 raise ValueError("an unknown version of the format")
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(member)
-        except ValueError as error:
-            # What numpy says of a long header is to trust the file.
+        except Exception as error:  # of any type; what numpy says of a long header is to trust the file
             raise ValueError(f"{name}: damaged, its header cannot be read") from error
         if dtype.hasobject:
             raise ValueError(f"{name}: holds Python objects, which are never unpickled; save an array of numbers")
