@@ -27,6 +27,7 @@ RUN_FILES = (
     "log.txt", "events.out.tfevents.*", "genotype.json", "history.jsonl", "metrics.json", "weights.safetensors",
     "genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png", "data.json",
     "evaluation.json", "confusion.png",
+    "export/model.pt2", "export/model.onnx", "export/model_int8.onnx", "export/model.json",
 )  # fmt: skip
 # Fields of a configuration that a resumed run may change, as they change no result.
 MAY_CHANGE = ("stop", "graph", "tabular", "random_genotypes")
@@ -259,6 +260,7 @@ def _remove_run(path: Path) -> None:
     for pattern in _CHECKPOINT_FILES:
         for file in (path / "checkpoints").glob(pattern):
             file.unlink()
-    # Kept where it holds something that is not ours.
-    with contextlib.suppress(OSError):
-        (path / "checkpoints").rmdir()
+    for name in ("checkpoints", "export"):
+        # Kept where it holds something that is not ours.
+        with contextlib.suppress(OSError):
+            (path / name).rmdir()

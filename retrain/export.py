@@ -1,0 +1,318 @@
+"""`python -m retrain.export RUN --format torch_export|onnx`: the network of a retraining as a file that needs nothing of ours.
+
+Writes RUN/export/model.pt2 or RUN/export/model.onnx, with --int8 also RUN/export/model_int8.onnx, and beside them model.json,
+which says how the files are used. What is written has been read back and gives the logits of the network, at batch 1 and 7.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+
+from retrain.evaluation import Run
+from retrain.portable import (
+    DESCRIPTION_FILE,
+    OPSET,
+    Exported,
+    Model,
+    PixelNetwork,
+    describe,
+    export_onnx,
+    export_torch,
+    require_extra,
+    without_normalisation,
+)
+from retrain.quantise import quantise
+from retrain.weights import WEIGHTS_FILE, Trained
+from supernet.files import write_atomically
+from training.arguments import TRUTH, Parser, add_data_arguments, data_fields, whole_number
+from training.batches import Batches
+from training.command import command
+from training.data import DataConfig, Part, load_images, stratified
+from training.images import Images
+from training.loop import choose_device
+from training.metrics import Meter, count_parameters
+from training.ranges import check_whole
+from training.seeds import new_generator
+
+__all__ = ["Form", "Outcome", "PixelNetwork", "Row", "Source", "export", "export_onnx", "export_torch", "main", "quantise"]
+
+PROG = "retrain.export"
+Form = Literal["torch_export", "onnx"]
+TORCH_FILE, ONNX_FILE, INT8_FILE = "model.pt2", "model.onnx", "model_int8.onnx"
+
+_USAGE: dict[Form, str] = {
+    "torch_export": """\
+import torch
+
+model = torch.export.load("{file}").module()
+images = torch.zeros({shape})  # in place of zeros: {preprocessing}
+with torch.no_grad():
+    logits = model(images)
+print(logits.argmax(1))  # numbers of the classes, whose names are in {description}
+""",
+    "onnx": """\
+import numpy
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+images = numpy.zeros(({shape}), numpy.float32)  # in place of zeros: {preprocessing}
+(logits,) = session.run(None, {{"images": images}})
+print(logits.argmax(1))  # numbers of the classes, whose names are in {description}
+""",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finished retraining, and its images where they are at hand, their batches being what an exported network takes."""
+
+    path: Path
+    trained: Trained
+    data: DataConfig | None = None
+    train: Images | None = None
+    """What int8 is calibrated on; None where it is not asked for."""
+    test: Images | None = None
+    missing: str = ""
+    """Why there are no test images."""
+
+    @classmethod
+    def read(cls, path: Path, data: Mapping[str, Any], int8: bool) -> "Source":
+        """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its config.yaml.
+
+        Raises ValueError where the network cannot be read, and where its images cannot although they are needed: `int8` is
+        true, or there is something in `data`.
+        """
+        if not path.is_dir():
+            raise ValueError(f"{path}: no such directory; name that of a run")
+        trained = Trained.load(path)
+        try:
+            config = Run.read(path, data).data
+            test, train = _load(config, "test", trained), _load(config, "train", trained) if int8 else None
+        except (ValueError, OSError) as error:
+            if int8:
+                raise ValueError(f"--int8 needs images of the training to calibrate with: {error}") from error
+            if data:
+                raise
+            return cls(path, trained, missing=str(error))
+        return cls(path, trained, config, train, test)
+
+
+def _load(config: DataConfig, part: Part, trained: Trained) -> Images:
+    images = load_images(config, part, "cpu", without_normalisation(trained.format))
+    ours, theirs = ("x".join(map(str, form.shape)) for form in (images.format, trained.format))
+    if ours != theirs:
+        raise ValueError(f"data.size: the images of {config.name} are {ours}, those that the network was trained on {theirs}")
+    if not len(images):
+        raise ValueError(f"data.name: {config.name} has no {part} images")
+    return images
+
+
+@dataclass(frozen=True)
+class Row:
+    """A file that was written, and what it is worth."""
+
+    file: Exported
+    accuracy: float | None
+    """On the test images; None where they are not at hand."""
+    about: dict[str, Any]
+    """What kind of file it is, ready for JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        found = {str(batch): difference for batch, difference in self.file.differences.items()}
+        return self.about | {"bytes": self.file.size, "largest_difference": found, "accuracy": self.accuracy}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an export ends with."""
+
+    source: Source
+    rows: list[Row]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What was exported; model.json beside them says how they are used."""
+        return tuple(row.file.path for row in self.rows)
+
+
+def export(
+    run: Path,
+    form: Form,
+    *,
+    directory: Path | None = None,
+    int8: bool = False,
+    calibration: int = 512,
+    batch_size: int = 256,
+    data: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Writes the network of the retraining in the directory `run` into `directory` (None: `run`/export; made where absent).
+
+    With `int8`, which is for the form "onnx", a second file is in int8, calibrated on that many training images. model.json in
+    the same directory describes both, and whatever was exported there from the same weights before. `data` is as in
+    `Source.read`; accuracies are measured where the images are at hand.
+
+    Raises ValueError where the run cannot be read, the network cannot be exported, what was written gives other logits, images
+    are needed and absent, or a package is; OSError where a file cannot be written.
+    """
+    if form not in get_args(Form):
+        raise ValueError(f"format: must be {' or '.join(get_args(Form))}, not {form!r}")
+    if int8 and form != "onnx":
+        raise ValueError(
+            "--int8: is for --format onnx; a torch.export program in int8 calls operations of torchao, without which nobody "
+            "could load it"
+        )
+    if form == "onnx":
+        require_extra("--format onnx")
+    source = Source.read(run, data or {}, int8)
+    directory = run / "export" if directory is None else directory
+    directory.mkdir(exist_ok=True)
+    rows = [_export_float(source, form, directory, batch_size)]
+    if int8:
+        rows.append(_export_int8(source, rows[0], directory, calibration, batch_size))
+    _describe_files(source, directory, rows)
+    return Outcome(source, rows)
+
+
+def _export_float(source: Source, form: Form, directory: Path, batch_size: int) -> Row:
+    trained = source.trained
+    if form == "torch_export":
+        exported = export_torch(trained, directory / TORCH_FILE)
+        kind = f"torch.export program, torch {torch.__version__}"
+    else:
+        exported = export_onnx(trained, directory / ONNX_FILE)
+        kind = f"ONNX, opset {OPSET}"
+    about = {"format": kind, "usage": _usage(form, exported.path.name, trained)}
+    return Row(exported, _accuracy(exported.model, source.test, batch_size), about)
+
+
+def _export_int8(source: Source, before: Row, directory: Path, calibration: int, batch_size: int) -> Row:
+    assert source.train is not None
+    count = min(calibration, len(source.train))
+    chosen = source.train.take(stratified(source.train.labels, count, new_generator("calibration")))
+    batches = (images for images, _ in Batches(chosen, min(batch_size, count), "cpu").epoch(0))
+    exported = quantise(before.file, directory / INT8_FILE, batches, source.trained.format)
+    about = {
+        "format": f"ONNX, opset {OPSET}, int8 (weights by channel; activations uint8)",
+        "usage": _usage("onnx", INT8_FILE, source.trained),
+        "calibration_images": count,
+        "accuracy_before": before.accuracy,
+    }
+    return Row(exported, _accuracy(exported.model, source.test, batch_size), about)
+
+
+@torch.no_grad()
+def _accuracy(model: Model, images: Images | None, batch_size: int) -> float | None:
+    if images is None:
+        return None
+    meter = Meter("cpu")
+    for batch, labels in Batches(images, min(batch_size, len(images)), "cpu").epoch(0):
+        logits = model(batch)
+        meter.update(F.cross_entropy(logits, labels), logits, labels)
+    return meter.read().accuracy
+
+
+def _usage(form: Form, file: str, trained: Trained) -> str:
+    """Lines of Python that run `file`."""
+    shape = ", ".join(map(str, (1, *trained.format.shape)))
+    preprocessing = describe(trained.format)["preprocessing"].partition(";")[0]
+    return _USAGE[form].format(file=file, shape=shape, preprocessing=preprocessing, description=DESCRIPTION_FILE)
+
+
+def _describe_files(source: Source, directory: Path, rows: list[Row]) -> None:
+    """Writes model.json; what it says of other files stays where they are of the same weights."""
+    path = directory / DESCRIPTION_FILE
+    weights = hashlib.sha256((source.path / WEIGHTS_FILE).read_bytes()).hexdigest()
+    data = None
+    if source.data is not None:
+        data = {name: getattr(source.data, name) for name in ("name", "size", "fit", "resize")}
+        data["test_images"] = None if source.test is None else len(source.test)
+    content = describe(source.trained.format) | {
+        "data": data,
+        "genotype": source.trained.network.genotype.to_text(source.trained.network.genotype.text_form),
+        "parameters": count_parameters(source.trained.network),
+        "weights_sha256": weights,
+        "files": _earlier_files(path, weights) | {row.file.path.name: row.to_dict() for row in rows},
+    }
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def _earlier_files(path: Path, weights: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError):
+        return {}  # absent, or damaged and now replaced
+    if not isinstance(content, dict) or content.get("weights_sha256") != weights or not isinstance(content.get("files"), dict):
+        return {}
+    return {name: about for name, about in content["files"].items() if (path.parent / name).is_file()}
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=PROG,
+        usage=f"python -m {PROG} RUN --format torch_export|onnx [--OPTION VALUE ...]",
+        description="Export the network of a retraining to a file that can be used without this project.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="Directory of a finished retraining.")
+    form = "torch_export: a program that torch.export.load reads; onnx: for onnxruntime and others."
+    parser.add_argument("--format", required=True, choices=get_args(Form), help=form)
+    parser.add_argument("--int8", default=False, help="With onnx: a second file with weights of 8 bits.", **TRUTH)
+    calibration = "Training images that choose the ranges of int8 (default: 512)."
+    parser.add_argument("--calibration", type=whole_number, default=512, metavar="N", help=calibration)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="Where the files go (default: RUN/export).")
+    parser.add_argument("--batch_size", type=whole_number, default=256, metavar="N", help="Images at once (default: 256).")
+    parser.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads (default: one for each core).")
+    add_data_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    return command(PROG, lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> None:
+    options = vars(_parser().parse_args(argv))
+    for name in ("calibration", "batch_size", "threads"):
+        check_whole(name, options[name])
+    choose_device("cpu", options["threads"])
+    outcome = export(
+        options["run"],
+        options["format"],
+        directory=options["output"],
+        int8=options["int8"],
+        calibration=options["calibration"],
+        batch_size=options["batch_size"],
+        data=data_fields(options),
+    )
+    for line in _report(outcome.source, outcome.rows):
+        print(line)
+
+
+def _report(source: Source, rows: list[Row]) -> Iterator[str]:
+    form = source.trained.format
+    shape, size = "x".join(map(str, form.shape)), (source.path / WEIGHTS_FILE).stat().st_size
+    parameters = count_parameters(source.trained.network)
+    yield f"{source.path}: {parameters:,} parameters, {size:,} bytes; images of {shape}, {form.class_names_in_short()}"
+    for row in rows:
+        found = ", ".join(f"{difference:.1e} at batch {batch}" for batch, difference in row.file.differences.items())
+        yield f"{row.file.path}: {row.file.size:,} bytes; largest difference of a logit: {found}"
+    if source.test is None:
+        yield f"accuracy not measured: {source.missing}"
+    else:
+        accuracies = ", ".join(f"{row.file.path.name} {row.accuracy:.4f}" for row in rows)
+        yield f"accuracy on {len(source.test):,} test images: {accuracies}"
+    yield f"To use it without this project, as {rows[0].file.path.parent / DESCRIPTION_FILE} says, too:"
+    yield ""
+    yield from ("    " + line if line else "" for line in rows[-1].about["usage"].splitlines())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,261 @@
+"""A trained network as files that need nothing of this project: a torch.export program, or ONNX.
+
+Either takes pixels as they are read from an image, divided by the format's scale; the normalisation is inside. The batch may
+have any size, height and width are those of the training. What someone has to know who uses a file is in it.
+"""
+
+import copy
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retrain.weights import Trained
+from supernet.discrete import DiscreteNetwork
+from supernet.files import write_atomically
+from training.images import BYTE, ImageFormat
+from training.seeds import new_generator
+
+INPUT, OUTPUT = "images", "logits"
+DESCRIPTION_FILE = "model.json"
+CHECKED_BATCHES = (1, 7)
+LARGEST_DIFFERENCE = 1e-4
+"""Between logits of the network and of an exported file, for the same images: from here on the file is refused."""
+OPSET = 18
+"""The oldest that torch's exporter is written for: the more runtimes read the file, and nothing here needs a newer one."""
+IR_VERSION = 8
+"""Of ONNX's file format: the one that came with `OPSET`."""
+EXTRA = ("onnx", "onnxscript", "onnxruntime")
+_OURS_TO_LOAD = ("aten", "prims")  # namespaces of the operations that are there wherever torch is
+
+Model = Callable[[Tensor], Tensor]
+"""Pixels divided by the scale, float32 [B, C, H, W], to logits [B, classes]."""
+
+
+class PixelNetwork(nn.Module):
+    """The network with its normalisation before it: `Model` as a module, in evaluation mode, float32 on the CPU.
+
+    A copy: the network itself stays as it is. The auxiliary head, which only training uses, is left out.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__()
+        self.network: DiscreteNetwork = copy.deepcopy(trained.network).float().cpu()
+        self.network.auxiliary = None
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(trained.format, name))[:, None, None])
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - self.mean) / self.std)
+
+
+def without_normalisation(form: ImageFormat) -> ImageFormat:
+    """The format of the same images whose batches are what a `Model` takes."""
+    channels = form.shape[0]
+    return ImageFormat(form.shape, form.scale, (0.0,) * channels, (1.0,) * channels, form.class_names)
+
+
+def describe(form: ImageFormat) -> dict[str, Any]:
+    """What someone has to know who gives an exported network an image and reads its answer, ready for JSON."""
+    values = f"pixels from 0 to {form.scale:g}, divided by {form.scale:g}"
+    if form.scale != BYTE:
+        means = ", ".join(f"{mean:.6g}" for mean in form.mean)
+        values = (
+            f"{'pixels as they are' if form.scale == 1 else f'pixels divided by {form.scale:g}'} (mean in training: {means})"
+        )
+    return {
+        "input": {"name": INPUT, "type": "float32", "shape": ["batch", *form.shape], "axes": "batch, channel, row, column"},
+        "preprocessing": f"{values}; mean and standard deviation are dealt with inside",
+        "output": {"name": OUTPUT, "type": "float32", "shape": ["batch", len(form.class_names)], "probabilities": "softmax"},
+        "classes": list(form.class_names),
+    }
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and checked."""
+
+    path: Path
+    size: int
+    """Bytes."""
+    differences: dict[int, float]
+    """Largest difference of a logit to the network's, by the size of the batch."""
+    model: Model
+    """What was read back from it."""
+
+
+def export_torch(trained: Trained, path: Path) -> Exported:
+    """Writes the program that `torch.export.load` reads, and in it "model.json" (`extra_files`) with what `describe` says.
+
+    Raises ValueError where an operation cannot be traced or is no operation of torch's own, or where the program read back
+    gives other logits; then `path` is as before.
+    """
+    network = PixelNetwork(trained)
+    program = _program(network, trained.format)
+    foreign = _foreign_operations(program)
+    if foreign:
+        raise ValueError(f"{foreign[0]} is no operation of torch's own: nobody else could load the program that calls it")
+    buffer = io.BytesIO()
+    with quiet():
+        torch.export.save(program, buffer, extra_files={DESCRIPTION_FILE: json.dumps(describe(trained.format))})
+    content = buffer.getvalue()
+    with quiet():
+        model = torch.export.load(io.BytesIO(content)).module()
+    return _write(path, content, torch.no_grad()(model), differences(network, model, trained.format))
+
+
+def export_onnx(trained: Trained, path: Path) -> Exported:
+    """Writes an ONNX file, weights inside, with what `describe` says as its metadata, each value in JSON.
+
+    Raises ValueError where the packages of the extra are absent, an operation cannot be exported, or onnxruntime gives other
+    logits for the file; then `path` is as before.
+    """
+    require_extra("--format onnx")
+    network = PixelNetwork(trained)
+    content = _onnx_content(_program(network, trained.format), describe(trained.format))
+    model = onnx_model(content)
+    return _write(path, content, model, differences(network, model, trained.format))
+
+
+def _write(path: Path, content: bytes, model: Model, found: dict[int, float]) -> Exported:
+    for batch, difference in found.items():
+        if not difference < LARGEST_DIFFERENCE:  # NaN neither
+            raise ValueError(
+                f"{path}: not written: its logits differ from the network's by up to {difference:.2g} at batch {batch}, "
+                f"where {LARGEST_DIFFERENCE:g} is allowed; an operation may be random, or the weights very large or not finite"
+            )
+    write_atomically(path, content)
+    return Exported(path, len(content), found, model)
+
+
+@torch.no_grad()
+def differences(first: Model, second: Model, form: ImageFormat) -> dict[int, float]:
+    """Largest difference between the logits of two models for random images, by the size of the batch."""
+    found = {}
+    for batch in CHECKED_BATCHES:
+        images = _random_images(batch, form)
+        found[batch] = (first(images) - second(images)).abs().max().item()
+    return found
+
+
+def _random_images(count: int, form: ImageFormat) -> Tensor:
+    """Where pixels are bytes, of all their values; else spread as those of the training images are."""
+    generator = new_generator("images to check an export with")
+    if form.scale == BYTE:
+        return torch.rand(count, *form.shape, generator=generator)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (form.mean, form.std))
+    return mean + std * torch.randn(count, *form.shape, generator=generator)
+
+
+@torch.no_grad()
+def _program(network: PixelNetwork, form: ImageFormat) -> torch.export.ExportedProgram:
+    # A batch of 1 would be taken for a constant.
+    images = _random_images(2, form)
+    with _explained("torch.export"):
+        program = torch.export.export(network, (images,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}})
+    for module in _graphs(program):
+        for node in module.graph.nodes:
+            # Lines of source with their paths here: half of the file, and nobody else's business.
+            node.meta.pop("stack_trace", None)
+    return program
+
+
+def _graphs(program: torch.export.ExportedProgram) -> Iterator[torch.fx.GraphModule]:
+    return (module for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule))
+
+
+def _foreign_operations(program: torch.export.ExportedProgram) -> list[str]:
+    """Operations that are known only to a process that has imported what defines them."""
+    calls = (node.target for module in _graphs(program) for node in module.graph.nodes if node.op == "call_function")
+    return sorted(
+        {
+            f"{call.namespace}::{call._opname}"
+            for call in calls
+            if isinstance(call, torch._ops.OpOverload) and call.namespace not in _OURS_TO_LOAD
+        }
+    )
+
+
+def _onnx_content(program: torch.export.ExportedProgram, description: Mapping[str, Any]) -> bytes:
+    with _explained("ONNX"):
+        exported = torch.onnx.export(
+            program, dynamo=True, verbose=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT]
+        )
+        assert exported is not None
+        model = exported.model_proto
+    import onnx
+
+    model.ir_version = IR_VERSION
+    graph = model.graph
+    # Notes on where in the source each node comes from, larger than the weights of a small network.
+    for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    graph.ClearField("value_info")
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    model.producer_name = "fusenas"
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in description.items()})
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def onnx_model(content: bytes) -> Model:
+    """What onnxruntime computes on the CPU for an ONNX file of that content, with as many threads as torch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def model(images: Tensor) -> Tensor:
+        (logits,) = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
+        return torch.from_numpy(logits)
+
+    return model
+
+
+def require_extra(what: str) -> None:
+    """Raises ValueError where `what` needs a package that is not installed."""
+    absent = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ValueError(f"{what} needs {', '.join(absent)}: pip install 'fusenas[export]'")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing that torch, onnxscript or onnxruntime has to say to those who develop with them reaches the terminal."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """What is raised inside becomes a ValueError with its first line: tracing somebody's own operation may raise anything."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"the network cannot be exported to {what}: {first.strip()}") from error

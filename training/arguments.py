@@ -1,0 +1,75 @@
+"""Arguments of the commands that take a finished run rather than a configuration."""
+
+import argparse
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from training.data import DataConfig, list_datasets
+
+_PREFIX = "data."
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the other commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message.removeprefix("argument "))
+
+
+def whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+
+
+def truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
+    return text == "true"
+
+
+TRUTH: dict[str, Any] = {"type": truth, "nargs": "?", "const": True, "metavar": "true|false"}
+"""How an argument is added that is true where it is named without a value."""
+
+
+def _whole_number_or_null(text: str) -> int | None:
+    return None if text == "null" else whole_number(text)
+
+
+def _choices(field: str) -> list[str]:
+    return list(get_args(get_type_hints(DataConfig)[field]))
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the fields of `DataConfig` that say what the images are; only those that are given are set."""
+    data = parser.add_argument_group("data", "Where left out, as in config.yaml of the run.")
+    given = partial(data.add_argument, default=argparse.SUPPRESS)
+    known = f"Data set: {', '.join(list_datasets())}, or one that was added with @register_dataset."
+    given("--data.name", metavar="NAME", help=known)
+    given("--data.root", metavar="DIR", help="Folder that holds the files of the data set; npz: the file.")
+    given("--data.download", help="Download it where it is absent.", **TRUTH)
+    size = "Resize images to that many a side; null: as they are. Without config.yaml: as large as those of the training."
+    given("--data.size", type=_whole_number_or_null, metavar="PIXELS", help=size)
+    given("--data.fit", choices=_choices("fit"), help="What is done to an image that is no square.")
+    shorter = "With fit crop: pixels of the shorter side before the square is cut out; null: those of size."
+    given("--data.resize", type=_whole_number_or_null, metavar="PIXELS", help=shorter)
+    given("--data.gray", help="Folder: read images in shades of grey.", **TRUTH)
+    given("--data.test_fraction", type=number, metavar="SHARE", help="Folder without a test part: the share that is it.")
+    given("--data.split_seed", type=whole_number, metavar="N", help="Folder without a test part: seed of the choice.")
+    given("--data.skip_unreadable", help="Folder: leave out files that are no readable images.", **TRUTH)
+    given("--data.loading", choices=_choices("loading"), help="Where batches come from.")
+    given("--data.workers", type=_whole_number_or_null, metavar="N", help="Processes that read images; null: one a core.")
+
+
+def data_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `DataConfig` that were given, from the attributes of what was parsed."""
+    return {name.removeprefix(_PREFIX): value for name, value in options.items() if name.startswith(_PREFIX)}
