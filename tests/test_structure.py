@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {"ops": 1, "supernet": 2, "training": 3, "search": 4, "retrain": 4}
+FLOORS = {"ops": 1, "supernet": 2, "training": 3, "search": 4, "retrain": 4, "fusenas": 5}
 FILES = [file for package in FLOORS for file in sorted((ROOT / package).rglob("*.py"))]
 
 

@@ -1,0 +1,205 @@
+"""Images in, a trained network out."""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fusenas.settings import FitConfig, Sight, suitable
+from retrain.export import export
+from retrain.portable import PixelNetwork, require_extra
+from retrain.train import Result, retrain
+from search.methods import get_method
+from supernet import Genotype
+from supernet.files import write_atomically
+from training.checkpoint import RunDirectory
+from training.config import RunOptions
+from training.data import DataConfig, list_datasets, load_images, stratified
+from training.datasets import folder, npz
+from training.images import Images
+from training.loop import choose_device
+from training.metrics import Evaluation
+from training.seeds import new_generator
+
+Arrays = Sequence[Any]
+"""(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see `training.datasets.npz`."""
+ARRAYS_FILE = "arrays.npz"
+_TEST_SHARE = 0.2
+_LOOKED_AT = 200  # image files whose size is looked at
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What comes out."""
+
+    module: nn.Module
+    """The trained network in evaluation mode, on the CPU: pixels float32 [B, C, H, W], divided by 255 where they were bytes, to
+    logits [B, classes]. It normalises them itself."""
+    class_names: tuple[str, ...]
+    """Of each logit."""
+    test: Evaluation
+    """On the test part."""
+    genotype: Genotype
+    report: Path
+    """The page of the retraining, to be opened in a browser; that of the search is in ../search."""
+    files: tuple[Path, ...]
+    """What was exported."""
+    run: Path
+    result: Result
+    """All else that the retraining ended with."""
+
+
+def fit(
+    data: str | Path | Arrays,
+    *,
+    run: str | Path = "runs/fusenas",
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Fitted:
+    """Searches a cell for images, trains its network and exports it, with settings that suit the number and size of the images.
+
+    Args:
+        data: a folder with a folder of images for each class (or with train/ and test/ or val/ of such), an .npz file, the name
+            of a data set, or arrays: (x, y) or (x_train, y_train, x_test, y_test), x uint8 or floating [N, H, W, C] or
+            [N, H, W], y whole numbers from 0.
+        run: directory of the run: the search is in its search/, the retraining in its retrain/.
+        resume: go on with the run that the directory holds.
+        overwrite: replace the run that the directory holds.
+        settings: fields of `FitConfig`, such as effort="quick" or method="drnas".
+
+    Raises:
+        ValueError: data that cannot be used, unknown or wrong settings, or a directory that cannot be taken; nothing is written
+            then.
+        TrainingDiverged: the loss is NaN or infinite.
+    """
+    options = RunOptions(Path(run), resume, overwrite)
+    if isinstance(data, str | Path):
+        return fit_configured(FitConfig(data=str(data), **settings), options)
+    file = options.run / ARRAYS_FILE
+    config = FitConfig(data=str(file), **settings)
+    RunDirectory.check(options.run, config, resume, overwrite)
+    arrays = _named(data)
+    try:
+        sight = _sight(npz.image_set(arrays, "train"))
+    except ValueError as error:
+        raise ValueError(f"data: {error}") from error
+    content = _packed(arrays)
+    if resume and file.is_file() and file.read_bytes() != content:
+        raise ValueError(f"{file}: the run was begun with other arrays; begin it anew with overwrite=True")
+    return _fit(config, options, DataConfig("npz", config.data), sight, content)
+
+
+def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
+    """What `fit` does, with data on the disk. Raises as it does."""
+    if not config.data:
+        raise ValueError("data: give a folder of images, an .npz file or the name of a data set with --data")
+    RunDirectory.check(options.run, config, options.resume, options.overwrite)
+    data = _data_config(config)
+    return _fit(config, options, data, look(data))
+
+
+def _fit(config: FitConfig, options: RunOptions, data: DataConfig, sight: Sight, arrays: bytes | None = None) -> Fitted:
+    """All of it, once everything is known to be good; `arrays` are kept in the directory of the run, where `data` has them."""
+    if config.export == "onnx":
+        require_extra("--export onnx")
+    device = choose_device(config.device, config.threads)
+    search_config, retrain_config = suitable(config, data, sight, device)
+    run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
+    if arrays is not None:
+        write_atomically(run.path / ARRAYS_FILE, arrays)
+    genotype = get_method(config.method).run(search_config, _below(run.path / "search", options))
+    if genotype is None:
+        raise ValueError(f"{run.path / 'search'}: ended before it found anything; go on with --resume")
+    result = retrain(retrain_config, _below(run.path / "retrain", options), genotype)
+    files = () if config.export == "none" else export(result.run, config.export).files
+    names = result.trained.format.class_names
+    module = PixelNetwork(result.trained)
+    return Fitted(module, names, result.test, genotype, result.run / "report.html", files, run.path, result)
+
+
+def _below(path: Path, options: RunOptions) -> RunOptions:
+    return RunOptions(path, options.resume and path.exists(), options.overwrite)
+
+
+def _data_config(config: FitConfig) -> DataConfig:
+    """Whether it is a folder, a file of arrays or a name."""
+    path = Path(config.data)
+    if path.is_dir():
+        return DataConfig("folder", config.data, skip_unreadable=config.skip_unreadable)
+    if path.is_file() or path.suffix == ".npz":
+        return DataConfig("npz", config.data)
+    if config.data in list_datasets() and config.data not in ("folder", "npz"):
+        return DataConfig(config.data, config.root)
+    names = ", ".join(name for name in list_datasets() if name not in ("folder", "npz"))
+    raise ValueError(f"data: {config.data}: no such folder or .npz file, and no data set of that name; known: {names}")
+
+
+def look(data: DataConfig) -> Sight:
+    """How many training images there are and how large; of files only the sizes of some are looked at."""
+    if data.name == "folder":
+        # The size is not known yet; any will do to list the files.
+        files = folder.load(replace(data, size=32), "train")
+        every = max(1, len(files) // _LOOKED_AT)
+        sizes = [size for file in files.files[::every] if (size := _size_of(file)) is not None]
+        if not sizes:
+            raise ValueError(f"data: {data.root}: no image can be read; {files.files[0]} is none, for one")
+        counts = files.labels.bincount(minlength=files.classes)
+        return Sight(
+            tuple(counts.tolist()), 3, round(median(map(min, sizes))), len(set(sizes)) == 1 and len(set(sizes[0])) == 1
+        )
+    return _sight(load_images(data, "train"))
+
+
+def _sight(images: Images) -> Sight:
+    channels, height, width = images.format.shape
+    counts = images.labels.bincount(minlength=images.classes)
+    return Sight(tuple(counts.tolist()), channels, min(height, width), height == width)
+
+
+def _size_of(file: str) -> tuple[int, int] | None:
+    """Width and height, from the header of the file; None where it cannot be read, which is found out later."""
+    from PIL import Image  # slow to import
+
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except Exception:  # of any type: each format has a reader of its own
+        return None
+
+
+def _named(arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an .npz file. Raises ValueError for another number of them."""
+    if len(arrays) not in (2, 4):
+        raise ValueError(f"data: give (x, y) or (x_train, y_train, x_test, y_test), not {len(arrays)} arrays")
+    values = [np.asarray(array) for array in arrays]
+    return dict(zip(npz.ARRAYS, values if len(values) == 4 else _divided(*values), strict=True))
+
+
+def _packed(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """An .npz file of them; numpy's own would be another one each second."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _divided(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Training and test images and labels: a fifth of each class is the test part."""
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or not len(labels) or labels.min() < 0:
+        given = f"{labels.dtype} {list(labels.shape)}"
+        raise ValueError(f"data: y must be a whole number from 0 for each of {len(images)} images, not {given}")
+    generator = new_generator("test part", 0)
+    chosen = stratified(torch.from_numpy(labels.astype(np.int64)), round(_TEST_SHARE * len(labels)), generator).numpy()
+    of_test = np.zeros(len(labels), dtype=bool)
+    of_test[chosen] = True
+    return [images[~of_test], labels[~of_test], images[of_test], labels[of_test]]

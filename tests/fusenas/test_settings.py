@@ -1,0 +1,104 @@
+"""Tests of fusenas/settings.py."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from fusenas.settings import FitConfig, Sight, suitable
+from retrain.config import RetrainConfig
+from search.methods import METHODS, SAMPLING_METHODS
+from training.data import DataConfig
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CIFAR10 = Sight((5000,) * 10, 3, 32, True)
+
+
+def chosen(sight: Sight, on: torch.device = CPU, **settings: Any) -> tuple[Any, RetrainConfig]:
+    return suitable(FitConfig("x", **settings), DataConfig(), sight, on)
+
+
+def test_full_effort_is_darts_as_published() -> None:
+    search, retraining = chosen(CIFAR10, effort="full")
+    assert (search.channels, search.cells, search.epochs, search.batch_size) == (16, 8, 50, 64)
+    assert (search.weights.lr, search.alphas.lr) == (0.025, pytest.approx(3e-4, rel=0.02))
+    published = RetrainConfig()
+    for name in ("epochs", "batch_size", "drop_path", "auxiliary_weight"):
+        assert getattr(retraining, name) == getattr(published, name)
+    assert (retraining.channels, retraining.cells) == (36, 20)
+    assert (retraining.data.crop_padding, retraining.data.flip, retraining.data.cutout) == (4, True, 16)
+
+
+@pytest.mark.parametrize("images", [16, 40, 100, 500, 2000, 60_000, 1_000_000])
+@pytest.mark.parametrize("effort", ["quick", "normal", "full"])
+def test_any_number_of_images_gets_steps_enough(images: int, effort: Any) -> None:
+    search, retraining = chosen(Sight((images // 2,) * 2, 3, 32, True), effort=effort)
+    for config, part, most in ((search, images // 2, 50), (retraining, images, 600)):
+        assert 2 <= config.batch_size <= part
+        steps = config.epochs * (part // config.batch_size)
+        assert 5 <= config.epochs <= most
+        assert steps >= min(100, 5 * most)
+    assert 3e-4 <= search.alphas.lr <= 0.07
+
+
+def test_a_gpu_gets_more_to_do() -> None:
+    on_cpu, on_gpu = chosen(CIFAR10), chosen(CIFAR10, GPU)
+    assert on_cpu[1].channels < on_gpu[1].channels
+    assert on_gpu[1] == chosen(CIFAR10, effort="normal")[1]
+
+
+@pytest.mark.parametrize(
+    ("sight", "effort", "size", "stem"),
+    [
+        (Sight((9, 9), 1, 8, True), "quick", None, "cifar"),
+        (Sight((9, 9), 3, 32, True), "quick", None, "cifar"),
+        (Sight((9, 9), 3, 28, False), "quick", 32, "cifar"),
+        (Sight((9, 9), 3, 400, False), "quick", 32, "cifar"),
+        (Sight((9, 9), 3, 70, False), "normal", 64, "cifar"),
+        (Sight((9, 9), 3, 400, False), "normal", 96, "imagenet"),
+        (Sight((9, 9), 3, 400, False), "full", 224, "imagenet"),
+    ],
+)
+def test_the_size_suits_images_and_effort(sight: Sight, effort: Any, size: int | None, stem: str) -> None:
+    for config in chosen(sight, effort=effort):
+        assert (config.data.size, config.stem) == (size, stem)
+        assert config.data.resize == (None if stem == "cifar" else round(size * 8 / 7) if size else None)
+
+
+def test_rare_classes_are_weighed() -> None:
+    assert chosen(Sight((100, 30), 3, 32, True))[1].data.class_weights == "balanced"
+    assert chosen(Sight((100, 40), 3, 32, True))[1].data.class_weights == "none"
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    search, retraining = chosen(CIFAR10, size=48, flip=False, seed=7, threads=1, device="cpu", random_genotypes=2)
+    for config in (search, retraining):
+        assert (config.data.size, config.data.flip, config.seed, config.threads, config.device) == (48, False, 7, 1, "cpu")
+    assert retraining.random_genotypes == 2
+    assert not chosen(Sight((9, 9), 1, 28, True))[1].data.flip
+
+
+@pytest.mark.parametrize("method", [*METHODS, *SAMPLING_METHODS])
+def test_every_method_can_be_chosen(method: str) -> None:
+    search, _ = chosen(CIFAR10, method=method)
+    assert search.channels % getattr(search, "partial", 1) == 0
+    assert search.cells == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "best"}, "method: unknown method 'best'"),
+        ({"size": 3}, "size: must be from 4 to 4096 pixels, or null, not 3"),
+        ({"random_genotypes": -1}, "random_genotypes: must be from 0 to 1000, not -1"),
+        ({"threads": 0}, "threads: must be at least 1, not 0"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{message}"):
+        FitConfig("x", **settings)
+
+
+def test_too_few_images() -> None:
+    with pytest.raises(ValueError, match=r"^data: 12 images to train on are too few; give at least 16"):
+        chosen(Sight((6, 6), 3, 32, True))
