@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from retrain.config import RetrainConfig
 from retrain.evaluation import evaluate_network
+from retrain.page import Compared, retrain_page
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.draw import draw_cell
@@ -25,11 +27,13 @@ from training.checkpoint import RunDirectory
 from training.config import RunOptions
 from training.data import class_weights, load_images, save_format, saved_format, split_halves
 from training.graph import GraphedStep, new_capture
+from training.history import write_history
 from training.images import Images
 from training.loop import Watch, choose_device, opened, run_epochs
 from training.metrics import Evaluation, Meter, count_multiply_adds, count_parameters
 from training.monitor import Monitor, check_finite
 from training.optim import cosine, descend, load_optimizer, new_optimizer, set_lr
+from training.page import Process
 from training.precision import autocast
 from training.seeds import derive_seed, new_generator
 
@@ -84,6 +88,8 @@ class Retraining:
             # Filled anew in each epoch; where it is 0, as in the first, masks are drawn all the same: the step is one graph.
             self.network.drop_path = torch.zeros((), device=self.device)
         self.optimizer = new_optimizer(config.weights, self.network.parameters())
+        self.history: list[dict[str, Any]] = []
+        """What was read at the end of each epoch behind, for the curves of the report."""
 
     def _batches(self, images: Images) -> tuple[Batches, Batches | None]:
         """Batches of the images to train on and, where some are held out, of those to validate on."""
@@ -116,6 +122,8 @@ class Retraining:
         readings = watch.finish()
         valid = self._validate(watch)
         watch.monitor.scalars(watch.step, {"lr/weights": rate, "drop_path": drop_path})
+        trained = {name: value for name, value in readings.items() if name.startswith("train/")}
+        self.history.append({"epoch": epoch + 1, **trained, **(valid or {}), "lr": rate})
         held_out = "" if valid is None else f", valid loss {valid['valid/loss']:.4f} accuracy {valid['valid/accuracy']:.4f}"
         watch.monitor.log(
             f"epoch {epoch + 1}/{config.epochs}: train loss {readings['train/loss']:.4f} "
@@ -163,6 +171,7 @@ class Retraining:
             "genotype": self.genotype.to_text("json"),
             "network": dict(self.network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,6 +181,7 @@ class Retraining:
             )
         self.network.load_state_dict(state["network"])
         load_optimizer(self.optimizer, state["optimizer"])
+        self.history = list(state["history"])
         self.graphed.release()
 
 
@@ -179,9 +189,10 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     """Trains a genotype (None: the one that the configuration names) into the directory of the run, then evaluates it on the
     test part, once.
 
-    Writes genotype.json, weights.safetensors and metrics.json. Raises ValueError, before anything is written, for a
-    configuration that cannot be run; see `training.loop.run_epochs` for what may happen later.
+    Writes genotype.json, weights.safetensors, metrics.json, history.jsonl and report.html. Raises ValueError, before anything
+    is written, for a configuration that cannot be run; see `training.loop.run_epochs` for what may happen later.
     """
+    began = time.monotonic()
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     if genotype is None:
         genotype = _read_genotype(config, options)
@@ -199,10 +210,17 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
             _introduce(genotype, monitor)
         epochs = run_epochs(trainer, config, run, monitor, KIND, start)
         result = _conclude(trainer, run, monitor, epochs)
+        process = Process(start.epochs, epochs, time.monotonic() - began)
+        monitor.log(f"{KIND}: report in {retrain_page(trainer, result, process, run.config_hash).write(run.path)}")
     if others and epochs < trainer.epochs:
         print(f"{KIND}: stopped early, so no random genotypes are trained; --resume goes on")
         return result
-    return replace(result, others=tuple(retrain(alone, theirs, other) for alone, theirs, other in others))
+    found = tuple(retrain(alone, theirs, other) for alone, theirs, other in others)
+    if found:
+        compared = [Compared(one.run.name, one.parameters, one.multiply_adds, one.test.accuracy) for one in found]
+        path = retrain_page(trainer, result, process, run.config_hash, compared).write(run.path)
+        print(f"{KIND}: compared with random genotypes in {path}")
+    return replace(result, others=found)
 
 
 def measure(config: RetrainConfig, options: RunOptions) -> dict[str, float]:
@@ -284,6 +302,7 @@ def _conclude(trainer: Retraining, run: RunDirectory, monitor: Monitor, epochs: 
         "config_hash": run.config_hash,
         "genotype": trainer.genotype.to_text(trainer.genotype.text_form),
     }
+    write_history(run.path, trainer.history)
     write_atomically(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, "test/accuracy": test.accuracy})
     monitor.log(

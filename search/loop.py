@@ -1,6 +1,7 @@
 """A search from configuration to genotype: what every differentiable method runs."""
 
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from search.architecture import Architecture
 from search.config import SearchConfig
+from search.page import Told, search_page
 from search.relaxations import Mixture, get_relaxation
 from search.report import Report
 from search.selection import Candidates, Perturbation, strongest
@@ -24,6 +26,7 @@ from training.graph import GraphedStep, new_capture
 from training.images import Images
 from training.loop import Watch, choose_device, opened, run_epochs
 from training.optim import cosine, load_optimizer, new_optimizer, set_lr
+from training.page import Process
 from training.seeds import derive_seed
 
 EVALUATED_PIXELS = 512 * 32 * 32
@@ -44,7 +47,8 @@ class BilevelSearch:
         self.run = run
         self.device = choose_device(config.device, config.threads)
         self.space = get_space(config.space)
-        check_size(*images.format.shape[1:])
+        self.format = images.format
+        check_size(*self.format.shape[1:])
         self.train_batches, self.valid_batches, self.evaluation_batches, self.measured_batches = self._batches(images)
         self.steps = min(len(batches) for batches in (self.train_batches, self.valid_batches) if batches is not None)
         # A kernel has no second derivative, which a double backward needs.
@@ -55,7 +59,7 @@ class BilevelSearch:
             config.channels,
             config.cells,
             images.classes,
-            images.format.shape[0],
+            self.format.shape[0],
             candidates=config.candidates(self.space),
             partial=config.partial,
             tie_cells=config.tie_cells,
@@ -202,12 +206,17 @@ class BilevelSearch:
         self.graphed.release()
 
 
-def search(config: SearchConfig, options: RunOptions, method: str) -> Genotype:
+def search(
+    config: SearchConfig, options: RunOptions, method: str, paper: str = "", defaults: SearchConfig | None = None
+) -> Genotype:
     """Runs a whole search into the directory of the run and returns the genotype, also saved there as genotype.json.
 
+    The report there, report.html, introduces the method with its `paper` and with what differs from its `defaults` (None:
+    those of DARTS).
     Raises ValueError, before anything is written, for a configuration that cannot be run; see `training.loop.run_epochs` for
     what may happen later.
     """
+    began = time.monotonic()
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
     notes: list[str] = []
@@ -227,4 +236,7 @@ def search(config: SearchConfig, options: RunOptions, method: str) -> Genotype:
         genotype.save(run.path / "genotype.json")
         monitor.log(f"{method}: {done} epochs; genotype in {run.path / 'genotype.json'}:")
         monitor.log(genotype.to_text(genotype.text_form))
+        process = Process(start.epochs, done, time.monotonic() - began)
+        told = Told(method, paper, defaults or SearchConfig(), process)
+        monitor.log(f"{method}: report in {search_page(trainer, genotype, told).write(run.path)}")
     return genotype

@@ -47,8 +47,9 @@ class Method(Generic[C]):
 
     def run(self, config: C, options: RunOptions) -> Genotype | None:
         """Searches into the directory of the run; see `search.loop.search`. None where it was stopped with nothing found."""
-        assert isinstance(config, SearchConfig)
-        return search(config, options, self.name)
+        defaults = self.defaults()
+        assert isinstance(config, SearchConfig) and isinstance(defaults, SearchConfig)
+        return search(config, options, self.name, self.paper, defaults)
 
     def may_change(self, config: C) -> Collection[str]:
         """Fields of the configuration that a resumed run may change."""

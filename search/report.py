@@ -1,8 +1,7 @@
 """What a search says of each epoch: curves, pictures, a line of the log, and the history that early stopping judges."""
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -14,8 +13,8 @@ from search.steps import Steps
 from search.tabular import Row, Table
 from supernet import Genotype, Path
 from supernet.draw import draw_alphas, draw_cell
-from supernet.files import write_atomically
 from training.batches import Batches
+from training.history import write_history
 from training.loop import Watch
 from training.monitor import check_finite
 from training.seeds import new_generator
@@ -59,9 +58,10 @@ class Report:
             "skip_share": skip_share(genotype),
             **self._accuracies(epoch, watch, genotype),
             "eigenvalue": self._eigenvalue(epoch),
+            "mixture": {kind: _rounded(table) for kind, table in mixture.items()},
         }
         self.history.append(entry)
-        self._write_history()
+        write_history(self.directory, self.history)
         self._curves(entry, watch, rate)
         self._pictures(mixture, genotype, watch)
         row = None if self.table is None else self.table.rows.get(entry["genotype"])
@@ -78,6 +78,15 @@ class Report:
         """Why the search should end now, as configured; None to go on."""
         return reason_to_stop(self._judged(), self.config.early_stop, self.config.epochs)
 
+    def signs(self) -> Iterator[tuple[int, Collapse]]:
+        """Each sign of collapse with the epoch, from 1, after which it was there and had not been an epoch before."""
+        config, judged = self.config, self._judged()
+        known: set[str] = set()
+        for epoch in range(1, len(judged) + 1):
+            signs = collapse(judged[:epoch], config.early_stop, config.epochs)
+            yield from ((epoch, sign) for sign in signs if sign.cause not in known)
+            known = {sign.cause for sign in signs}
+
     def restore(self, history: list[dict[str, Any]]) -> None:
         """Goes on from the history of a checkpoint."""
         self.history = list(history)
@@ -87,13 +96,8 @@ class Report:
 
     def _warn(self, watch: Watch) -> None:
         """A line for each sign of collapse that was not there an epoch ago."""
-        config = self.config
-        if len(self.history) > config.epochs:
-            return
-        judged = self._judged()
-        known = {sign.cause for sign in collapse(judged[:-1], config.early_stop, config.epochs)} if len(judged) > 1 else set()
-        for sign in collapse(judged, config.early_stop, config.epochs):
-            if sign.cause not in known:
+        for epoch, sign in self.signs():
+            if epoch == len(self.history):
                 watch.monitor.log(f"warning: the search may be collapsing: {sign.reason}")
 
     def _accuracies(self, epoch: int, watch: Watch, genotype: Genotype) -> dict[str, float | None]:
@@ -151,10 +155,6 @@ class Report:
             watch.monitor.figure(f"alphas/{kind}", alphas, watch.step)
             watch.monitor.figure(f"cell/{kind}", draw_cell(genotype.cells[kind], self.space.inputs, kind), watch.step)
 
-    def _write_history(self) -> None:
-        lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in self.history)
-        write_atomically(self.directory / "history.jsonl", lines)
-
     def _line(self, entry: dict[str, Any], row: Row | None) -> str:
         parts = [
             f"{level} loss {entry[f'{level}/loss']:.4f} accuracy {entry[f'{level}/accuracy']:.4f}"
@@ -176,6 +176,12 @@ class Report:
             latency = "".join(f", {value:.2f} ms on {device}" for device, value in list(row.latency_ms.items())[:1])
             parts.append(f"table: test accuracy {row.test_accuracy:.2f}%, {row.parameters:,} parameters{latency}")
         return f"epoch {entry['epoch']}/{self.epochs}: {', '.join(parts)}"
+
+
+def _rounded(table: Tensor) -> list[list[float]]:
+    """A mixture [edges, candidates] for the history, of untied cells [cells, edges, candidates] the mean; 4 decimals."""
+    mean = table if table.ndim == 2 else table.mean(0)
+    return [[round(value, 4) for value in row] for row in mean.tolist()]
 
 
 def _table_curves(row: Row) -> dict[str, float]:

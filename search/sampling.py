@@ -1,6 +1,7 @@
 """A search that samples whole architectures, from configuration to genotype."""
 
 import math
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -12,6 +13,7 @@ from search.evaluators import TableScores
 from search.loop import EVALUATED_PIXELS
 from search.methods import Method
 from search.objectives import architecture_costs
+from search.page import Told, sampling_page
 from search.paths import GuideScores, PathNetwork, PathSteps, SupernetScores
 from search.proxies import ProxyScores
 from search.samplers import Encoding, Sampler
@@ -30,6 +32,7 @@ from training.images import Images
 from training.loop import Watch, choose_device, opened, run_epochs
 from training.metrics import Meter
 from training.optim import cosine, load_optimizer, set_lr
+from training.page import Process
 from training.plain_yaml import read_yaml
 from training.seeds import derive_seed
 
@@ -47,7 +50,7 @@ class SamplingMethod(Method[C]):
 
     def run(self, config: C, options: RunOptions) -> Genotype | None:
         """Searches into the directory of the run; see `sample`."""
-        return sample(self.sampler, config, options, self.name)
+        return sample(self.sampler, config, options, self.name, self.paper, self.defaults())
 
     def may_change(self, config: C) -> Collection[str]:
         return changeable(config)
@@ -238,13 +241,22 @@ def changeable(config: SamplingConfig) -> tuple[str, ...]:
     return ("stop", "evaluations") if config.evaluate == "table" else ("stop", "evaluations", "tabular")
 
 
-def sample(sampler: type[Sampler], config: SamplingConfig, options: RunOptions, method: str) -> Genotype | None:
+def sample(
+    sampler: type[Sampler],
+    config: SamplingConfig,
+    options: RunOptions,
+    method: str,
+    paper: str = "",
+    defaults: SamplingConfig | None = None,
+) -> Genotype | None:
     """Runs a whole search into the directory of the run and returns the best architecture, also saved there as genotype.json.
 
-    None where `stop` ended it before any architecture was evaluated wholly.
+    The report there, report.html, introduces the method with its `paper` and with what differs from its `defaults` (None:
+    those of its configuration's class). Returns None where `stop` ended it before any architecture was evaluated wholly.
     Raises ValueError, before anything is written, for a configuration that cannot be run; see `training.loop.run_epochs` for
     what may happen later.
     """
+    began = time.monotonic()
     may_change = changeable(config)
     RunDirectory.check(options.run, config, options.resume, options.overwrite, may_change)
     table = None if config.tabular is None else Table.read(config.tabular)
@@ -260,10 +272,14 @@ def sample(sampler: type[Sampler], config: SamplingConfig, options: RunOptions, 
         for note in notes:
             monitor.log(note)
         done = run_epochs(trainer, config, run, monitor, method, start)
-        genotype = trainer.report.conclude(trainer.trials, monitor, done * trainer.steps)
+        findings = trainer.report.conclude(trainer.trials, monitor, done * trainer.steps)
+        genotype = None if findings is None else findings.genotype
         if genotype is None:
             monitor.log(f"{method}: no architecture has been evaluated wholly yet, so there is no genotype; --resume goes on")
-            return None
-        monitor.log(f"{method}: {len(trainer.trials.done)} evaluations; genotype in {run.path / 'genotype.json'}:")
-        monitor.log(genotype.to_text(genotype.text_form))
+        else:
+            monitor.log(f"{method}: {len(trainer.trials.done)} evaluations; genotype in {run.path / 'genotype.json'}:")
+            monitor.log(genotype.to_text(genotype.text_form))
+        process = Process(start.epochs, done, time.monotonic() - began)
+        told = Told(method, paper, defaults or type(config)(), process)
+        monitor.log(f"{method}: report in {sampling_page(trainer, findings, told).write(run.path)}")
     return genotype

@@ -18,6 +18,7 @@ from supernet import Genotype
 from supernet.draw import BUS, DOTS, INK, TEXT, draw_cell, save_figure
 from supernet.files import write_atomically
 from training.checkpoint import RunDirectory
+from training.history import write_history
 from training.loop import Watch
 from training.markdown import table as markdown
 from training.monitor import Monitor
@@ -35,6 +36,20 @@ class Rank:
     costs: Mapping[str, float]
     truth: Row | None
     """What the benchmark table has, where there is one."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a search has found."""
+
+    genotype: Genotype
+    """The best architecture."""
+    ranked: Sequence[Rank]
+    """Every architecture that was evaluated wholly, the best first."""
+    figure: "Figure"
+    """Their scores against what they cost."""
+    tau: float | None
+    """Kendall's tau between scores and the benchmark table's test accuracy; None where that cannot be had."""
 
 
 class SamplingReport:
@@ -96,8 +111,8 @@ class SamplingReport:
         """As found by this run."""
         return self.encoding.genotype(genome, self.config.seed, self.run.config_hash)
 
-    def conclude(self, trials: Trials, monitor: Monitor, step: int) -> Genotype | None:
-        """Writes the best architectures and the report; returns the best, or None where none was evaluated wholly."""
+    def conclude(self, trials: Trials, monitor: Monitor, step: int) -> Findings | None:
+        """Writes the best architectures and report.md; returns what was found, or None where none was evaluated wholly."""
         ranked = self.ranked(trials)
         if not ranked:
             return None
@@ -119,7 +134,7 @@ class SamplingReport:
             monitor.scalars(step, {"search/kendall_tau": tau})
             monitor.log(f"Kendall's tau with the table's test accuracy over {len(ranked)} architectures: {tau:.3f}")
         monitor.log(f"the best {len(best)} architectures, and what they cost: {self.run.path / 'report.md'}")
-        return self.genotype(best[0].genome)
+        return Findings(self.genotype(best[0].genome), ranked, figure, tau)
 
     def ranked(self, trials: Trials) -> list[Rank]:
         """Every architecture that was evaluated wholly, here or by another process of the same search, the best first."""
@@ -145,8 +160,7 @@ class SamplingReport:
 
     def _remember(self, entry: dict[str, Any]) -> None:
         self.history.append(entry)
-        lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in self.history)
-        write_atomically(self.run.path / "history.jsonl", lines)
+        write_history(self.run.path, self.history)
 
     def _write_evaluations(self, trials: Trials) -> None:
         texts = {trial.genome: _text(self.genotype(trial.genome)) for trial in trials.done}
@@ -184,6 +198,11 @@ class SamplingReport:
         return "\n".join(parts)
 
     def _table(self, ranked: Sequence[Rank]) -> str:
+        columns, rows = self.rows(ranked)
+        return markdown(columns, [(*row[:-1], f"`{row[-1]}`") for row in rows])
+
+    def rows(self, ranked: Sequence[Rank]) -> tuple[list[str], list[tuple[str, ...]]]:
+        """The heads and the lines of a table for people; the last column is the genotype's text."""
         truth = ["test accuracy, %"] if self.table is not None else []
         latency = ["latency, ms"] if "latency_ms" in ranked[0].costs else []
         rows = []
@@ -191,8 +210,8 @@ class SamplingReport:
             known = [] if rank.truth is None else [f"{rank.truth.test_accuracy:.2f}"]
             measured = [f"{rank.costs['latency_ms']:.3f}"] if latency else []
             costs = [f"{rank.costs['parameters']:,}", f"{rank.costs['multiply_adds'] / 1e6:.2f}", *measured]
-            rows.append([number, f"{rank.score:.4f}", *costs, *known, f"`{_text(self.genotype(rank.genome))}`"])
-        return markdown(["", "score", "parameters", "multiply-adds, M", *latency, *truth, "genotype"], rows)
+            rows.append((str(number), f"{rank.score:.4f}", *costs, *known, _text(self.genotype(rank.genome))))
+        return ["", "score", "parameters", "multiply-adds, M", *latency, *truth, "genotype"], rows
 
 
 def draw_front(ranked: Sequence[Rank], front: Sequence[int], objective: str) -> "Figure":

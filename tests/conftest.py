@@ -2,7 +2,9 @@
 
 import gzip
 import os
+import re
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,50 @@ def fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in FASHION_MNIST.glob("*.gz"):
         (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     return root
+
+
+class _Page(HTMLParser):
+    """Fails where an element is not closed or something outside the file is asked for; gathers the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.parts: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "link", "iframe", "base", "object", "embed"), tag
+        for name, value in attributes:
+            if name in ("src", "href", "action", "srcset", "data"):
+                assert value is not None and value.startswith("data:image/"), (tag, name, value)
+            assert not name.startswith("on") and "url(" not in (value or ""), (tag, name, value)
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            assert not re.search(r"url\(|@import|http", data)
+        else:
+            self.parts.append(data)
+
+
+@pytest.fixture
+def read_page() -> Callable[[Path], str]:
+    """The text of the report.html in the directory of a run, which is well formed and needs no other file; element after
+    element, with a bar between them."""
+
+    def read(run: Path) -> str:
+        content = (run / "report.html").read_text(encoding="utf-8")
+        assert len(content) < 3_000_000
+        page = _Page()
+        page.feed(content)
+        page.close()
+        assert not page.open
+        return "|".join(page.parts)
+
+    return read
 
 
 @pytest.fixture(autouse=True)

@@ -27,10 +27,12 @@ from matplotlib.figure import Figure
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import retrain.__main__
+import retrain.page
 import retrain.train
 import search.bilevel
 import search.darts
 import search.loop
+import search.page
 import search.report
 import supernet.cell
 import supernet.discrete
@@ -146,7 +148,8 @@ def run(request: dict[str, Any]) -> int:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     # Two thirds of the time of so small a run would go into its pictures.
-    search.report.draw_alphas = search.report.draw_cell = lambda *_: Figure((1, 1))
+    search.report.draw_alphas = search.report.draw_cell = search.page.draw_genotype = lambda *_: Figure((1, 1))
+    retrain.page.draw_genotype = retrain.page.draw_confusion = lambda *_: Figure((1, 1))
     moments = Moments(Path(request["record"]), request["fatal"] and tuple(request["fatal"]))
     watch(moments)
     status = PROGRAMS[request["program"]](request["argv"])

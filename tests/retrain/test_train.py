@@ -144,9 +144,9 @@ def test_tensorboard_has_the_curves_and_the_drawn_cells(finished):
 def test_the_test_part_is_read_once_at_the_end(tmp_path, monkeypatch):
     read = []
 
-    def recorded(config: DataConfig, part: str) -> ImageSet:
+    def recorded(config: DataConfig, part: str, *more) -> ImageSet:
         read.append((part, (tmp_path / "run" / "checkpoints" / "epoch_0002.pt").exists()))
-        return load_images(config, part)
+        return load_images(config, part, *more)
 
     monkeypatch.setattr(train, "load_images", recorded)
     retrain(small(), options(tmp_path / "run"))
@@ -167,9 +167,10 @@ def test_the_shipped_recipe_runs_from_the_command_line(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     assert "epoch 2/2: train loss" in out
-    *_, summary, where = out.splitlines()
+    *_, summary, where, report = out.splitlines()
     assert summary.startswith("retrain: 2 epochs, ") and "on 360 test images: accuracy 0." in summary
     assert where == f"retrain: weights and metrics in {tmp_path / 'run'}"
+    assert report == f"retrain: report in {tmp_path / 'run' / 'report.html'}"
 
 
 # Training
@@ -400,7 +401,7 @@ def test_nasbench201_has_no_auxiliary_head(refused, tmp_path):
             ["--device", "cpu", "--graph", "true"],
             "graph: the device cpu has no CUDA graphs; null uses one where that can be done",
         ),
-        (["--data.name", "mnist"], "data.name: unknown data set 'mnist'"),
+        (["--data.name", "imagenet"], "data.name: unknown data set 'imagenet'"),
         (["--precision", "float16"], "precision: must be one of auto, float32, bfloat16"),
         (["--drop_paht", "0.1"], "--drop_paht: no such option; did you mean --drop_path?"),
         (["--resume"], "nothing to resume"),
@@ -412,7 +413,7 @@ def test_wrong_settings_are_refused(refused, argv, message):
 
 def test_images_that_are_too_small_are_refused_before_anything_is_written(tmp_path, monkeypatch):
     tiny = ImageSet(torch.zeros(60, 1, 3, 8, dtype=torch.uint8), torch.arange(60) % 10, 10, (0.5,), (0.5,))
-    monkeypatch.setattr(train, "load_images", lambda config, part: tiny)
+    monkeypatch.setattr(train, "load_images", lambda *arguments: tiny)
     with pytest.raises(ValueError, match="3x8 is too small"):
         retrain(small(), options(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -77,6 +77,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("draw_alphas", "draw_cell"):
         monkeypatch.setattr(report, name, lambda *_: Figure((1, 1)))
+    monkeypatch.setattr("search.page.draw_genotype", lambda *_: Figure((1, 1)))
 
 
 def new_search(tmp_path: Path, **settings: Any) -> BilevelSearch:
@@ -132,9 +133,10 @@ def test_the_terminal_shows_every_epoch_and_the_genotype(tmp_path: Path, capsys:
     assert main(argv(tmp_path / "run", epochs=1)) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    epoch, where, text = out.splitlines()
+    epoch, where, text, page = out.splitlines()
     assert epoch.startswith("epoch 1/1: train loss ")
     assert where == f"darts: 1 epochs; genotype in {tmp_path / 'run' / 'genotype.json'}:"
+    assert page == f"darts: report in {tmp_path / 'run' / 'report.html'}"
     assert Genotype.parse(text) == Genotype.load(tmp_path / "run" / "genotype.json")
 
 

@@ -1,6 +1,8 @@
 """Every published method in every space: a whole search, its resume to the bit, and the defaults that its paper has."""
 
 import itertools
+import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -80,6 +82,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of so small a search."""
     for name in ("draw_alphas", "draw_cell"):
         monkeypatch.setattr(f"search.report.{name}", lambda *_: Figure((1, 1)))
+    monkeypatch.setattr("search.page.draw_genotype", lambda *_: Figure((1, 1)))
 
 
 def search_and_resume(method: str, arguments: list[str], directory: Path, epochs: list[int], assert_same: Same) -> Path:
@@ -100,9 +103,23 @@ def search_and_resume(method: str, arguments: list[str], directory: Path, epochs
 
 @pytest.mark.parametrize("space", list_spaces())
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_searches_and_goes_on_to_the_same_bits(method: str, space: str, tmp_path: Path, assert_same: Same) -> None:
+def test_a_method_searches_and_goes_on_to_the_same_bits(
+    method: str, space: str, tmp_path: Path, assert_same: Same, read_page: Callable[[Path], str]
+) -> None:
     run = search_and_resume(method, options(method, space), tmp_path, epochs_to_kill(method, space), assert_same)
     check_result(method, space, run, state_of(run))
+    check_page(method, run, read_page(run))
+
+
+def check_page(method: str, run: Path, page: str) -> None:
+    """It says whose method it was, what came of it and how to have it again, and has the weights after the last epoch."""
+    assert f"{get_method(method).paper}, in the space" in page
+    genotype = Genotype.load(run / "genotype.json")
+    assert genotype.to_text(genotype.text_form) in page
+    assert f"python -m search.{method} --config {shlex.quote(str(run / 'config.yaml'))}" in page
+    last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
+    for table in last["mixture"].values():
+        assert "|".join(f"{value:.4f}" for value in table[-1] if value) in page.replace("|0.0000", "")
 
 
 def check_result(method: str, space: str, run: Path, state: dict[str, Any]) -> None:

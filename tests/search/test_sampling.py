@@ -50,6 +50,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of so small a search."""
     monkeypatch.setattr("search.sampling_report.draw_cell", lambda *_: Figure((1, 1)))
     monkeypatch.setattr("search.sampling_report.draw_front", lambda *_: Figure((1, 1)))
+    monkeypatch.setattr("search.page.draw_genotype", lambda *_: Figure((1, 1)))
 
 
 @pytest.fixture
@@ -91,7 +92,9 @@ def copy_before(patch: pytest.MonkeyPatch, run: Path, steps: dict[int, Path], ro
 
 @pytest.mark.parametrize("space", list_spaces())
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
-def test_a_method_searches_and_goes_on_to_the_same_bits(method: str, space: str, tmp_path: Path, assert_same: Same) -> None:
+def test_a_method_searches_and_goes_on_to_the_same_bits(
+    method: str, space: str, tmp_path: Path, assert_same: Same, read_page: Callable[[Path], str]
+) -> None:
     """Killed while the weights are trained, and in the middle of the evaluations."""
     whole, training, evaluating = (tmp_path / name for name in ("whole", "training", "evaluating"))
     main, arguments = get_method(method).main, options(method, space)
@@ -105,6 +108,10 @@ def test_a_method_searches_and_goes_on_to_the_same_bits(method: str, space: str,
         for file in RESULTS:
             assert (run / file).read_bytes() == (whole / file).read_bytes(), file
     check_results(whole, space, 6)
+    page = read_page(whole)
+    assert get_method(method).paper[1:] in page and f"python -m search.{method} --config" in page
+    ranked = list(csv.DictReader((whole / "architectures.csv").open()))
+    assert all(f"{float(row['score']):.4f}|{int(row['parameters']):,}|" in page for row in ranked[:3])
 
 
 def check_results(run: Path, space: str, evaluations: int) -> None:
