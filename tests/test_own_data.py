@@ -13,9 +13,13 @@ from PIL import Image
 
 import retrain.__main__
 import search.darts
+from retrain.config import RetrainConfig
+from retrain.train import Retraining
 from retrain.weights import Trained
+from supernet.published import get_genotype
+from training.data import DataConfig
 from training.image_files import Decoding
-from training.images import ImageFormat
+from training.images import ImageFormat, ImageSet
 from training.vision import import_torchvision
 
 SEARCH = {"space": "nasbench201", "cells": 1, "channels": 4, "epochs": 2, "batch_size": 8, "eigenvalue_every": 0, "threads": 1}
@@ -159,3 +163,25 @@ def test_cifar10_in_a_folder_becomes_a_network(shared_data: Callable[[str], Path
     data = {"name": "folder", "root": tmp_path / "images", "flip": True, "crop_padding": 2, "size": 16}
     _, run = searched_and_retrained(tmp_path, data, batch_size=32, channels=8)
     assert metrics(run)["images"] == 400 and metrics(run)["accuracy"] > 0.2
+
+
+@pytest.mark.parametrize("auxiliary_weight", [0.0, 0.4])
+def test_rare_classes_weigh_more_in_the_loss(auxiliary_weight: float) -> None:
+    labels = torch.tensor([0] * 12 + [1] * 3 + [2] * 5)
+    images = ImageSet(torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8), labels, 3, (0.5,), (0.3,))
+    data = DataConfig(class_weights="balanced")
+    config = RetrainConfig(channels=2, cells=3, batch_size=20, auxiliary_weight=auxiliary_weight, drop_path=0, data=data)
+    trainer = Retraining(config, get_genotype("DARTS_V2"), images)
+    trainer.network.train()
+    batch, order = next(trainer.train_batches.epoch(0))
+    loss, logits, auxiliary = trainer._loss(batch, order)
+    weight = (20 / (3 * np.array([12, 3, 5])))[order.numpy()]
+
+    def expected(logits: torch.Tensor) -> float:
+        probabilities = logits.double().softmax(1)[torch.arange(20), order].detach().numpy()
+        return float((weight * -np.log(probabilities)).sum() / weight.sum())
+
+    assert loss.item() == pytest.approx(expected(logits), rel=1e-5)
+    unweighted = torch.nn.functional.cross_entropy(logits, order).item()
+    assert abs(loss.item() - unweighted) > 1e-4
+    assert (torch.as_tensor(auxiliary).item() > 0) == (auxiliary_weight > 0)

@@ -1,7 +1,10 @@
 """Processes that read images: how they are started, and what comes back from them."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +26,7 @@ def new_loader(
         batch_size=None,
         sampler=requests,
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=_leave_the_end_to_the_parent,
         # It draws a seed from it, which must not move the random state of the training.
         generator=torch.Generator(),
         **options,
@@ -38,7 +41,15 @@ def results(loader: "DataLoader[Made | str]") -> Iterator[Made]:
         yield made
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the parent says what there is to say and ends its workers."""
+def _leave_the_end_to_the_parent(worker: int) -> None:
+    """What stops a run reaches all of its processes; the parent says what there is to say and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # One that died of a signal would be an error on top.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    sys.excepthook = _say_nothing_of_connections
+
+
+def _say_nothing_of_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A thread of the worker hands over what was made; when the parent leaves meanwhile, it would print its traceback."""
+    if not isinstance(error, OSError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -3,7 +3,11 @@
 import gc
 import itertools
 import multiprocessing
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -289,3 +293,50 @@ def test_no_process_stays_behind(mixed_files: ImageFiles) -> None:
     assert set(multiprocessing.active_children()) <= before
     all_of(Batches(mixed_files, 8, "cpu"), 0)
     assert set(multiprocessing.active_children()) <= before
+
+
+PROGRAM = """
+import sys
+import torch
+from training.batches import Batches
+from training.command import command
+from training.images import ImageSet
+
+images = ImageSet(torch.zeros(64, 1, 4, 4), torch.arange(64) % 2, 2, (0.0,), (1.0,), workers=2)
+batches = Batches(images, 4, "cpu", shuffle=True)  # there until the interpreter ends
+
+def main():
+    for epoch in range(int(sys.argv[1])):
+        for _ in batches.epoch(epoch):
+            print("a batch", flush=True)
+
+raise SystemExit(command("prog", main))
+"""
+
+
+def started(epochs: int) -> "subprocess.Popen[str]":
+    """A program in a process group of its own that goes through so many epochs."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(epochs)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_program_ends_without_a_word() -> None:
+    program = started(epochs=1)
+    assert program.communicate(timeout=60) == ("a batch\n" * 16, "")
+    assert program.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_stops_all_processes_is_one_line(number: signal.Signals) -> None:
+    program = started(epochs=10**6)
+    assert program.stdout is not None and program.stdout.readline() == "a batch\n"
+    os.killpg(program.pid, number)
+    _, err = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert err == "prog: stopped; the same --run with --resume goes on from the last checkpoint\n"
