@@ -6,21 +6,20 @@ more lines say how their ensemble does: by the average of the softmax probabilit
 evaluation.json, with all that was found out, and confusion.png.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any
 
 from retrain.confusion import draw_confusion
 from retrain.evaluation import Row, Run, evaluate_runs, load_test_images, read_runs
 from retrain.speed import Speed
 from supernet.draw import save_figure
 from supernet.files import write_atomically
+from training.arguments import TRUTH, Parser, add_data_arguments, data_fields, whole_number
 from training.command import command
-from training.data import DataConfig, list_datasets
+from training.data import DataConfig
 from training.images import Images
 from training.loop import choose_device
 from training.plain_yaml import one_line
@@ -36,75 +35,23 @@ _MOST_CONFUSIONS = 5
 _LONGEST_NAME = 40  # characters of a class in a table
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message.removeprefix("argument "))
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
-
-
-def _whole_number_or_null(text: str) -> int | None:
-    return None if text == "null" else _whole_number(text)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
-
-
-def _truth(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
-    return text == "true"
-
-
-def _choices(field: str) -> list[str]:
-    return list(get_args(get_type_hints(DataConfig)[field]))
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=PROG,
         usage=f"python -m {PROG} RUN [RUN ...] [--OPTION VALUE ...]",
         description="Evaluate retrained networks on the test part, each alone and, where there are several, as an ensemble.",
         allow_abbrev=False,
     )
-    truth: dict[str, Any] = {"type": _truth, "nargs": "?", "const": True, "metavar": "true|false"}
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="Directory of a finished retraining.")
     files = f"Write {EVALUATION_FILE} and {CONFUSION_FILE} into each RUN (default: true)."
-    parser.add_argument("--files", default=True, help=files, **truth)
+    parser.add_argument("--files", default=True, help=files, **TRUTH)
     parser.add_argument("--output", type=Path, metavar="FILE", help="Write all metrics of all networks to one JSON file.")
     speed = "Measure latency and throughput at batch 1 and 64 (default: true)."
-    parser.add_argument("--speed", default=True, help=speed, **truth)
-    parser.add_argument("--batch_size", type=_whole_number, default=256, metavar="N", help="Images at once (default: 256).")
+    parser.add_argument("--speed", default=True, help=speed, **TRUTH)
+    parser.add_argument("--batch_size", type=whole_number, default=256, metavar="N", help="Images at once (default: 256).")
     parser.add_argument("--device", default="auto", help="auto (cuda where there is one; default), cpu, cuda, cuda:1 ...")
-    parser.add_argument("--threads", type=_whole_number, metavar="N", help="CPU threads (default: one for each core).")
-    data = parser.add_argument_group("data", "Where left out, as in config.yaml of the runs.")
-    given = partial(data.add_argument, default=argparse.SUPPRESS)
-    known = f"Data set: {', '.join(list_datasets())}, or one that was added with @register_dataset."
-    given("--data.name", metavar="NAME", help=known)
-    given("--data.root", metavar="DIR", help="Folder that holds the files of the data set; npz: the file.")
-    given("--data.download", help="Download it where it is absent.", **truth)
-    size = "Resize images to that many a side; null: as they are. Without config.yaml: as large as those of the training."
-    given("--data.size", type=_whole_number_or_null, metavar="PIXELS", help=size)
-    given("--data.fit", choices=_choices("fit"), help="What is done to an image that is no square.")
-    shorter = "With fit crop: pixels of the shorter side before the square is cut out; null: those of size."
-    given("--data.resize", type=_whole_number_or_null, metavar="PIXELS", help=shorter)
-    given("--data.gray", help="Folder: read images in shades of grey.", **truth)
-    given("--data.test_fraction", type=_number, metavar="SHARE", help="Folder without a test part: the share that is it.")
-    given("--data.split_seed", type=_whole_number, metavar="N", help="Folder without a test part: seed of the choice.")
-    given("--data.skip_unreadable", help="Folder: leave out files that are no readable images.", **truth)
-    given("--data.loading", choices=_choices("loading"), help="Where batches come from.")
-    given("--data.workers", type=_whole_number_or_null, metavar="N", help="Processes that read images; null: one a core.")
+    parser.add_argument("--threads", type=whole_number, metavar="N", help="CPU threads (default: one for each core).")
+    add_data_arguments(parser)
     return parser
 
 
@@ -115,14 +62,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> None:
     options = vars(_parser().parse_intermixed_args(argv))
-    given = {name.removeprefix("data."): value for name, value in options.items() if name.startswith("data.")}
     output: Path | None = options["output"]
     for name in ("batch_size", "threads"):
         check_whole(name, options[name])
     if output is not None:
         _check_writable(output, "--output: ", "")
     device = choose_device(options["device"], options["threads"])
-    runs = read_runs(options["runs"], given)
+    runs = read_runs(options["runs"], data_fields(options))
     for run in runs if options["files"] else ():
         for name in (EVALUATION_FILE, CONFUSION_FILE):
             _check_writable(run.path / name, "", "; with --files false the result is only shown")

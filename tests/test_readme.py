@@ -5,24 +5,33 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
+import fusenas.__main__ as fusenas_main
 import retrain.__main__ as retrain_main
+import retrain.evaluate
+import retrain.export
 from benchmarks import nasbench201
+from fusenas import settings
 from search import relaxations
 from search.methods import METHODS, SAMPLING_METHODS, get_method
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-MY_OPERATION, MY_METHOD, MY_SAMPLER, EXAMPLE = (text for language, text in BLOCKS if language == "python")
+ONE_CALL, MY_OPERATION, MY_METHOD, MY_SAMPLER, EXAMPLE = (text for language, text in BLOCKS if language == "python")
 COMMANDS = [line for language, text in BLOCKS if not language for line in text.splitlines()]
 COMMANDS += re.findall(r"`(python -m search\.\w+ --config \w+)`", README)
 ALL = (*METHODS, *SAMPLING_METHODS)
-PROGRAMS = {f"search.{name}": get_method(name).main for name in ALL} | {"retrain": retrain_main.main}
+PROGRAMS = {f"search.{name}": get_method(name).main for name in ALL}
+PROGRAMS |= {"retrain": retrain_main.main, "fusenas": fusenas_main.main}
+OWN_IMAGES = README[README.index("## Your own images") : README.index("## A quick tour")]
 
 
 def test_there_is_something_to_test() -> None:
@@ -30,7 +39,7 @@ def test_there_is_something_to_test() -> None:
     assert all(any(f"search.{name} " in command for command in COMMANDS) for name in ALL)
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if re.match(r"python -m (search|retrain)\b", line)])
+@pytest.mark.parametrize("command", [line for line in COMMANDS if re.match(r"python -m (search\.\w+|retrain|fusenas) ", line)])
 def test_commands_are_accepted(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is read to the end by the program that it names, which prints what it amounts to."""
     _, _, module, *arguments = shlex.split(command)
@@ -66,6 +75,51 @@ def test_files_that_are_linked_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.fixture
+def little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As little work as there can be, in place of minutes of it."""
+    least = replace(settings._BUDGETS["quick"], search_steps=1, search_channels=2, search_cells=3, retrain_steps=1)
+    monkeypatch.setitem(settings._BUDGETS, "quick", replace(least, retrain_channels=2, retrain_cells=3))
+    monkeypatch.setattr(settings, "_SHORTEST_EPOCHS", 1)
+
+
+@pytest.mark.usefixtures("little_effort")
+def test_commands_take_a_folder_of_images_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, colour in (("cats", "orange"), ("dogs", "grey")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (20 + number, 16), colour).save(tmp_path / "photos" / name / f"{number}.png")
+    programs = PROGRAMS | {"retrain.evaluate": retrain.evaluate.main, "retrain.export": retrain.export.main}
+    commands = [shlex.split(line)[2:] for line in OWN_IMAGES.splitlines() if line.startswith("python -m")]
+    assert [module for module, *_ in commands] == ["fusenas", "retrain.evaluate", "retrain.export"]
+    for module, *arguments in commands:
+        quick = ["--size=16", "--effort=quick"] if module == "fusenas" else []
+        assert programs[module]([*arguments, *quick]) == 0
+    for file in ("report.html", "evaluation.json", "export/model.pt2", "export/model.onnx"):
+        assert (tmp_path / "runs" / "photos" / "retrain" / file).is_file()
+
+
+@pytest.mark.usefixtures("little_effort")
+def test_calls_take_arrays_to_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    smaller = {"epochs=2": "epochs=1", 'DataConfig("digits")': 'DataConfig("digits", limit=150)', "= load_digits()": "= few()"}
+    text = ONE_CALL
+    for asked, little in smaller.items():
+        assert asked in text
+        text = text.replace(asked, little)
+
+    def few() -> Any:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return SimpleNamespace(images=digits.images[:200], target=digits.target[:200])
+
+    exec(compile(text, "README.md", "exec"), {"few": few})
+    assert (tmp_path / "runs" / "mine" / "retrain" / "weights.safetensors").is_file()
+    assert (tmp_path / "runs" / "trained" / "weights.safetensors").is_file()
 
 
 def test_python_example_runs() -> None:

@@ -53,7 +53,7 @@ def made_problem(monkeypatch: pytest.MonkeyPatch) -> None:
         return ImageSet((255 * pixels).to(torch.uint8), labels, 2, (0.5,), (0.5,))
 
     for name, shuffled in (("periods", False), ("shuffled_periods", True)):
-        monkeypatch.setitem(data._LOADERS, name, lambda config, part, shuffled=shuffled: images(shuffled))
+        monkeypatch.setitem(data._OWN, name, lambda config, part, shuffled=shuffled: images(shuffled))
 
 
 def share_of_wide_edges(name: str, seed: int, directory: Path) -> float:
@@ -69,9 +69,9 @@ def share_of_wide_edges(name: str, seed: int, directory: Path) -> float:
 
 
 def test_an_operation_that_sees_the_label_wins(made_problem: None, tmp_path: Path) -> None:
-    assert all(share_of_wide_edges("periods", seed, tmp_path) >= 0.9 for seed in range(5))
+    assert all(share_of_wide_edges("periods", seed, tmp_path) >= 0.9 for seed in range(3))
 
 
 def test_with_shuffled_labels_it_does_not(made_problem: None, tmp_path: Path) -> None:
-    # By chance both edges of a seed are wide in one case of twelve.
-    assert sum(share_of_wide_edges("shuffled_periods", seed, tmp_path) >= 0.9 for seed in range(5)) <= 2
+    # By chance both edges of a seed are wide in one case of twelve, of two of three seeds in one case of fifty.
+    assert sum(share_of_wide_edges("shuffled_periods", seed, tmp_path) >= 0.9 for seed in range(3)) <= 1
