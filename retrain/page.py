@@ -85,7 +85,7 @@ def retrain_page(
     weighted = "Classes are weighted in the training loss and not in that of the validation images."
     both = trainer.class_weights is not None and trainer.valid_batches is not None
     page.section("Curves", charts(*_curves(trainer)), *([paragraph(weighted)] if both else []))
-    page.section("What was asked", asked(config, RetrainConfig(), "python -m retrain by default"))
+    page.section("What was asked", asked(config, RetrainConfig(), "python -m retrain"))
     page.section("Images", images(run, config.data))
     again: list[str | Path] = [
         "retrain",

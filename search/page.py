@@ -265,7 +265,7 @@ def _close(
     config_hash: str,
 ) -> None:
     """What every search ends with."""
-    page.section("What was asked", asked(config, told.defaults, f"{told.method} by default"))
+    page.section("What was asked", asked(config, told.defaults, told.method))
     if not isinstance(config, SamplingConfig) or config.needs_images:
         page.section("Images", images(run, config.data))
     else:

@@ -189,7 +189,7 @@ def asked(config: "DataclassInstance", defaults: "DataclassInstance", whose: str
         if value != usual[name]
     ]
     return join(
-        table(["setting", "here", whose], changed) if changed else paragraph(f"Every setting is that of {whose}."),
+        table(["setting", "here", "default"], changed) if changed else paragraph(f"Every setting is the default of {whose}."),
         details("all settings, as YAML", block(config_to_yaml(config))),
     )
 

@@ -129,11 +129,11 @@ class Config:
 
 
 def test_what_was_asked_is_what_differs_from_the_defaults(tmp_path: Path, read_page: Read) -> None:
-    text = read_page(written(tmp_path, asked(Config(flip=True, name=HOSTILE, inner=Inner(["b", "c"])), Config(), "the usual")))
+    text = read_page(written(tmp_path, asked(Config(flip=True, name=HOSTILE, inner=Inner(["b", "c"])), Config(), "one")))
     shown, _, everything = text.partition("all settings")
-    assert f"setting|here|the usual|flip|true|false|name|{HOSTILE}|x|inner.names|[b, c]|[a]|" in shown
+    assert f"setting|here|default|flip|true|false|name|{HOSTILE}|x|inner.names|[b, c]|[a]|" in shown
     assert "epochs: 5" in everything
-    assert "Every setting is that of the usual." in asked(Config(), Config(), "the usual")
+    assert "Every setting is the default of one." in asked(Config(), Config(), "one")
 
 
 @pytest.mark.parametrize(
