@@ -76,7 +76,7 @@ def retrain_page(
         drawn_genotype(genotype, draw_genotype(genotype)),
         paragraph(
             f"{result.parameters:,} parameters and {result.multiply_adds:,} multiply-adds an image: C = {network.channels}, "
-            f"{network.cell_count} {genotype.skeleton.cells_unit}. The test images were looked at once, after the last epoch."
+            f"{network.cell_count} {genotype.skeleton.cells_unit}. Nothing in the training has seen the test images."
         ),
     )
     page.section(f"On the {test.images:,} test images", *_tested(test, trainer.format.class_names))
