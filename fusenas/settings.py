@@ -21,9 +21,8 @@ Export = Literal["none", "torch_export", "onnx"]
 
 IMAGENET_SIZE = 96
 """Pixels a side from which on the stem reduces images eightfold before the first cell."""
-_SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
+_SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
 _FEWEST_IMAGES = 16
-_SHORTEST_EPOCHS = 5
 _IMBALANCED = 3.0  # times as many images in the largest class as in the smallest: then classes are weighed
 
 
@@ -88,27 +87,53 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class _Budget:
-    """How large the networks are, and for how many steps they are trained."""
+class _Stage:
+    """How large a network is, and how long it is trained."""
 
-    search_steps: int
-    search_channels: int
-    search_cells: int
-    retrain_steps: int
-    retrain_channels: int
-    retrain_cells: int
+    steps: int
+    batch_size: int
+    shortest: int
+    """Epochs at least."""
+    longest: int
+    """Epochs at most."""
+    channels: int
+    cells: int
     largest_size: int
+    """Pixels a side, at most."""
+    rate: float
+    """Learning rate."""
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """What a fit may cost."""
+
+    search: _Stage
+    retrain: _Stage
     auxiliary_weight: float
     drop_path: float
-    search_rate: float
-    retrain_rate: float
+    cutout: bool
+    thrifty: bool
+    """The search looks at no more images than its steps can see in its shortest epochs, and measures seldom."""
 
 
 _BUDGETS = {
-    "quick": _Budget(300, 4, 5, 1200, 12, 8, 32, 0.0, 0.0, 0.05, 0.1),
-    "normal": _Budget(4000, 16, 8, 20_000, 24, 14, 96, 0.4, 0.1, 0.025, 0.05),
-    "full": _Budget(19_500, 16, 8, 312_000, 36, 20, 224, 0.4, 0.2, 0.025, 0.025),
-}
+    "quick": _Budget(
+        _Stage(200, 32, shortest=5, longest=50, channels=4, cells=3, largest_size=16, rate=0.05),
+        _Stage(1000, 64, shortest=3, longest=600, channels=12, cells=6, largest_size=32, rate=0.1),
+        auxiliary_weight=0.0, drop_path=0.0, cutout=False, thrifty=True,
+    ),
+    "normal": _Budget(
+        _Stage(4000, 64, shortest=5, longest=50, channels=16, cells=8, largest_size=96, rate=0.025),
+        _Stage(20_000, 96, shortest=5, longest=600, channels=24, cells=14, largest_size=96, rate=0.05),
+        auxiliary_weight=0.4, drop_path=0.1, cutout=False, thrifty=False,
+    ),
+    "full": _Budget(
+        _Stage(19_500, 64, shortest=5, longest=50, channels=16, cells=8, largest_size=224, rate=0.025),
+        _Stage(312_000, 96, shortest=5, longest=600, channels=36, cells=20, largest_size=224, rate=0.025),
+        auxiliary_weight=0.4, drop_path=0.2, cutout=True, thrifty=False,
+    ),
+}  # fmt: skip
 
 
 def suitable(
@@ -118,7 +143,8 @@ def suitable(
 
     `full` are those of DARTS (Liu et al. 2019); the others spend less: narrower and shallower networks and fewer steps, with
     higher learning rates. Epochs follow from the number of images, so that any data set gets about the same number of steps,
-    but no more epochs than published. Raises ValueError where there are too few images.
+    but no more epochs than published; `quick` searches on smaller images and, of many, on a part. Raises ValueError where there
+    are too few images.
     """
     if sight.images < _FEWEST_IMAGES:
         raise ValueError(f"data: {sight.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
@@ -126,29 +152,23 @@ def suitable(
     if effort == "auto":
         effort = "normal" if device.type == "cuda" else "quick"
     budget = _BUDGETS[effort]
-    size = config.size or _chosen_size(sight, budget.largest_size)
-    side = size or sight.side
-    large = side >= IMAGENET_SIZE
-    stem: Stem = "imagenet" if large else "cifar"
     largest, smallest = max(sight.counts), min(sight.counts)
-    plain = replace(
+    data = replace(
         data,
-        size=size,
-        resize=round(size * 8 / 7) if size and large else None,
         class_weights="balanced" if largest > _IMBALANCED * max(1, smallest) else "none",
         skip_unreadable=config.skip_unreadable,
-    )
-    changed = replace(
-        plain,
-        crop_padding=0 if large else max(1, side // 8),
-        crop_area=0.25 if large else 1.0,
         flip=sight.channels == 3 if config.flip is None else config.flip,
     )
-    common = {"stem": stem, "seed": config.seed, "device": config.device, "threads": config.threads}
-    return (
-        _search(config, budget, changed, sight, common),
-        _retraining(config, budget, replace(changed, cutout=side // 2 if effort == "full" and not large else 0), sight, common),
-    )
+    return _search(config, budget, data, sight), _retraining(config, budget, data, sight)
+
+
+def _sized(config: FitConfig, data: DataConfig, sight: Sight, largest: int) -> tuple[DataConfig, Stem]:
+    """The images at a size of at most `largest`, how they are cropped at random, and the stem that suits them."""
+    size = min(config.size, largest) if config.size else _chosen_size(sight, largest)
+    side = size or sight.side
+    if side < IMAGENET_SIZE:
+        return replace(data, size=size, crop_padding=max(1, side // 8)), "cifar"
+    return replace(data, size=size, resize=round(size * 8 / 7) if size else None, crop_area=0.25), "imagenet"
 
 
 def _chosen_size(sight: Sight, largest: int) -> int | None:
@@ -158,47 +178,60 @@ def _chosen_size(sight: Sight, largest: int) -> int | None:
     return max((size for size in _SIZES if size <= min(largest, sight.side)), default=_SIZES[0])
 
 
-def _search(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight, common: dict[str, Any]) -> "DataclassInstance":
-    defaults = get_method(config.method).defaults()
-    train = sight.images // 2
-    batch_size = _batch_size(train, 64)
-    epochs = _epochs(budget.search_steps, train // batch_size, 50)
+def _search(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight) -> "DataclassInstance":
+    defaults, stage = get_method(config.method).defaults(), budget.search
+    images = sight.images // 2
+    batch_size = _batch_size(images, stage.batch_size)
+    data, stem = _sized(config, data, sight, stage.largest_size)
+    if budget.thrifty and images > (enough := stage.steps // stage.shortest * batch_size):
+        images, data = enough, replace(data, limit=2 * enough)
+    epochs = _epochs(stage, images // batch_size)
     changes: dict[str, Any] = {
-        **common,
-        "channels": budget.search_channels * getattr(defaults, "partial", 1),
-        "cells": budget.search_cells,
+        **_common(config),
+        "stem": stem,
+        "channels": stage.channels * getattr(defaults, "partial", 1),
+        "cells": stage.cells,
         "epochs": epochs,
         "batch_size": batch_size,
         "data": data,
-        "weights": replace(defaults.weights, lr=budget.search_rate, lr_min=min(0.001, defaults.weights.lr_min)),
+        "weights": replace(defaults.weights, lr=stage.rate, lr_min=min(0.001, defaults.weights.lr_min)),
     }
     if hasattr(defaults, "alphas"):
         # Adam moves an alpha by about its rate a step: with fewer steps than published alphas have to go as far.
-        steps = epochs * max(1, train // batch_size)
-        rate = min(0.07, defaults.alphas.lr * max(1.0, _BUDGETS["full"].search_steps / steps))
+        steps = epochs * max(1, images // batch_size)
+        rate = min(0.07, defaults.alphas.lr * max(1.0, _BUDGETS["full"].search.steps / steps))
         changes["alphas"] = replace(defaults.alphas, lr=rate)
-    if budget is _BUDGETS["quick"]:
-        # A reading takes as long as some epochs of so small a search.
-        changes["eigenvalue_every"] = 0
+    if budget.thrifty:
+        changes |= {"eigenvalue_every": 0, "validate_every": max(1, epochs // 4)}
     known = {field.name for field in fields(defaults)}
     return replace(defaults, **{name: value for name, value in changes.items() if name in known})
 
 
-def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight, common: dict[str, Any]) -> RetrainConfig:
-    batch_size = _batch_size(sight.images, 96)
+def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight) -> RetrainConfig:
+    stage = budget.retrain
+    batch_size = _batch_size(sight.images, stage.batch_size)
+    # A size that is asked for is that of the network that comes out, whatever the search makes do with.
+    data, stem = _sized(config, data, sight, config.size or stage.largest_size)
+    if budget.cutout and stem == "cifar":
+        data = replace(data, cutout=(data.size or sight.side) // 2)
     space = getattr(get_method(config.method).defaults(), "space", "darts")
     return RetrainConfig(
-        **common,
-        channels=budget.retrain_channels,
-        cells=budget.retrain_cells,
-        epochs=_epochs(budget.retrain_steps, max(1, sight.images // batch_size), 600),
+        **_common(config),
+        stem=stem,
+        channels=stage.channels,
+        cells=stage.cells,
+        epochs=_epochs(stage, max(1, sight.images // batch_size)),
         batch_size=batch_size,
         auxiliary_weight=budget.auxiliary_weight if space == "darts" else 0.0,
         drop_path=budget.drop_path,
         random_genotypes=config.random_genotypes,
         data=data,
-        weights=OptimizerConfig(lr=budget.retrain_rate, lr_min=0.0),
+        weights=OptimizerConfig(lr=stage.rate, lr_min=0.0),
     )
+
+
+def _common(config: FitConfig) -> dict[str, Any]:
+    return {"seed": config.seed, "device": config.device, "threads": config.threads}
 
 
 def _batch_size(images: int, most: int) -> int:
@@ -206,5 +239,5 @@ def _batch_size(images: int, most: int) -> int:
     return min(most, max(2, 2 ** int(math.log2(max(1, images / 8)))))
 
 
-def _epochs(steps: int, steps_an_epoch: int, most: int) -> int:
-    return min(most, max(_SHORTEST_EPOCHS, round(steps / max(1, steps_an_epoch))))
+def _epochs(stage: _Stage, steps_an_epoch: int) -> int:
+    return min(stage.longest, max(stage.shortest, round(stage.steps / max(1, steps_an_epoch))))

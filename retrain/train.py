@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Result:
     """Of one image, as `training.metrics.count_multiply_adds` counts them."""
     test: Evaluation
     """On the test part, with the weights in weights.safetensors."""
-    trained: Trained
+    trained: Trained = field(compare=False, repr=False)
     """The network with those weights, in evaluation mode, and the format of its images."""
     run: Path
     """Directory of the run."""

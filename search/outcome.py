@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-HISTORY_FILE = "history.jsonl"
+from training.history import HISTORY_FILE
+
 QUANTITIES = ("supernet_accuracy", "derived_accuracy", "best_score", "test_accuracy")
 """In the entries of a history: accuracy of the supernet and, with its weights, of the derived cell on the search's validation
 images; of a sampling search the best score, and the best architecture's test accuracy in a benchmark table."""

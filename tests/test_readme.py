@@ -80,9 +80,10 @@ def test_files_that_are_linked_exist() -> None:
 @pytest.fixture
 def little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
     """As little work as there can be, in place of minutes of it."""
-    least = replace(settings._BUDGETS["quick"], search_steps=1, search_channels=2, search_cells=3, retrain_steps=1)
-    monkeypatch.setitem(settings._BUDGETS, "quick", replace(least, retrain_channels=2, retrain_cells=3))
-    monkeypatch.setattr(settings, "_SHORTEST_EPOCHS", 1)
+    quick = settings._BUDGETS["quick"]
+    search = replace(quick.search, steps=1, shortest=1, channels=2)
+    retraining = replace(quick.retrain, steps=1, shortest=1, channels=2, cells=3)
+    monkeypatch.setitem(settings._BUDGETS, "quick", replace(quick, search=search, retrain=retraining))
 
 
 @pytest.mark.usefixtures("little_effort")

@@ -19,12 +19,10 @@ from training.data import DataConfig
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps of small networks."""
-    budget = replace(
-        settings._BUDGETS["quick"], search_steps=6, search_channels=2, search_cells=3, retrain_steps=40, retrain_channels=4,
-        retrain_cells=3,
-    )  # fmt: skip
-    monkeypatch.setitem(settings._BUDGETS, "quick", budget)
-    monkeypatch.setattr(settings, "_SHORTEST_EPOCHS", 1)
+    quick = settings._BUDGETS["quick"]
+    search = replace(quick.search, steps=6, shortest=1, channels=2)
+    retraining = replace(quick.retrain, steps=40, shortest=1, channels=4, cells=3)
+    monkeypatch.setitem(settings._BUDGETS, "quick", replace(quick, search=search, retrain=retraining))
 
 
 @pytest.fixture

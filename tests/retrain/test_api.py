@@ -18,9 +18,16 @@ from training.data import DataConfig
 SMALL = RetrainConfig(
     epochs=1, channels=2, cells=3, batch_size=32, auxiliary_weight=0, threads=1, device="cpu", data=DataConfig(limit=80)
 )
-OPTIONS = (
-    "--epochs=1 --channels=2 --cells=3 --batch_size=32 --auxiliary_weight=0 --threads=1 --device=cpu --data.limit=80".split()
-)
+OPTIONS = [
+    "--epochs=1",
+    "--channels=2",
+    "--cells=3",
+    "--batch_size=32",
+    "--auxiliary_weight=0",
+    "--threads=1",
+    "--device=cpu",
+    "--data.limit=80",
+]
 
 
 def test_the_call_does_what_the_command_does(tmp_path: Path) -> None:

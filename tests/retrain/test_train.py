@@ -112,7 +112,7 @@ def test_the_metrics_are_complete(finished):
     metrics = json.loads((path / "metrics.json").read_text())
     assert set(metrics) == {
         *("accuracy", "top5", "macro_recall", "macro_f1", "confusion", "loss", "images", "parameters", "multiply_adds"),
-        *("epochs", "seed", "config_hash", "genotype"),
+        *("epochs", "seed", "config_hash", "genotype", "calibration_error", "per_class"),
     }
     confusion = torch.tensor(metrics["confusion"])
     assert confusion.shape == (10, 10)
