@@ -1,8 +1,11 @@
 """Tests of training/ranges.py."""
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import pytest
 
-from training.ranges import check_whole
+from training.ranges import check_choices, check_whole
 
 
 @pytest.mark.parametrize(("name", "value"), [("channels", 1), ("channels", 4096), ("threads", None), ("log_every", 10**9)])
@@ -23,3 +26,34 @@ def test_values_of_use_are_taken(name, value):
 def test_others_are_refused(name, value, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         check_whole(name, value)
+
+
+@dataclass
+class Base:
+    order: Literal["first", "second"] = "first"
+
+
+@dataclass
+class Config(Base):
+    name: str = "anything"
+    every: Literal[1, 2] | None = None
+
+
+def test_choices_are_taken():
+    check_choices(Config())
+    check_choices(Config("second", "x", 2))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"order": "third"}, "data.order: must be one of first, second, not third"),
+        ({"order": "FIRST"}, "data.order: must be one of first, second, not FIRST"),
+        ({"order": None}, "data.order: must be one of first, second, not null"),
+        ({"order": ["first\n"]}, r"data.order: must be one of first, second, not \['first\\n'\]"),
+        ({"every": 3}, "data.every: must be one of 1, 2, null, not 3"),
+    ],
+)
+def test_other_choices_are_refused(values: dict[str, Any], message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        check_choices(Config(**values), "data.")
