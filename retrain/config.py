@@ -36,7 +36,7 @@ class RetrainConfig:
     """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
     random_genotypes: int = 0
     """So many random genotypes of the same space are trained afterwards in the same way, each in a run of its own below this
-    one, and compared with: a search is worth its time where what it found does better than they do."""
+    one, and compared with: a search is worth its time where what it found does better than they do. No stop ends them."""
     validation_fraction: float = 0.0
     """Share of the training images that is held out and evaluated after each epoch; 0: train on all of them."""
     log_every: int = 50

@@ -17,7 +17,7 @@ from retrain.weights import WEIGHTS_FILE, Trained
 from training.batches import Batches
 from training.config import CONFIG_FILE, config_from_file
 from training.data import DataConfig, load_images
-from training.images import Images
+from training.images import ImageFormat, Images
 from training.metrics import Evaluation, count_multiply_adds, count_parameters, evaluate
 from training.precision import Precision, autocast
 
@@ -70,20 +70,34 @@ class Run:
         With a name in `data`, config.yaml may be absent: then images become as large as the network was trained on, unless
         `data` has a size. Raises ValueError where the directory or a file is absent or damaged.
         """
-        if not path.is_dir():
-            raise ValueError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
+        check_directory(path)
         trained = Trained.load(path)
-        try:
-            config = config_from_file(RetrainConfig, path / CONFIG_FILE)
-        except ValueError as error:
-            if "name" not in data:
-                raise ValueError(f"{error}; to do without this file, name the data set with --data.name") from error
-            config = RetrainConfig()
-            _, height, width = trained.format.shape
-            if height == width:
-                data = {"size": height, **data}
-        # Only the training images are augmented or fewer.
-        return cls(path, trained, replace(config.data.as_they_are(), **data), config.precision)
+        return cls(path, trained, *data_of_run(path, data, trained.format))
+
+
+def check_directory(path: Path) -> None:
+    """Raises ValueError where there is no directory `path`."""
+    if not path.is_dir():
+        raise ValueError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
+
+
+def data_of_run(path: Path, data: Mapping[str, Any], form: ImageFormat) -> tuple[DataConfig, Precision]:
+    """The images that the run in directory `path` is for, and its precision; `data` as in `Run.read`, `form` the format of the
+    images that its network was trained on.
+
+    Raises ValueError where config.yaml is absent or damaged and `data` has no name.
+    """
+    try:
+        config = config_from_file(RetrainConfig, path / CONFIG_FILE)
+    except ValueError as error:
+        if "name" not in data:
+            raise ValueError(f"{error}; to do without this file, name the data set with --data.name") from error
+        config = RetrainConfig()
+        _, height, width = form.shape
+        if height == width:
+            data = {"size": height, **data}
+    # Only the training images are augmented or fewer.
+    return replace(config.data.as_they_are(), **data), config.precision
 
 
 def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:
@@ -133,7 +147,7 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
         form = run.trained.format
         images = next((one for one in found if one.format == replace(form, shape=one.format.shape)), None)
         if images is None:
-            images = load_images(run.data, "test", device, form)
+            images = load_images(run.data, "test", device, form, surveyed=True)
         if not len(images):
             raise ValueError(f"data.name: {run.data.name} has no test images")
         found.append(images)

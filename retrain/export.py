@@ -7,20 +7,19 @@ which says how the files are used. What is written has been read back and gives 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 
-from retrain.evaluation import Run
+from retrain.evaluation import check_directory, data_of_run
 from retrain.portable import (
     DESCRIPTION_FILE,
     OPSET,
     Exported,
     Model,
-    PixelNetwork,
     describe,
     export_onnx,
     export_torch,
@@ -33,14 +32,12 @@ from supernet.files import write_atomically
 from training.arguments import TRUTH, Parser, add_data_arguments, data_fields, whole_number
 from training.batches import Batches
 from training.command import command
-from training.data import DataConfig, Part, load_images, stratified
+from training.data import DATA_FILE, DataConfig, Part, load_images, stratified
 from training.images import Images
 from training.loop import choose_device
 from training.metrics import Meter, count_parameters
 from training.ranges import check_whole
 from training.seeds import new_generator
-
-__all__ = ["Form", "Outcome", "PixelNetwork", "Row", "Source", "export", "export_onnx", "export_torch", "main", "quantise"]
 
 PROG = "retrain.export"
 Form = Literal["torch_export", "onnx"]
@@ -82,25 +79,35 @@ class Source:
     """Why there are no test images."""
 
     @classmethod
-    def read(cls, path: Path, data: Mapping[str, Any], int8: bool) -> "Source":
-        """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its config.yaml.
+    def read(cls, path: Path, data: Mapping[str, Any], calibration: int = 0) -> "Source":
+        """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its config.yaml; `calibration`:
+        training images that int8 needs.
 
-        Raises ValueError where the network cannot be read, and where its images cannot although they are needed: `int8` is
-        true, or there is something in `data`.
+        Raises ValueError where the network cannot be read, and where its images cannot although they are needed: to calibrate
+        with, or because there is something in `data`.
         """
-        if not path.is_dir():
-            raise ValueError(f"{path}: no such directory; name that of a run")
+        check_directory(path)
         trained = Trained.load(path)
         try:
-            config = Run.read(path, data).data
-            test, train = _load(config, "test", trained), _load(config, "train", trained) if int8 else None
+            config = data_of_run(path, data, trained.format)[0]
+            test = _load(config, "test", trained)
+            train = _load(_of_calibration(config, path, calibration), "train", trained) if calibration else None
         except (ValueError, OSError) as error:
-            if int8:
+            if calibration:
                 raise ValueError(f"--int8 needs images of the training to calibrate with: {error}") from error
             if data:
                 raise
             return cls(path, trained, missing=str(error))
         return cls(path, trained, config, train, test)
+
+
+def _of_calibration(config: DataConfig, path: Path, count: int) -> DataConfig:
+    """With a limit, so that no more images are read than are used, where the run says how many it had."""
+    try:
+        had = json.loads((path / DATA_FILE).read_text(encoding="utf-8"))["train_images"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return config
+    return replace(config, limit=min(count, had)) if type(had) is int and had > 0 else config
 
 
 def _load(config: DataConfig, part: Part, trained: Trained) -> Images:
@@ -170,7 +177,7 @@ def export(
         )
     if form == "onnx":
         require_extra("--format onnx")
-    source = Source.read(run, data or {}, int8)
+    source = Source.read(run, data or {}, calibration if int8 else 0)
     directory = run / "export" if directory is None else directory
     directory.mkdir(exist_ok=True)
     rows = [_export_float(source, form, directory, batch_size)]

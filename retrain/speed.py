@@ -1,15 +1,14 @@
 """How long a trained network takes for images on one device."""
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from training.loop import device_name
 from training.precision import Precision, autocast
 
 BATCH_SIZES = (1, 64)
@@ -66,7 +65,7 @@ def measure_speed(
         batches = tuple(_measure_batch(network, (size, *image_shape), device) for size in batch_sizes)
         short = torch.is_autocast_enabled(device.type)
     threads = torch.get_num_threads() if device.type == "cpu" else None
-    return Speed(_device_name(device), threads, "bfloat16" if short else "float32", image_shape, batches)
+    return Speed(device_name(device), threads, "bfloat16" if short else "float32", image_shape, batches)
 
 
 def _measure_batch(network: nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> BatchSpeed:
@@ -102,14 +101,3 @@ def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
     begin = time.perf_counter()
     run()
     return time.perf_counter() - begin
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # no Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,10 @@ from training.config import RunOptions
 from training.data import class_weights, load_images, save_format, saved_format, split_halves
 from training.graph import GraphedStep, new_capture
 from training.history import write_history
-from training.images import Images
+from training.images import ImageFormat, Images
 from training.loop import Watch, choose_device, opened, run_epochs
 from training.metrics import Evaluation, Meter, count_multiply_adds, count_parameters
-from training.monitor import Monitor, check_finite
+from training.monitor import Monitor, StopConfig, check_finite
 from training.optim import cosine, descend, load_optimizer, new_optimizer, set_lr
 from training.page import Process
 from training.precision import autocast
@@ -166,6 +168,12 @@ class Retraining:
     def reason_to_stop(self) -> str | None:
         return None
 
+    def close(self) -> None:
+        """Lets go of the images and of the processes that read them."""
+        for batches in (self.train_batches, self.valid_batches):
+            if batches is not None:
+                batches.close()
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "genotype": self.genotype.to_text("json"),
@@ -194,14 +202,15 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     """
     began = time.monotonic()
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
-    if genotype is None:
-        genotype = _read_genotype(config, options)
+    genotype = _genotype(genotype, config, options)
     others = _random_runs(config, options, genotype)
     notes: list[str] = []
     device = choose_device(config.device, config.threads)
-    images = load_images(config.data, "train", device, saved_format(options), notes.append)
+    known = saved_format(options)
+    images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
+    test = _test_images(config, device, images.format, notes.append, known is not None)
     trainer = Retraining(config, genotype, images)
-    with opened(trainer, config, options, KIND) as (run, monitor, start):
+    with closing(trainer), opened(trainer, config, options, KIND) as (run, monitor, start):
         save_format(images, run.path)
         for note in notes:
             monitor.log(note)
@@ -209,11 +218,11 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
         if not start.epochs:
             _introduce(genotype, monitor)
         epochs = run_epochs(trainer, config, run, monitor, KIND, start)
-        result = _conclude(trainer, run, monitor, epochs)
+        result = _conclude(trainer, test, run, monitor, epochs)
         process = Process(start.epochs, epochs, time.monotonic() - began)
         monitor.log(f"{KIND}: report in {retrain_page(trainer, result, process, run.config_hash).write(run.path)}")
     if others and epochs < trainer.epochs:
-        print(f"{KIND}: stopped early, so no random genotypes are trained; --resume goes on")
+        print(f"{KIND}: stopped early, so no random genotypes are trained; --resume, with another stop, goes on")
         return result
     found = tuple(retrain(alone, theirs, other) for alone, theirs, other in others)
     if found:
@@ -249,21 +258,46 @@ def _random_runs(
         except ValueError as error:
             raise ValueError(f"random_genotypes: {error}; a space of your own is known once its file is imported") from error
         path = options.run / f"random_{number}"
-        alone = replace(config, random_genotypes=0)
+        # Cut short they would be no match for the genotype that was not.
+        alone = replace(config, random_genotypes=0, stop=StopConfig())
         theirs = replace(options, run=path, resume=options.resume and path.exists())
         RunDirectory.check(theirs.run, alone, theirs.resume, theirs.overwrite)
         runs.append((alone, theirs, other))
     return runs
 
 
-def _read_genotype(config: RetrainConfig, options: RunOptions) -> Genotype:
-    """The genotype of the configuration; on resume that which the run began with, as its file may have changed since."""
+def _test_images(
+    config: RetrainConfig, device: torch.device, form: ImageFormat, log: Callable[[str], None], surveyed: bool
+) -> Images:
+    """The test part, before anything is trained: what is wrong with it is better known then.
+
+    Raises ValueError where it cannot be read or its images have another size.
+    """
+    images = load_images(config.data, "test", device, form, log, surveyed)
+    if images.format.shape != form.shape:
+        (_, height, width), (_, trained_height, trained_width) = images.format.shape, form.shape
+        raise ValueError(
+            f"data.size: test images have {width}x{height} pixels and training images {trained_width}x{trained_height}; "
+            "bring all to one size with --data.size"
+        )
+    return images
+
+
+def _genotype(given: Genotype | None, config: RetrainConfig, options: RunOptions) -> Genotype:
+    """The genotype of a call, or else of the configuration; on resume that which the run began with, as its file may have
+    changed since."""
     saved = options.run / "genotype.json"
     if options.resume and saved.is_file():
         try:
-            return Genotype.load(saved)
+            begun = Genotype.load(saved)
         except ValueError as error:
-            raise ValueError(f"{error}; delete it to read {config.genotype} again, or begin anew with --overwrite") from error
+            again = f"delete it to read {config.genotype} again, or " if given is None else ""
+            raise ValueError(f"{error}; {again}begin anew with --overwrite") from error
+        if given is not None and given != begun:
+            raise ValueError(f"genotype: the run was begun with another one, which {saved} has; begin anew with overwrite=True")
+        return begun
+    if given is not None:
+        return given
     if not config.genotype:
         raise ValueError(f"genotype: give a file or one of {', '.join(list_genotypes())} with --genotype")
     try:
@@ -279,20 +313,14 @@ def _introduce(genotype: Genotype, monitor: Monitor) -> None:
         monitor.figure(f"cell/{kind}", draw_cell(cell, genotype.skeleton.inputs, kind), 0)
 
 
-def _conclude(trainer: Retraining, run: RunDirectory, monitor: Monitor, epochs: int) -> Result:
-    """Saves the weights, evaluates what was saved, and writes and shows the outcome."""
+def _conclude(trainer: Retraining, images: Images, run: RunDirectory, monitor: Monitor, epochs: int) -> Result:
+    """Saves the weights, evaluates what was saved on the test images, and writes and shows the outcome."""
     config = trainer.config
     Trained(trainer.network, trainer.format).save(run.path)
     trained = Trained.load(run.path)
     network = trained.network
     parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.format.shape)
-    test = evaluate_network(
-        network,
-        load_images(config.data, "test", trainer.device, trainer.format, monitor.log),
-        config.batch_size,
-        trainer.device,
-        config.precision,
-    )
+    test = evaluate_network(network, images, config.batch_size, trainer.device, config.precision)
     check_finite(None if math.isfinite(test.loss) else 0, epochs * trainer.steps, "loss on the test images")
     metrics = test.to_dict() | {
         "parameters": parameters,

@@ -221,7 +221,8 @@ def search(
     table = None if config.tabular is None else Table.read(config.tabular)
     notes: list[str] = []
     device = choose_device(config.device, config.threads)
-    images = load_images(config.data, "train", device, saved_format(options), notes.append)
+    known = saved_format(options)
+    images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
     trainer = BilevelSearch(config, images, RunDirectory(options.run, config), table)
     with opened(trainer, config, options, method) as (run, monitor, start):
         save_format(images, run.path)

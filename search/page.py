@@ -88,7 +88,9 @@ def search_page(search: "BilevelSearch", genotype: Genotype, told: Told) -> Page
         _of_default_network(genotype, config.stem, search.format, costs),
         *_of_table(search, genotype),
     )
-    page.section("Curves", charts(*_curves(search)))
+    weighted = "Classes are weighted in both losses, as both are descended; accuracies count all images alike."
+    balanced = config.data.class_weights != "none"
+    page.section("Curves", charts(*_curves(search)), *([paragraph(weighted)] if balanced else []))
     if history:
         page.section("Weights of the operations over the epochs", *weights_over_time(history, search.space, genotype))
     _close(page, config, told, run, genotype, search.device, search.run.config_hash)

@@ -34,6 +34,7 @@ from training.metrics import Meter
 from training.optim import cosine, load_optimizer, set_lr
 from training.page import Process
 from training.plain_yaml import read_yaml
+from training.repeat import Spread
 from training.seeds import derive_seed
 
 C = TypeVar("C", bound=SamplingConfig)
@@ -51,6 +52,12 @@ class SamplingMethod(Method[C]):
     def run(self, config: C, options: RunOptions) -> Genotype | None:
         """Searches into the directory of the run; see `sample`."""
         return sample(self.sampler, config, options, self.name, self.paper, self.defaults())
+
+    def repeat(self, config: C, options: RunOptions) -> list[Spread]:
+        """Searches once for each of `options.seeds`."""
+        if config.weights_from is not None:
+            raise ValueError("--seeds: weights_from has the weights of one seed; leave one of them out")
+        return super().repeat(config, options)
 
     def may_change(self, config: C) -> Collection[str]:
         return changeable(config)
@@ -264,7 +271,7 @@ def sample(
     images = None
     if config.needs_images:
         device, known = choose_device(config.device, config.threads), saved_format(options)
-        images = load_images(config.data, "train", device, known, notes.append)
+        images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
     trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config, may_change), table)
     with opened(trainer, config, options, method, may_change) as (run, monitor, start):
         if images is not None:

@@ -39,6 +39,9 @@ class _Resident:
         self._labels = images.labels.to(device)
         self._device = device
 
+    def close(self) -> None:
+        self._pixels = self._labels = torch.empty(0)
+
     def batches(self, order: Tensor, draws: Draws, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Pixels [B, H, W, C] and labels [B] on the device. No batch waits for the host: all choices are there first."""
         order, draws, start = order.to(self._device), draws.to(self._device), 0
@@ -59,6 +62,9 @@ class _Workers:
         self._stay = stay
         # Those of epochs that are over or were left; each with the list of requests that it goes through.
         self._idle: list[tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | str]]] = []
+
+    def close(self) -> None:
+        self._idle.clear()
 
     def batches(self, order: Tensor, draws: Draws, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Pixels [B, H, W, C] and labels [B] on the device. Raises ValueError for an image that cannot be read."""
@@ -162,6 +168,10 @@ class Batches:
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (form.mean, form.std))
         self._scale = (1 / (form.scale * std)).to(self.device, precise)
         self._shift = (-mean / std).to(self.device, precise)
+
+    def close(self) -> None:
+        """Lets go of the images, or of the processes that wait for the next epoch; there is none after this."""
+        self._source.close()
 
     def __len__(self) -> int:
         """Number of batches an epoch."""

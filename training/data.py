@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,9 @@ from training.config import RunOptions
 from training.image_files import ImageFiles, in_memory, survey
 from training.images import BYTE, ImageFormat, Images, ImageSet, resize
 from training.memory import free_on
+from training.ranges import check_choices
 from training.seeds import new_generator
+from training.workers import available_cores
 
 Part = Literal["train", "test"]
 AnyImages = TypeVar("AnyImages", bound=Images)
@@ -72,6 +73,7 @@ class DataConfig:
     """Processes that read images for a stream of batches, of which a search has one for each level; null: one for each core."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "data.")
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name}: must be 0 or more pixels, not {getattr(self, name)}")
@@ -103,7 +105,7 @@ class DataConfig:
     @property
     def processes(self) -> int:
         """Processes that read images, where any do."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or available_cores()
 
 
 Loader = Callable[[DataConfig, Part], Images]
@@ -159,6 +161,7 @@ def load_images(
     device: torch.device | str = "cpu",
     known: ImageFormat | None = None,
     log: Callable[[str], None] = print,
+    surveyed: bool = False,
 ) -> Images:
     """Read one part of the data set that `config` names; `config.limit` applies to the training part.
 
@@ -168,14 +171,17 @@ def load_images(
     Args:
         device: where the images are to be used. They stay there where they fit, else worker processes make the batches; see
             `DataConfig.loading`.
-        known: the format of the images of the run that this goes on from: its mean and std are not computed again.
+        known: the format of the images that a network was trained on, or is being trained on: these get its mean and std.
         log: told which files were left out.
+        surveyed: files need not be decoded in advance to find those that cannot be read, as that was done before.
 
     Raises:
         ValueError: an unknown data set, absent or damaged files, a limit above the number of images, images of another format
             than `known`, or a random crop or cutout that could hide all of an image.
     """
     images = _loader(config.name)(config, part)
+    if known is not None:
+        _check_format(images.format, known)
     if part == "train" and config.limit is not None:
         if config.limit > len(images):
             raise ValueError(f"data.limit: {config.limit} is more than the {len(images)} training images of {config.name}")
@@ -185,9 +191,11 @@ def load_images(
             images = replace(images, images=resize(images.images, config.size, config.fit == "stretch", config.resize))
         images = replace(images, workers=_workers(images, config, torch.device(device)))
     elif isinstance(images, ImageFiles):
-        images = _prepared(images, config, part, torch.device(device), known, log)
+        images = _prepared(images, config, part, torch.device(device), known, log, surveyed)
     _check_augmentation(config, images.format)
-    return images if known is None else _of_format(images, known)
+    if known is not None and isinstance(images, ImageSet):
+        return replace(images, mean=known.mean, std=known.std)
+    return images
 
 
 def _check_augmentation(config: DataConfig, form: ImageFormat) -> None:
@@ -215,11 +223,12 @@ def _prepared(
     device: torch.device,
     known: ImageFormat | None,
     log: Callable[[str], None],
+    surveyed: bool,
 ) -> Images:
     """Files with their statistics, or in memory where they stay on the device; each is decoded once for either."""
     workers = _workers(files, config, device)
-    if workers and known is not None and not config.skip_unreadable:
-        return replace(files, workers=workers)
+    if workers and known is not None and surveyed and not config.skip_unreadable:
+        return _normalised(replace(files, workers=workers), known.mean, known.std)
     found = survey(files, keep=not workers, workers=config.processes)
     if found.unreadable:
         first = found.unreadable[0]
@@ -232,20 +241,24 @@ def _prepared(
         for problem in found.unreadable:
             log(f"left out: {problem}")
     names = files.format.class_names
-    counts = files.labels[found.readable].bincount(minlength=len(names))
-    if not counts.any() or (part == "train" and not counts.all()):
-        raise ValueError(f"data.root: no image of class {names[int(counts.argmin())]!r} can be read")
+    before, left = (labels.bincount(minlength=len(names)) for labels in (files.labels, files.labels[found.readable]))
+    lost = (before > 0) & (left == 0)
+    if not left.any() or (part == "train" and lost.any()):
+        raise ValueError(f"data.root: no image of class {names[int(lost.int().argmax())]!r} can be read")
     if known is None and part == "test":
         # Asked for alone, the test part has the statistics of the training part all the same.
         known = load_images(config, "train", device, log=log).format
     mean, std = (found.mean, found.std) if known is None else (known.mean, known.std)
-    files = replace(files, format=replace(files.format, mean=mean, std=std), workers=workers)
+    files = _normalised(replace(files, workers=workers), mean, std)
     return files.take(found.readable) if workers else in_memory(files, found)
 
 
-def _of_format(images: Images, known: ImageFormat) -> Images:
-    """The same images, to be normalised as those of `known`. Raises ValueError where they are of other classes or channels."""
-    form = images.format
+def _normalised(files: ImageFiles, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageFiles:
+    return replace(files, format=replace(files.format, mean=mean, std=std))
+
+
+def _check_format(form: ImageFormat, known: ImageFormat) -> None:
+    """Raises ValueError for images of other classes or channels than those of `known`."""
     if form.class_names != known.class_names:
         raise ValueError(
             f"data.name: the images have {form.class_names_in_short()}, those that the network was trained on "
@@ -255,10 +268,6 @@ def _of_format(images: Images, known: ImageFormat) -> Images:
     for ours, theirs in zip(*described, strict=True):
         if ours != theirs:
             raise ValueError(f"data.name: the images have {ours}, those that the network was trained on {theirs}")
-    if isinstance(images, ImageSet):
-        return replace(images, mean=known.mean, std=known.std)
-    assert isinstance(images, ImageFiles)
-    return replace(images, format=replace(form, mean=known.mean, std=known.std))
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -1,9 +1,11 @@
 """Epochs of any training: resumed, checkpointed, watched, stopped. What happens within an epoch is the trainer's."""
 
+import platform
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -203,6 +205,18 @@ def _is_finite(state: dict[str, Any], device: torch.device) -> bool:
     # Some optimisers count their steps on the CPU. (There may be nothing to count: a sampler without a network.)
     found = [leaf.isfinite().all().to(device) for leaf in leaves]
     return not found or bool(torch.stack(found).all())
+
+
+def device_name(device: torch.device) -> str:
+    """What the maker calls the chip."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def choose_device(name: str, threads: int | None = None) -> torch.device:

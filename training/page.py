@@ -8,7 +8,6 @@ import base64
 import io
 import json
 import platform
-import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from supernet.genotype import Genotype
 from training.checkpoint import leaves
 from training.config import config_to_dict, config_to_yaml
 from training.data import DATA_FILE, DataConfig
+from training.loop import device_name
 from training.monitor import StopConfig
 
 if TYPE_CHECKING:
@@ -176,7 +176,11 @@ class Process:
         if stop is not None and self.done < epochs:
             limits = {"stop.hours": stop.hours, "stop.accuracy": stop.accuracy}
             given = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
-            parts.append(warning(f"Ended after epoch {self.done} of {epochs}, as asked by {given}; --resume goes on."))
+            parts.append(
+                warning(
+                    f"Ended after epoch {self.done} of {epochs}, as asked by {given}; --resume, with another stop, goes on."
+                )
+            )
         return parts
 
 
@@ -269,13 +273,9 @@ def environment(device: torch.device) -> Markup:
 def describe_device(device: torch.device) -> str:
     """The name of the chip, and how many threads compute on a CPU."""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})"
-    information = Path("/proc/cpuinfo")
-    text = information.read_text(encoding="utf-8", errors="replace") if information.is_file() else ""
-    model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+        return f"{device_name(device)} (CUDA {torch.version.cuda})"
     threads = torch.get_num_threads()
-    name = model.group(1) if model else platform.processor() or platform.machine()
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{device_name(device)}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def commands(*lines: Sequence[str | Path]) -> Markup:

@@ -55,10 +55,11 @@ def repeat(
     For `may_change` see `RunDirectory.open`. Raises ValueError, before any run begins, where a directory cannot be taken.
     """
     runs = [_of_seed(config, options, seed) for seed in options.seeds]
-    if options.run.exists() and not options.run.is_dir():
-        raise ValueError(f"{options.run}: is a file; choose another directory with --run")
+    _check_directory(options)
     for one, theirs in runs:
         RunDirectory.check(theirs.run, one, theirs.resume, theirs.overwrite, may_change)
+    # Until all are there again it would speak of other runs.
+    (options.run / SEEDS_FILE).unlink(missing_ok=True)
     measured = []
     for seed, (one, theirs) in zip(options.seeds, runs, strict=True):
         print(f"seed {seed}: {theirs.run}", flush=True)
@@ -67,6 +68,22 @@ def repeat(
     _write(options, measured, spreads)
     print(f"{len(runs)} seeds: {'; '.join(map(str, spreads))}")
     return spreads
+
+
+def _check_directory(options: RunOptions) -> None:
+    """Raises ValueError where the directory above the runs holds something else than such runs, or nothing to resume."""
+    path = options.run
+    if not path.exists():
+        if options.resume:
+            raise ValueError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path}: is a file; choose another directory with --run")
+    foreign = [
+        entry.name for entry in path.iterdir() if entry.name != SEEDS_FILE and not entry.match(seed_directory(path, "*").name)
+    ]
+    if foreign:
+        raise ValueError(f"{path}: holds {sorted(foreign)[0]}, which is no run of a seed; choose another directory with --run")
 
 
 def spread(measured: Sequence[Mapping[str, float]]) -> list[Spread]:

@@ -13,6 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 Request = TypeVar("Request")
 Made = TypeVar("Made")
 
+_ENDS = (signal.SIGINT, signal.SIGTERM)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, where the system says which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def new_loader(
     maker: "Dataset[Made | str]", requests: Sequence[Request], workers: int, **options: Any
@@ -35,7 +42,13 @@ def new_loader(
 
 def results(loader: "DataLoader[Made | str]") -> Iterator[Made]:
     """What the maker has made. Raises ValueError with the text that it returned instead."""
-    for made in loader:
+    # A process that is told to end before it has learnt how to would be an error at the exit of its parent.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    try:
+        started = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for made in started:
         if isinstance(made, str):
             raise ValueError(made)
         yield made
@@ -47,6 +60,7 @@ def _leave_the_end_to_the_parent(worker: int) -> None:
     # One that died of a signal would be an error on top.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     sys.excepthook = _say_nothing_of_connections
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
 
 
 def _say_nothing_of_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

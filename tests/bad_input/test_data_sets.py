@@ -91,6 +91,18 @@ def test_an_image_that_goes_bad_during_the_run(refuse: Refuse, run: Run, here: P
     assert message.startswith("images/test/dog/3.png: cannot be read as an image (")
 
 
+@loadings
+def test_a_test_image_that_is_bad(refuse: Refuse, here: Path, loading: str) -> None:
+    write(here / "images/train", "cat", "dog", count=12)
+    write(here / "images/test", "cat", "dog", count=4)
+    (here / "images/test/dog/3.png").write_bytes(b"no image")
+    given = [*FOLDER, f"--data.loading={loading}", "--data.workers=1"]
+    assert refuse("retrain", *given).startswith("data.root: images/test/dog/3.png: cannot be read as an image (")
+    for file in (here / "images/test").rglob("*.png"):
+        Image.new("RGB", (6, 6)).save(file)
+    assert refuse("retrain", *given).startswith("data.size: test images have 6x6 pixels and training images 8x8; ")
+
+
 @both
 def test_a_share_for_testing_that_leaves_nothing(refuse: Refuse, here: Path, command: str) -> None:
     write(here / "images", "cat", "dog", count=2)

@@ -1,6 +1,7 @@
 """Tests of retrain/api.py, of retrainings that are repeated and of those that are compared with random genotypes."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from retrain.weights import Trained
 from supernet import Genotype
 from supernet.published import get_genotype
 from training.data import DataConfig
+from training.monitor import StopConfig
 
 SMALL = RetrainConfig(
     epochs=1, channels=2, cells=3, batch_size=32, auxiliary_weight=0, threads=1, device="cpu", data=DataConfig(limit=80)
@@ -40,7 +42,7 @@ def test_the_call_does_what_the_command_does(tmp_path: Path) -> None:
     logits = result.trained.network(result.trained.format.normalised(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)))
     assert logits.shape == (2, 10)
     assert retrain.run("DARTS_V2", SMALL, tmp_path / "call", resume=True).test == result.test
-    with pytest.raises(ValueError, match="is not the genotype that the checkpoint was trained with"):
+    with pytest.raises(ValueError, match=r"^genotype: the run was begun with another one, which .*genotype\.json has"):
         retrain.run("DARTS_V1", SMALL, tmp_path / "call", resume=True)
 
 
@@ -65,6 +67,21 @@ def test_random_genotypes_are_trained_alike(tmp_path: Path) -> None:
     more = retrain.run("DARTS_V2", replace(config, random_genotypes=3), tmp_path / "run", resume=True)
     assert [other.test for other in more.others][:2] == [other.test for other in result.others]
     assert len(more.others) == 3
+
+
+def test_a_stop_ends_no_random_genotype(tmp_path: Path) -> None:
+    config = replace(SMALL, epochs=2, validation_fraction=0.25, batch_size=16, random_genotypes=1)
+    result = retrain.run("DARTS_V2", replace(config, stop=StopConfig(hours=1e-9)), tmp_path / "run")
+    assert (result.epochs, result.others) == (0, ())
+    result = retrain.run("DARTS_V2", replace(config, stop=StopConfig(hours=100)), tmp_path / "run", resume=True)
+    assert (result.epochs, result.others[0].epochs) == (2, 2)
+    assert "hours: null" in (tmp_path / "run" / "random_0" / "config.yaml").read_text()
+
+
+def test_processes_end_with_the_call(tmp_path: Path) -> None:
+    data = DataConfig(limit=80, loading="workers", workers=1)
+    retrain.run("DARTS_V2", replace(SMALL, data=data), tmp_path / "run")
+    assert multiprocessing.active_children() == []
 
 
 def test_no_random_genotypes_of_an_unknown_space(tmp_path: Path) -> None:

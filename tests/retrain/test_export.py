@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -13,7 +14,7 @@ import torch
 import retrain.__main__
 from retrain.config import RetrainConfig
 from retrain.evaluation import network_logits
-from retrain.export import export, main
+from retrain.export import Source, export, main
 from retrain.portable import onnx_model
 from retrain.weights import Trained
 from training.checkpoint import RunDirectory
@@ -42,6 +43,22 @@ def run(finished: Path, tmp_path: Path) -> Path:
 def accuracy(model: Callable[[torch.Tensor], torch.Tensor]) -> float:
     images = load_images(DataConfig("digits"), "test")
     return (model(images.pixels() / 255).argmax(1) == images.labels).float().mean().item()
+
+
+def test_no_more_images_are_read_than_calibrate(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, int]] = []
+
+    def recorded(*given: Any, **named: Any) -> Any:
+        images = load_images(*given, **named)
+        read.append((given[1], len(images)))
+        return images
+
+    monkeypatch.setattr(retrain.export, "load_images", recorded)
+    Source.read(run, {}, calibration=50)
+    assert read == [("test", 360), ("train", 50)]
+    (run / "data.json").unlink()
+    Source.read(run, {}, calibration=50)
+    assert read[2:] == [("test", 360), ("train", 1437)]
 
 
 def test_a_run_is_exported_in_all_forms(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

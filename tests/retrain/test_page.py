@@ -158,8 +158,10 @@ def test_names_of_classes_are_but_text(tmp_path: Path, read_page: Read, monkeypa
     hostile = "<img src=x onerror=alert(1)> & \"'"
     load = train.load_images
 
-    def renamed(config: DataConfig, part: Any, device: Any, known: Any, log: Any) -> Any:
-        return replace(load(config, part, device, None, log), class_names=tuple(f"{hostile} {one}" for one in range(10)))
+    def renamed(config: DataConfig, part: Any, device: Any, known: Any, *more: Any, **named: Any) -> Any:
+        return replace(
+            load(config, part, device, None, *more, **named), class_names=tuple(f"{hostile} {one}" for one in range(10))
+        )
 
     monkeypatch.setattr(train, "load_images", renamed)
     retrain(small(epochs=1), options(tmp_path / "run"))

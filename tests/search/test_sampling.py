@@ -149,6 +149,12 @@ def test_a_method_searches_in_a_table(method: str, tmp_path: Path, table_file: P
     assert "Kendall's tau" in (tmp_path / "run/report.md").read_text()
 
 
+def test_weights_of_one_seed_serve_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--weights_from", str(tmp_path), "--seeds=0,1", f"--run={tmp_path / 'run'}"]
+    assert get_method("random").main(arguments) == 2
+    assert capsys.readouterr().err.startswith("search.random: error: --seeds: weights_from has the weights of one seed")
+
+
 def test_the_table_is_the_truth_and_nothing_else_where_weights_score(
     tmp_path: Path, table_file: Path, assert_same: Same
 ) -> None:

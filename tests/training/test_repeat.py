@@ -70,6 +70,28 @@ def test_nothing_begins_where_a_directory_is_taken(tmp_path: Path) -> None:
         repeat(run, Config(), RunOptions(tmp_path / "file", False, False, (0,)))
 
 
+def test_what_is_no_run_of_a_seed_stays_alone(tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    run(Config(), RunOptions(alone, False, False))
+    with pytest.raises(ValueError, match=r"alone: holds config\.yaml, which is no run of a seed; choose another directory"):
+        repeat(run, Config(), RunOptions(alone, False, True, (0,)))
+    with pytest.raises(ValueError, match=r"nowhere: nothing to resume"):
+        repeat(run, Config(), RunOptions(tmp_path / "nowhere", True, False, (0,)))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_means_of_earlier_runs_go_first(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    repeat(run, Config(), RunOptions(path, False, False, (0, 1)))
+
+    def fail(config: Config, options: RunOptions) -> dict[str, float]:
+        raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        repeat(fail, Config(), RunOptions(path, False, True, (0, 1)))
+    assert not (path / "seeds.json").exists()
+
+
 def test_resumed_without_a_configuration_it_takes_the_saved_one(tmp_path: Path) -> None:
     path = tmp_path / "run"
     repeat(run, Config(width=7), RunOptions(path, False, False, (5, 6)))

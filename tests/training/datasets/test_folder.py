@@ -34,6 +34,26 @@ def names(images: Images) -> set[str]:
     return {"/".join(Path(file).parts[-2:]) for file in images.files}
 
 
+def test_a_limit_may_leave_a_class_out(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "owl"):
+        for part in ("train", "test"):
+            (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "1.png")
+    images = load_images(DataConfig("folder", str(tmp_path), limit=2), "train")
+    assert len(images.labels.unique()) == 2
+    assert images.classes == 3
+
+
+def test_images_are_not_those_of_the_network(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for part in ("train", "test"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "1.png")
+    gray = load_images(DataConfig("folder", str(tmp_path), gray=True), "train").format
+    with pytest.raises(ValueError, match=r"^data\.name: the images have 3 channels, those that .* trained on 1 channels$"):
+        load_images(DataConfig("folder", str(tmp_path)), "train", known=gray)
+
+
 def test_a_share_of_each_class_is_the_test_part(tmp_path: Path) -> None:
     root = write(tmp_path / "images", {"cat": 20, "dog": 10, "an owl": 5})
     train, test = (load_images(config(root, loading="workers"), part) for part in PARTS)
