@@ -13,10 +13,12 @@ def main(argv: list[str] | None = None) -> int:
 
     def run() -> None:
         config, options = parse_command_line(
-            FitConfig, argv, PROG, "From a folder of images, or an .npz file, to a searched, trained and exported network."
+            FitConfig,
+            argv,
+            PROG,
+            "From a folder of images, or an .npz file, to a searched, trained and exported network.",
+            repeats=False,
         )
-        if options.seeds:
-            raise ValueError("--seeds: search and retraining have this option; a fit has --seed")
         fitted = fit_configured(config, options)
         print(f"{PROG}: test accuracy {fitted.test.accuracy:.4f}, macro recall {fitted.test.macro_recall:.4f}")
         print(f"{PROG}: report {fitted.report}; exported: {', '.join(map(str, fitted.files)) or 'nothing'}")

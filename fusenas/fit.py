@@ -1,9 +1,14 @@
 """Images in, a trained network out."""
 
+import difflib
 import io
+import os
+import re
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +38,7 @@ Arrays = Sequence[Any]
 ARRAYS_FILE = "arrays.npz"
 _TEST_SHARE = 0.2
 _LOOKED_AT = 200  # image files whose size is looked at
+_GREY = ("1", "L", "LA", "I")  # of Pillow's modes, beside those of 16 bits
 
 
 @dataclass(frozen=True)
@@ -82,36 +88,94 @@ def fit(
     """
     options = RunOptions(Path(run), resume, overwrite)
     if isinstance(data, str | Path):
-        return fit_configured(FitConfig(data=str(data), **settings), options)
+        return fit_configured(_configured(str(data), settings), options)
     file = options.run / ARRAYS_FILE
-    config = FitConfig(data=str(file), **settings)
-    RunDirectory.check(options.run, config, resume, overwrite)
-    arrays = _named(data)
-    try:
-        sight = _sight(npz.image_set(arrays, "train"))
-    except ValueError as error:
-        raise ValueError(f"data: {error}") from error
-    content = _packed(arrays)
-    if resume and file.is_file() and file.read_bytes() != content:
-        raise ValueError(f"{file}: the run was begun with other arrays; begin it anew with overwrite=True")
-    return _fit(config, options, DataConfig("npz", config.data), sight, content)
+    config = _configured(str(file), settings)
+    with _words_of_a_fit():
+        RunDirectory.check(options.run, config, resume, overwrite)
+        try:
+            arrays = _named(data)
+            sight = _sight(npz.image_set(arrays, "train", any_size=config.size is not None))
+        except ValueError as error:
+            raise ValueError(f"data: {error}") from error
+        content = _packed(arrays)
+        if resume and file.is_file() and file.read_bytes() != content:
+            raise ValueError(f"{file}: the run was begun with other arrays; begin it anew with overwrite=True")
+        return _fit(config, options, DataConfig("npz", config.data), sight, content)
 
 
 def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
     """What `fit` does, with data on the disk. Raises as it does."""
     if not config.data:
         raise ValueError("data: give a folder of images, an .npz file or the name of a data set with --data")
-    RunDirectory.check(options.run, config, options.resume, options.overwrite)
     data = _data_config(config)
-    return _fit(config, options, data, look(data))
+    with _words_of_a_fit("data" if data.name in ("folder", "npz") else "root"):
+        RunDirectory.check(options.run, config, options.resume, options.overwrite)
+        if data.name in ("folder", "npz"):
+            _check_apart(Path(config.data), options)
+        return _fit(config, options, data, look(data))
+
+
+def _configured(data: str, settings: Mapping[str, Any]) -> FitConfig:
+    known = [field.name for field in fields(FitConfig) if field.name != "data"]
+    if unknown := [name for name in settings if name not in known]:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{unknown[0]}: no such setting{meant}; known: {', '.join(known)}")
+    return FitConfig(data=data, **settings)
+
+
+@contextmanager
+def _words_of_a_fit(root: str = "data") -> Iterator[None]:
+    """What reads the images names options of search and retraining; here they have the names that a fit has for them.
+
+    `root`: what data.root is here.
+    """
+    try:
+        yield
+    except ValueError as error:
+        said = str(error)
+        said = re.sub(
+            r"^data\.test_fraction: (\S+) of (.*?); choose another share or",
+            r"data: the share \1 of \2, where there is no folder test or val;",
+            said,
+        )
+        said = said.replace(" (--data.name folder)", "")
+        said = re.sub(r"^data\.name:", "data:", said)
+        said = re.sub(r"^data\.root:", f"{root}:", said).replace(" --data.root ", f" --{root} ")
+        own = "|".join(field.name for field in fields(FitConfig))
+        said = re.sub(rf"(^|(?<= --))data\.(?=({own})\b)", "", said)
+        if said == str(error):
+            raise
+        raise ValueError(said) from error
+
+
+def _check_apart(data: Path, options: RunOptions) -> None:
+    """Raises ValueError where the run would delete its images, or make images of its own among them."""
+    path, run = Path(os.path.abspath(data)), options.run.resolve()
+    # A link counts as well as what it leads to: each can be deleted.
+    of_data = (path.resolve(), path.parent.resolve() / path.name)
+    if options.overwrite and any(place.is_relative_to(run) for place in of_data):
+        raise ValueError(
+            f"data: {data} is in {options.run}, whose files --overwrite deletes; choose another directory with --run"
+        )
+    classes = of_data[0] / "train" if (path / "train").is_dir() else of_data[0]
+    below = run.relative_to(classes).parts if run.is_relative_to(classes) else ()
+    if below and path.is_dir() and not any(part.startswith(".") for part in below) and not options.resume:
+        raise ValueError(
+            f"{options.run}: is in the folder of the images, where its pictures would be taken for a class; choose a directory "
+            "outside with --run"
+        )
 
 
 def _fit(config: FitConfig, options: RunOptions, data: DataConfig, sight: Sight, arrays: bytes | None = None) -> Fitted:
-    """All of it, once everything is known to be good; `arrays` are kept in the directory of the run, where `data` has them."""
+    """All of it; `arrays`, known to be good, are kept in the directory of the run, where `data` has them."""
     if config.export == "onnx":
         require_extra("--export onnx")
     device = choose_device(config.device, config.threads)
     search_config, retrain_config = suitable(config, data, sight, device)
+    if arrays is None and not options.resume:
+        _check_images(retrain_config.data, device)
     run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
     if arrays is not None:
         write_atomically(run.path / ARRAYS_FILE, arrays)
@@ -125,6 +189,12 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, sight: Sight,
     return Fitted(module, names, result.test, genotype, result.run / "report.html", files, run.path, result)
 
 
+def _check_images(data: DataConfig, device: torch.device) -> None:
+    """Reads every image once and keeps none, to find out what is wrong with them before anything is written."""
+    # The test part asked for alone brings the training part with it. What is left out, the search and the retraining say.
+    load_images(replace(data, loading="workers"), "test", device, log=lambda line: None)
+
+
 def _below(path: Path, options: RunOptions) -> RunOptions:
     return RunOptions(path, options.resume and path.exists(), options.overwrite)
 
@@ -135,27 +205,30 @@ def _data_config(config: FitConfig) -> DataConfig:
     if path.is_dir():
         return DataConfig("folder", config.data, skip_unreadable=config.skip_unreadable)
     if path.is_file() or path.suffix == ".npz":
-        return DataConfig("npz", config.data)
+        return DataConfig("npz", config.data, size=config.size)
     if config.data in list_datasets() and config.data not in ("folder", "npz"):
-        return DataConfig(config.data, config.root)
+        return DataConfig(config.data, config.root, download=config.download)
     names = ", ".join(name for name in list_datasets() if name not in ("folder", "npz"))
     raise ValueError(f"data: {config.data}: no such folder or .npz file, and no data set of that name; known: {names}")
 
 
 def look(data: DataConfig) -> Sight:
-    """How many training images there are and how large; of files only the sizes of some are looked at."""
+    """How many training images there are, how large and whether in colour; of files no pixels are read."""
     if data.name == "folder":
         # The size is not known yet; any will do to list the files.
         files = folder.load(replace(data, size=32), "train")
         every = max(1, len(files) // _LOOKED_AT)
-        sizes = [size for file in files.files[::every] if (size := _size_of(file)) is not None]
-        if not sizes:
+        some = [header for file in files.files[::every] if (header := _header(file)) is not None]
+        if not some:
             raise ValueError(f"data: {data.root}: no image can be read; {files.files[0]} is none, for one")
+        sizes = [header.size for header in some]
+        # A single one in colour is enough, so that all are looked at where these are grey.
+        headers = chain(some, map(_header, files.files))
+        channels = 1 if all(header.is_grey for header in headers if header is not None) else 3
+        alike = len(set(sizes)) == 1 and len(set(sizes[0])) == 1
         counts = files.labels.bincount(minlength=files.classes)
-        return Sight(
-            tuple(counts.tolist()), 3, round(median(map(min, sizes))), len(set(sizes)) == 1 and len(set(sizes[0])) == 1
-        )
-    return _sight(load_images(data, "train"))
+        return Sight(tuple(counts.tolist()), channels, round(median(map(min, sizes))), alike)
+    return _sight(npz.load(data, "train") if data.name == "npz" else load_images(data, "train"))
 
 
 def _sight(images: Images) -> Sight:
@@ -164,13 +237,22 @@ def _sight(images: Images) -> Sight:
     return Sight(tuple(counts.tolist()), channels, min(height, width), height == width)
 
 
-def _size_of(file: str) -> tuple[int, int] | None:
-    """Width and height, from the header of the file; None where it cannot be read, which is found out later."""
+@dataclass(frozen=True)
+class _Header:
+    """What an image file says of itself before its pixels."""
+
+    size: tuple[int, int]
+    """Width and height."""
+    is_grey: bool
+
+
+def _header(file: str) -> _Header | None:
+    """None where it cannot be read, which is found out later."""
     from PIL import Image  # slow to import
 
     try:
         with Image.open(file) as image:
-            return image.size
+            return _Header(image.size, image.mode in _GREY or image.mode.startswith("I;16"))
     except Exception:  # of any type: each format has a reader of its own
         return None
 
@@ -178,7 +260,7 @@ def _size_of(file: str) -> tuple[int, int] | None:
 def _named(arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of an .npz file. Raises ValueError for another number of them."""
     if len(arrays) not in (2, 4):
-        raise ValueError(f"data: give (x, y) or (x_train, y_train, x_test, y_test), not {len(arrays)} arrays")
+        raise ValueError(f"give (x, y) or (x_train, y_train, x_test, y_test), not {len(arrays)} arrays")
     values = [np.asarray(array) for array in arrays]
     return dict(zip(npz.ARRAYS, values if len(values) == 4 else _divided(*values), strict=True))
 
@@ -197,9 +279,11 @@ def _divided(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> list
     """Training and test images and labels: a fifth of each class is the test part."""
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or not len(labels) or labels.min() < 0:
         given = f"{labels.dtype} {list(labels.shape)}"
-        raise ValueError(f"data: y must be a whole number from 0 for each of {len(images)} images, not {given}")
+        raise ValueError(f"y must be a whole number from 0 for each of {len(images)} images, not {given}")
+    known = npz.read_labels("y", labels)
+    npz.count_classes(known, known)
     generator = new_generator("test part", 0)
-    chosen = stratified(torch.from_numpy(labels.astype(np.int64)), round(_TEST_SHARE * len(labels)), generator).numpy()
+    chosen = stratified(known, round(_TEST_SHARE * len(labels)), generator).numpy()
     of_test = np.zeros(len(labels), dtype=bool)
     of_test[chosen] = True
     return [images[~of_test], labels[~of_test], images[of_test], labels[of_test]]

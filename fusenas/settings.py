@@ -11,7 +11,7 @@ from search.methods import get_method
 from supernet.skeleton import Stem
 from training.data import DataConfig
 from training.optim import OptimizerConfig
-from training.ranges import check_whole
+from training.ranges import check_choices, check_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -24,6 +24,9 @@ IMAGENET_SIZE = 96
 _SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
 _FEWEST_IMAGES = 16
 _IMBALANCED = 3.0  # times as many images in the largest class as in the smallest: then classes are weighed
+# A search that looks at a part of the images looks at up to so many times more to have so many of the rarest class.
+_MORE_FOR_RARE = 4
+_OF_RAREST = 8
 
 
 @dataclass
@@ -35,6 +38,8 @@ class FitConfig:
     y_test, or the name of a data set (digits, cifar10 ...)."""
     root: str = "data"
     """For a data set by name: the folder that holds its files."""
+    download: bool = False
+    """For a data set by name: download it into root where it is absent or damaged."""
     method: str = "darts"
     """Method of the search, any of those that are called as python -m search.METHOD."""
     effort: Effort = "auto"
@@ -43,11 +48,13 @@ class FitConfig:
     size: int | None = None
     """Pixels a side that images are resized to; null: chosen by the images and the effort."""
     flip: bool | None = None
-    """Mirror half of the training images left to right; null: those in colour. Switch it off where left is not right."""
+    """Mirror half of the training images left to right; null: those in colour, not those in shades of grey (a folder is grey
+    where all of its files are), which often are writing. Switch it off where left is not right."""
     random_genotypes: int = 0
     """So many random genotypes are trained in the same way, to see whether the search was worth it."""
     export: Export = "torch_export"
-    """Form of the exported network; none: do not export."""
+    """Form of the exported network: torch_export (torch.export.load reads it), onnx (needs pip install 'fusenas[export]');
+    none: do not export."""
     skip_unreadable: bool = False
     """Leave out files that are no readable images, instead of refusing the folder."""
     seed: int = 0
@@ -58,6 +65,7 @@ class FitConfig:
     """CPU threads; null: one for each core."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         try:
             get_method(self.method)
         except ValueError as error:
@@ -120,7 +128,7 @@ class _Budget:
 _BUDGETS = {
     "quick": _Budget(
         _Stage(200, 32, shortest=5, longest=50, channels=4, cells=3, largest_size=16, rate=0.05),
-        _Stage(1000, 64, shortest=3, longest=600, channels=12, cells=6, largest_size=32, rate=0.1),
+        _Stage(500, 32, shortest=3, longest=600, channels=8, cells=4, largest_size=32, rate=0.1),
         auxiliary_weight=0.0, drop_path=0.0, cutout=False, thrifty=True,
     ),
     "normal": _Budget(
@@ -148,6 +156,8 @@ def suitable(
     """
     if sight.images < _FEWEST_IMAGES:
         raise ValueError(f"data: {sight.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
+    if not all(sight.counts):
+        raise ValueError(f"data: class {sight.counts.index(0)}, counted from 0, has no image to train on")
     effort = config.effort
     if effort == "auto":
         effort = "normal" if device.type == "cuda" else "quick"
@@ -155,7 +165,8 @@ def suitable(
     largest, smallest = max(sight.counts), min(sight.counts)
     data = replace(
         data,
-        class_weights="balanced" if largest > _IMBALANCED * max(1, smallest) else "none",
+        gray=data.name == "folder" and sight.channels == 1,
+        class_weights="balanced" if largest > _IMBALANCED * smallest else "none",
         skip_unreadable=config.skip_unreadable,
         flip=sight.channels == 3 if config.flip is None else config.flip,
     )
@@ -167,7 +178,7 @@ def _sized(config: FitConfig, data: DataConfig, sight: Sight, largest: int) -> t
     size = min(config.size, largest) if config.size else _chosen_size(sight, largest)
     side = size or sight.side
     if side < IMAGENET_SIZE:
-        return replace(data, size=size, crop_padding=max(1, side // 8)), "cifar"
+        return replace(data, size=size, crop_padding=min(max(1, side // 8), side - 1)), "cifar"
     return replace(data, size=size, resize=round(size * 8 / 7) if size else None, crop_area=0.25), "imagenet"
 
 
@@ -184,7 +195,8 @@ def _search(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight) 
     batch_size = _batch_size(images, stage.batch_size)
     data, stem = _sized(config, data, sight, stage.largest_size)
     if budget.thrifty and images > (enough := stage.steps // stage.shortest * batch_size):
-        images, data = enough, replace(data, limit=2 * enough)
+        data = _limited(data, sight, 2 * enough)
+        images = (data.limit or sight.images) // 2
     epochs = _epochs(stage, images // batch_size)
     changes: dict[str, Any] = {
         **_common(config),
@@ -205,6 +217,16 @@ def _search(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight) 
         changes |= {"eigenvalue_every": 0, "validate_every": max(1, epochs // 4)}
     known = {field.name for field in fields(defaults)}
     return replace(defaults, **{name: value for name, value in changes.items() if name in known})
+
+
+def _limited(data: DataConfig, sight: Sight, enough: int) -> DataConfig:
+    """`enough` images, or more to have some of the rarest class, as each class keeps its share."""
+    smallest = min(sight.counts)
+    needed = math.ceil(sight.images * min(_OF_RAREST, smallest) / smallest)
+    limit = min(max(enough, needed), _MORE_FOR_RARE * enough, sight.images)
+    # Of a class that is rarer still there is a single image, which would outweigh all others, or none.
+    is_rarer = limit < sight.images and smallest * limit < 2 * sight.images
+    return replace(data, limit=limit, class_weights="none" if is_rarer else data.class_weights)
 
 
 def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight) -> RetrainConfig:

@@ -76,28 +76,30 @@ def parse_command_line(
     description: str,
     default_config: str | None = None,
     defaults: T | None = None,
+    repeats: bool = True,
 ) -> tuple[T, RunOptions]:
     """The configuration that `argv` (None: the process's own) describes, and the options of the run.
 
     Every field of `schema` is an option, `--data.root` for a field of a nested dataclass; `--config` reads a file, and of two
     values the one that stands later wins; what nothing says is as in `defaults`, or else as in the schema. Without `--config`,
-    `default_config` is read, or on `--resume` what the run saved.
+    `default_config` is read, or on `--resume` what the run saved. Without `repeats` there is no option `--seeds`.
     Wrong input is said in one line on stderr with exit status 2; `--help` and `--print_config` exit with 0.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     fields = _fields(schema, dataclasses.MISSING if defaults is None else defaults)
+    options = tuple(name for name in _RUN_OPTIONS if repeats or name != "seeds")
     try:
-        values = _parse(_parser(fields, prog, description), arguments, fields)
+        values = _parse(_parser(fields, prog, description, options), arguments, fields, options)
         if values["run"] == "":
             raise ValueError("--run: is empty; name a directory")
         run = Path(values["run"] or _default_run(values["config"] or default_config, prog))
-        seeds = _seeds(values["seeds"])
+        seeds = _seeds(values.get("seeds"))
         # Of a run that was repeated, each repetition has saved its configuration, in which only the seed differs.
         saved = next((path for path in (seed_directory(run, seed) / CONFIG_FILE for seed in seeds) if path.is_file()), None)
         saved = saved or run / CONFIG_FILE
         base = str(saved) if values["resume"] and saved.is_file() else default_config
         if values["config"] is None and base is not None:
-            values = _parse(_parser(fields, prog, description), ["--config", base, *arguments], fields)
+            values = _parse(_parser(fields, prog, description, options), ["--config", base, *arguments], fields, options)
         config = _build(schema, _checked(values, fields))
     except (argparse.ArgumentError, ValueError, OSError) as error:
         print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
@@ -108,8 +110,8 @@ def parse_command_line(
     return config, RunOptions(run, values["resume"], values["overwrite"], seeds)
 
 
-def seed_directory(run: Path, seed: int) -> Path:
-    """Where `run` is repeated with `seed`."""
+def seed_directory(run: Path, seed: int | str) -> Path:
+    """Where `run` is repeated with `seed`; "*": the pattern of all such directories."""
     return run / f"seed_{seed}"
 
 
@@ -189,7 +191,9 @@ def _field_texts(schema: type) -> dict[str, str]:
     return texts
 
 
-def _parser(fields: Mapping[str, _Field], prog: str, description: str) -> jsonargparse.ArgumentParser:
+def _parser(
+    fields: Mapping[str, _Field], prog: str, description: str, run_options: Collection[str] = _RUN_OPTIONS
+) -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(
         prog=prog,
         usage=f"python -m {prog} [--config FILE_OR_NAME] [--run DIR] [--resume | --overwrite] [--FIELD VALUE ...]",
@@ -199,13 +203,13 @@ def _parser(fields: Mapping[str, _Field], prog: str, description: str) -> jsonar
         allow_abbrev=False,
         print_config=None,
     )
-    run = parser.add_argument_group("the run")
+    run, own = parser.add_argument_group("the run"), ", ".join(_own_configs(fields))
     run.add_argument(
         "--config",
         action=partial(_ConfigAction, fields=fields),
         metavar="FILE_OR_NAME",
-        help="Read a YAML file, or a shipped configuration by name "
-        f"({', '.join(_own_configs(fields))}); what stands later on the command line wins.",
+        help=f"Read a YAML file{f', or a shipped configuration by name ({own})' if own else ''}; "
+        "what stands later on the command line wins.",
     )
     run.add_argument("--print_config", action="store_true", help="Print the merged configuration as YAML and exit.")
     directory = f"Directory of the run; where left out, runs/NAME of the configuration, or {_default_run(None, prog)}."
@@ -216,11 +220,12 @@ def _parser(fields: Mapping[str, _Field], prog: str, description: str) -> jsonar
         help="Go on from the run's last checkpoint, without --config with the configuration that it saved.",
     )
     run.add_argument("--overwrite", action="store_true", help="Replace the run that the directory holds.")
-    run.add_argument(
-        "--seeds",
-        metavar="0,1,2",
-        help="Repeat the run with each of these seeds, in DIR/seed_0 and so on, and end with mean and standard deviation.",
-    )
+    if "seeds" in run_options:
+        run.add_argument(
+            "--seeds",
+            metavar="0,1,2",
+            help="Repeat the run with each of these seeds, in DIR/seed_0 and so on, and end with mean and standard deviation.",
+        )
     groups = {"": parser.add_argument_group("configuration")}
     for name, field in fields.items():
         section = name.rpartition(".")[0]
@@ -265,11 +270,12 @@ class _ConfigAction(argparse.Action):
         path = shipped.get(values) or Path(values)
         own = ", ".join(_own_configs(self.fields))
         if isinstance(path, Path) and not (values and path.exists()):
-            raise ValueError(f"--config {values!r}: no such file, and no shipped configuration of this command ({own})")
+            known = own or "there is none"
+            raise ValueError(f"--config {values!r}: no such file, and no shipped configuration of this command ({known})")
         try:
             found = _values_of_file(parser, path, self.fields)
         except ValueError as error:
-            hint = f"; shipped for this command: {own}" if values in shipped else ""
+            hint = f"; shipped for this command: {own}" if own and values in shipped else ""
             raise ValueError(f"{error}{hint}") from error
         for key, value in found.items():
             namespace[key] = value
@@ -317,13 +323,15 @@ def _flatten(content: Mapping[str, Any], fields: Mapping[str, _Field], prefix: s
     return flat
 
 
-def _parse(parser: jsonargparse.ArgumentParser, arguments: list[str], fields: Mapping[str, _Field]) -> dict[str, Any]:
+def _parse(
+    parser: jsonargparse.ArgumentParser, arguments: list[str], fields: Mapping[str, _Field], run_options: Collection[str]
+) -> dict[str, Any]:
     """All options by dotted name."""
     try:
         namespace = parser.parse_args(_join_negative(arguments))
     except argparse.ArgumentError as error:
-        raise ValueError(_short(str(error), fields)) from error
-    return {name: namespace[name] for name in (*fields, *_RUN_OPTIONS)}
+        raise ValueError(_short(str(error), fields, run_options)) from error
+    return {name: namespace[name] for name in (*fields, *run_options)}
 
 
 def _join_negative(arguments: list[str]) -> list[str]:
@@ -383,24 +391,26 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _short(message: str, fields: Mapping[str, _Field]) -> str:
+def _short(message: str, fields: Mapping[str, _Field], run_options: Collection[str] = ()) -> str:
     """One line from the several in which the parser says what is wrong."""
     if found := re.match(r'Parser key "([^"]+)":', message):
         name = found[1]
         got = re.split(r"(?:Got|Given) value: ", message, maxsplit=0)[-1]
+        if below := re.match(r"NestedArg\(key='([^']+)'", got):  # --data.size where data is no group but a field
+            below_it = f"{name}.{below[1]}"
+            return f"--{below_it}: no such option{_did_you_mean(below_it, [*fields, *run_options], '--')}"
         got = "null" if got == "None" else one_line(got)
         return f"{name}: must be {_describe(fields[name].hint)}, not {got}"
     if message.startswith("unrecognized arguments: "):
         argument = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
         if not argument.startswith("-"):
             return f"unexpected argument {argument!r}; every option has a name that begins with --"
-        return f"{argument}: no such option{_did_you_mean(argument.lstrip('-'), fields, '--')}"
+        return f"{argument}: no such option{_did_you_mean(argument.lstrip('-'), [*fields, *run_options], '--')}"
     message = re.sub(r": ignored explicit argument .*", ": takes no value", message)
     return one_line(message.removeprefix("argument "))
 
 
-def _did_you_mean(name: str, fields: Mapping[str, _Field], dashes: str = "") -> str:
-    known = [*fields, *_RUN_OPTIONS] if dashes else list(fields)
+def _did_you_mean(name: str, known: Collection[str], dashes: str = "") -> str:
     # `--root` is meant for `--data.root`: where no whole name is close, the last part decides.
     endings = {key.rpartition(".")[2]: key for key in known}
     close = difflib.get_close_matches(name, known, n=1)

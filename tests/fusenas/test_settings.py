@@ -8,7 +8,7 @@ import torch
 from fusenas.settings import FitConfig, Sight, suitable
 from retrain.config import RetrainConfig
 from search.methods import METHODS, SAMPLING_METHODS
-from training.data import DataConfig
+from training.data import DataConfig, stratified
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 CIFAR10 = Sight((5000,) * 10, 3, 32, True)
@@ -79,6 +79,36 @@ def test_rare_classes_are_weighed() -> None:
     assert chosen(Sight((100, 40), 3, 32, True))[1].data.class_weights == "none"
 
 
+@pytest.mark.parametrize("counts", [(60_000, 60_000, 10), (1200, 1200, 2), (5000, 5000, 5000, 30), (20_000, 20)])
+def test_a_quick_search_leaves_out_no_class(counts: tuple[int, ...]) -> None:
+    data = chosen(Sight(counts, 3, 32, True), effort="quick")[0].data
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    limit = data.limit or len(labels)
+    kept = labels[stratified(labels, limit, torch.Generator().manual_seed(0))].bincount(minlength=len(counts))
+    assert limit <= 4 * 2560
+    assert kept.all()
+    # A single image must not outweigh all others.
+    assert data.class_weights == ("balanced" if kept.min() > 1 else "none")
+    if limit < 4 * 2560:
+        assert kept.min() >= min(8, min(counts))
+
+
+def test_of_a_class_that_is_rarer_still_nothing_is_asked() -> None:
+    search, retraining = chosen(Sight((500_000, 500_000, 1), 3, 32, True), effort="quick")
+    assert (search.data.limit, search.data.class_weights) == (4 * 2560, "none")
+    assert (retraining.data.limit, retraining.data.class_weights) == (None, "balanced")
+
+
+def test_a_grey_folder_has_one_channel_and_is_not_mirrored() -> None:
+    for name, channels, gray in (("folder", 1, True), ("folder", 3, False), ("npz", 1, False)):
+        for config in suitable(FitConfig("x"), DataConfig(name), Sight((90, 90), channels, 28, True), CPU):
+            assert (config.data.gray, config.data.flip) == (gray, channels == 3)  # type: ignore[attr-defined]
+
+
+def test_images_of_a_pixel_are_not_cropped() -> None:
+    assert [config.data.crop_padding for config in chosen(Sight((9, 9), 1, 1, True))] == [0, 0]
+
+
 def test_what_is_asked_for_is_taken() -> None:
     search, retraining = chosen(
         CIFAR10, effort="normal", size=48, flip=False, seed=7, threads=1, device="cpu", random_genotypes=2
@@ -103,6 +133,8 @@ def test_every_method_can_be_chosen(method: str) -> None:
         ({"size": 3}, "size: must be from 4 to 4096 pixels, or null, not 3"),
         ({"random_genotypes": -1}, "random_genotypes: must be from 0 to 1000, not -1"),
         ({"threads": 0}, "threads: must be at least 1, not 0"),
+        ({"effort": "bogus"}, "effort: must be one of auto, quick, normal, full, not bogus"),
+        ({"export": "ONNX"}, "export: must be one of none, torch_export, onnx, not ONNX"),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
@@ -113,3 +145,8 @@ def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
 def test_too_few_images() -> None:
     with pytest.raises(ValueError, match=r"^data: 12 images to train on are too few; give at least 16"):
         chosen(Sight((6, 6), 3, 32, True))
+
+
+def test_a_class_without_images() -> None:
+    with pytest.raises(ValueError, match=r"^data: class 1, counted from 0, has no image to train on$"):
+        chosen(Sight((20, 0, 20), 3, 32, True))

@@ -42,8 +42,8 @@ def image_set(arrays: Mapping[str, np.ndarray[Any, Any]], part: Part, any_size: 
 
     `any_size`: the two parts may differ in the size of their images. Raises ValueError, naming the array, for anything else.
     """
-    labels = {name: _labels(f"y_{name}", arrays[f"y_{name}"]) for name in ("train", "test")}
-    classes = _count_classes(labels["train"], labels["test"])
+    labels = {name: read_labels(f"y_{name}", arrays[f"y_{name}"]) for name in ("train", "test")}
+    classes = count_classes(labels["train"], labels["test"])
     images = {name: _images(f"x_{name}", arrays[f"x_{name}"]) for name in ("train", "test")}
     for name in ("train", "test"):
         if len(images[name]) != len(labels[name]):
@@ -121,8 +121,8 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
         return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def _labels(name: str, array: np.ndarray[Any, Any]) -> Tensor:
-    """int64 [N]."""
+def read_labels(name: str, array: np.ndarray[Any, Any]) -> Tensor:
+    """int64 [N] of whole numbers [N] or [N, 1]. Raises ValueError, with `name`, for anything else."""
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name}: must be whole numbers, the classes counted from 0, not {array.dtype}")
     if array.ndim == 2 and array.shape[1] == 1:
@@ -136,7 +136,8 @@ def _labels(name: str, array: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _count_classes(train: Tensor, test: Tensor) -> int:
+def count_classes(train: Tensor, test: Tensor) -> int:
+    """Of the labels [N] of both parts. Raises ValueError where classes are not counted from 0 without gaps."""
     if not len(train) or not len(test):
         raise ValueError(f"y_{'test' if len(train) else 'train'}: has no labels")
     seen = train.unique()
