@@ -266,6 +266,7 @@ def test_wrong_settings_in_python(given: dict[str, Any], message: str, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_class_that_is_almost_absent(tmp_path: Path) -> None:
     x, y = arrays(2000)
     y[7] = y[1900] = 2

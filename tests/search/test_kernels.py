@@ -40,6 +40,7 @@ def curve(kernels: str, path: Path, steps: int) -> tuple[list[list[float]], torc
     return losses, torch.cat([alpha.detach().flatten() for alpha in trainer.architecture.alphas.values()])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not launch.INTERPRETED, reason="needs Triton's interpreter; on a GPU benchmarks.gpu compares longer searches"
 )

@@ -72,6 +72,7 @@ def test_an_operation_that_sees_the_label_wins(made_problem: None, tmp_path: Pat
     assert all(share_of_wide_edges("periods", seed, tmp_path) >= 0.9 for seed in range(3))
 
 
+@pytest.mark.slow
 def test_with_shuffled_labels_it_does_not(made_problem: None, tmp_path: Path) -> None:
     # By chance both edges of a seed are wide in one case of twelve, of two of three seeds in one case of fifty.
     assert sum(share_of_wide_edges("shuffled_periods", seed, tmp_path) >= 0.9 for seed in range(3)) <= 1

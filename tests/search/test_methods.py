@@ -113,7 +113,8 @@ def test_a_method_searches_and_goes_on_to_the_same_bits(
 
 def check_page(method: str, run: Path, page: str) -> None:
     """It says whose method it was, what came of it and how to have it again, and has the weights after the last epoch."""
-    assert f"{get_method(method).paper}, in the space" in page
+    paper = get_method(method).paper
+    assert f"{paper[0].upper()}{paper[1:]}, in the space" in page
     genotype = Genotype.load(run / "genotype.json")
     assert genotype.to_text(genotype.text_form) in page
     assert f"python -m search.{method} --config {shlex.quote(str(run / 'config.yaml'))}" in page

@@ -106,7 +106,7 @@ def test_a_search_that_is_stopped_and_goes_on_says_so_and_keeps_its_curves(
     run("darts", path, SMALL | {"stop.accuracy": 0.001})
     text = read_page(path)
     assert "|epochs|1 of 2|" in text
-    assert "Ended after epoch 1 of 2, as asked by stop.accuracy 0.001; --resume goes on." in text
+    assert "Ended after epoch 1 of 2, as asked by stop.accuracy 0.001; --resume, with another stop, goes on." in text
     run("darts", path, SMALL | {"stop.accuracy": "null"}, "--resume")
     text = read_page(path)
     assert "with epochs 2 to 2" in text and "Ended after" not in text
@@ -253,8 +253,8 @@ def test_a_method_of_ones_own_is_introduced_and_names_are_but_text(
 ) -> None:
     hostile = "<img src=x onerror=alert(1)> & \"'"
 
-    def load(*arguments: Any) -> Any:
-        images = load_images(*arguments)
+    def load(*arguments: Any, **named: Any) -> Any:
+        images = load_images(*arguments, **named)
         return replace(images, class_names=tuple(f"{hostile} {number}" for number in range(10)))
 
     monkeypatch.setattr("search.loop.load_images", load)

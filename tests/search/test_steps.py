@@ -95,9 +95,9 @@ def test_losses_and_alphas_are_float32_where_the_network_is_not(tmp_path: Path, 
     losses: list[torch.dtype] = []
     cross_entropy = F.cross_entropy
 
-    def recorded(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def recorded(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         losses.append(logits.dtype)
-        return cross_entropy(logits, labels)
+        return cross_entropy(logits, labels, weights)
 
     monkeypatch.setattr(steps.F, "cross_entropy", recorded)
     train, valid = pair(search)
