@@ -35,7 +35,7 @@ from training.seeds import new_generator
 
 Arrays = Sequence[Any]
 """(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see `training.datasets.npz`."""
-ARRAYS_FILE = "arrays.npz"
+ARRAYS_FILE = "arrays.npz"  # no file of a run that --overwrite removes: someone else may have named it as data
 _TEST_SHARE = 0.2
 _LOOKED_AT = 200  # image files whose size is looked at
 _GREY = ("1", "L", "LA", "I")  # of Pillow's modes, beside those of 16 bits

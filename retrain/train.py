@@ -327,6 +327,7 @@ def _conclude(trainer: Retraining, images: Images, run: RunDirectory, monitor: M
         "multiply_adds": multiply_adds,
         "epochs": epochs,
         "seed": config.seed,
+        "class_weights": config.data.class_weights,
         "config_hash": run.config_hash,
         "genotype": trainer.genotype.to_text(trainer.genotype.text_form),
     }
@@ -334,7 +335,8 @@ def _conclude(trainer: Retraining, images: Images, run: RunDirectory, monitor: M
     write_atomically(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, "test/accuracy": test.accuracy})
     monitor.log(
-        f"{KIND}: {epochs} epochs, {parameters:,} parameters, {multiply_adds / 1e6:.2f} M multiply-adds; "
+        f"{KIND}: {epochs} epochs, {parameters:,} parameters, {multiply_adds / 1e6:.2f} M multiply-adds"
+        f"{', balanced class weights' if config.data.class_weights == 'balanced' else ''}; "
         f"on {test.images} test images: accuracy {test.accuracy:.4f}, top-5 {test.top5:.4f}, "
         f"macro recall {test.macro_recall:.4f}, macro F1 {test.macro_f1:.4f}, loss {test.loss:.4f}"
     )

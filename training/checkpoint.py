@@ -25,7 +25,7 @@ _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 # All that a run writes beside its config.yaml; --overwrite removes nothing else.
 RUN_FILES = (
     "log.txt", "events.out.tfevents.*", "genotype.json", "history.jsonl", "metrics.json", "weights.safetensors",
-    "genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png", "data.json", "arrays.npz",
+    "genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png", "data.json",
     "evaluation.json", "confusion.png", "report.html",
     "export/model.pt2", "export/model.onnx", "export/model_int8.onnx", "export/model.json",
 )  # fmt: skip

@@ -112,7 +112,7 @@ def test_the_metrics_are_complete(finished):
     metrics = json.loads((path / "metrics.json").read_text())
     assert set(metrics) == {
         *("accuracy", "top5", "macro_recall", "macro_f1", "confusion", "loss", "images", "parameters", "multiply_adds"),
-        *("epochs", "seed", "config_hash", "genotype", "calibration_error", "per_class"),
+        *("epochs", "seed", "config_hash", "genotype", "calibration_error", "per_class", "class_weights"),
     }
     confusion = torch.tensor(metrics["confusion"])
     assert confusion.shape == (10, 10)
@@ -122,6 +122,7 @@ def test_the_metrics_are_complete(finished):
     assert (metrics["epochs"], metrics["seed"]) == (result.epochs, 0) == (2, 0)
     assert Genotype.parse(metrics["genotype"]) == result.genotype == get_genotype("DARTS_V2")
     assert result.test.accuracy == metrics["accuracy"]
+    assert metrics["class_weights"] == "none"
 
 
 def test_tensorboard_has_the_curves_and_the_drawn_cells(finished):
