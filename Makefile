@@ -1,4 +1,4 @@
-# make demo: install, search a cell on scikit-learn's digits, retrain it, compare it with random cells (under 4 minutes on 2 cores).
+# make demo: install, search a cell on scikit-learn's digits, retrain it, compare it with random cells (4 to 6 minutes on 2 cores).
 # make test: install what the tests need; run them, the linter and the type checker.
 # make aot: build every variant of every kernel for sm_90, without a GPU, and check what the compiler made of it (5 minutes).
 PYTHON ?= python3
