@@ -1,13 +1,15 @@
 """What a fit can be told, and the settings of search and retraining that suit the images."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from retrain.config import RetrainConfig
+from search.config import SearchConfig
 from search.methods import get_method
+from supernet import get_space
 from supernet.skeleton import Stem
 from training.data import DataConfig
 from training.optim import OptimizerConfig
@@ -201,22 +203,23 @@ def _search(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight) 
     changes: dict[str, Any] = {
         **_common(config),
         "stem": stem,
-        "channels": stage.channels * getattr(defaults, "partial", 1),
+        "channels": stage.channels,
         "cells": stage.cells,
         "epochs": epochs,
         "batch_size": batch_size,
         "data": data,
         "weights": replace(defaults.weights, lr=stage.rate, lr_min=min(0.001, defaults.weights.lr_min)),
     }
-    if hasattr(defaults, "alphas"):
+    if isinstance(defaults, SearchConfig):
+        changes["channels"] *= defaults.partial
         # Adam moves an alpha by about its rate a step: with fewer steps than published alphas have to go as far.
         steps = epochs * max(1, images // batch_size)
         rate = min(0.07, defaults.alphas.lr * max(1.0, _BUDGETS["full"].search.steps / steps))
         changes["alphas"] = replace(defaults.alphas, lr=rate)
-    if budget.thrifty:
-        changes |= {"eigenvalue_every": 0, "validate_every": max(1, epochs // 4)}
-    known = {field.name for field in fields(defaults)}
-    return replace(defaults, **{name: value for name, value in changes.items() if name in known})
+        if budget.thrifty:
+            changes |= {"eigenvalue_every": 0, "validate_every": max(1, epochs // 4)}
+    chosen: DataclassInstance = replace(defaults, **changes)
+    return chosen
 
 
 def _limited(data: DataConfig, sight: Sight, enough: int) -> DataConfig:
@@ -236,7 +239,7 @@ def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sig
     data, stem = _sized(config, data, sight, config.size or stage.largest_size)
     if budget.cutout and stem == "cifar":
         data = replace(data, cutout=(data.size or sight.side) // 2)
-    space = getattr(get_method(config.method).defaults(), "space", "darts")
+    skeleton = get_space(get_method(config.method).defaults().space).skeleton
     return RetrainConfig(
         **_common(config),
         stem=stem,
@@ -244,7 +247,7 @@ def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sig
         cells=stage.cells,
         epochs=_epochs(stage, max(1, sight.images // batch_size)),
         batch_size=batch_size,
-        auxiliary_weight=budget.auxiliary_weight if space == "darts" else 0.0,
+        auxiliary_weight=budget.auxiliary_weight if skeleton.auxiliary else 0.0,
         drop_path=budget.drop_path,
         random_genotypes=config.random_genotypes,
         data=data,

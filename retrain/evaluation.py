@@ -18,6 +18,7 @@ from training.batches import Batches
 from training.config import CONFIG_FILE, config_from_file
 from training.data import DataConfig, load_images
 from training.images import ImageFormat, Images
+from training.loop import placed
 from training.metrics import Evaluation, count_multiply_adds, count_parameters, evaluate
 from training.precision import Precision, autocast
 
@@ -37,7 +38,8 @@ def evaluate_network(
 @torch.no_grad()
 def network_logits(network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision) -> Tensor:
     """Logits [N, classes] of all `images`, float32 on the CPU, computed on `device`, where `network` stays."""
-    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # unknown to the stubs
+    placed(network, device)
+    network.eval()
     batches = Batches(images, min(batch_size, len(images)), device)
     with autocast(precision, device):
         return torch.cat([network(batch).float() for batch, _ in batches.epoch(0)]).cpu()

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from training.loop import device_name
+from training.loop import device_name, placed
 from training.precision import Precision, autocast
 
 BATCH_SIZES = (1, 64)
@@ -60,7 +60,8 @@ def measure_speed(
 
     Takes about a second, more where a run takes longer than 50 ms.
     """
-    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # unknown to the stubs
+    placed(network, device)
+    network.eval()
     with torch.inference_mode(), autocast(precision, device):
         batches = tuple(_measure_batch(network, (size, *image_shape), device) for size in batch_sizes)
         short = torch.is_autocast_enabled(device.type)

@@ -31,7 +31,7 @@ from training.data import class_weights, load_images, save_format, saved_format,
 from training.graph import GraphedStep, new_capture
 from training.history import write_history
 from training.images import ImageFormat, Images
-from training.loop import Watch, choose_device, opened, run_epochs
+from training.loop import Watch, choose_device, opened, placed, run_epochs
 from training.metrics import Evaluation, Meter, count_multiply_adds, count_parameters
 from training.monitor import Monitor, StopConfig, check_finite
 from training.optim import cosine, descend, load_optimizer, new_optimizer, set_lr
@@ -83,9 +83,10 @@ class Retraining:
         self.train_batches, self.valid_batches = self._batches(images)
         self.epochs, self.steps = config.epochs, len(self.train_batches)
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        self.network: DiscreteNetwork = DiscreteNetwork(
+        self.network = DiscreteNetwork(
             genotype, config.channels, config.cells, images.classes, channels, config.auxiliary_weight > 0, config.stem
-        ).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to the stubs
+        )
+        placed(self.network, self.device)
         if config.drop_path:
             # Filled anew in each epoch; where it is 0, as in the first, masks are drawn all the same: the step is one graph.
             self.network.drop_path = torch.zeros((), device=self.device)

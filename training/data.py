@@ -66,7 +66,7 @@ class DataConfig:
     skip_unreadable: bool = False
     """Folder: leave out files that are no readable images, and name them in the log, instead of refusing the folder."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weights of the classes in the training loss: balanced weighs a class by images / (classes * images of the class)."""
+    """Weights of the classes in each loss that is descended; balanced: images / (classes * images of the class)."""
     loading: Literal["auto", "resident", "workers"] = "auto"
     """Where batches come from: images that all stay on the device, or processes that read and change them; auto: by size."""
     workers: int | None = None

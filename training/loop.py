@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from training.checkpoint import MAY_CHANGE, Checkpoints, RunDirectory
@@ -205,6 +206,11 @@ def _is_finite(state: dict[str, Any], device: torch.device) -> bool:
     # Some optimisers count their steps on the CPU. (There may be nothing to count: a sampler without a network.)
     found = [leaf.isfinite().all().to(device) for leaf in leaves]
     return not found or bool(torch.stack(found).all())
+
+
+def placed(network: nn.Module, device: torch.device) -> None:
+    """Moves `network` to `device`, into the memory layout that convolutions there are at their best with."""
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to the stubs
 
 
 def device_name(device: torch.device) -> str:
