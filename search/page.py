@@ -88,7 +88,7 @@ def search_page(search: "BilevelSearch", genotype: Genotype, told: Told) -> Page
         _of_default_network(genotype, config.stem, search.format, costs),
         *_of_table(search, genotype),
     )
-    weighted = "Classes are weighted in both losses, as both are descended; accuracies count all images alike."
+    weighted = "Classes are weighted in each loss that is descended; accuracies count all images alike."
     balanced = config.data.class_weights != "none"
     page.section("Curves", charts(*_curves(search)), *([paragraph(weighted)] if balanced else []))
     if history:
