@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 import ops.kernels
+from base.files import write_atomically
 from ops.kernels import launch, mix, pool, statistics, stencil, stencil_backward
 from ops.kernels.launch import Launch, recording, triton
-from supernet.files import write_atomically
 
 CAPABILITY = 90
 CHANNELS = (16, 32, 48, 64, 96, 128, 256)

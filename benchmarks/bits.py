@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from base.files import write_atomically
 from search.methods import METHODS, SAMPLING_METHODS
-from supernet.files import write_atomically
 
 SPACES = ("darts", "nasbench201")
 _DATA = "--data.name digits --data.limit 80 --data.crop_padding 1 --device cpu --threads 1 --log_every 2"

@@ -12,9 +12,9 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
-from search.config import SearchConfig
+from base.files import write_atomically
+from search.differentiable.config import SearchConfig
 from search.methods import METHODS, get_method
-from supernet.files import write_atomically
 
 PAGE = Path(__file__).parent.parent / "docs" / "combinations.md"
 SPACES = ("darts", "nasbench201")

@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrain.train import random_genotype
+from retrain.api import random_genotype
 from supernet import Genotype, get_space
-from supernet.draw import draw_genotype, save_figure
+from supernet.drawing.draw import draw_genotype, save_figure
 
 RANDOM = 3
 ENOUGH = 0.97  # test accuracy that every sound installation reaches with a wide margin

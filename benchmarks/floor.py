@@ -33,8 +33,8 @@ from dataclasses import dataclass
 
 from benchmarks.timing import at_least
 from supernet import get_space
-from supernet.skeleton import CellPosition
-from training.markdown import table
+from supernet.spaces.skeleton import CellPosition
+from training.report.markdown import table
 
 FIRST_HALVES = 2  # separable convolutions: two stencils each
 BRANCHES = 4  # two separable convolutions, two dilated ones

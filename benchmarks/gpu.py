@@ -21,12 +21,12 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from base.files import write_atomically
+from base.texts import one_line
 from benchmarks.floor import add_rates, rates_of
 from benchmarks.gpu_parts import PARTS, Job, Verdict, run_part
 from benchmarks.timing import at_least, command_line, header
-from supernet.files import write_atomically
-from training.loop import choose_device
-from training.plain_yaml import one_line
+from training.hardware import choose_device
 
 
 def judge(name: str, job: Job) -> Verdict:

@@ -22,25 +22,26 @@ from torch.autograd import DeviceType
 from torch.nn.functional import cosine_similarity
 from torch.profiler import ProfilerActivity, profile
 
+from base.files import write_atomically
 from benchmarks import retrain_step, search_step
 from benchmarks.aot import kernels
 from benchmarks.floor import Rates
-from benchmarks.pairing import copy_weights, pairs, part, softmax
-from benchmarks.plain_network import PlainSupernet
+from benchmarks.plain.network import PlainSupernet
+from benchmarks.plain.pairing import copy_weights, pairs, part, softmax
 from benchmarks.search_step import OURS, OURS_EAGER, PLAIN_EAGER, Settings, measure_batch, new_search
 from benchmarks.timing import Measured, Step, header, measure, random_images, shown
 from ops.kernels.launch import triton
-from search.loop import BilevelSearch
+from search.differentiable.trainer import BilevelSearch
 from search.methods import METHODS, get_method
-from search.sampling import SamplingMethod, SamplingSearch
+from search.sampling.method import SamplingMethod
+from search.sampling.trainer import SamplingSearch
 from supernet import Supernet, get_space
 from supernet.cell import Kernels
-from supernet.files import write_atomically
-from supernet.published import read_genotype
-from training.checkpoint import RunDirectory
-from training.data import DataConfig, load_images
-from training.images import Images
-from training.markdown import table
+from supernet.genotypes.published import read_genotype
+from training.images.data import DataConfig, load_images
+from training.images.format import Images
+from training.report.markdown import table
+from training.run.checkpoint import RunDirectory
 
 PUBLISHED_IMAGES = 25_000
 """Training images of an epoch of the published protocol on NAS-Bench-201."""

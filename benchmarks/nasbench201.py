@@ -31,22 +31,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from base.files import write_atomically
 from benchmarks.timing import at_least, command_line, header, shown
-from search.config import SearchConfig
-from search.early_stop import Epoch, reason_to_stop
+from search.costs.tabular import Row, Table, best_of_random, random_architecture
+from search.differentiable.config import SearchConfig
+from search.differentiable.early_stop import Epoch, reason_to_stop
+from search.differentiable.measures import skip_connections
+from search.differentiable.selection import Perturbation
 from search.methods import METHODS, SAMPLING_METHODS, get_method
-from search.monitors import skip_connections
-from search.samplers.config import SamplingConfig
-from search.selection import Perturbation
-from search.tabular import Row, Table, best_of_random, random_architecture
+from search.sampling.config import SamplingConfig
 from supernet import Genotype, get_space
-from supernet.draw import DOTS, INK, TEXT, save_figure
-from supernet.files import write_atomically
-from training.checkpoint import MAY_CHANGE
-from training.command import command
-from training.config import config_from_file, config_to_dict
-from training.loop import choose_device
-from training.markdown import table as markdown
+from supernet.drawing.draw import DOTS, INK, TEXT, save_figure
+from training.hardware import choose_device
+from training.report.markdown import table as markdown
+from training.run.checkpoint import MAY_CHANGE
+from training.run.command import command
+from training.run.config import config_from_file, config_to_dict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +142,7 @@ class Run:
         return config
 
     def history(self) -> list[dict[str, Any]]:
-        """One entry an epoch (`search.report`); empty before the first has ended."""
+        """One entry an epoch (`search.differentiable.recorder`); empty before the first has ended."""
         path = self.path / "history.jsonl"
         try:
             return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -15,19 +15,19 @@ from random import Random
 import torch
 from scipy.stats import kendalltau, spearmanr
 
+from base.files import write_atomically
+from base.seeds import derive_seed
 from benchmarks.timing import at_least, command_line, header, shown
-from search.proxies import ProxyScores, list_proxies
-from search.samplers import Encoding, Genome
-from search.tabular import Table
+from search.costs.tabular import Table
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.scores.proxies import ProxyScores, list_proxies
 from supernet import Genotype, get_space
-from supernet.files import write_atomically
-from training.batches import Batches
-from training.command import command
-from training.data import DataConfig, load_images
-from training.images import Images
-from training.loop import choose_device
-from training.markdown import table as markdown
-from training.seeds import derive_seed
+from training.hardware import choose_device
+from training.images.batches import Batches
+from training.images.data import DataConfig, load_images
+from training.images.format import Images
+from training.report.markdown import table as markdown
+from training.run.command import command
 
 PROG = "benchmarks.proxies"
 SPACE = "nasbench201"

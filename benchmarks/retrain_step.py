@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown
 from retrain.config import RetrainConfig
-from retrain.train import Retraining
+from retrain.trainer import Retraining
 from supernet.discrete import DiscreteNetwork
-from supernet.genotype import Genotype
-from supernet.published import read_genotype
-from training.loop import choose_device
-from training.markdown import table
+from supernet.genotypes.genotype import Genotype
+from supernet.genotypes.published import read_genotype
+from training.hardware import Precision, choose_device
 from training.optim import OptimizerConfig, descend
-from training.precision import Precision
+from training.report.markdown import table
 
 PLAIN, OURS, OURS_EAGER = "plain, eager, float32, NCHW", "ours", "ours, no graph"
 DROP_PATH = 0.1  # what it is halfway through training

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from base.files import write_atomically
 from benchmarks.table_searches import STEP, VARIANTS, Record, Search, Searches, read_table, search_all, settings_of
 from benchmarks.timing import at_least, command_line, goal, header
-from search.tabular import Table, best_of_random
-from supernet.draw import DOTS, INK, TEXT, save_figure
-from supernet.files import write_atomically
-from training.command import command
-from training.markdown import table as markdown
+from search.costs.tabular import Table, best_of_random
+from supernet.drawing.draw import DOTS, INK, TEXT, save_figure
+from training.report.markdown import table as markdown
+from training.run.command import command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

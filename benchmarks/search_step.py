@@ -21,24 +21,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.counting import saved_bytes
+from base.texts import one_line
 from benchmarks.floor import Rates, add_rates, floor_of_pass, rates_of
-from benchmarks.pairing import softmax
-from benchmarks.plain_network import PlainSupernet
+from benchmarks.plain.counting import saved_bytes
+from benchmarks.plain.network import PlainSupernet
+from benchmarks.plain.pairing import softmax
 from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown
-from search.config import SearchConfig
-from search.loop import BilevelSearch
+from search.differentiable.config import SearchConfig
+from search.differentiable.trainer import BilevelSearch
 from supernet import get_space
 from supernet.cell import Kernels
-from training.checkpoint import RunDirectory
-from training.data import DataConfig
 from training.graph import GraphedStep, new_capture
-from training.images import Images
-from training.loop import choose_device
-from training.markdown import table
+from training.hardware import Precision, autocast, choose_device
+from training.images.data import DataConfig
+from training.images.format import Images
 from training.optim import OptimizerConfig, descend, new_optimizer
-from training.plain_yaml import one_line
-from training.precision import Precision, autocast
+from training.report.markdown import table
+from training.run.checkpoint import RunDirectory
 
 PLAIN_NCHW, PLAIN_CHANNELS_LAST = "plain, NCHW", "plain, channels_last"
 PLAIN_EAGER, PLAIN_COMPILED, PLAIN_GRAPH = "plain, eager", "plain, compiled", "plain, CUDA graph"

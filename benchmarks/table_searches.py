@@ -15,16 +15,16 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-from search.evaluators import TableScores
+from base.files import naming, write_atomically
+from search.costs.tabular import Table
 from search.methods import get_method
-from search.samplers import Encoding, Genome
-from search.samplers.config import SamplingConfig
-from search.sampling import SamplingMethod
-from search.tabular import Table
-from search.trials import Trials
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.method import SamplingMethod
+from search.sampling.scores.table import TableScores
+from search.sampling.trials import Trials
 from supernet import get_space
-from supernet.files import naming, write_atomically
-from training.config import config_to_dict
+from training.run.config import config_to_dict
 
 STEP = 10
 """Evaluations between two readings of the incumbent."""

@@ -17,11 +17,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.counting import launches
+from base.texts import one_line
+from benchmarks.plain.counting import launches
 from ops.kernels.launch import triton
 from training.graph import WARM_UP
-from training.images import ImageSet
-from training.plain_yaml import one_line
+from training.images.format import ImageSet
 
 Step = Callable[[], object]
 T = TypeVar("T")

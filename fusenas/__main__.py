@@ -2,8 +2,8 @@
 
 from fusenas.fit import fit_configured
 from fusenas.settings import FitConfig
-from training.command import command
-from training.config import parse_command_line
+from training.run.command import command
+from training.run.config import parse_command_line
 
 PROG = "fusenas"
 

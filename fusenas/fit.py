@@ -17,24 +17,25 @@ import numpy as np
 import torch
 from torch import nn
 
+from base.files import write_atomically
+from base.seeds import new_generator
 from fusenas.settings import FitConfig, Sight, suitable
+from retrain.api import retrain
 from retrain.export import export
 from retrain.portable import PixelNetwork, require_extra
-from retrain.train import Result, retrain
+from retrain.result import Result
 from search.methods import get_method
 from supernet import Genotype
-from supernet.files import write_atomically
-from training.checkpoint import RunDirectory
-from training.config import RunOptions
-from training.data import DataConfig, list_datasets, load_images, stratified
-from training.datasets import folder, npz
-from training.images import Images
-from training.loop import choose_device
+from training.hardware import choose_device
+from training.images.data import DataConfig, list_datasets, load_images, stratified
+from training.images.format import Images
+from training.images.readers import folder, npz
 from training.metrics import Evaluation
-from training.seeds import new_generator
+from training.run.checkpoint import RunDirectory
+from training.run.config import RunOptions
 
 Arrays = Sequence[Any]
-"""(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see `training.datasets.npz`."""
+"""(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see `training.images.readers.npz`."""
 ARRAYS_FILE = "arrays.npz"  # no file of a run that --overwrite removes: someone else may have named it as data
 _TEST_SHARE = 0.2
 _LOOKED_AT = 200  # image files whose size is looked at

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from base.checks import check_choices, check_whole
 from retrain.config import RetrainConfig
-from search.config import SearchConfig
+from search.differentiable.config import SearchConfig
 from search.methods import get_method
 from supernet import get_space
-from supernet.skeleton import Stem
-from training.data import DataConfig
+from supernet.spaces.skeleton import Stem
+from training.images.data import DataConfig
 from training.optim import OptimizerConfig
-from training.ranges import check_choices, check_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

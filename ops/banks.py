@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.candidates import FactorizedReduce, Zero
 from ops.functional import factorized_reduce
+from ops.images import FactorizedReduce, Zero
 from ops.mixing import EPSILON, MOMENTUM, Branch, DeferredNorm
 
 Index = int | EllipsisType

@@ -1,10 +1,10 @@
 """`python -m retrain`: trains the network of a genotype from scratch and evaluates it on the test part."""
 
+from retrain.api import measure, retrain
 from retrain.config import RetrainConfig
-from retrain.train import measure, retrain
-from training.command import command
-from training.config import parse_command_line
-from training.repeat import repeat
+from training.run.command import command
+from training.run.config import parse_command_line
+from training.run.repeat import repeat
 
 PROG = "retrain"
 

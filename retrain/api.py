@@ -1,12 +1,39 @@
-"""A retraining from Python."""
+"""Retraining from configuration to weights, metrics and report."""
 
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from base.files import write_atomically
+from base.seeds import new_generator
 from retrain.config import RetrainConfig
-from retrain.train import Result, retrain
-from supernet.genotype import Genotype
-from supernet.published import read_genotype
-from training.config import RunOptions
+from retrain.evaluation.networks import evaluate_network
+from retrain.page import retrain_page
+from retrain.result import Compared, Result
+from retrain.trainer import Retraining
+from retrain.weights import Trained
+from supernet.drawing.draw import draw_cell
+from supernet.genotypes.genotype import Genotype
+from supernet.genotypes.published import list_genotypes, read_genotype
+from supernet.spaces.space import get_space
+from training.hardware import choose_device
+from training.images.data import load_images, save_format, saved_format
+from training.images.format import ImageFormat, Images
+from training.loop import opened, run_epochs
+from training.metrics import count_multiply_adds, count_parameters
+from training.report.sections import Process
+from training.run.checkpoint import RunDirectory
+from training.run.config import RunOptions
+from training.run.history import write_history
+from training.run.monitor import Monitor, StopConfig, check_finite
+
+KIND = "retrain"
 
 
 def run(
@@ -33,3 +60,154 @@ def run(
     if not isinstance(genotype, Genotype):
         genotype = read_genotype(str(genotype))
     return retrain(config or RetrainConfig(), RunOptions(Path(run), resume, overwrite), genotype)
+
+
+def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | None = None) -> Result:
+    """Trains a genotype (None: the one that the configuration names) into the directory of the run, then evaluates it on the
+    test part, once.
+
+    Writes genotype.json, weights.safetensors, metrics.json, history.jsonl and report.html. Raises ValueError, before anything
+    is written, for a configuration that cannot be run; see `training.loop.run_epochs` for what may happen later.
+    """
+    began = time.monotonic()
+    RunDirectory.check(options.run, config, options.resume, options.overwrite)
+    genotype = _genotype(genotype, config, options)
+    others = _random_runs(config, options, genotype)
+    notes: list[str] = []
+    device = choose_device(config.device, config.threads)
+    known = saved_format(options)
+    images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
+    test = _test_images(config, device, images.format, notes.append, known is not None)
+    trainer = Retraining(config, genotype, images)
+    with closing(trainer), opened(trainer, config, options, KIND) as (run, monitor, start):
+        save_format(images, run.path)
+        for note in notes:
+            monitor.log(note)
+        genotype.save(run.path / "genotype.json")
+        if not start.epochs:
+            _introduce(genotype, monitor)
+        epochs = run_epochs(trainer, config, run, monitor, KIND, start)
+        result = _conclude(trainer, test, run, monitor, epochs)
+        process = Process(start.epochs, epochs, time.monotonic() - began)
+        monitor.log(f"{KIND}: report in {retrain_page(trainer, result, process, run.config_hash).write(run.path)}")
+    if others and epochs < trainer.epochs:
+        print(f"{KIND}: stopped early, so no random genotypes are trained; --resume, with another stop, goes on")
+        return result
+    found = tuple(retrain(alone, theirs, other) for alone, theirs, other in others)
+    if found:
+        compared = [Compared(one.run.name, one.parameters, one.multiply_adds, one.test.accuracy) for one in found]
+        path = retrain_page(trainer, result, process, run.config_hash, compared).write(run.path)
+        print(f"{KIND}: compared with random genotypes in {path}")
+    return replace(result, others=found)
+
+
+def measure(config: RetrainConfig, options: RunOptions) -> dict[str, float]:
+    """Retrains; returns what runs with other seeds are compared by."""
+    result = retrain(config, options)
+    test = {name: value for name, value in result.test.to_dict().items() if isinstance(value, float)}
+    return test | {"parameters": result.parameters, "multiply_adds": result.multiply_adds}
+
+
+def random_genotype(space: str, number: int) -> Genotype:
+    """Random genotype number `number` of a space, every one of the space being as likely as another.
+
+    Raises ValueError for an unknown space.
+    """
+    return get_space(space).random(new_generator(number, "random genotype"), number)
+
+
+def _random_runs(
+    config: RetrainConfig, options: RunOptions, genotype: Genotype
+) -> list[tuple[RetrainConfig, RunOptions, Genotype]]:
+    """What is trained for comparison, and where. Raises ValueError where a directory is in the way."""
+    runs = []
+    for number in range(config.random_genotypes):
+        try:
+            other = random_genotype(genotype.space, number)
+        except ValueError as error:
+            raise ValueError(f"random_genotypes: {error}; a space of your own is known once its file is imported") from error
+        path = options.run / f"random_{number}"
+        # Cut short they would be no match for the genotype that was not.
+        alone = replace(config, random_genotypes=0, stop=StopConfig())
+        theirs = replace(options, run=path, resume=options.resume and path.exists())
+        RunDirectory.check(theirs.run, alone, theirs.resume, theirs.overwrite)
+        runs.append((alone, theirs, other))
+    return runs
+
+
+def _test_images(
+    config: RetrainConfig, device: torch.device, form: ImageFormat, log: Callable[[str], None], surveyed: bool
+) -> Images:
+    """The test part, before anything is trained: what is wrong with it is better known then.
+
+    Raises ValueError where it cannot be read or its images have another size.
+    """
+    images = load_images(config.data, "test", device, form, log, surveyed)
+    if images.format.shape != form.shape:
+        (_, height, width), (_, trained_height, trained_width) = images.format.shape, form.shape
+        raise ValueError(
+            f"data.size: test images have {width}x{height} pixels and training images {trained_width}x{trained_height}; "
+            "bring all to one size with --data.size"
+        )
+    return images
+
+
+def _genotype(given: Genotype | None, config: RetrainConfig, options: RunOptions) -> Genotype:
+    """The genotype of a call, or else of the configuration; on resume that which the run began with, as its file may have
+    changed since."""
+    saved = options.run / "genotype.json"
+    if options.resume and saved.is_file():
+        try:
+            begun = Genotype.load(saved)
+        except ValueError as error:
+            again = f"delete it to read {config.genotype} again, or " if given is None else ""
+            raise ValueError(f"{error}; {again}begin anew with --overwrite") from error
+        if given is not None and given != begun:
+            raise ValueError(f"genotype: the run was begun with another one, which {saved} has; begin anew with overwrite=True")
+        return begun
+    if given is not None:
+        return given
+    if not config.genotype:
+        raise ValueError(f"genotype: give a file or one of {', '.join(list_genotypes())} with --genotype")
+    try:
+        return read_genotype(config.genotype)
+    except ValueError as error:
+        raise ValueError(f"genotype: {error}") from error
+
+
+def _introduce(genotype: Genotype, monitor: Monitor) -> None:
+    """What is trained, for TensorBoard."""
+    monitor.text("genotype", genotype.to_text(genotype.text_form))
+    for kind, cell in genotype.cells.items():
+        monitor.figure(f"cell/{kind}", draw_cell(cell, genotype.skeleton.inputs, kind), 0)
+
+
+def _conclude(trainer: Retraining, images: Images, run: RunDirectory, monitor: Monitor, epochs: int) -> Result:
+    """Saves the weights, evaluates what was saved on the test images, and writes and shows the outcome."""
+    config = trainer.config
+    Trained(trainer.network, trainer.format).save(run.path)
+    trained = Trained.load(run.path)
+    network = trained.network
+    parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.format.shape)
+    test = evaluate_network(network, images, config.batch_size, trainer.device, config.precision)
+    check_finite(None if math.isfinite(test.loss) else 0, epochs * trainer.steps, "loss on the test images")
+    metrics = test.to_dict() | {
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "epochs": epochs,
+        "seed": config.seed,
+        "class_weights": config.data.class_weights,
+        "config_hash": run.config_hash,
+        "genotype": trainer.genotype.to_text(trainer.genotype.text_form),
+    }
+    write_history(run.path, trainer.history)
+    write_atomically(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, "test/accuracy": test.accuracy})
+    monitor.log(
+        f"{KIND}: {epochs} epochs, {parameters:,} parameters, {multiply_adds / 1e6:.2f} M multiply-adds"
+        f"{', balanced class weights' if config.data.class_weights == 'balanced' else ''}; "
+        f"on {test.images} test images: accuracy {test.accuracy:.4f}, top-5 {test.top5:.4f}, "
+        f"macro recall {test.macro_recall:.4f}, macro F1 {test.macro_f1:.4f}, loss {test.loss:.4f}"
+    )
+    monitor.log(f"{KIND}: weights and metrics in {run.path}")
+    return Result(trainer.genotype, epochs, parameters, multiply_adds, test, trained, run.path)

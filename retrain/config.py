@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass, field
 
-from supernet.skeleton import Stem
-from training.data import DataConfig
-from training.monitor import StopConfig
+from base.checks import check_whole
+from supernet.spaces.skeleton import Stem
+from training.hardware import Precision
+from training.images.data import DataConfig
 from training.optim import OptimizerConfig
-from training.precision import Precision
-from training.ranges import check_whole
+from training.run.monitor import StopConfig
 
 
 @dataclass

@@ -12,18 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from retrain.confusion import draw_confusion
-from retrain.evaluation import Row, Run, evaluate_runs, load_test_images, read_runs
-from retrain.speed import Speed
-from supernet.draw import save_figure
-from supernet.files import write_atomically
-from training.arguments import TRUTH, Parser, add_data_arguments, data_fields, whole_number
-from training.command import command
-from training.data import DataConfig
-from training.images import Images
-from training.loop import choose_device
-from training.plain_yaml import one_line
-from training.ranges import check_whole
+from base.checks import check_whole
+from base.files import write_atomically
+from base.texts import one_line
+from retrain.evaluation.confusion import draw_confusion
+from retrain.evaluation.networks import Row, Run, evaluate_runs, load_test_images, read_runs
+from retrain.evaluation.speed import Speed
+from supernet.drawing.draw import save_figure
+from training.hardware import choose_device
+from training.images.arguments import add_data_arguments, data_fields
+from training.images.data import DataConfig
+from training.images.format import Images
+from training.run.arguments import TRUTH, Parser, whole_number
+from training.run.command import command
 
 PROG = "retrain.evaluate"
 EVALUATION_FILE, CONFUSION_FILE = "evaluation.json", "confusion.png"

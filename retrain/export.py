@@ -14,7 +14,10 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 
-from retrain.evaluation import check_directory, data_of_run
+from base.checks import check_whole
+from base.files import write_atomically
+from base.seeds import new_generator
+from retrain.evaluation.networks import check_directory, data_of_run
 from retrain.portable import (
     DESCRIPTION_FILE,
     OPSET,
@@ -28,16 +31,14 @@ from retrain.portable import (
 )
 from retrain.quantise import quantise
 from retrain.weights import WEIGHTS_FILE, Trained
-from supernet.files import write_atomically
-from training.arguments import TRUTH, Parser, add_data_arguments, data_fields, whole_number
-from training.batches import Batches
-from training.command import command
-from training.data import DATA_FILE, DataConfig, Part, load_images, stratified
-from training.images import Images
-from training.loop import choose_device
+from training.hardware import choose_device
+from training.images.arguments import add_data_arguments, data_fields
+from training.images.batches import Batches
+from training.images.data import DATA_FILE, DataConfig, Part, load_images, stratified
+from training.images.format import Images
 from training.metrics import Meter, count_parameters
-from training.ranges import check_whole
-from training.seeds import new_generator
+from training.run.arguments import TRUTH, Parser, whole_number
+from training.run.command import command
 
 PROG = "retrain.export"
 Form = Literal["torch_export", "onnx"]

@@ -1,57 +1,40 @@
 """The report of a retraining as one page: what was asked, how it went, and how good the network is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain.config import RetrainConfig
-from retrain.confusion import draw_confusion
-from supernet.draw import draw_genotype
-from training.charts import chart, charts, of_history
+from retrain.evaluation.confusion import draw_confusion
+from retrain.result import Compared, Result
+from supernet.drawing.draw import draw_genotype
 from training.metrics import Evaluation
-from training.page import (
-    MOST_CLASSES,
+from training.report.charts import chart, charts, of_history
+from training.report.html import (
     Markup,
     Page,
-    Process,
-    asked,
-    commands,
     details,
     drawing,
-    drawn_genotype,
     duration,
     element,
-    environment,
     facts,
     figure,
-    images,
     millions,
     paragraph,
     percent,
     table,
 )
+from training.report.sections import MOST_CLASSES, Process, asked, commands, drawn_genotype, environment, images
 
 if TYPE_CHECKING:
-    from retrain.train import Result, Retraining
+    from retrain.trainer import Retraining
 
 _FEW = 10
 """Genotypes below which a comparison with them says little."""
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A genotype that was trained in the same way."""
-
-    name: str
-    parameters: int
-    multiply_adds: int
-    accuracy: float
-    """On the test images, a share."""
-
-
 def retrain_page(
-    trainer: "Retraining", result: "Result", process: Process, config_hash: str, others: Sequence[Compared] = ()
+    trainer: "Retraining", result: Result, process: Process, config_hash: str, others: Sequence[Compared] = ()
 ) -> Page:
     """Of a retraining that ended with `result`; `others` are what it is compared with."""
     config, genotype, test, run = trainer.config, trainer.genotype, result.test, result.run
@@ -142,7 +125,7 @@ def _tested(test: Evaluation, names: Sequence[str]) -> list[Markup]:
     ]
 
 
-def _compared(result: "Result", others: Sequence[Compared]) -> list[Markup]:
+def _compared(result: Result, others: Sequence[Compared]) -> list[Markup]:
     own = Compared("this genotype", result.parameters, result.multiply_adds, result.test.accuracy)
     ranked = sorted([own, *others], key=lambda one: -one.accuracy)
     rows = [

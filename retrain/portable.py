@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from base.files import write_atomically
+from base.seeds import new_generator
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
-from supernet.files import write_atomically
-from training.images import BYTE, ImageFormat
-from training.seeds import new_generator
+from training.images.format import BYTE, ImageFormat
 
 INPUT, OUTPUT = "images", "logits"
 DESCRIPTION_FILE = "model.json"

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from base.files import write_atomically
 from retrain.portable import INPUT, Exported, differences, onnx_model, quiet, require_extra
-from supernet.files import write_atomically
-from training.images import ImageFormat
+from training.images.format import ImageFormat
 
 
 def quantise(exported: Exported, path: Path, calibration: Iterable[Tensor], form: ImageFormat) -> Exported:

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from base.files import write_atomically
 from supernet.discrete import DiscreteNetwork
-from supernet.files import write_atomically
-from supernet.genotype import Genotype
-from training.images import ImageFormat
+from supernet.genotypes.genotype import Genotype
+from training.images.format import ImageFormat
 
 WEIGHTS_FILE = "weights.safetensors"
 GENOTYPE_FILE = "genotype.json"

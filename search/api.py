@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from search.methods import get_method
 from supernet import Genotype
-from training.config import RunOptions
+from training.run.config import RunOptions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,8 +21,8 @@ def run(
     """Searches as `python -m search.METHOD` does and returns the genotype, which is also in the directory of the run.
 
     Args:
-        config: what the method takes: a `search.config.SearchConfig` for those that descend a gradient, for one that samples
-            the configuration of its module. `search.methods.get_method(name).defaults()` is one as published; None: that.
+        config: what the method takes: a `SearchConfig` for those that descend a gradient, for one that samples the
+            configuration of its module. `search.methods.get_method(name).defaults()` is one as published; None: that.
         method: name of the method, in `search.methods.METHODS` or `SAMPLING_METHODS`.
         run: directory of the run; None: runs/search_METHOD.
         resume: go on from the run's last checkpoint.

@@ -5,8 +5,8 @@ evaluated next that are best in a draw from its predictions (Thompson sampling).
 a sampler of Optuna, whose study several processes can share: give each its own --run, and all the same --bayes.storage.
 """
 
-from search.samplers.bayes import BayesSampler, BayesSearchConfig
-from search.sampling import SamplingMethod
+from search.sampling.method import SamplingMethod
+from search.sampling.samplers.bayes import BayesSampler, BayesSearchConfig
 
 METHOD = SamplingMethod(
     "bayes",

@@ -4,11 +4,11 @@ A regulariser, the log of the sum of exponentials of each edge's alphas, grows i
 softmax from being decided by the size of its inputs. In the 50 epochs of the DARTS space its weight grows to 25.
 """
 
-from search.config import SearchConfig
-from search.methods import Method
-from search.regularisers import RegulariserConfig
+from search.differentiable.config import SearchConfig
+from search.differentiable.method import DifferentiableMethod
+from search.differentiable.regularisers import RegulariserConfig
 
-METHOD = Method(
+METHOD = DifferentiableMethod(
     "beta_darts",
     "beta-DARTS (Ye et al. 2022)",
     "beta-decay regularisation of the alphas",

@@ -4,10 +4,10 @@ A softmax over the candidates of every edge relaxes the choice; alphas descend t
 loss, in turns; the space's rule derives the cell from the strongest candidates. `SearchConfig` is as DARTS has it.
 """
 
-from search.config import SearchConfig
-from search.methods import Method
+from search.differentiable.config import SearchConfig
+from search.differentiable.method import DifferentiableMethod
 
-METHOD = Method(
+METHOD = DifferentiableMethod(
     "darts",
     "DARTS (Liu, Simonyan & Yang 2019)",
     "a softmax over candidates, trained bilevel",

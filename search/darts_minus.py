@@ -5,10 +5,10 @@ weight falls from 1 to 0, takes that role away from the candidate. On edges of s
 weights of the candidate's factorised reduction.
 """
 
-from search.config import SearchConfig
-from search.methods import Method
+from search.differentiable.config import SearchConfig
+from search.differentiable.method import DifferentiableMethod
 
-METHOD = Method(
+METHOD = DifferentiableMethod(
     "darts_minus",
     "DARTS- (Chu et al. 2021)",
     "an auxiliary skip connection that fades",

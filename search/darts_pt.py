@@ -4,11 +4,11 @@ A search by DARTS, after which the alphas are not asked: edge by edge, the opera
 accuracy, and the supernet is trained on in between. `--selection.name perturbation` puts this selection on top of any method.
 """
 
-from search.config import SearchConfig
-from search.methods import Method
-from search.selection import SelectionConfig
+from search.differentiable.config import SearchConfig
+from search.differentiable.method import DifferentiableMethod
+from search.differentiable.selection import SelectionConfig
 
-METHOD = Method(
+METHOD = DifferentiableMethod(
     "darts_pt",
     "DARTS-PT (Wang et al. 2021)",
     "selects by perturbing the trained supernet, not by alphas",

@@ -5,12 +5,12 @@ are pruned and more channels go through the others; each stage first trains the 
 the weight decay of the alphas, which holds the concentrations near 1.
 """
 
-from search.config import AlphaConfig, SearchConfig, StagesConfig
-from search.methods import Method
-from search.relaxations import RelaxationConfig
+from search.differentiable.config import AlphaConfig, SearchConfig, StagesConfig
+from search.differentiable.method import DifferentiableMethod
+from search.differentiable.relaxations import RelaxationConfig
 from training.optim import OptimizerConfig
 
-METHOD = Method(
+METHOD = DifferentiableMethod(
     "drnas",
     "DrNAS (Chen, Wang, Cheng, Tang & Hsieh 2021)",
     "draws weights from a Dirichlet distribution; prunes and widens on the way",

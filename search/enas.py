@@ -10,8 +10,8 @@ a test accuracy of 94.20±0.22; with the paper's temperature of 5, 20 architectu
 93.99±0.25; with --controller.replay_epochs 4 at 94.27±0.19 (after 100: 93.97±0.34 instead of 93.77±0.33).
 """
 
-from search.samplers.reinforce import EnasSampler, EnasSearchConfig
-from search.sampling import SamplingMethod
+from search.sampling.method import SamplingMethod
+from search.sampling.samplers.reinforce import EnasSampler, EnasSearchConfig
 from training.optim import OptimizerConfig
 
 METHOD = SamplingMethod(

@@ -8,8 +8,8 @@ the table of NAS-Bench-201 (population 30, sample 10, 300 evaluations, 500 seeds
 accuracy of 94.26, 94.36, 94.33 and 93.47.
 """
 
-from search.samplers.evolution import EvolutionSampler, EvolutionSearchConfig
-from search.sampling import SamplingMethod
+from search.sampling.method import SamplingMethod
+from search.sampling.samplers.evolution import EvolutionSampler, EvolutionSearchConfig
 
 METHOD = SamplingMethod(
     "evolution",

@@ -6,12 +6,12 @@ Only the entry that was chosen has a gradient, as the paper says; its authors' c
 the others.
 """
 
-from search.config import SearchConfig
-from search.methods import Method
-from search.relaxations import RelaxationConfig
+from search.differentiable.config import SearchConfig
+from search.differentiable.method import DifferentiableMethod
+from search.differentiable.relaxations import RelaxationConfig
 from training.optim import OptimizerConfig
 
-METHOD = Method(
+METHOD = DifferentiableMethod(
     "gdas",
     "GDAS (Dong & Yang 2019)",
     "runs one sampled operation an edge; straight-through Gumbel-softmax",

@@ -9,8 +9,8 @@ alone, by 0.14±0.04 (mean and standard error of the differences, seed by seed),
 (--hybrid.share 0), which end at 94.35±0.08. After 100 evaluations: 94.00±0.35, the parts 93.77±0.33 and 94.07±0.26.
 """
 
-from search.samplers.hybrid import HybridSampler, HybridSearchConfig
-from search.sampling import SamplingMethod
+from search.sampling.method import SamplingMethod
+from search.sampling.samplers.hybrid import HybridSampler, HybridSearchConfig
 
 METHOD = SamplingMethod(
     "hybrid",

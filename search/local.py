@@ -5,8 +5,8 @@ default to the first that is better, for the paper's variant that evaluates all 
 evaluations: in the table of NAS-Bench-201, 500 seeds, 300 evaluations, a test accuracy of 94.31±0.18 against 94.36±0.09.
 """
 
-from search.samplers.local import LocalSampler, LocalSearchConfig
-from search.sampling import SamplingMethod
+from search.sampling.method import SamplingMethod
+from search.sampling.samplers.local import LocalSampler, LocalSearchConfig
 
 METHOD = SamplingMethod(
     "local",

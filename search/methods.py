@@ -1,18 +1,17 @@
 """What a method of search is: a name, where it is from, and its parts as a configuration."""
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from search.config import SearchConfig
-from search.loop import search
 from search.outcome import outcome
 from supernet import Genotype
-from training.checkpoint import MAY_CHANGE
-from training.command import command
-from training.config import RunOptions, parse_command_line
-from training.repeat import Spread, repeat
+from training.run.checkpoint import MAY_CHANGE
+from training.run.command import command
+from training.run.config import RunOptions, parse_command_line
+from training.run.repeat import Spread, repeat
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,11 +20,11 @@ C = TypeVar("C", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
-class Method(Generic[C]):
+class Method(ABC, Generic[C]):
     """A published (or your own) composition of the parts that its configuration names.
 
-    `defaults` makes the configuration that the method was published with; a config file and the command line change it. This
-    one descends a gradient, with a `SearchConfig`; one that samples whole architectures is a `search.sampling.SamplingMethod`.
+    `defaults` makes the configuration that the method was published with; a config file and the command line change it.
+    A `DifferentiableMethod` descends a gradient, a `SamplingMethod` samples whole architectures.
     """
 
     name: str
@@ -41,22 +40,20 @@ class Method(Generic[C]):
         return f"search.{self.name}"
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple[C, RunOptions]:
-        """What the command line `argv` (None: the process's own) asks for; see `training.config.parse_command_line`."""
+        """What the command line `argv` (None: the process's own) asks for; see `training.run.config.parse_command_line`."""
         defaults = self.defaults()
         return parse_command_line(type(defaults), argv, self.prog, f"{self.paper}: {self.summary}", defaults=defaults)
 
+    @abstractmethod
     def run(self, config: C, options: RunOptions) -> Genotype | None:
-        """Searches into the directory of the run; see `search.loop.search`. None where it was stopped with nothing found."""
-        defaults = self.defaults()
-        assert isinstance(config, SearchConfig) and isinstance(defaults, SearchConfig)
-        return search(config, options, self.name, self.paper, defaults)
+        """Searches into the directory of the run. Returns None where it was stopped with nothing found."""
 
     def may_change(self, config: C) -> Collection[str]:
         """Fields of the configuration that a resumed run may change."""
         return MAY_CHANGE
 
     def repeat(self, config: C, options: RunOptions) -> list[Spread]:
-        """Searches once for each of `options.seeds`; see `training.repeat.repeat`."""
+        """Searches once for each of `options.seeds`; see `training.run.repeat.repeat`."""
 
         def measure(one: C, theirs: RunOptions) -> dict[str, float]:
             self.run(one, theirs)

@@ -5,8 +5,8 @@ it and decoded to new ones. Training goes on with these, round by round. Of the 
 weights.
 """
 
-from search.samplers.nao import NaoSampler, NaoSearchConfig
-from search.sampling import SamplingMethod
+from search.sampling.method import SamplingMethod
+from search.sampling.samplers.nao import NaoSampler, NaoSearchConfig
 
 METHOD = SamplingMethod(
     "nao",

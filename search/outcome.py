@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.history import HISTORY_FILE
+from training.run.history import HISTORY_FILE
 
 QUANTITIES = ("supernet_accuracy", "derived_accuracy", "best_score", "test_accuracy")
 """In the entries of a history: accuracy of the supernet and, with its weights, of the derived cell on the search's validation

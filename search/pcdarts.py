@@ -5,11 +5,11 @@ without weights; every edge has a weight of its own, so that the choice of edges
 alphas wait until the weights are worth comparing.
 """
 
-from search.config import AlphaConfig, SearchConfig
-from search.methods import Method
+from search.differentiable.config import AlphaConfig, SearchConfig
+from search.differentiable.method import DifferentiableMethod
 from training.optim import OptimizerConfig
 
-METHOD = Method(
+METHOD = DifferentiableMethod(
     "pcdarts",
     "PC-DARTS (Xu et al. 2020)",
     "a quarter of the channels through operations; edges have weights of their own",

@@ -5,8 +5,8 @@ trained as in the paper's last setting for CIFAR-10 (its table 6). There 5000 ar
 of every thousand with all images; here 1000, each with all images, or with --halving.eta the most of them in part.
 """
 
-from search.samplers.uniform import RandomSearchConfig, UniformSampler
-from search.sampling import SamplingMethod
+from search.sampling.method import SamplingMethod
+from search.sampling.samplers.uniform import RandomSearchConfig, UniformSampler
 from training.optim import OptimizerConfig
 
 METHOD = SamplingMethod(

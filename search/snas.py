@@ -5,11 +5,11 @@ by itself; alphas and weights descend the same loss on the same images by the sa
 validation images, there are few: a tenth, to watch the search by.
 """
 
-from search.config import SearchConfig
-from search.methods import Method
-from search.relaxations import RelaxationConfig
+from search.differentiable.config import SearchConfig
+from search.differentiable.method import DifferentiableMethod
+from search.differentiable.relaxations import RelaxationConfig
 
-METHOD = Method(
+METHOD = DifferentiableMethod(
     "snas",
     "SNAS (Xie, Zheng, Liu & Lin 2019)",
     "draws weights from a concrete distribution; one level",

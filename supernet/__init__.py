@@ -1,10 +1,11 @@
 """Floor 2: the weight-sharing network, the spaces it searches, and the genotypes that come out, with the network of each."""
 
-from supernet import spaces as _spaces  # registers the spaces that ship with the project
 from supernet.discrete import DiscreteNetwork
-from supernet.genotype import Genotype
-from supernet.network import Path, Supernet
-from supernet.space import SearchSpace, get_space, list_spaces, register_space
+from supernet.genotypes.genotype import Genotype
+from supernet.network import Supernet
+from supernet.path import Path
+from supernet.spaces import darts, nasbench201  # registers the spaces that ship with the project
+from supernet.spaces.space import SearchSpace, get_space, list_spaces, register_space
 
 __all__ = [
     "DiscreteNetwork",
@@ -17,4 +18,4 @@ __all__ = [
     "register_space",
 ]
 
-del _spaces
+del darts, nasbench201

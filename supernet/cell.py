@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.banks import Bank, EdgeBank, Move, SharedBank, Source, make_bank
-from ops.candidates import FactorizedReduce, ReluConvNorm
 from ops.functional import Cast, channel_shuffle, strided_size
 from ops.fused import FusedCell
+from ops.images import FactorizedReduce, ReluConvNorm
 from ops.kernels.launch import supports
 from ops.mixing import Branch, mix, spread
 from ops.plan import CellPlan, Operation, fusable
 from ops.registry import build_op, drop_running_statistics
-from supernet.skeleton import CellPosition, preprocessing
-from supernet.space import SearchSpace
+from supernet.spaces.skeleton import CellPosition, preprocessing
+from supernet.spaces.space import SearchSpace
 
 PLANS = 64
 """Most plans that a cell keeps: one for each path that was sampled last."""

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops import build_op
-from ops.candidates import batch_norm
 from ops.functional import strided_size
-from supernet.genotype import CellGenotype, Genotype
-from supernet.skeleton import Backbone, CellPosition, Skeleton, Stem, preprocessing
+from ops.images import batch_norm
+from supernet.genotypes.genotype import CellGenotype, Genotype
+from supernet.spaces.skeleton import Backbone, CellPosition, Skeleton, Stem, preprocessing
 
 
 class DropPath:
@@ -112,8 +112,8 @@ class DiscreteNetwork(Backbone):
     `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each stage); None takes the
     skeleton's own: 36 and 20 in DARTS, with the mobile stem 48 and 14, and 16 and 5 a stage in NAS-Bench-201. With `auxiliary`
     it has a second classifier, for training alone, after cell 2 * cells // 3. `stem` is what stands before the cells, see
-    `supernet.skeleton.Stem`. In training the output of every operation but the identity is dropped for single images with the
-    probability `drop_path`, an attribute that is 0 at first: a number, or a scalar tensor on the device.
+    `supernet.spaces.skeleton.Stem`. In training the output of every operation but the identity is dropped for single images
+    with the probability `drop_path`, an attribute that is 0 at first: a number, or a scalar tensor on the device.
 
     Raises ValueError for a genotype or numbers that the skeleton has no network for.
     """

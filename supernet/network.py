@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,69 +10,10 @@ from torch.optim import Optimizer
 from ops.banks import ModuleBank, Source
 from ops.functional import cast_together
 from supernet.cell import Keep, Kernels, MixedCell
-from supernet.genotype import Genotype
+from supernet.path import Path
 from supernet.rebuild import carry_over
-from supernet.skeleton import Backbone, Stem
-from supernet.space import SearchSpace
-
-
-@dataclass(frozen=True)
-class Path:
-    """One architecture inside the supernet: for each kind of cell, the index of the one candidate that runs on each edge.
-
-    -1 runs nothing on that edge. `choices[kind]` has one index an edge, or, where cells are not tied, one such list a cell.
-    """
-
-    choices: Mapping[str, Sequence[int] | Sequence[Sequence[int]] | Tensor]
-
-    @classmethod
-    def of_genotype(cls, genotype: Genotype, space: SearchSpace) -> "Path":
-        """The path that computes what `genotype`, of `space`, does.
-
-        Raises ValueError for other cells, edges or candidates, and for two operations on one edge.
-        """
-        if set(genotype.cells) != set(space.kinds):
-            raise ValueError(
-                f"genotype: has the cells {', '.join(genotype.cells)}, space {space.name} {', '.join(space.kinds)}"
-            )
-        choices = {}
-        for kind, cell in genotype.cells.items():
-            chosen = [-1] * len(space.edges)
-            for node, feeds in enumerate(cell.nodes):
-                for operation, source in feeds:
-                    edge = (source, space.inputs + node)
-                    if edge not in space.edges or operation not in space.candidates:
-                        raise ValueError(f"genotype: {operation} on edge {edge} is not in space {space.name}")
-                    row = space.edges.index(edge)
-                    if chosen[row] >= 0:
-                        raise ValueError(f"genotype: a path has one operation an edge, and edge {edge} has two")
-                    chosen[row] = space.candidates.index(operation)
-            choices[kind] = chosen
-        return cls(choices)
-
-    def one_hot(self, space: SearchSpace) -> dict[str, Tensor]:
-        """The mixture that gives each chosen candidate the weight 1, {kind: [..., edges, candidates]}."""
-        candidates = torch.arange(len(space.candidates))
-        return {kind: (torch.as_tensor(table).unsqueeze(-1) == candidates).float() for kind, table in self.choices.items()}
-
-    def of_cell(self, cell: MixedCell) -> list[int]:
-        """The indices for one cell. Raises ValueError where they do not fit the cell."""
-        kind = cell.position.kind
-        if kind not in self.choices:
-            raise ValueError(f"path: no choice for cells of kind {kind!r}")
-        table = torch.as_tensor(self.choices[kind])
-        if table.ndim == 2 and len(table) > cell.position.of_kind:
-            table = table[cell.position.of_kind]
-        edges, candidates = len(cell.space.edges), len(cell.space.candidates)
-        if table.shape != (edges,) or table.is_floating_point():
-            raise ValueError(f"path[{kind!r}]: expected {edges} indices, one an edge, got {table.dtype} {list(table.shape)}")
-        chosen = table.tolist()
-        for edge, column in enumerate(chosen):
-            if not -1 <= column < candidates:
-                raise ValueError(f"path[{kind!r}], edge {edge}: index {column} is not in -1..{candidates - 1}")
-            if column >= 0 and not cell.keep[edge][column]:
-                raise ValueError(f"path[{kind!r}], edge {edge}: candidate {cell.space.candidates[column]} is masked")
-        return chosen
+from supernet.spaces.skeleton import Backbone, Stem
+from supernet.spaces.space import SearchSpace
 
 
 class Supernet(Backbone):
@@ -84,7 +24,7 @@ class Supernet(Backbone):
     (PC-DARTS). With `tie_cells` a mixture is {kind: [edges, candidates]}, without {kind: [cells of that kind, edges,
     candidates]}. `batch_statistics` True: batch norm in cells uses the batch's statistics in evaluation, too; None: as the
     space has it. `kernels` says what computes the cells, see `supernet.cell.Kernels`; `stem` what is before them, see
-    `supernet.skeleton.Stem`.
+    `supernet.spaces.skeleton.Stem`.
 
     Raises ValueError for arguments that do not fit the space.
     """

@@ -26,19 +26,19 @@ import torch.utils.tensorboard
 from matplotlib.figure import Figure
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+import base.files
 import retrain.__main__
 import retrain.page
-import retrain.train
-import search.bilevel
+import retrain.trainer
 import search.darts
-import search.loop
-import search.page
-import search.report
+import search.differentiable.bilevel
+import search.differentiable.recorder
+import search.differentiable.report
+import search.differentiable.trainer
 import supernet.cell
 import supernet.discrete
-import supernet.files
-from training.checkpoint import Checkpoints
-from training.monitor import Monitor
+from training.run.checkpoint import Checkpoints
+from training.run.monitor import Monitor
 from training.vision import import_torchvision
 
 import_torchvision()
@@ -105,12 +105,12 @@ def watch(moments: Moments) -> None:
     def level(optimizer: torch.optim.Optimizer) -> str:
         return "alphas" if isinstance(optimizer, torch.optim.Adam) else "weights"
 
-    for trainer in (search.loop.BilevelSearch, retrain.train.Retraining):
+    for trainer in (search.differentiable.trainer.BilevelSearch, retrain.trainer.Retraining):
         wrap(trainer, "run_epoch", before=begin)
     wrap(Checkpoints, "save", after=end)
     for cell in (supernet.cell.MixedCell, supernet.discrete.DiscreteCell):
         wrap(cell, "forward", after=passing("cell forward"))
-    wrap(search.bilevel, "_gradient", after=passing("architecture gradient"))
+    wrap(search.differentiable.bilevel, "_gradient", after=passing("architecture gradient"))
     register_optimizer_step_pre_hook(lambda optimizer, *_: moments.passed(f"{level(optimizer)} before step"))
     register_optimizer_step_post_hook(lambda optimizer, *_: moments.passed(f"{level(optimizer)} after step"))
     wrap(Monitor, "flush", before=passing("curves unflushed"))
@@ -132,7 +132,7 @@ def watch_files(moments: Moments) -> None:
             super().write(content[middle:])
             return len(content)
 
-    supernet.files.open = HalvedFile  # type: ignore[attr-defined]  # in place of the built-in one
+    base.files.open = HalvedFile  # type: ignore[attr-defined]  # in place of the built-in one
     wrap(
         os,
         "replace",
@@ -148,7 +148,8 @@ def run(request: dict[str, Any]) -> int:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     # Two thirds of the time of so small a run would go into its pictures.
-    search.report.draw_alphas = search.report.draw_cell = search.page.draw_genotype = lambda *_: Figure((1, 1))
+    recorder = search.differentiable.recorder
+    recorder.draw_alphas = recorder.draw_cell = search.differentiable.report.draw_genotype = lambda *_: Figure((1, 1))
     retrain.page.draw_genotype = retrain.page.draw_confusion = lambda *_: Figure((1, 1))
     moments = Moments(Path(request["record"]), request["fatal"] and tuple(request["fatal"]))
     watch(moments)

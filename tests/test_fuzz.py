@@ -20,16 +20,16 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from retrain.weights import Trained
-from search.config import SearchConfig
+from search.differentiable.config import SearchConfig
 from supernet.discrete import DiscreteNetwork
-from supernet.genotype import Genotype
-from supernet.published import get_genotype
-from training import config
-from training.checkpoint import _MAGIC, Checkpoints
-from training.config import RunOptions, config_from_file, config_to_yaml
-from training.data import DATA_FILE, DataConfig, load_images, save_format, saved_format
-from training.image_files import Decoding
-from training.images import ImageFormat, ImageSet
+from supernet.genotypes.genotype import Genotype
+from supernet.genotypes.published import get_genotype
+from training.images.data import DATA_FILE, DataConfig, load_images, save_format, saved_format
+from training.images.files import Decoding
+from training.images.format import ImageFormat, ImageSet
+from training.run import config
+from training.run.checkpoint import _MAGIC, Checkpoints
+from training.run.config import RunOptions, config_from_file, config_to_yaml
 
 SECONDS = 10  # that one file may take: a hundred times what it does
 MEMORY = 2**30  # bytes that all files of a test may take at once

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from retrain.weights import Trained
-from supernet.genotype import Genotype
-from training.checkpoint import Checkpoints
+from supernet.genotypes.genotype import Genotype
+from training.run.checkpoint import Checkpoints
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = os.environ | {

@@ -14,12 +14,12 @@ from PIL import Image
 import retrain.__main__
 import search.darts
 from retrain.config import RetrainConfig
-from retrain.train import Retraining
+from retrain.trainer import Retraining
 from retrain.weights import Trained
-from supernet.published import get_genotype
-from training.data import DataConfig
-from training.image_files import Decoding
-from training.images import ImageFormat, ImageSet
+from supernet.genotypes.published import get_genotype
+from training.images.data import DataConfig
+from training.images.files import Decoding
+from training.images.format import ImageFormat, ImageSet
 from training.vision import import_torchvision
 
 SEARCH = {"space": "nasbench201", "cells": 1, "channels": 4, "epochs": 2, "batch_size": 8, "eigenvalue_every": 0, "threads": 1}

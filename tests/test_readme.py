@@ -19,7 +19,7 @@ import retrain.evaluate
 import retrain.export
 from benchmarks import nasbench201
 from fusenas import settings
-from search import relaxations
+from search.differentiable import relaxations
 from search.methods import METHODS, SAMPLING_METHODS, get_method
 
 ROOT = Path(__file__).parent.parent

@@ -14,18 +14,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from retrain.config import RetrainConfig
-from retrain.train import Retraining
-from search import loop
-from search.config import AlphaConfig, SearchConfig
-from search.loop import BilevelSearch
-from search.regularisers import RegulariserConfig
-from search.relaxations import RelaxationConfig
-from supernet.genotype import Genotype
-from training.checkpoint import RunDirectory
-from training.data import DataConfig, load_images
+from retrain.trainer import Retraining
+from search.differentiable import trainer as loop
+from search.differentiable.config import AlphaConfig, SearchConfig
+from search.differentiable.regularisers import RegulariserConfig
+from search.differentiable.relaxations import RelaxationConfig
+from search.differentiable.trainer import BilevelSearch
+from supernet.genotypes.genotype import Genotype
 from training.graph import Capture, CudaCapture, new_capture
+from training.images.data import DataConfig, load_images
 from training.loop import Watch
 from training.optim import OptimizerConfig
+from training.run.checkpoint import RunDirectory
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"

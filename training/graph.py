@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from base.texts import one_line
 from training.optim import CAPTURABLE, OptimizerName
-from training.plain_yaml import one_line
 
 WARM_UP = 3
 """Steps without a graph before one is captured: optimisers make their state in them, and libraries and kernels load."""

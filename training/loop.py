@@ -1,22 +1,19 @@
 """Epochs of any training: resumed, checkpointed, watched, stopped. What happens within an epoch is the trainer's."""
 
-import platform
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
-from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from training.checkpoint import MAY_CHANGE, Checkpoints, RunDirectory
-from training.config import RunOptions, config_to_yaml
+from base.seeds import derive_seed
 from training.metrics import Meter
-from training.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
-from training.seeds import derive_seed
+from training.run.checkpoint import MAY_CHANGE, Checkpoints, RunDirectory
+from training.run.config import RunOptions, config_to_yaml
+from training.run.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -206,39 +203,3 @@ def _is_finite(state: dict[str, Any], device: torch.device) -> bool:
     # Some optimisers count their steps on the CPU. (There may be nothing to count: a sampler without a network.)
     found = [leaf.isfinite().all().to(device) for leaf in leaves]
     return not found or bool(torch.stack(found).all())
-
-
-def placed(network: nn.Module, device: torch.device) -> None:
-    """Moves `network` to `device`, into the memory layout that convolutions there are at their best with."""
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to the stubs
-
-
-def device_name(device: torch.device) -> str:
-    """What the maker calls the chip."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # no Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def choose_device(name: str, threads: int | None = None) -> torch.device:
-    """The device called `name`, "auto" being cuda where there is one; sets the number of CPU threads where one is given.
-
-    On a GPU it also rules out those kernels of cuDNN that add up in whatever order they come to: a run repeats bit for bit.
-    Raises ValueError for a device that is not there.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic = True
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros((), device=device).item()  # meta has nothing to compute with
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name!r} cannot be used here; try auto or cpu") from error
-    return device

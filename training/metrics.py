@@ -16,6 +16,9 @@ CALIBRATION_BINS = 15
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
+Batch = tuple[Tensor, Tensor]
+"""Images [B, C, H, W] and labels [B]."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -67,6 +70,15 @@ class Meter:
             images=int(images),
             first_bad_step=int(first_bad) if first_bad >= 0 else None,
         )
+
+
+def read(logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device) -> Reading:
+    """Loss and accuracy of `logits_of`, images [B, C, H, W] to logits [B, classes], over `batches`."""
+    meter = Meter(device)
+    for images, labels in batches:
+        logits = logits_of(images)
+        meter.update(F.cross_entropy(logits, labels), logits, labels)
+    return meter.read()
 
 
 @dataclass(frozen=True)

@@ -195,3 +195,15 @@ def _on_device(slices: Mapping[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tens
 
 def _is_like(value: object, parameter: nn.Parameter) -> bool:
     return isinstance(value, Tensor) and value.shape == parameter.shape
+
+
+@contextmanager
+def statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Inside, passes in training mode may move the running statistics of batch norm; afterwards they are what they were."""
+    buffers = list(network.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        if buffers:
+            torch._foreach_copy_(buffers, before)

@@ -1,7 +1,7 @@
 """The space of DARTS (Liu et al. 2019, section 3.1): 14 edges, 8 candidates, a normal and a reduction cell."""
 
-from supernet.skeleton import DARTS
-from supernet.space import SearchSpace, register_space
+from supernet.spaces.skeleton import DARTS
+from supernet.spaces.space import SearchSpace, register_space
 
 DARTS_SPACE = register_space(
     SearchSpace(

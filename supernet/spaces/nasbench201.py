@@ -1,7 +1,7 @@
 """The space of NAS-Bench-201 (Dong & Yang 2020, section 2.1): 6 edges, 5 candidates, one kind of cell."""
 
-from supernet.skeleton import NASBENCH201
-from supernet.space import SearchSpace, register_space
+from supernet.spaces.skeleton import NASBENCH201
+from supernet.spaces.space import SearchSpace, register_space
 
 NASBENCH201_SPACE = register_space(
     SearchSpace(

@@ -25,7 +25,7 @@ def fill_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def full(path: Path, mode: str) -> io.IOBase:
         return open("/dev/full" if path.name == f"{name}.tmp" else path, mode)  # type: ignore[return-value]
 
-    monkeypatch.setattr("supernet.files.open", full, raising=False)
+    monkeypatch.setattr("base.files.open", full, raising=False)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -128,7 +128,7 @@ def test_a_file_that_may_not_grow(refuse_program: Refuse, here: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited elsewhere in other ways")
 def test_too_little_memory(refuse_program: Refuse, here: Path) -> None:
     limits = (
-        "import retrain.train; taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+        "import retrain.trainer; taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
         "resource.setrlimit(resource.RLIMIT_AS, (taken + 700 * 2**20,) * 2)"
     )
     message = refuse_program("retrain", "--run=run", "--channels=2048", limits=limits)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import training.data
-from supernet.published import get_genotype
-from training.data import DataConfig
-from training.images import ImageSet
+import training.images.data
+from supernet.genotypes.published import get_genotype
+from training.images.data import DataConfig
+from training.images.format import ImageSet
 
 JSON = get_genotype("DARTS_V2").to_text("json")
 CELL = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"
@@ -156,7 +156,7 @@ def test_images_that_are_too_small(refuse: Refuse, command: str, monkeypatch: py
     def tiny(config: DataConfig, part: str) -> ImageSet:
         return ImageSet(torch.zeros(80, 1, 5, 3, dtype=torch.uint8), torch.arange(80) % 2, 2, (0.5,), (0.5,))
 
-    monkeypatch.setitem(training.data._OWN, "tiny", tiny)
+    monkeypatch.setitem(training.images.data._OWN, "tiny", tiny)
     message = refuse(command, "--data.name=tiny", "--data.limit=null", "--data.crop_padding=0")
     assert message == "images: 5x3 is too small, the network needs at least 4x4"
 

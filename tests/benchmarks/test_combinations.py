@@ -24,16 +24,16 @@ from benchmarks.combinations import (
     reason_to_refuse,
     with_options,
 )
-from search.config import SearchConfig
-from search.loop import BilevelSearch
+from search.differentiable.config import SearchConfig
+from search.differentiable.regularisers import list_regularisers
+from search.differentiable.relaxations import list_relaxations
+from search.differentiable.trainer import BilevelSearch
 from search.methods import METHODS, get_method
-from search.regularisers import list_regularisers
-from search.relaxations import list_relaxations
 from supernet import Genotype
-from training.checkpoint import RunDirectory
-from training.config import parse_command_line
-from training.data import load_images
-from training.images import ImageSet
+from training.images.data import load_images
+from training.images.format import ImageSet
+from training.run.checkpoint import RunDirectory
+from training.run.config import parse_command_line
 
 PART = {part.name: part for part in PARTS}
 SMALL: dict[str, Any] = {

@@ -17,13 +17,13 @@ import yaml
 
 from benchmarks import nasbench201
 from benchmarks.nasbench201 import Run, curves, draw_curves, is_complete, planned_epochs, report
-from search.config import SearchConfig
-from search.early_stop import EarlyStopConfig
+from search.costs.tabular import Table
+from search.differentiable.config import SearchConfig
+from search.differentiable.early_stop import EarlyStopConfig
+from search.differentiable.selection import SelectionConfig
 from search.methods import METHODS, SAMPLING_METHODS
-from search.selection import SelectionConfig
-from search.tabular import Table
 from supernet import Genotype
-from training.config import config_to_yaml
+from training.run.config import config_to_yaml
 
 TINY = [
     "--data.name", "digits", "--channels", "2", "--cells", "1", "--epochs", "2", "--data.limit", "64", "--batch_size", "16",

@@ -9,11 +9,11 @@ from scipy.stats import kendalltau, spearmanr
 from benchmarks import proxies
 from benchmarks.proxies import Result, Settings, draw, report, score_all
 from benchmarks.timing import random_images
-from search.proxies import list_proxies
-from search.samplers import Encoding
-from search.tabular import Table
+from search.costs.tabular import Table
+from search.sampling.encoding import Encoding
+from search.sampling.scores.proxies import list_proxies
 from supernet import get_space
-from training.data import DataConfig
+from training.images.data import DataConfig
 
 HEAD = "arch,cifar10_test_200,cifar10_valid_200,cifar10_valid_12,params_cifar10,flops_cifar10\n"
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "none")

@@ -8,7 +8,7 @@ import torch
 from benchmarks import retrain_step
 from benchmarks.retrain_step import PlainDiscreteNetwork, Settings
 from supernet.discrete import DiscreteNetwork
-from supernet.published import read_genotype
+from supernet.genotypes.published import read_genotype
 
 SMALL = ["--channels", "4", "--cells", "3", "--batch", "2", "--size", "16", "--runs", "1", "--threads", "1"]
 

@@ -25,11 +25,12 @@ from hypothesis import strategies as st
 from benchmarks import samplers, table_searches
 from benchmarks.samplers import budgets, differences, draw, interval, report, summary
 from benchmarks.table_searches import STEP, VARIANTS, Record, Search, Searches, Variant, incumbents, read_table, search
+from search.costs.tabular import Row, Table, best_of_random
 from search.methods import SAMPLING_METHODS
-from search.samplers import Encoding, Genome, Sampler, Scored
-from search.samplers.config import SamplingConfig
-from search.sampling import SamplingMethod
-from search.tabular import Row, Table, best_of_random
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.method import SamplingMethod
+from search.sampling.samplers.sampler import Sampler, Scored
 from supernet import Genotype, get_space
 
 ROOT = Path(__file__).parent.parent.parent

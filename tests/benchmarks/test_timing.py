@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.timing import Measured, Step, goal, header, measure, random_images, ratio
-from training.markdown import table
+from training.report.markdown import table
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from fusenas import settings
 from fusenas.fit import fit, look
 from fusenas.settings import FitConfig
 from retrain.weights import Trained
-from training.checkpoint import RunDirectory
-from training.data import DataConfig
+from training.images.data import DataConfig
+from training.run.checkpoint import RunDirectory
 
 # The package has a function of the name of the module.
 fitting = sys.modules["fusenas.fit"]

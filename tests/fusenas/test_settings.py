@@ -8,7 +8,7 @@ import torch
 from fusenas.settings import FitConfig, Sight, suitable
 from retrain.config import RetrainConfig
 from search.methods import METHODS, SAMPLING_METHODS
-from training.data import DataConfig, stratified
+from training.images.data import DataConfig, stratified
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 CIFAR10 = Sight((5000,) * 10, 3, 32, True)

@@ -13,14 +13,14 @@ from torch.func import functional_call
 
 import ops.fused
 import ops.kernels
-from benchmarks.pairing import softmax
+from benchmarks.plain.pairing import softmax
 from ops import registry
 from ops.banks import Source
 from ops.fused import FusedCell
 from ops.kernels import launch
 from supernet import Path, Supernet, get_space
 from supernet.cell import MixedCell
-from supernet.skeleton import CellPosition
+from supernet.spaces.skeleton import CellPosition
 
 CELLS = {"darts": 3, "nasbench201": 1}
 Tensors = dict[str, Tensor]

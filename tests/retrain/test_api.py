@@ -13,9 +13,9 @@ import retrain.__main__
 from retrain.config import RetrainConfig
 from retrain.weights import Trained
 from supernet import Genotype
-from supernet.published import get_genotype
-from training.data import DataConfig
-from training.monitor import StopConfig
+from supernet.genotypes.published import get_genotype
+from training.images.data import DataConfig
+from training.run.monitor import StopConfig
 
 SMALL = RetrainConfig(
     epochs=1, channels=2, cells=3, batch_size=32, auxiliary_weight=0, threads=1, device="cpu", data=DataConfig(limit=80)

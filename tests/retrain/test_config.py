@@ -3,8 +3,8 @@
 import pytest
 
 from retrain.config import RetrainConfig
-from training.config import config_from_file, shipped_configs
-from training.monitor import StopConfig
+from training.run.config import config_from_file, shipped_configs
+from training.run.monitor import StopConfig
 
 
 def test_the_defaults_are_those_of_darts():

@@ -1,4 +1,4 @@
-"""Tests of retrain/evaluate.py and retrain/evaluation.py."""
+"""Tests of retrain/evaluate.py and retrain/evaluation/networks.py."""
 
 import errno
 import json
@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 import retrain.__main__
 import retrain.evaluate
-import retrain.evaluation
-import retrain.speed
+import retrain.evaluation.networks
+import retrain.evaluation.speed
 from retrain.config import RetrainConfig
 from retrain.evaluate import CONFUSION_FILE, EVALUATION_FILE, MOST_CLASSES, WORST_CLASSES, main
-from retrain.evaluation import (
+from retrain.evaluation.networks import (
     AVERAGE,
     VOTE,
     Run,
@@ -30,12 +30,12 @@ from retrain.evaluation import (
 )
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
-from supernet.published import get_genotype
-from training.checkpoint import RUN_FILES
-from training.config import config_to_yaml
-from training.data import DataConfig
-from training.images import ImageFormat, ImageSet
+from supernet.genotypes.published import get_genotype
+from training.images.data import DataConfig
+from training.images.format import ImageFormat, ImageSet
 from training.metrics import count_parameters
+from training.run.checkpoint import RUN_FILES
+from training.run.config import config_to_yaml
 
 
 def trained_on(network: DiscreteNetwork, side: int = 8, mean: float = 0.5) -> Trained:
@@ -187,7 +187,7 @@ def make_run(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_rows_are_those_of_a_direct_computation(monkeypatch):
-    monkeypatch.setattr(retrain.evaluation, "_AT_ONCE", 16)  # several times, the last one short
+    monkeypatch.setattr(retrain.evaluation.networks, "_AT_ONCE", 16)  # several times, the last one short
     images = pictures(50)
     runs = [Run(Path(f"run{seed}"), trained_on(untrained(seed, 7)), DataConfig(), "float32") for seed in range(3)]
     rows = evaluate_runs(runs, [images] * 3, 20, torch.device("cpu"), speed=False)
@@ -284,7 +284,7 @@ def test_two_retrained_networks(tmp_path, capsys):
 
 
 def test_a_single_network_in_full(make_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(retrain.speed, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(retrain.evaluation.speed, "_LEAST_SECONDS", 0.0)
     run = make_run("run")
     assert main([run, f"--output={tmp_path / 'found.json'}", "--threads=1"]) == 0
     lines = capsys.readouterr().out.splitlines()

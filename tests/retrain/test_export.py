@@ -13,12 +13,12 @@ import torch
 
 import retrain.__main__
 from retrain.config import RetrainConfig
-from retrain.evaluation import network_logits
+from retrain.evaluation.networks import network_logits
 from retrain.export import Source, export, main
 from retrain.portable import onnx_model
 from retrain.weights import Trained
-from training.checkpoint import RunDirectory
-from training.data import DataConfig, load_images
+from training.images.data import DataConfig, load_images
+from training.run.checkpoint import RunDirectory
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|"
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from retrain import train
+from retrain import api
+from retrain.api import retrain
 from retrain.config import RetrainConfig
-from retrain.page import Compared, verdict
-from retrain.train import retrain
-from supernet.genotype import Genotype
-from training.config import RunOptions, config_from_file, parse_command_line
-from training.data import DataConfig
-from training.monitor import StopConfig
+from retrain.page import verdict
+from retrain.result import Compared
+from supernet.genotypes.genotype import Genotype
+from training.images.data import DataConfig
 from training.optim import OptimizerConfig
+from training.run.config import RunOptions, config_from_file, parse_command_line
+from training.run.monitor import StopConfig
 
 Read = Callable[[Path], str]
 
@@ -156,13 +157,13 @@ def test_many_random_genotypes_are_not_called_few() -> None:
 
 def test_names_of_classes_are_but_text(tmp_path: Path, read_page: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = "<img src=x onerror=alert(1)> & \"'"
-    load = train.load_images
+    load = api.load_images
 
     def renamed(config: DataConfig, part: Any, device: Any, known: Any, *more: Any, **named: Any) -> Any:
         return replace(
             load(config, part, device, None, *more, **named), class_names=tuple(f"{hostile} {one}" for one in range(10))
         )
 
-    monkeypatch.setattr(train, "load_images", renamed)
+    monkeypatch.setattr(api, "load_images", renamed)
     retrain(small(epochs=1), options(tmp_path / "run"))
     assert read_page(tmp_path / "run").count(f"|{hostile} 3|") == 2

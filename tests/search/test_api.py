@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import search
-from search.config import SearchConfig
+from search.differentiable.config import SearchConfig
 from search.methods import get_method
 from supernet import Genotype
-from training.data import DataConfig
+from training.images.data import DataConfig
 
 SMALL = SearchConfig(
     epochs=1, channels=2, cells=3, batch_size=32, eigenvalue_every=0, threads=1, device="cpu", data=DataConfig(limit=80)

@@ -14,15 +14,15 @@ import torch
 from matplotlib.figure import Figure
 
 import search
-from search.architecture import Architecture
-from search.config import SearchConfig
+from search.differentiable.architecture import Architecture
+from search.differentiable.config import SearchConfig
+from search.differentiable.selection import Perturbation
+from search.differentiable.steps import Steps
 from search.methods import METHODS, SAMPLING_METHODS, get_method
-from search.selection import Perturbation
-from search.steps import Steps
 from supernet import Genotype, get_space, list_spaces
 from supernet import Path as CellPath
-from training.checkpoint import Checkpoints
-from training.config import config_from_file, parse_command_line, shipped_configs
+from training.run.checkpoint import Checkpoints
+from training.run.config import config_from_file, parse_command_line, shipped_configs
 
 Same = Callable[[Any, Any], None]
 
@@ -81,8 +81,9 @@ def copy_in_steps(patch: pytest.MonkeyPatch, run: Path, copies: dict[int, Path])
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time of so small a search."""
     for name in ("draw_alphas", "draw_cell"):
-        monkeypatch.setattr(f"search.report.{name}", lambda *_: Figure((1, 1)))
-    monkeypatch.setattr("search.page.draw_genotype", lambda *_: Figure((1, 1)))
+        monkeypatch.setattr(f"search.differentiable.recorder.{name}", lambda *_: Figure((1, 1)))
+    monkeypatch.setattr("search.differentiable.report.draw_genotype", lambda *_: Figure((1, 1)))
+    monkeypatch.setattr("search.sampling.report.draw_genotype", lambda *_: Figure((1, 1)))
 
 
 def search_and_resume(method: str, arguments: list[str], directory: Path, epochs: list[int], assert_same: Same) -> Path:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.counting import launches, saved_bytes
+from benchmarks.plain.counting import launches, saved_bytes
 from supernet import Supernet, get_space
 
 BATCH = 64
 PLAIN = 15_000
-"""The plain network starts more kernels than that, as tests/benchmarks/test_counting.py counts."""
+"""The plain network starts more kernels than that, as tests/benchmarks/plain/test_counting.py counts."""
 FLOOR = 14.5e6
 """Bytes an image that the raw branch outputs and the states of all cells take."""
 

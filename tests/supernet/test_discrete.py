@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ops import build_op, list_ops, register_op
-from ops.candidates import FactorizedReduce
+from ops.images import FactorizedReduce
 from supernet.discrete import AuxiliaryHead, DiscreteCell, DiscreteNetwork, DropPath
-from supernet.genotype import CellGenotype, Genotype
-from supernet.published import get_genotype
-from supernet.skeleton import DARTS, NASBENCH201, CellPosition
+from supernet.genotypes.genotype import CellGenotype, Genotype
+from supernet.genotypes.published import get_genotype
+from supernet.spaces.skeleton import DARTS, NASBENCH201, CellPosition
 from training.metrics import count_multiply_adds, count_parameters
 
 IMAGE = (3, 32, 32)

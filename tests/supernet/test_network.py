@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.pairing import copy_weights, pairs, part
-from benchmarks.plain_network import PlainSupernet
+from benchmarks.plain.network import PlainSupernet
+from benchmarks.plain.pairing import copy_weights, pairs, part
 from ops import build_op
 from supernet import Genotype, Path, Supernet, get_space
-from supernet.space import SearchSpace, list_spaces
+from supernet.spaces.space import SearchSpace, list_spaces
 from training.optim import OptimizerConfig, new_optimizer, unchanged
 
 TINY = {"darts": {"channels": 4, "cells": 3}, "nasbench201": {"channels": 4, "cells": 1}}

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from training.checkpoint import RunDirectory
-from training.command import TrainingDiverged
-from training.loop import Progress, Watch, choose_device, restore, run_epochs
+from training.hardware import choose_device
+from training.loop import Progress, Watch, restore, run_epochs
 from training.metrics import Meter
-from training.monitor import Bar, Monitor, StopConfig
+from training.run.checkpoint import RunDirectory
+from training.run.command import TrainingDiverged
+from training.run.monitor import Bar, Monitor, StopConfig
 
 
 @dataclass

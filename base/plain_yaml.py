@@ -1,0 +1,60 @@
+"""YAML files that hold plain values: numbers, text, lists and mappings."""
+
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from base.texts import one_line
+
+LARGEST_FILE = 2**18  # bytes: far above any configuration; the reader needs seconds for one MiB
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without tags of Python, without aliases, by which a few lines can stand for gigabytes, and with no key twice.
+
+    That a key is there once is YAML's own rule, easily broken; the plain reader would silently keep the last one.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read here; write the value out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:str" and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value if isinstance(key.value, str) else "")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path | Traversable) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ValueError: the file cannot be read, is no UTF-8 text, no plain YAML, empty, or not a mapping of names.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE // 2**10} KiB")
+        content = yaml.load(text.decode("utf-8-sig"), Loader=_PlainLoader)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{where}: not plain YAML: {one_line(error.problem or error)}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not plain YAML: {one_line(error)}") from error
+    if content is None:
+        raise ValueError(f"{path}: the file is empty")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ValueError(f"{path}: must hold lines of the form `name: value`")
+    return content

@@ -1,0 +1,1 @@
+"""How good trained networks are, and how fast."""

@@ -1,0 +1,210 @@
+"""How well retrained networks do on the test part, each alone and all as an ensemble."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retrain.config import RetrainConfig
+from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
+from retrain.evaluation.speed import Speed, measure_speed
+from retrain.weights import WEIGHTS_FILE, Trained
+from training.hardware import Precision, autocast, placed
+from training.images.batches import Batches
+from training.images.data import DataConfig, load_images
+from training.images.format import ImageFormat, Images
+from training.metrics import Evaluation, count_multiply_adds, count_parameters, evaluate
+from training.run.config import CONFIG_FILE, config_from_file
+
+AVERAGE, VOTE = "average of probabilities", "majority vote"
+_AT_ONCE = 4096  # images whose logits are evaluated together
+# What decides, with the network, on the images that it is evaluated on.
+_SAME_IMAGES = ("name", "root", "size", "fit", "resize", "gray", "test_fraction", "split_seed")
+
+
+def evaluate_network(
+    network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision
+) -> Evaluation:
+    """Moves `network` to `device` and evaluates it there on all `images`, with the precision that `autocast` takes."""
+    return _evaluate_alone(network_logits(network, images, batch_size, device, precision), images)
+
+
+@torch.no_grad()
+def network_logits(network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision) -> Tensor:
+    """Logits [N, classes] of all `images`, float32 on the CPU, computed on `device`, where `network` stays."""
+    placed(network, device)
+    network.eval()
+    batches = Batches(images, min(batch_size, len(images)), device)
+    with autocast(precision, device):
+        return torch.cat([network(batch).float() for batch, _ in batches.epoch(0)]).cpu()
+
+
+def _evaluate_alone(logits: Tensor, images: Images) -> Evaluation:
+    """Evaluates one network by its logits [N, classes] of all `images`."""
+    return _evaluate(lambda batch: batch[0], logits[None], images)
+
+
+def _evaluate(combine: Callable[[Tensor], Tensor], logits: Tensor, images: Images) -> Evaluation:
+    """Evaluates what `combine` makes, [B, classes], of the networks' logits [K, N, classes] of all `images`."""
+    batches = zip(logits.split(_AT_ONCE, 1), images.labels.split(_AT_ONCE), strict=True)
+    return evaluate(combine, batches, images.classes, "cpu")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished retraining: its network, and what it is evaluated on and with."""
+
+    path: Path
+    trained: Trained
+    data: DataConfig
+    precision: Precision
+
+    @classmethod
+    def read(cls, path: Path, data: Mapping[str, Any]) -> "Run":
+        """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its config.yaml.
+
+        With a name in `data`, config.yaml may be absent: then images become as large as the network was trained on, unless
+        `data` has a size. Raises ValueError where the directory or a file is absent or damaged.
+        """
+        check_directory(path)
+        trained = Trained.load(path)
+        return cls(path, trained, *data_of_run(path, data, trained.format))
+
+
+def check_directory(path: Path) -> None:
+    """Raises ValueError where there is no directory `path`."""
+    if not path.is_dir():
+        raise ValueError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
+
+
+def data_of_run(path: Path, data: Mapping[str, Any], form: ImageFormat) -> tuple[DataConfig, Precision]:
+    """The images that the run in directory `path` is for, and its precision; `data` as in `Run.read`, `form` the format of the
+    images that its network was trained on.
+
+    Raises ValueError where config.yaml is absent or damaged and `data` has no name.
+    """
+    try:
+        config = config_from_file(RetrainConfig, path / CONFIG_FILE)
+    except ValueError as error:
+        if "name" not in data:
+            raise ValueError(f"{error}; to do without this file, name the data set with --data.name") from error
+        config = RetrainConfig()
+        _, height, width = form.shape
+        if height == width:
+            data = {"size": height, **data}
+    # Only the training images are augmented or fewer.
+    return replace(config.data.as_they_are(), **data), config.precision
+
+
+def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:
+    """The runs in the directories `paths`, with `data` as in `Run.read`.
+
+    Raises ValueError where one cannot be read, is named twice, or was trained on other images than the first.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise ValueError(f"{path}: named twice; in an ensemble each network has one vote")
+        seen.add(path.resolve())
+    first, *others = runs = [Run.read(path, data) for path in paths]
+    for run in others:
+        for name in _SAME_IMAGES:
+            ours, theirs = getattr(first.data, name), getattr(run.data, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"{run.path}: data.{name} is {_plain(theirs)}, but {_plain(ours)} in {first.path}; "
+                    f"all have to see the same images: choose with --data.{name}"
+                )
+        ours, theirs = ((one.trained.format.class_names, one.trained.format.shape[0]) for one in (first, run))
+        if ours != theirs:
+            raise ValueError(
+                f"{run.path}: the network is for {_described(run)}, that of {first.path} for {_described(first)}; "
+                "evaluate them one by one"
+            )
+    return runs
+
+
+def _described(run: Run) -> str:
+    form = run.trained.format
+    return f"{form.class_names_in_short()} and {form.shape[0]} channels"
+
+
+def _plain(value: str | float | None) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
+    """The test images for each of `runs`, normalised as those that its network was trained on; what is equal is read once.
+
+    Raises ValueError where there are none, they cannot be read, or are of other classes or channels than the network is for.
+    """
+    found: list[Images] = []
+    for run in runs:
+        form = run.trained.format
+        images = next((one for one in found if one.format == replace(form, shape=one.format.shape)), None)
+        if images is None:
+            images = load_images(run.data, "test", device, form, surveyed=True)
+        if not len(images):
+            raise ValueError(f"data.name: {run.data.name} has no test images")
+        found.append(images)
+    return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a network or an ensemble does."""
+
+    name: str
+    """Directory of the run, or how the ensemble decides."""
+    parameters: int
+    multiply_adds: int
+    """Of one image, as `training.metrics.count_multiply_adds` counts them; of an ensemble the sum, as of its parameters."""
+    metrics: dict[str, Any]
+    """Fields of `Evaluation`; loss, top5 and calibration_error of a majority vote are None."""
+    speed: Speed | None = None
+    """Of the network; None where it was not measured."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        size = {"parameters": self.parameters, "multiply_adds": self.multiply_adds}
+        speed = {} if self.speed is None else {"speed": asdict(self.speed)}
+        return {"name": self.name, **size, **self.metrics, **speed}
+
+
+def evaluate_runs(
+    runs: Sequence[Run], images: Sequence[Images], batch_size: int, device: torch.device, speed: bool
+) -> list[Row]:
+    """A row for each of `runs` and, where there are several, those of the ensemble: `AVERAGE` and `VOTE`.
+
+    Args:
+        images: for each of `runs` the same images, normalised as its network wants them.
+        speed: measure how fast each network is, before the evaluation: what fails then has taken no time.
+
+    Raises ValueError for a network whose logits are not finite.
+    """
+    rows, all_logits = [], []
+    for run, own in zip(runs, images, strict=True):
+        network, shape = run.trained.network, own.format.shape
+        measured = measure_speed(network, shape, device, run.precision) if speed else None
+        logits = network_logits(network, own, batch_size, device, run.precision)
+        if not logits.isfinite().all():
+            raise ValueError(f"{run.path / WEIGHTS_FILE}: gives logits that are NaN or infinite; the training had diverged")
+        all_logits.append(logits)
+        size = count_parameters(network), count_multiply_adds(network, shape)
+        rows.append(Row(str(run.path), *size, _evaluate_alone(logits, own).to_dict(), measured))
+    return rows if len(rows) == 1 else rows + _ensemble_rows(rows, torch.stack(all_logits), images[0])
+
+
+def _ensemble_rows(rows: Sequence[Row], logits: Tensor, images: Images) -> list[Row]:
+    """Of the networks that `rows` are of, from their logits [K, N, classes]."""
+    average = _evaluate(average_log_probabilities, logits, images).to_dict()
+    vote = _evaluate(lambda batch: F.one_hot(majority_vote(batch), images.classes), logits, images).to_dict()
+    # A vote gives one class an image, with no probability and no second place.
+    vote |= {"loss": None, "top5": None, "calibration_error": None}
+    size = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
+    return [Row(AVERAGE, *size, average), Row(VOTE, *size, vote)]

@@ -1,0 +1,40 @@
+"""The outcome of a retraining."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from retrain.weights import Trained
+from supernet.genotypes.genotype import Genotype
+from training.metrics import Evaluation
+
+
+@dataclass(frozen=True)
+class Result:
+    """What retraining ends with."""
+
+    genotype: Genotype
+    epochs: int
+    """Epochs trained."""
+    parameters: int
+    """Weights of the network, without the auxiliary head."""
+    multiply_adds: int
+    """Of one image, as `training.metrics.count_multiply_adds` counts them."""
+    test: Evaluation
+    """On the test part, with the weights in weights.safetensors."""
+    trained: Trained = field(compare=False, repr=False)
+    """The network with those weights, in evaluation mode, and the format of its images."""
+    run: Path
+    """Directory of the run."""
+    others: "tuple[Result, ...]" = ()
+    """The random genotypes that were trained for comparison."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A genotype that was trained in the same way."""
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    accuracy: float
+    """On the test images, a share."""

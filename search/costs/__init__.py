@@ -1,0 +1,1 @@
+"""What architectures cost, and what a benchmark table knows of them."""

@@ -1,0 +1,203 @@
+"""A benchmark table as judge of a search: what is known of every architecture of NAS-Bench-201 (Dong & Yang 2020) on CIFAR-10.
+
+The table is a CSV file, plain or gzip, that the user names. Beside it stand the exact results of two baselines: an architecture
+drawn at random, and the best of some.
+"""
+
+import csv
+import gzip
+import io
+import itertools
+import math
+import re
+import statistics
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from base.checks import check_whole
+from base.texts import show
+from supernet import Genotype
+from supernet.genotypes.texts import misfit_of
+
+LARGEST_TABLE = 2**28  # bytes, decompressed: a hundred times the whole benchmark; a small gzip file can hold any number
+
+_FORM = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
+_ARCHITECTURE = re.compile(re.escape(_FORM).replace("op", r"\w+"))
+_REQUIRED = ("arch", "cifar10_test_200", "cifar10_valid_200", "cifar10_valid_12", "params_cifar10", "flops_cifar10")
+_LATENCY = "latency_ms_"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table knows of one architecture; accuracies in percent on CIFAR-10."""
+
+    test_accuracy: float
+    """On the test images, after 200 epochs (cifar10_test_200)."""
+    valid_accuracy: float
+    """On the validation images, after 200 epochs (cifar10_valid_200)."""
+    valid_accuracy_12: float
+    """On the validation images, after the schedule of 12 epochs (cifar10_valid_12)."""
+    parameters: int
+    """Trainable parameters of the network (params_cifar10)."""
+    multiply_adds: int
+    """Multiply-adds of one image, as the benchmark counts them (flops_cifar10)."""
+    latency_ms: Mapping[str, float]
+    """Milliseconds of one forward pass by device: NAME for each column latency_ms_NAME, so it may be empty."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A benchmark table: `table[genotype]` is what is known of that architecture."""
+
+    rows: Mapping[str, Row]
+    """By architecture string, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, in the order of the file."""
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Table":
+        """Reads a CSV file in UTF-8, gzip if its name ends in .gz, whose first line names the columns.
+
+        Needed are arch, cifar10_test_200, cifar10_valid_200, cifar10_valid_12, params_cifar10 and flops_cifar10. Columns
+        latency_ms_NAME are read, too; all others are passed over.
+
+        Raises:
+            ValueError: a file that cannot be read or is damaged, larger than 256 MiB when decompressed, or no such table. One
+                line that begins with "tabular:" and the path and names line and column where there are any.
+        """
+        path = Path(path)
+        try:
+            return cls(_read_rows(_read_bytes(path)))
+        except ValueError as error:
+            name = str(path)
+            raise ValueError(f"tabular: {name if name.isprintable() else repr(name)}: {error}") from None
+
+    def __getitem__(self, genotype: Genotype) -> Row:
+        """The row of `genotype`, whatever the order of the inputs within its nodes.
+
+        Raises ValueError for a genotype that has no NAS-Bench-201 text or is not in the table.
+        """
+        misfit = misfit_of(genotype, "nasbench201")
+        if misfit:
+            raise ValueError(
+                f"tabular: a genotype of space {genotype.space} has no NAS-Bench-201 text: {misfit}; "
+                "a table judges searches in the space nasbench201 alone"
+            )
+        architecture = genotype.to_text("nasbench201")
+        if architecture not in self.rows:
+            raise ValueError(
+                f"tabular: the table has no {architecture}; "
+                "take a table of the whole space, or keep the search to operations that the table has"
+            )
+        return self.rows[architecture]
+
+
+def random_architecture(table: Table) -> tuple[float, float]:
+    """Mean and standard deviation of the test accuracy, in percent, of an architecture drawn uniformly from the table."""
+    accuracies = [row.test_accuracy for row in table.rows.values()]
+    return statistics.fmean(accuracies), statistics.pstdev(accuracies)
+
+
+def best_of_random(table: Table, count: int) -> tuple[float, float]:
+    """Mean and standard deviation of the test accuracy, in percent, of the best of `count` random architectures.
+
+    They are drawn uniformly with replacement, and the best is the one with the highest validation accuracy after 12 epochs;
+    equals are chosen from with equal chances. Both numbers are exact: of n architectures, the best has a validation accuracy
+    that at most m of them do not exceed with probability (m / n)^count. Raises ValueError for a `count` below 1.
+    """
+    check_whole("count", count)
+    ranked = sorted(table.rows.values(), key=lambda row: row.valid_accuracy_12)
+    weights, accuracies = [], []
+    reached = 0
+    for _, equals in itertools.groupby(ranked, key=lambda row: row.valid_accuracy_12):
+        tied = [row.test_accuracy for row in equals]
+        before, reached = reached, reached + len(tied)
+        chance = (reached / len(ranked)) ** count - (before / len(ranked)) ** count
+        weights += [chance / len(tied)] * len(tied)
+        accuracies += tied
+    mean = math.fsum(weight * accuracy for weight, accuracy in zip(weights, accuracies, strict=True))
+    # About the mean: the difference of two large moments would lose the digits of a small deviation.
+    variance = math.fsum(weight * (accuracy - mean) ** 2 for weight, accuracy in zip(weights, accuracies, strict=True))
+    return mean, math.sqrt(variance)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The decompressed content of the file, of which no more is read than a table may have."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+            content = file.read(LARGEST_TABLE + 1)
+    except FileNotFoundError:
+        raise ValueError("no such file; name a benchmark table, a CSV file or one in gzip (.csv.gz)") from None
+    except EOFError:
+        raise ValueError("the gzip file is cut short; copy or download it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"not gzip, or damaged ({error}); get it again, or take .gz off a plain CSV file") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}; name a CSV file that you may read") from None
+    if len(content) > LARGEST_TABLE:
+        raise ValueError(f"larger than {LARGEST_TABLE // 2**20} MiB decompressed; name the table of one benchmark alone")
+    return content
+
+
+def _read_rows(content: bytes) -> dict[str, Row]:
+    """The rows by architecture string."""
+    lines = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""), strict=True)
+    rows: dict[str, Row] = {}
+    try:
+        header = next(lines, [])
+        latencies = [column for column in header if column.startswith(_LATENCY)]
+        _check_header(header, latencies)
+        for fields in lines:
+            if not fields:  # an empty line
+                continue
+            line = f"line {lines.line_num}"
+            if len(fields) != len(header):
+                raise ValueError(f"{line}: {len(fields)} fields instead of {len(header)}; give it one for each column")
+            entry = dict(zip(header, fields, strict=True))
+            architecture = entry["arch"]
+            if not _ARCHITECTURE.fullmatch(architecture):
+                raise ValueError(f"{line}, column arch: must be of the form {_FORM}, not {show(architecture)}")
+            if architecture in rows:
+                raise ValueError(f"{line}, column arch: {architecture} is there twice; take one of its lines out")
+            rows[architecture] = Row(
+                test_accuracy=_number(line, entry, "cifar10_test_200"),
+                valid_accuracy=_number(line, entry, "cifar10_valid_200"),
+                valid_accuracy_12=_number(line, entry, "cifar10_valid_12"),
+                parameters=_whole(line, entry, "params_cifar10"),
+                multiply_adds=_whole(line, entry, "flops_cifar10"),
+                latency_ms={column.removeprefix(_LATENCY): _number(line, entry, column) for column in latencies},
+            )
+    except csv.Error as error:
+        raise ValueError(f"line {lines.line_num}: not CSV: {error}; mend the quotes or line ends") from None
+    except UnicodeDecodeError:
+        raise ValueError("not a text in UTF-8; save it as one, or let the name of a gzip file end in .gz") from None
+    if not rows:
+        raise ValueError("no architecture below the names of the columns (cut short?); get the table again")
+    return rows
+
+
+def _check_header(header: list[str], latencies: list[str]) -> None:
+    """Raises ValueError unless the columns that are read are there, and once."""
+    missing = [column for column in _REQUIRED if column not in header]
+    if missing:
+        raise ValueError(f"columns missing: {', '.join(missing)}; the first line must name them, with commas between")
+    twice = [column for column in (*_REQUIRED, *latencies) if header.count(column) > 1]
+    if twice:
+        raise ValueError(f"column {show(twice[0])} is there twice; take one of the two out")
+
+
+def _number(line: str, entry: Mapping[str, str], column: str) -> float:
+    try:
+        value = float(entry[column])
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{line}, column {column}: must be a finite number of at least 0, not {show(entry[column])}")
+    return value
+
+
+def _whole(line: str, entry: Mapping[str, str], column: str) -> int:
+    value = _number(line, entry, column)
+    if not value.is_integer():
+        raise ValueError(f"{line}, column {column}: must be a whole number, not {show(entry[column])}")
+    return int(value)

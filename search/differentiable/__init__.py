@@ -1,0 +1,1 @@
+"""Searches that descend a gradient in architecture parameters."""

@@ -1,0 +1,141 @@
+"""The architecture parameters of a search, and every way from them to a mixture."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from base.seeds import new_generator
+from search.differentiable.config import SearchConfig
+from search.differentiable.regularisers import get_regulariser
+from search.differentiable.relaxations import Mixture, get_relaxation, masked_softmax
+from supernet import Path, SearchSpace
+from training.optim import linear
+
+Drawn = tuple[Mixture, Path | None]
+"""A mixture, and the path that alone runs under it, where it has only one operation an edge."""
+
+
+class Architecture:
+    """Alphas {kind: [edges, candidates]} and, with edge normalisation, betas {kind: [edges]}; untied, a table a cell.
+
+    A weight of the mixture is relaxation(alpha), times the softmax of beta over the edges that enter the same node (PC-DARTS,
+    Xu et al. 2020, section 3.3), plus the auxiliary skip connection (DARTS-, Chu et al. 2021). Numbers that follow a
+    schedule are scalars on the device, as a CUDA graph reads them there.
+    """
+
+    def __init__(self, space: SearchSpace, config: SearchConfig, cells: Mapping[str, int] | None, device: torch.device) -> None:
+        self.space = space
+        self.config = config
+        self.relaxation = get_relaxation(config.relaxation.name)
+        generator = new_generator(config.seed, "alphas")
+        self.alphas = space.new_alphas(cells, config.alphas.scale, generator, device)
+        self.betas: dict[str, nn.Parameter] = {}
+        if config.edge_normalization:
+            self.betas = {
+                kind: nn.Parameter((config.alphas.scale * torch.randn(alpha.shape[:-1], generator=generator)).to(device))
+                for kind, alpha in self.alphas.items()
+            }
+        self._device = device
+        self._temperature, self._auxiliary, self._penalty = (torch.zeros((), device=device) for _ in range(3))
+        self._skip = torch.tensor([name == "skip_connect" for name in space.candidates], device=device)
+        targets = torch.tensor([target for _, target in space.edges])
+        self._same_node = (targets.unsqueeze(0) == targets.unsqueeze(1)).to(device)
+        self.restrict(config.candidates(space))
+        self.begin_epoch(0)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All that the architecture optimiser trains."""
+        return [*self.alphas.values(), *self.betas.values()]
+
+    def restrict(self, keep: Mapping[str, Tensor]) -> None:
+        """From now on only the candidates in `keep` {kind: bool [edges, candidates]} have weights."""
+        self.keep = {kind: table.cpu() for kind, table in keep.items()}
+        self._keep = {kind: table.to(self._device) for kind, table in keep.items()}
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Puts everything that follows a schedule where it is in that epoch (from 0)."""
+        config = self.config
+        relaxation, regulariser, epochs = config.relaxation, config.regulariser, config.epochs
+        self._temperature.fill_(linear(epoch, epochs, relaxation.temperature, relaxation.temperature_end))
+        self._penalty.fill_(linear(epoch, epochs, regulariser.weight, regulariser.weight_end))
+        self._auxiliary.fill_(config.auxiliary_skip * max(0.0, 1 - epoch / epochs))
+
+    def schedule(self) -> dict[str, float]:
+        """What follows a schedule and is in use, for the curves."""
+        used = {
+            "temperature": (self._temperature, self.relaxation.tempered),
+            "auxiliary_skip": (self._auxiliary, self.config.auxiliary_skip > 0),
+            "regulariser": (self._penalty, self.config.regulariser.name != "none"),
+        }
+        return {name: float(value) for name, (value, in_use) in used.items() if in_use}
+
+    def draw(self) -> Drawn:
+        """A mixture for one step, differentiable in the parameters."""
+        tables = {
+            kind: self._normalized(kind, self.relaxation.sample(alpha, self._keep[kind], self._temperature))
+            for kind, alpha in self.alphas.items()
+        }
+        return self._with_skip(tables), self._path(tables)
+
+    def mean(self, alphas: Mapping[str, Tensor] | None = None) -> Mixture:
+        """The mixture without anything random and without the auxiliary skip: what is derived from and watched.
+
+        With `alphas` theirs instead of the present ones.
+        """
+        alphas = self.alphas if alphas is None else alphas
+        return {kind: self._normalized(kind, self.relaxation.mean(alpha, self._keep[kind])) for kind, alpha in alphas.items()}
+
+    @torch.no_grad()
+    def evaluated(self) -> Drawn:
+        """What the supernet's accuracy is measured with: nothing random, the strongest path where a step has only one."""
+        mean = self.mean()
+        if not self.relaxation.one_path:
+            return self._with_skip(mean), None
+        hard = {kind: torch.zeros_like(table).scatter(-1, table.argmax(-1, keepdim=True), 1.0) for kind, table in mean.items()}
+        tables = {kind: self._normalized(kind, table * self._keep[kind]) for kind, table in hard.items()}
+        return tables, self._path(tables)
+
+    def penalty(self) -> Tensor | None:
+        """The weighted regulariser, a scalar; None where there is none."""
+        name = self.config.regulariser.name
+        if name == "none":
+            return None
+        values = [get_regulariser(name)(alpha, self._keep[kind]) for kind, alpha in self.alphas.items()]
+        return self._penalty * torch.stack(values).sum()
+
+    def _normalized(self, kind: str, table: Tensor) -> Tensor:
+        """Each edge's weights times its share among the edges into the same node."""
+        if not self.betas:
+            return table
+        present = self._keep[kind].any(-1)
+        shares = masked_softmax(self.betas[kind].unsqueeze(-2), self._same_node & present)
+        return table * shares.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+
+    def _with_skip(self, tables: Mixture) -> Mixture:
+        if not self.config.auxiliary_skip:
+            return tables
+        return {kind: table + self._auxiliary * (self._skip & self._keep[kind]) for kind, table in tables.items()}
+
+    def _path(self, tables: Mixture) -> Path | None:
+        if not self.relaxation.one_path:
+            return None
+        return Path(
+            {kind: table.detach().argmax(-1).where(self._keep[kind].any(-1), -1).cpu() for kind, table in tables.items()}
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "alphas": {kind: alpha.detach() for kind, alpha in self.alphas.items()},
+            "betas": {kind: beta.detach() for kind, beta in self.betas.items()},
+            "keep": self.keep,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for kind, alpha in self.alphas.items():
+            alpha.copy_(state["alphas"][kind])
+        for kind, beta in self.betas.items():
+            beta.copy_(state["betas"][kind])
+        self.restrict(state["keep"])

@@ -1,0 +1,187 @@
+"""What a search can be told: the schema of its YAML and of its command line."""
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from base.checks import check_whole
+from search.differentiable.combinations import refusal
+from search.differentiable.early_stop import EarlyStopConfig
+from search.differentiable.regularisers import RegulariserConfig
+from search.differentiable.relaxations import RelaxationConfig
+from search.differentiable.selection import SelectionConfig
+from supernet import SearchSpace, get_space
+from supernet.spaces.skeleton import Stem
+from training.hardware import Precision
+from training.images.data import DataConfig
+from training.optim import OptimizerConfig
+from training.run.monitor import StopConfig
+
+
+@dataclass
+class AlphaConfig:
+    """How architecture parameters are trained: Adam (DARTS, appendix A.1)."""
+
+    lr: float = 3e-4
+    """Learning rate, constant."""
+    beta1: float = 0.5
+    """Adam's decay of the first moment."""
+    beta2: float = 0.999
+    """Adam's decay of the second moment."""
+    weight_decay: float = 1e-3
+    """Weight decay (L2 penalty)."""
+    scale: float = 1e-3
+    """Standard deviation of the initial values."""
+    warmup: float = 0.0
+    """Share of the epochs (of each stage) in which only the weights are trained, before the alphas are."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr >= 0):
+            raise ValueError(f"alphas.lr: must be at least 0, not {self.lr}")
+        for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if not 0 <= beta < 1:
+                raise ValueError(f"alphas.{name}: must be from 0 to below 1, not {beta}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"alphas.weight_decay: must be at least 0, not {self.weight_decay}")
+        if not (math.isfinite(self.scale) and self.scale >= 0):
+            raise ValueError(f"alphas.scale: must be at least 0, not {self.scale}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"alphas.warmup: must be from 0 to below 1, not {self.warmup}")
+
+
+@dataclass
+class StagesConfig:
+    """Stages of equal length after the first, in which the supernet gets narrower and wider (DrNAS, Chen et al. 2021,
+    progressive learning)."""
+
+    keep: list[int] = field(default_factory=list)
+    """Strongest candidates that stay on each edge, one number a further stage: [4]; []: there is one stage."""
+    partial: list[int] = field(default_factory=list)
+    """What partial becomes, one number a further stage: [4]."""
+
+    def __post_init__(self) -> None:
+        if len(self.keep) != len(self.partial):
+            raise ValueError(
+                f"stages: keep and partial need one number each a further stage, not {self.keep} and {self.partial}"
+            )
+        for name, numbers in (("keep", self.keep), ("partial", self.partial)):
+            if any(not 1 <= number <= 4096 for number in numbers):
+                raise ValueError(f"stages.{name}: numbers from 1 to 4096, not {numbers}")
+        if any(later >= earlier for earlier, later in pairwise(self.keep)):
+            raise ValueError(f"stages.keep: each stage prunes, so numbers fall, not {self.keep}")
+
+
+@dataclass
+class SearchConfig:
+    """A differentiable search. Defaults are DARTS as published (Liu et al. 2019)."""
+
+    space: str = "darts"
+    """Search space: darts or nasbench201."""
+    channels: int = 16
+    """Channels C of the first cells."""
+    cells: int = 8
+    """Number of cells (nasbench201: of each of the three stages)."""
+    stem: Stem = "cifar"
+    """What stands before the cells: cifar, one convolution; imagenet, three of stride 2, for images of 224 pixels a side."""
+    exclude: list[str] = field(default_factory=list)
+    """Candidates of the space to leave out."""
+    partial: int = 1
+    """Send 1 / partial of the channels through operations; the rest bypasses them (PC-DARTS)."""
+    edge_normalization: bool = False
+    """An edge has a weight of its own, a softmax over the edges into its node (PC-DARTS)."""
+    auxiliary_skip: float = 0.0
+    """Weight of a skip connection that is added to every edge, in the first epoch; it falls linearly to 0 (DARTS-)."""
+    tie_cells: bool = True
+    """All cells of a kind share one table of alphas; false: each has its own, and their mean is derived."""
+    batch_statistics: bool | None = None
+    """Batch norm in cells uses the batch's statistics in evaluation, too; null: as the space was published."""
+    bilevel: bool = True
+    """Alphas descend the loss of validation images; false: that of the same training images as the weights (SNAS)."""
+    order: Literal["first", "second"] = "first"
+    """Architecture gradient: first order, or second order through one virtual step of the weights."""
+    hessian_vector: Literal["finite", "exact"] = "finite"
+    """Second order: Hessian-vector product by central differences (as published) or by double backward."""
+    hessian_epsilon: float = 0.01
+    """Second order, finite: step of the differences, as a length in the space of weights."""
+    epochs: int = 50
+    """Passes over the half of the training data that trains the weights."""
+    batch_size: int = 64
+    """Images a step, for each of the two levels."""
+    train_fraction: float = 0.5
+    """Share of the training images that trains the weights; the others train the alphas."""
+    validate_every: int = 1
+    """Epochs between two evaluations, of the supernet and of the derived cell with its weights, on the other half."""
+    eigenvalue_every: int = 1
+    """Epochs between two readings of the dominant eigenvalue of the validation Hessian of the alphas; 0: never."""
+    tabular: str | None = None
+    """A benchmark table (CSV, .gz) in which each epoch's genotype is looked up, for the log and the curves alone."""
+    log_every: int = 50
+    """Steps between two readings of loss and accuracy."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
+    precision: Precision = "auto"
+    """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
+    kernels: Literal["auto", "reference"] = "auto"
+    """auto: Triton kernels on a GPU that they support; reference: plain torch everywhere."""
+    graph: bool | None = None
+    """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA (not with adagrad)."""
+    threads: int | None = None
+    """CPU threads; null: one for each core. On the CPU the same bits come out only from the same number."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+    weights: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """How the shared weights are trained."""
+    alphas: AlphaConfig = field(default_factory=AlphaConfig)
+    """How the architecture parameters are trained."""
+    relaxation: RelaxationConfig = field(default_factory=RelaxationConfig)
+    """From alphas to weights of the candidates."""
+    regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
+    """A penalty on the alphas."""
+    stages: StagesConfig = field(default_factory=StagesConfig)
+    """Pruning and widening on the way."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    """How the genotype is chosen."""
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    """What to do when the search collapses."""
+    stop: StopConfig = field(default_factory=StopConfig)
+    """When to end before the last epoch."""
+
+    def __post_init__(self) -> None:
+        try:
+            space = get_space(self.space)
+        except ValueError as error:
+            raise ValueError(f"space: {error}") from error
+        for name in ("channels", "cells", "partial", "epochs", "batch_size", "validate_every", "log_every", "threads"):
+            check_whole(name, getattr(self, name))
+        if not 0 < self.train_fraction < 1:
+            raise ValueError(f"train_fraction: must lie between 0 and 1, both excluded, not {self.train_fraction}")
+        if not (math.isfinite(self.hessian_epsilon) and self.hessian_epsilon > 0):
+            raise ValueError(f"hessian_epsilon: must be above 0, not {self.hessian_epsilon}")
+        if not 0 <= self.eigenvalue_every <= 1_000_000:
+            raise ValueError(f"eigenvalue_every: must be from 0 (never) to a million, not {self.eigenvalue_every}")
+        if not 0 <= self.auxiliary_skip <= 1000:
+            raise ValueError(f"auxiliary_skip: must be from 0 to 1000, not {self.auxiliary_skip}")
+        for name in self.exclude:
+            if name not in space.candidates:
+                raise ValueError(f"exclude: space {space.name} has {', '.join(space.candidates)}, not {name!r}")
+        if set(space.candidates) - {"none"} <= set(self.exclude):
+            raise ValueError(f"exclude: nothing is left of space {space.name} but none")
+        if reason := refusal(self, space):
+            raise ValueError(reason)
+
+    def candidates(self, space: SearchSpace) -> dict[str, Tensor]:
+        """Those of `space` that the search begins with, {kind: bool [edges, candidates]}."""
+        left = torch.tensor([name not in self.exclude for name in space.candidates])
+        return {kind: left.expand(len(space.edges), -1).clone() for kind in space.kinds}
+
+    def stage(self, epoch: int) -> tuple[int, float]:
+        """The stage (from 0) that `epoch` (from 0) belongs to, and the share of it that is behind when the epoch begins."""
+        stages = 1 + len(self.stages.keep)
+        number = min(epoch * stages // self.epochs, stages - 1)
+        return number, (epoch * stages - number * self.epochs) / self.epochs

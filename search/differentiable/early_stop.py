@@ -1,0 +1,121 @@
+"""Signs that a search collapses, and whether it ends for them.
+
+A differentiable search that goes on for too long tends to cells of skip connections, and before it does, the validation loss
+becomes sharp in the architecture parameters. Zela et al., "Understanding and Robustifying Differentiable Architecture Search",
+ICLR 2020, section 4.3, stop where the dominant eigenvalue of its Hessian, averaged over some epochs, has outgrown the one from
+some epochs earlier (the ratio of the earlier to the later falls below 0.75), and take the genotype of that earlier epoch.
+
+All verdicts are functions of the history alone, so that a resumed run comes to the same ones.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal, get_args
+
+from base.checks import check_whole
+
+When = Literal["never", "skips", "eigenvalue", "either"]
+
+
+@dataclass(frozen=True)
+class EarlyStopConfig:
+    """When a search has collapsed, and whether it ends then."""
+
+    when: When = "never"
+    """The sign that ends the search: never, skips, eigenvalue or either; the log tells of both signs whatever it is."""
+    skip_share: float = 0.5
+    """A larger share of skip connections among the operations of one kind of cell is a collapse."""
+    ratio: float = 1.3
+    """Growth of the averaged eigenvalue, as a factor, above which it is a collapse."""
+    window: int = 5
+    """Readings of the eigenvalue that are averaged."""
+    back: int = 4
+    """How many readings earlier the average lies that the present one is compared with."""
+    start: float = 0.2
+    """Share of the epochs before which nothing is judged, nor any reading of the eigenvalue taken into account."""
+
+    def __post_init__(self) -> None:
+        if self.when not in get_args(When):
+            raise ValueError(f"early_stop.when: must be one of {', '.join(get_args(When))}, not {self.when!r}")
+        if not 0 <= self.skip_share <= 1:
+            raise ValueError(f"early_stop.skip_share: must be a share from 0 to 1, not {self.skip_share}")
+        if not (math.isfinite(self.ratio) and self.ratio >= 1):
+            raise ValueError(f"early_stop.ratio: must be at least 1, not {self.ratio}")
+        for name in ("window", "back"):
+            check_whole(f"early_stop.{name}", getattr(self, name))
+        if not 0 <= self.start <= 1:
+            raise ValueError(f"early_stop.start: must be a share from 0 to 1, not {self.start}")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is judged of one epoch."""
+
+    skip_share: Mapping[str, float]
+    """Share of skip connections in each kind of cell (`monitors.skip_share`)."""
+    eigenvalue: float | None
+    """Dominant eigenvalue of the Hessian at its end; None where it was not measured."""
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """A sign of collapse."""
+
+    reason: str
+    """In words, one line."""
+    cause: Literal["skips", "eigenvalue"]
+    epoch: int
+    """The epoch, from 0, whose genotype is to be taken instead of the latest."""
+
+
+def collapse(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> list[Collapse]:
+    """The signs of collapse after the last epoch of `history`, which has an entry for each, of `epochs` planned.
+
+    At most one of each cause: skips, then the eigenvalue. None before the share `config.start` of the epochs is behind.
+    """
+    if not history or len(history) / epochs < config.start:
+        return []
+    return [sign for sign in (_too_many_skips(history, config), _too_sharp(history, config, epochs)) if sign is not None]
+
+
+def reason_to_stop(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> Collapse | None:
+    """The first sign of `collapse` that `config.when` asks to stop for; None to go on."""
+    return next((sign for sign in collapse(history, config, epochs) if config.when in ("either", sign.cause)), None)
+
+
+def _too_many_skips(history: Sequence[Epoch], config: EarlyStopConfig) -> Collapse | None:
+    """The genotype to take is that of the last epoch without a collapse; of the latest where there is none."""
+    shares = history[-1].skip_share
+    kind = max(shares, key=lambda kind: shares[kind])
+    if not shares[kind] > config.skip_share:
+        return None
+    latest = len(history) - 1
+    sound = (index for index in range(latest, -1, -1) if max(history[index].skip_share.values()) <= config.skip_share)
+    reason = f'skip connections are {100 * shares[kind]:.3g}% of the cell "{kind}", more than {100 * config.skip_share:.3g}%'
+    return Collapse(reason, "skips", next(sound, latest))
+
+
+def _too_sharp(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> Collapse | None:
+    """An epoch without a finite eigenvalue counts as one where it was not measured; the latest one has to have one.
+
+    In the first epochs of any search the curvature grows from nothing, so their readings are no measure of later ones.
+    """
+    readings = [
+        (index, epoch.eigenvalue)
+        for index, epoch in enumerate(history)
+        if epoch.eigenvalue is not None and math.isfinite(epoch.eigenvalue) and index / epochs >= config.start
+    ]
+    if len(readings) < config.window + config.back or readings[-1][0] != len(history) - 1:
+        return None
+    eigenvalues = [eigenvalue for _, eigenvalue in readings]
+    now = fmean(eigenvalues[-config.window :])
+    before = fmean(eigenvalues[-config.window - config.back : -config.back])
+    if not now > config.ratio * before > 0:
+        return None
+    reason = (
+        f"the dominant eigenvalue of the Hessian grew from {before:.3g} to {now:.3g} (averages of {config.window} readings), "
+        f"more than {config.ratio:g} times (Zela et al. 2020)"
+    )
+    return Collapse(reason, "eigenvalue", readings[-1 - config.back][0])

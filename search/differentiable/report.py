@@ -1,0 +1,218 @@
+"""The report of a differentiable search as one page: what was asked, how it went, and what it found."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.reporting import Told, close, default_costs, introduction
+from supernet import Genotype, SearchSpace
+from supernet.drawing.draw import draw_genotype
+from supernet.spaces.skeleton import Stem
+from training.images.format import ImageFormat
+from training.report.charts import Curve, chart, charts, of_history, raster, scale
+from training.report.html import (
+    Markup,
+    Page,
+    details,
+    duration,
+    element,
+    facts,
+    figure,
+    join,
+    millions,
+    paragraph,
+    percent,
+    table,
+    warning,
+)
+from training.report.sections import Process, drawn_genotype, images
+
+if TYPE_CHECKING:
+    from search.differentiable.trainer import BilevelSearch
+
+_SUBSCRIPTS = str.maketrans("0123456789-", "₀₁₂₃₄₅₆₇₈₉₋")
+_LABEL, _ROW, _HEAD, _GAP = 6.9, 13, 20, 12  # width of a letter, heights of a candidate and of a title, between two edges
+_WIDEST = 1000
+
+
+def search_page(search: "BilevelSearch", genotype: Genotype, told: Told) -> Page:
+    """Of a differentiable search that ends with `genotype`."""
+    config, history, run = search.config, search.report.history, search.run.path
+    page = Page(f"Search: {told.method}, {config.data.name}", *introduction(told, config.space))
+    costs = default_costs(genotype, search.space, config.stem, search.format)
+    measured = [entry for entry in history if entry["supernet_accuracy"] is not None]
+    page.section(
+        "Result",
+        facts(
+            {
+                "parameters": millions(costs["parameters"]),
+                "multiply-adds": millions(costs["multiply_adds"]),
+                "epochs": f"{told.process.done} of {search.epochs}",
+                "time": duration(told.process.seconds),
+                "accuracy of the supernet": percent(measured[-1]["supernet_accuracy"]) if measured else None,
+                "of the derived cell": percent(measured[-1]["derived_accuracy"]) if measured else None,
+            }
+        ),
+        *_ended(search, told.process),
+        drawn_genotype(genotype, draw_genotype(genotype)),
+        _of_default_network(genotype, config.stem, search.format, costs),
+        *_of_table(search, genotype),
+    )
+    weighted = "Classes are weighted in each loss that is descended; accuracies count all images alike."
+    balanced = config.data.class_weights != "none"
+    page.section("Curves", charts(*_curves(search)), *([paragraph(weighted)] if balanced else []))
+    if history:
+        page.section("Weights of the operations over the epochs", *weights_over_time(history, search.space, genotype))
+    close(page, config, told, run, images(run, config.data), genotype, search.device, search.run.config_hash)
+    return page
+
+
+def _ended(search: "BilevelSearch", process: Process) -> list[Markup]:
+    """Why it ended before its last epoch, and what was conspicuous on the way."""
+    reason = search.reason_to_stop()
+    parts = process.notes(search.epochs, search.config.stop if reason is None else None)
+    if reason is not None:
+        parts.append(warning(f"Collapsed, after epoch {process.done} of {search.epochs}: {reason}."))
+    if search.perturbation is not None and process.done < search.epochs:
+        parts.append(
+            warning("The selection is not complete, and the weights choose where it has not; --resume goes on with it.")
+        )
+    for epoch, sign in search.report.signs():
+        parts.append(warning(f"After epoch {epoch}: the search may be collapsing: {sign.reason}."))
+    return parts
+
+
+def _of_default_network(genotype: Genotype, stem: Stem, images: ImageFormat, costs: Mapping[str, float]) -> Markup:
+    skeleton = genotype.skeleton
+    channels, cells = skeleton.default_size(stem)
+    wide, height, width = images.shape
+    return paragraph(
+        f"{costs['parameters']:,} parameters and {costs['multiply_adds']:,} multiply-adds an image are those of the network ",
+        "that ",
+        element("code", "python -m retrain"),
+        f" builds by default for images of {wide}x{height}x{width} and {len(images.class_names)} classes: "
+        f"C = {channels}, {cells} {skeleton.cells_unit}. Accuracies here are of the supernet on the images held out from its "
+        "training; they do not say how well the cell does when it is retrained.",
+    )
+
+
+def _of_table(search: "BilevelSearch", genotype: Genotype) -> list[Markup]:
+    if search.report.table is None:
+        return []
+    row = search.report.table.rows.get(genotype.to_text(genotype.text_form))
+    if row is None:
+        return [paragraph("The benchmark table does not have this cell.")]
+    return [
+        paragraph(
+            f"In the benchmark table this cell has a test accuracy of {row.test_accuracy:.2f}%, a validation accuracy of "
+            f"{row.valid_accuracy:.2f}% and {row.parameters:,} parameters."
+        )
+    ]
+
+
+def _curves(search: "BilevelSearch") -> list[Markup | None]:
+    history, kinds = search.report.history, search.space.kinds
+
+    def of_kinds(name: str) -> list[Curve]:
+        return [Curve(kind, [(entry["epoch"], entry[name][kind]) for entry in history]) for kind in kinds]
+
+    drawn = [
+        chart("loss", [of_history(history, "train/loss", "train"), of_history(history, "valid/loss", "validation")]),
+        chart("accuracy while training", [
+            of_history(history, "train/accuracy", "train"), of_history(history, "valid/accuracy", "validation"),
+        ]),
+        chart("accuracy on held-out images", [
+            of_history(history, "supernet_accuracy", "supernet"), of_history(history, "derived_accuracy", "derived cell in it"),
+        ]),
+        chart("mean entropy of an edge, in nats", of_kinds("entropy")),
+        chart("skip connections in the cell", of_kinds("skips")),
+        chart("dominant eigenvalue of the Hessian", [of_history(history, "eigenvalue")]),
+    ]  # fmt: skip
+    if (known := search.report.table) is not None:
+        rows = [(entry["epoch"], known.rows.get(entry["genotype"])) for entry in history]
+        points = [(epoch, row.test_accuracy) for epoch, row in rows if row is not None]
+        drawn.append(chart("test accuracy in the table, %", [Curve("derived cell", points)]))
+    return drawn
+
+
+# Weights over time
+
+
+def weights_over_time(history: Sequence[Mapping[str, Any]], space: SearchSpace, genotype: Genotype) -> list[Markup]:
+    """For each kind of cell the weight of each operation on each edge, epoch by epoch; edges into one node are in one row."""
+    parts: list[Markup] = []
+    for kind in space.kinds:
+        values = np.array([entry["mixture"][kind] for entry in history])  # [epochs, edges, candidates]
+        shown = [column for column in range(len(space.candidates)) if values[:, :, column].any()]
+        present = values[values != 0]
+        low, high = (float(present.min()), float(present.max())) if present.size else (0.0, 1.0)
+        cell = genotype.cells[kind]
+        chosen = {
+            (source, space.inputs + node): operation for node, feeds in enumerate(cell.nodes) for operation, source in feeds
+        }
+        picture, width = _grid(values, shown, low, high, space, chosen)
+        caption = join(
+            f"From left to right: epochs 1 to {len(history)}. Each field is an edge, from one state to another; an outlined "
+            "row is the operation in the genotype. Colours: ", scale(low, high), "; blank: 0 (less than 0.00005)."
+        )  # fmt: skip
+        names = [space.candidates[column] for column in shown]
+        last = [
+            (edge, *(f"{value:.4f}" for value in row))
+            for edge, row in zip(_edges(space), values[-1][:, shown].tolist(), strict=True)
+        ]
+        parts += [
+            element("h3", kind if kind == "cell" else f"{kind} cell"),
+            figure(picture, caption, narrowest=width),
+            details("the weights at the end", table(["edge", *names], last, right=range(1, len(names) + 1))),
+        ]
+    return parts
+
+
+def _grid(
+    values: np.ndarray, shown: Sequence[int], low: float, high: float, space: SearchSpace, chosen: Mapping[tuple[int, int], str]
+) -> tuple[Markup, int]:
+    """A field for each edge: sources from left to right, targets from top to bottom. Returns the picture and its width."""
+    names = [space.candidates[column] for column in shown]
+    label = round(max(map(len, names)) * _LABEL) + 8
+    columns = space.inputs + space.nodes - 1
+    wide = max(56, min(200, (_WIDEST - label) // columns - _GAP))
+    tall = _HEAD + _ROW * len(names) + _GAP
+    width, height = label + columns * (wide + _GAP), space.nodes * tall
+    parts = []
+    for node in range(space.nodes):
+        for row, name in enumerate(names):
+            y = node * tall + _HEAD + _ROW * row + 10
+            parts.append(element("text", name, x=label - 6, y=y, text_anchor="end", style="font-size:11px"))
+    for (source, target), edge, title in zip(space.edges, range(len(space.edges)), _edges(space), strict=True):
+        x, y = label + source * (wide + _GAP), (target - space.inputs) * tall
+        parts.append(element("text", title, x=x, y=y + 14))
+        y += _HEAD
+        field = values[:, edge][:, shown].T
+        parts.append(
+            element(
+                "image", href=raster(field, low, high), x=x, y=y, width=wide, height=_ROW * len(names),
+                preserveAspectRatio="none", style="image-rendering:pixelated",
+            )
+        )  # fmt: skip
+        for row, name in enumerate(names):
+            outlined = chosen.get((source, target)) == name
+            said = f"{title}, {name}: {field[row, 0]:.4f} at first, {field[row, -1]:.4f} at the end"
+            parts.append(
+                element(
+                    "rect", element("title", said), x=x, y=y + _ROW * row, width=wide, height=_ROW,
+                    fill="transparent", stroke="var(--ink)" if outlined else None, stroke_width=2 if outlined else None,
+                )
+            )  # fmt: skip
+    drawn = element("svg", *parts, viewBox=f"-1 0 {width} {height}", role="img", aria_label="weights over the epochs",
+                    style=f"max-width:{width}px")  # fmt: skip
+    return drawn, width
+
+
+def _edges(space: SearchSpace) -> list[str]:
+    """What an edge is called, as in the drawing of the cell."""
+    first = ["input"] if space.inputs == 1 else [
+        "c" + "ₖ" + f"-{space.inputs - number}".translate(_SUBSCRIPTS) for number in range(space.inputs)
+    ]  # fmt: skip
+    states = [*first, *map(str, range(space.nodes))]
+    return [f"{states[source]} → {states[target]}" for source, target in space.edges]

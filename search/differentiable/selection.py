@@ -1,0 +1,120 @@
+"""From a trained supernet to the operations that stay."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from base.seeds import new_generator
+from search.differentiable.relaxations import Mixture
+from supernet import SearchSpace
+
+Candidates = dict[str, Tensor]
+"""For each kind of cell, which candidates there are, bool [edges, candidates] on the CPU."""
+Score = Callable[[Mixture], float]
+"""Accuracy of the supernet under a mixture."""
+
+
+@dataclass
+class SelectionConfig:
+    """How the genotype is chosen once alphas and weights are trained."""
+
+    name: Literal["strength", "perturbation"] = "strength"
+    """strength: the space's rule on the weights of the candidates; perturbation: what costs most accuracy when it is missing
+    (DARTS-PT), edge by edge, with more training in between."""
+    tune_epochs: int = 5
+    """Perturbation: epochs of training between two decisions."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tune_epochs <= 1000:
+            raise ValueError(f"selection.tune_epochs: must be from 1 to 1000, not {self.tune_epochs}")
+
+
+def strongest(space: SearchSpace, keep: Candidates, mixture: Mapping[str, Tensor], count: int) -> Candidates:
+    """Keeps the `count` heaviest of the candidates that each edge still has (DrNAS, Chen et al. 2021).
+
+    A single one is not none where the space derives no none. Untied mixtures [cells, edges, candidates] are averaged.
+    """
+    kept = {}
+    for kind, table in mixture.items():
+        weights = table.detach().double().cpu()
+        weights = weights if weights.ndim == 2 else weights.mean(0)
+        weights = weights.masked_fill(~keep[kind], -torch.inf)
+        if count == 1:
+            weights = weights.masked_fill(~_choosable(space), -torch.inf)
+        # Stable, so that ties go to the earlier candidate, as where a genotype is derived.
+        best = weights.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+        kept[kind] = torch.zeros_like(keep[kind]).scatter(-1, best, True) & keep[kind]
+    return kept
+
+
+class Perturbation:
+    """Selection by perturbation (DARTS-PT, Wang et al. 2021, algorithm 1).
+
+    Each round decides one edge of every kind of cell, in an order drawn from `seed`: the operation without which accuracy falls
+    most stays. Where the space keeps only some inputs of a node, rounds follow that decide one such node of every kind: the
+    edges that are missed least are taken away.
+
+    It looks at the whole mixture, also after a search of which every step ran a single path (GDAS).
+    """
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self.space = space
+        self._edges = {
+            kind: torch.randperm(len(space.edges), generator=new_generator(seed, "perturbation", kind)).tolist()
+            for kind in space.kinds
+        }
+        wide = [node for node in range(space.inputs, space.inputs + space.nodes) if self._is_wide(node)]
+        self._nodes = {
+            kind: [wide[place] for place in torch.randperm(len(wide), generator=new_generator(seed, "nodes", kind))]
+            for kind in space.kinds
+        }
+        self.rounds = len(space.edges) + len(wide)
+
+    def epochs(self, config: SelectionConfig) -> int:
+        """Epochs that it takes after the search: one begins with the last round, `tune_epochs` with each other one."""
+        return (self.rounds - 1) * config.tune_epochs + 1
+
+    def _is_wide(self, node: int) -> bool:
+        return self.space.derived_inputs is not None and node > self.space.derived_inputs
+
+    def decide(self, number: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
+        """What one kind of cell keeps, bool [edges, candidates], after round `number` (from 0).
+
+        `mixture` is that of the supernet now; to take something away is to give it the weight 0, others stay as they are.
+        """
+        edges = self._edges[kind]
+        if number < len(edges):
+            return self._decide_operation(edges[number], kind, keep, mixture, score)
+        return self._decide_inputs(self._nodes[kind][number - len(edges)], kind, keep, mixture, score)
+
+    def _decide_operation(self, edge: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
+        present = (keep[edge] & _choosable(self.space)).nonzero().flatten().tolist()
+        if len(present) > 1:
+            accuracies = [score(_without(mixture, kind, edge, column)) for column in present]
+            present = [present[accuracies.index(min(accuracies))]]
+        kept = keep.clone()
+        kept[edge] = False
+        kept[edge, present] = True
+        return kept
+
+    def _decide_inputs(self, node: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
+        kept = keep.clone()
+        into = [edge for edge, (_, target) in enumerate(self.space.edges) if target == node and kept[edge].any()]
+        accuracies = {edge: score(_without(mixture, kind, edge)) for edge in into}
+        kept[sorted(into, key=accuracies.__getitem__)[self.space.derived_inputs :]] = False
+        return kept
+
+
+def _choosable(space: SearchSpace) -> Tensor:
+    """Candidates that a genotype of the space can have, bool [candidates]."""
+    return torch.tensor([space.derived_inputs is None or name != "none" for name in space.candidates])
+
+
+def _without(mixture: Mixture, kind: str, edge: int, column: int | None = None) -> Mixture:
+    """The mixture with weight 0 for one candidate of an edge, or for all of them."""
+    table = mixture[kind].clone()
+    table[..., edge, slice(None) if column is None else column] = 0
+    return mixture | {kind: table}

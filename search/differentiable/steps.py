@@ -1,0 +1,198 @@
+"""The steps of a search over one supernet: how alphas and weights move, and what can be measured of them."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from search.differentiable.architecture import Architecture
+from search.differentiable.bilevel import VirtualStep, Weights, first_order, second_order
+from search.differentiable.config import SearchConfig
+from search.differentiable.relaxations import Mixture
+from supernet import Path, Supernet
+from training.hardware import Precision, autocast
+from training.images.batches import Batches
+from training.metrics import Batch, Meter, Reading, read
+from training.optim import descend, new_optimizer, requiring_no_grad, statistics_kept, unchanged
+
+
+class Steps:
+    """One call moves the alphas by a validation batch and then the weights by a training batch (DARTS, algorithm 1).
+
+    The architecture gradient is taken with respect to the mixture; the relaxation that drew it carries it on to the alphas, so
+    that all passes of a step see the same draw. Where the configuration says `bilevel: false`, one pass on the training batch
+    moves both (SNAS, Xie et al. 2019).
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        network: Supernet,
+        architecture: Architecture,
+        device: torch.device,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        """`class_weights` [classes] weigh the losses that are descended, not those that are reported by `evaluate`."""
+        self.class_weights = None if class_weights is None else class_weights.to(device)
+        self.config = config
+        self.network = network
+        self.architecture = architecture
+        self.device = device
+        self.moves_alphas = True
+        """False while only the weights are trained."""
+        self.meters = {level: Meter(device) for level in ("train", "valid")}
+        self.weight_optimizer = new_optimizer(config.weights, network.parameters())
+        self.alpha_optimizer = torch.optim.Adam(
+            architecture.parameters(),
+            config.alphas.lr,
+            (config.alphas.beta1, config.alphas.beta2),
+            weight_decay=config.alphas.weight_decay,
+            fused=True,
+            capturable=device.type == "cuda",
+        )
+
+    def __call__(self, images: Tensor, labels: Tensor, *valid: Tensor) -> None:
+        """One step on a training batch and, where the levels are two, a validation batch."""
+        train = (images, labels)
+        if not self.config.bilevel:
+            self.joint_step(train)
+            return
+        if self.moves_alphas:
+            self.alpha_step(train, (valid[0], valid[1]))
+        self.weight_step(train)
+
+    def alpha_step(self, train: Batch, valid: Batch) -> None:
+        """Moves the alphas down the validation loss, by the configured order."""
+        mixture, path = self.architecture.draw()
+        leaves = _leaves(mixture)
+        if self.config.order == "first":
+            with requiring_no_grad(self.network.parameters()):
+                gradients = first_order(self._loss("valid", valid, leaves, path), list(leaves.values()))
+        else:
+            gradients = self._second_order(train, valid, leaves, path)
+        self._move_alphas(mixture, gradients)
+
+    def weight_step(self, train: Batch) -> None:
+        """Moves the weights down the training loss."""
+        with torch.no_grad():
+            mixture, path = self.architecture.draw()
+        self._move_weights(self._loss("train", train, mixture, path), path)
+
+    def joint_step(self, train: Batch) -> None:
+        """Moves both down the training loss, by one pass."""
+        mixture, path = self.architecture.draw()
+        leaves = _leaves(mixture)
+        self._move_weights(self._loss("train", train, leaves, path), path)
+        if self.moves_alphas:
+            self._move_alphas(mixture, [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values()])
+
+    def _move_alphas(self, mixture: Mixture, gradients: Sequence[Tensor]) -> None:
+        """One step of their optimiser along gradients with respect to the mixture, and the regulariser's."""
+        self.alpha_optimizer.zero_grad(set_to_none=True)
+        penalty = self.architecture.penalty()
+        if penalty is None:
+            torch.autograd.backward(list(mixture.values()), list(gradients))
+        else:
+            torch.autograd.backward([*mixture.values(), penalty], [*gradients, torch.ones_like(penalty)])
+        self.alpha_optimizer.step()
+
+    def _move_weights(self, loss: Tensor, path: Path | None) -> None:
+        if path is None:
+            descend([loss], self.weight_optimizer, self.config.weights.clip)
+            return
+        with unchanged(self.weight_optimizer, self.network.idle(path)):
+            descend([loss], self.weight_optimizer, self.config.weights.clip)
+
+    def _second_order(self, train: Batch, valid: Batch, mixture: Mixture, path: Path | None) -> list[Tensor]:
+        """The gradient through a virtual step; it leaves running statistics and weights as they are."""
+        config = self.config
+
+        def train_loss(weights: Weights, precision: Precision = config.precision) -> Tensor:
+            return self._cross_entropy(self.logits(train[0], mixture, path, precision, weights), train[1])
+
+        def valid_loss(weights: Weights) -> Tensor:
+            logits = self.logits(valid[0], mixture, path, config.precision, weights)
+            loss = self._cross_entropy(logits, valid[1])
+            self.meters["valid"].update(loss, logits, valid[1])
+            return loss
+
+        weights: Weights = dict(self.network.named_parameters())
+        # In TF32, which cuDNN may take for float32, w + h v is no other weight than w.
+        with statistics_kept(self.network), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            return second_order(
+                train_loss,
+                valid_loss,
+                weights,
+                list(mixture.values()),
+                VirtualStep.of(self.weight_optimizer, weights),
+                config.hessian_vector,
+                config.hessian_epsilon,
+                precise_train_loss=partial(train_loss, precision="float32"),
+            )
+
+    def logits(
+        self,
+        images: Tensor,
+        mixture: Mixture,
+        path: Path | None = None,
+        precision: Precision | None = None,
+        weights: Weights | None = None,
+        bypass: Mixture | None = None,
+    ) -> Tensor:
+        """Logits [B, classes] in float32, computed in `precision` (None: the configured one), with other `weights` if given."""
+        with autocast(precision or self.config.precision, self.device):
+            arguments = (images, mixture, path, bypass)
+            logits: Tensor
+            logits = self.network(*arguments) if weights is None else functional_call(self.network, weights, arguments)
+        return logits.float()
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, self.class_weights)
+
+    def _loss(self, level: str, batch: Batch, mixture: Mixture, path: Path | None) -> Tensor:
+        logits = self.logits(batch[0], mixture, path)
+        loss = self._cross_entropy(logits, batch[1])
+        self.meters[level].update(loss, logits, batch[1])
+        return loss
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        batches: Batches,
+        mixture: Mixture,
+        path: Path | None = None,
+        training: bool = False,
+        bypass: Mixture | None = None,
+    ) -> Reading:
+        """Loss and accuracy of the supernet over `batches`, in evaluation mode; for `bypass` see `Supernet.forward`.
+
+        With `training` batch norm takes each batch's statistics instead of the running ones, which fit no other mixture than
+        that of the training.
+        """
+        self.network.train(training)
+        with statistics_kept(self.network):
+            return read(lambda images: self.logits(images, mixture, path, bypass=bypass), batches.epoch(0), self.device)
+
+    def alpha_gradient(self, batches: Batches, alphas: Sequence[Tensor]) -> list[Tensor]:
+        """Gradient of the mean loss of `batches` at other alphas: nothing random, each batch's own statistics, float32."""
+        self.network.train()
+        points = [alpha.detach().clone().requires_grad_() for alpha in alphas]
+        total = [torch.zeros_like(point) for point in points]
+        with (
+            statistics_kept(self.network),
+            requiring_no_grad(self.network.parameters()),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            for images, labels in batches.epoch(0):
+                mixture = self.architecture.mean(dict(zip(self.architecture.alphas, points, strict=True)))
+                loss = self._cross_entropy(self.logits(images, mixture, precision="float32"), labels)
+                torch._foreach_add_(total, first_order(loss, points), alpha=1 / len(batches))
+        return total
+
+
+def _leaves(mixture: Mixture) -> Mixture:
+    """The same values as the end of a graph, where its gradient is taken."""
+    return {kind: table.detach().requires_grad_() for kind, table in mixture.items()}

@@ -1,0 +1,96 @@
+"""What the reports of all searches have in common."""
+
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+
+from search.costs.counted import CostTable
+from supernet import Genotype, Path, SearchSpace
+from supernet.spaces.skeleton import Stem
+from training.images.data import DataConfig
+from training.images.format import ImageFormat
+from training.report.html import Markup, Page, element, paragraph
+from training.report.sections import Process, asked, commands, environment, setting
+from training.run.config import config_to_dict
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+class SearchedConfig(Protocol):
+    """The settings of any search that its report speaks of."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    seed: int
+    stem: Stem
+    data: DataConfig
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the page is told of a run beside the search itself."""
+
+    method: str
+    paper: str
+    """Authors and year; may be empty."""
+    defaults: "DataclassInstance"
+    """Those of the method."""
+    process: Process
+
+
+def introduction(told: Told, space: str) -> list[Markup]:
+    source = f"{told.paper[:1].upper()}{told.paper[1:]}" if told.paper else "A method of your own"
+    return [paragraph(f"{source}, in the space {space}. ", element("code", f"python -m search.{told.method}"))]
+
+
+def default_costs(genotype: Genotype, space: SearchSpace, stem: Stem, images: ImageFormat) -> dict[str, float]:
+    """{"parameters": ..., "multiply_adds": ...} of the network that retraining builds by default for such images."""
+    used = {operation for cell in genotype.cells.values() for feeds in cell.nodes for operation, _ in feeds}
+    operations = [name for name in space.candidates if name in used]
+    size = space.skeleton.default_size(stem)
+    costs = CostTable(space, *size, len(images.class_names), images.shape, stem, operations)
+    return costs(Path.of_genotype(genotype, space).flat(space))
+
+
+def close(
+    page: Page,
+    config: SearchedConfig,
+    told: Told,
+    run: FilePath,
+    data: Markup,
+    genotype: Genotype | None,
+    device: torch.device,
+    config_hash: str,
+) -> None:
+    """Adds the sections that every report of a search ends with; `data` says what images it has seen."""
+    page.section("What was asked", asked(config, told.defaults, told.method))
+    page.section("Images", data)
+    repeat: list[str | FilePath] = [f"search.{told.method}", "--config", run / "config.yaml", "--run", f"{run}_again"]
+    parts = [paragraph("The same search once more, into another directory:"), commands(repeat)]
+    if genotype is not None:
+        parts += [
+            paragraph("The network of this cell, trained from scratch:"),
+            commands(retrain_command(config, run, genotype)),
+        ]
+    threads = " with as many threads" if device.type == "cpu" else ""
+    parts.append(
+        paragraph(
+            f"Seed {config.seed}, hash of the configuration {config_hash}. On the same versions and the same kind of device"
+            f"{threads} the same numbers come out."
+        )
+    )
+    page.section("How to repeat it", *parts, environment(device))
+
+
+def retrain_command(config: SearchedConfig, run: FilePath, genotype: Genotype) -> list[str | FilePath]:
+    """A command line, `python -m` left out, that retrains what the search has found, on the images that it has seen."""
+    usual = config_to_dict(DataConfig())
+    options = {f"data.{name}": value for name, value in config_to_dict(config.data).items() if value != usual[name]}
+    if config.stem != "cifar":
+        options["stem"] = config.stem
+    if not genotype.skeleton.auxiliary:
+        options["auxiliary_weight"] = 0
+    given = [f"--{name}={setting(value)}" for name, value in options.items()]
+    return ["retrain", "--genotype", run / "genotype.json", *given, "--run", f"{run}_retrained"]

@@ -1,0 +1,59 @@
+"""What the architectures of a sampling search cost."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from search.costs.counted import CostTable, Shape
+from search.costs.latency import MeasuredLatency, TableLatency
+from search.costs.tabular import Table
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from training.images.format import Images
+
+CIFAR10: tuple[Shape, int] = (3, 32, 32), 10
+"""Shape of an image and number of classes where only a benchmark table is at hand."""
+
+
+class ArchitectureCosts:
+    """What a cost table has and, with a `latency`, "latency_ms"; the state is a measured latency's."""
+
+    def __init__(self, table: CostTable, latency: Callable[[Genome], float] | None = None) -> None:
+        self._table = table
+        self._latency = latency
+
+    def __call__(self, genome: Genome) -> dict[str, float]:
+        costs = self._table(genome)
+        return costs if self._latency is None else {**costs, "latency_ms": self._latency(genome)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._latency.state_dict() if isinstance(self._latency, MeasuredLatency) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if isinstance(self._latency, MeasuredLatency):
+            self._latency.load_state_dict(state)
+
+
+def architecture_costs(
+    config: SamplingConfig, encoding: Encoding, images: Images | None, table: Table | None, device: torch.device
+) -> ArchitectureCosts:
+    """Costs of the networks that retraining with the search's stem builds by default, for `images`, without them CIFAR-10's.
+
+    Raises ValueError for a latency that `table` does not have.
+    """
+    shape, classes = CIFAR10
+    if images is not None:
+        shape, classes = images.format.shape, images.classes
+    space = encoding.space
+    operations = [space.candidates[column] for column in encoding.operations]
+    size = (space, *space.skeleton.default_size(config.stem), classes, shape)
+    costs = CostTable(*size, config.stem, operations)
+    if config.latency is None:
+        return ArchitectureCosts(costs)
+    if config.latency == "measured":
+        measured = MeasuredLatency(*size, device, config.precision, stem=config.stem, operations=operations)
+        return ArchitectureCosts(costs, measured)
+    assert table is not None, "latency: checked by the configuration"
+    known = TableLatency(table, config.latency)
+    return ArchitectureCosts(costs, lambda genome: known(encoding.genotype(genome)))

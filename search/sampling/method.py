@@ -1,0 +1,94 @@
+"""Methods that sample whole architectures."""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from search.costs.tabular import Table
+from search.methods import Method
+from search.reporting import Told
+from search.sampling.config import SamplingConfig
+from search.sampling.report import sampling_page
+from search.sampling.samplers.sampler import Sampler
+from search.sampling.trainer import SamplingSearch
+from supernet import Genotype
+from training.hardware import choose_device
+from training.images.data import load_images, save_format, saved_format
+from training.loop import opened, run_epochs
+from training.report.sections import Process
+from training.run.checkpoint import RunDirectory
+from training.run.config import RunOptions
+from training.run.repeat import Spread
+
+C = TypeVar("C", bound=SamplingConfig)
+
+
+@dataclass(frozen=True)
+class SamplingMethod(Method[C]):
+    """A method that samples whole architectures with `sampler`, whose own fields are in the configuration."""
+
+    sampler: type[Sampler] = field(kw_only=True)
+
+    def run(self, config: C, options: RunOptions) -> Genotype | None:
+        """Searches into the directory of the run; see `sample`."""
+        return sample(self.sampler, config, options, self.name, self.paper, self.defaults())
+
+    def repeat(self, config: C, options: RunOptions) -> list[Spread]:
+        """Searches once for each of `options.seeds`."""
+        if config.weights_from is not None:
+            raise ValueError("--seeds: weights_from has the weights of one seed; leave one of them out")
+        return super().repeat(config, options)
+
+    def may_change(self, config: C) -> Collection[str]:
+        return changeable(config)
+
+
+def changeable(config: SamplingConfig) -> tuple[str, ...]:
+    """Fields that a resumed run may change. More evaluations go on from those that are made; where scores come from the table,
+    another one would change them."""
+    return ("stop", "evaluations") if config.evaluate == "table" else ("stop", "evaluations", "tabular")
+
+
+def sample(
+    sampler: type[Sampler],
+    config: SamplingConfig,
+    options: RunOptions,
+    method: str,
+    paper: str = "",
+    defaults: SamplingConfig | None = None,
+) -> Genotype | None:
+    """Runs a whole search into the directory of the run and returns the best architecture, also saved there as genotype.json.
+
+    The report there, report.html, introduces the method with its `paper` and with what differs from its `defaults` (None:
+    those of its configuration's class). Returns None where `stop` ended it before any architecture was evaluated wholly.
+    Raises ValueError, before anything is written, for a configuration that cannot be run; see `training.loop.run_epochs` for
+    what may happen later.
+    """
+    began = time.monotonic()
+    may_change = changeable(config)
+    RunDirectory.check(options.run, config, options.resume, options.overwrite, may_change)
+    table = None if config.tabular is None else Table.read(config.tabular)
+    notes: list[str] = []
+    images = None
+    if config.needs_images:
+        device, known = choose_device(config.device, config.threads), saved_format(options)
+        images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
+    trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config, may_change), table)
+    with opened(trainer, config, options, method, may_change) as (run, monitor, start):
+        if images is not None:
+            save_format(images, run.path)
+        for note in notes:
+            monitor.log(note)
+        done = run_epochs(trainer, config, run, monitor, method, start)
+        findings = trainer.report.conclude(trainer.trials, monitor, done * trainer.steps)
+        genotype = None if findings is None else findings.genotype
+        if genotype is None:
+            monitor.log(f"{method}: no architecture has been evaluated wholly yet, so there is no genotype; --resume goes on")
+        else:
+            monitor.log(f"{method}: {len(trainer.trials.done)} evaluations; genotype in {run.path / 'genotype.json'}:")
+            monitor.log(genotype.to_text(genotype.text_form))
+        process = Process(start.epochs, done, time.monotonic() - began)
+        told = Told(method, paper, defaults or type(config)(), process)
+        monitor.log(f"{method}: report in {sampling_page(trainer, findings, told).write(run.path)}")
+    return genotype

@@ -1,0 +1,192 @@
+"""The shared weights of a supernet of which only the operations of one architecture run at a time."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from base.seeds import derive_seed
+from ops.banks import Bank
+from ops.mixing import MOMENTUM
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.samplers.sampler import Sampler
+from supernet import Supernet
+from training.hardware import Precision, autocast
+from training.images.batches import Batches
+from training.images.format import Images
+from training.metrics import Batch, Meter, read
+from training.optim import descend, new_optimizer, statistics_kept, unchanged
+
+
+class PathNetwork:
+    """A supernet that runs one architecture: only its operations, each with the weight 1."""
+
+    def __init__(self, network: Supernet, encoding: Encoding, device: torch.device, precision: Precision) -> None:
+        self.network = network
+        self.encoding = encoding
+        self.device = device
+        self._precision = precision
+        table = torch.ones(len(encoding.space.edges), len(encoding.space.candidates), device=device)
+        self._mixture = dict.fromkeys(encoding.space.kinds, table)
+
+    def logits(self, images: Tensor, genome: Genome) -> Tensor:
+        """Images [B, C, H, W] to logits [B, classes] in float32."""
+        with autocast(self._precision, self.device):
+            logits: Tensor = self.network(images, self._mixture, self.encoding.path(genome))
+        return logits.float()
+
+
+class PathSteps:
+    """Trains the shared weights: each call is one step of their optimiser, by the paths that `SamplingConfig.paths` names.
+
+    Weights of operations that do not run, and their momentum, stay what they are, bit for bit.
+    """
+
+    def __init__(
+        self, config: SamplingConfig, paths: PathNetwork, sampler: Sampler, class_weights: Tensor | None = None
+    ) -> None:
+        """`class_weights` [classes] weigh the loss that is descended."""
+        self.config = config
+        self.paths = paths
+        self.class_weights = None if class_weights is None else class_weights.to(paths.device)
+        self.meter = Meter(paths.device)
+        self.optimizer = new_optimizer(config.weights, paths.network.parameters())
+        self._sampler = sampler
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """The paths of an epoch depend on seed and epoch, and with `paths: sampler` on the sampler, alone."""
+        self._random = Random(derive_seed(self.config.seed, "paths", epoch))
+
+    def draw(self) -> list[Genome]:
+        """The architectures of one step."""
+        if self.config.paths == "sampler":
+            return [self._sampler.draw()]
+        encoding = self.paths.encoding
+        return fair_paths(encoding, self._random) if self.config.paths == "fair" else [encoding.random(self._random)]
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        """One step on a batch."""
+        genomes, encoding, network = self.draw(), self.paths.encoding, self.paths.network
+        with unchanged(self.optimizer, network.idle(*map(encoding.path, genomes))):
+            descend(self._losses(images, labels, genomes), self.optimizer, self.config.weights.clip)
+
+    def _losses(self, images: Tensor, labels: Tensor, genomes: Iterable[Genome]) -> Iterator[Tensor]:
+        for genome in genomes:
+            logits = self.paths.logits(images, genome)
+            loss = F.cross_entropy(logits, labels, self.class_weights)
+            self.meter.update(loss, logits, labels)
+            yield loss
+
+
+def fair_paths(encoding: Encoding, random: Random) -> list[Genome]:
+    """Architectures that together have every operation once on each edge that they have (FairNAS, Chu et al. 2021, section
+    3.2, strict fairness): one step takes the gradients of all of them.
+
+    Where a space keeps some inputs of a node, one draw decides which for all of them, as they cannot all be there alike.
+    """
+    wiring = encoding.random(random)
+    orders = [random.sample(encoding.operations, len(encoding.operations)) for _ in wiring]
+    return [
+        tuple(column if column < 0 else order[number] for column, order in zip(wiring, orders, strict=True))
+        for number in range(len(encoding.operations))
+    ]
+
+
+class SupernetScores:
+    """The accuracy, a share, of an architecture on validation images with the shared weights.
+
+    Whole evaluations take the images that `SamplingConfig.evaluated_images` says, always the same, and a share the first of
+    them. Nothing of the network changes. With `recalibrate`, running statistics are those of the path itself over
+    that many training batches (SPOS, Guo et al. 2020, section 3.4) instead of those that all paths have left behind.
+    """
+
+    def __init__(self, config: SamplingConfig, paths: PathNetwork, train: Batches, valid: Images, together: int) -> None:
+        """`together`: images of a batch in evaluation. Raises ValueError for more images than there are."""
+        self._paths = paths
+        self._train = train
+        self._recalibrate = config.recalibrate
+        self._together = together
+        count = len(valid) if config.evaluated_images is None else config.evaluated_images
+        if count > len(valid):
+            raise ValueError(f"evaluated_images: there are {len(valid)} validation images, not {count}")
+        self._valid = valid.take(torch.arange(count))
+        self._batches: dict[float, Batches] = {}
+
+    @torch.no_grad()
+    def __call__(self, genome: Genome, share: float) -> float:
+        network = self._paths.network
+        with statistics_kept(network):
+            if self._recalibrate:
+                images = (batch for batch, _ in itertools.islice(self._train.epoch(0), self._recalibrate))
+                recalibrate(network, (self._paths.logits(batch, genome) for batch in images))
+            network.eval()
+            reading = read(
+                lambda images: self._paths.logits(images, genome), self._of_share(share).epoch(0), self._paths.device
+            )
+        return reading.accuracy
+
+    def _of_share(self, share: float) -> Batches:
+        if share not in self._batches:
+            count = max(1, round(share * len(self._valid)))
+            together = min(self._together, count)
+            # A single image that might be left over has no statistics.
+            part = self._valid.take(torch.arange(count))
+            self._batches[share] = Batches(part, together, self._paths.device, drop_last=count > 1 and count % together == 1)
+        return self._batches[share]
+
+
+class GuideScores:
+    """The accuracy, a share, on the next batch of validation images: quick and noisy, for a sampler that learns meanwhile.
+
+    Batch norm takes the batch's own statistics, as running ones fit no single path and would cost more than the evaluation.
+    """
+
+    def __init__(self, paths: PathNetwork, batches: Batches, epoch: int) -> None:
+        self._paths = paths
+        self._stream: Iterator[Batch] = itertools.chain.from_iterable(batches.epoch(epoch) for _ in itertools.count())
+
+    @torch.no_grad()
+    def __call__(self, genome: Genome) -> float:
+        self._paths.network.train()
+        with statistics_kept(self._paths.network):
+            batch = next(self._stream)
+            return read(lambda images: self._paths.logits(images, genome), [batch], self._paths.device).accuracy
+
+
+def recalibrate(network: nn.Module, passes: Iterable[object]) -> None:
+    """Running statistics of batch norm become the mean of those of the batches that `passes` runs, one each time it is asked.
+
+    Those of operations that do not run are lost: put this into `statistics_kept`.
+    """
+    buffers = list(_running_statistics(network))
+    counts = [buffer for name, buffer in network.named_buffers() if name.endswith("num_batches_tracked")]
+    totals = [torch.zeros_like(buffer) for buffer, _ in buffers]
+    network.train()
+    count = 0
+    left = iter(passes)
+    while True:
+        # From zero, one update leaves momentum * the batch's own; without momentum, and nothing counted, the batch's own.
+        for buffer in (*(buffer for buffer, _ in buffers), *counts):
+            buffer.zero_()
+        if next(left, None) is None:
+            break
+        count += 1
+        for total, (buffer, momentum) in zip(totals, buffers, strict=True):
+            total.add_(buffer, alpha=1 / momentum)
+    for total, (buffer, _) in zip(totals, buffers, strict=True):
+        buffer.copy_(total / count)
+
+
+def _running_statistics(network: nn.Module) -> Iterator[tuple[Tensor, float]]:
+    """Every running mean and variance with the momentum that updates it."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | Bank):
+            momentum = MOMENTUM if isinstance(module, Bank) else module.momentum
+            for name, buffer in module.named_buffers(recurse=False):
+                if name.endswith(("running_mean", "running_var")):
+                    yield buffer, 1.0 if momentum is None else momentum

@@ -1,0 +1,100 @@
+"""Bayesian optimisation of architectures: what it can be told, and which model it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from base.checks import check_whole
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.samplers.model_based import ModelBasedSampler
+from search.sampling.samplers.sampler import Costs, Sampler, Scored
+
+Model = Literal["bananas", "gp", "optuna_tpe", "optuna_gp"]
+EncodingName = Literal["path", "one_hot"]
+
+
+@dataclass
+class BayesConfig:
+    """The model of scores, and how architectures are proposed by it."""
+
+    model: Model = "bananas"
+    """bananas: an ensemble of neural networks; gp: a Gaussian process; optuna_tpe, optuna_gp: Optuna's samplers, a
+    tree-structured Parzen estimator and its own Gaussian process (pip install 'fusenas[bayes]')."""
+    encoding: EncodingName | None = None
+    """What bananas and gp see of an architecture: path, which sequences of operations lead through its cells; one_hot, the
+    operation of each edge. null: path for bananas, one_hot for gp."""
+    initial: int = 10
+    """Random architectures to begin with."""
+    batch: int | None = None
+    """Architectures that bananas and gp propose from one fit; null: 10. Optuna's samplers propose one at a time."""
+    storage: str | None = None
+    """Where Optuna keeps the study, for several processes and its dashboard: a file for its journal, or the URL of a database,
+    such as sqlite:///study.db; null: in memory."""
+    study: str | None = None
+    """Name of the study in the storage; null: fusenas."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("model", Model), ("encoding", EncodingName)):
+            value = getattr(self, name)
+            if value not in get_args(kind) and (value is not None or name == "model"):
+                raise ValueError(f"bayes.{name}: must be one of {', '.join(get_args(kind))}, not {value!r}")
+        for name in ("initial", "batch"):
+            check_whole(f"bayes.{name}", getattr(self, name))
+        for name in ("encoding", "batch") if self.by_optuna else ("storage", "study"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"bayes.{name}: has no meaning for {self.model}; leave it out")
+        for name in ("storage", "study"):
+            if getattr(self, name) == "":
+                raise ValueError(f"bayes.{name}: must not be empty")
+        if self.study is not None and self.storage is None:
+            raise ValueError("bayes.study: a study has a name in a storage alone; set bayes.storage, or leave it out")
+
+    @property
+    def by_optuna(self) -> bool:
+        return self.model.startswith("optuna")
+
+
+@dataclass
+class BayesSearchConfig(SamplingConfig):
+    """Bayesian optimisation."""
+
+    bayes: BayesConfig = field(default_factory=BayesConfig)
+    """The model of scores, and how architectures are proposed by it."""
+
+
+class BayesSampler(Sampler):
+    """Bayesian optimisation with the model that `bayes.model` names.
+
+    Raises ValueError where Optuna is wanted and not installed, or its storage cannot be used.
+    """
+
+    def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
+        super().__init__(encoding, config, seed, costs)
+        self._model = _sampler_class(config.bayes)(encoding, config, seed, costs)
+
+    def ask(self) -> list[Genome]:
+        return self._model.ask()
+
+    def tell(self, scored: Sequence[Scored]) -> None:
+        self._model.tell(scored)
+
+    def gathered(self) -> Sequence[Scored]:
+        return self._model.gathered()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": self.random.getstate(), "model": self._model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.random.setstate(state["random"])
+        self._model.load_state_dict(state["model"])
+
+
+def _sampler_class(bayes: BayesConfig) -> type[Sampler]:
+    if not bayes.by_optuna:
+        return ModelBasedSampler
+    try:
+        from search.sampling.samplers.optuna_study import OptunaSampler
+    except ModuleNotFoundError as error:
+        raise ValueError(f"bayes.model: {bayes.model} needs Optuna: pip install 'fusenas[bayes]'") from error
+    return OptunaSampler

@@ -1,0 +1,235 @@
+"""Evolution of architectures: ageing, in generations, or for two objectives (NSGA-II)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Literal, get_args
+
+from base.checks import check_whole
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.pareto import crowding_distances, non_dominated_fronts
+from search.sampling.samplers.operators import crossover, roulette, tournament
+from search.sampling.samplers.sampler import Costs, Sampler, Scored
+from supernet import get_space
+
+Scheme = Literal["ageing", "generational", "nsga2"]
+Selection = Literal["tournament", "roulette"]
+Objective = Literal["parameters", "multiply_adds", "latency_ms"]
+
+
+@dataclass
+class EvolutionConfig:
+    """Who lives, who has children, and how these differ from their parents."""
+
+    name: Scheme = "ageing"
+    """ageing: the best of a sample has a child, and the oldest dies; generational: children replace all but the elite; nsga2:
+    for a high score and a small cost, the least dominated of parents and children live."""
+    population: int = 100
+    """Architectures alive; the first ones are random."""
+    sample: int = 25
+    """ageing: architectures drawn, with replacement, the best of which has the child."""
+    edge_share: float = 0.2
+    """Mutations that move an operation to another edge, as a share; the others change an operation."""
+    selection: Selection = "tournament"
+    """generational: parents are the best of a few that are drawn (tournament), or drawn in proportion to the score minus the
+    smallest score (roulette)."""
+    tournament: int = 5
+    """generational: architectures drawn for a tournament."""
+    elite: int = 5
+    """generational: the best that live on."""
+    crossover_share: float = 0.9
+    """generational, nsga2: children that have two parents, as a share."""
+    crossover_points: int = 1
+    """generational, nsga2: places where a child changes from one parent to the other."""
+    mutation_share: float = 1.0
+    """generational, nsga2: children that are mutated, as a share."""
+    objective: Objective = "parameters"
+    """nsga2: the cost that shall be small: parameters, multiply_adds or latency_ms."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("name", Scheme), ("selection", Selection), ("objective", Objective)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"evolution.{name}: must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
+        for name in ("population", "sample", "tournament", "crossover_points"):
+            check_whole(f"evolution.{name}", getattr(self, name))
+        for name in ("edge_share", "crossover_share", "mutation_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"evolution.{name}: must be from 0 to 1, not {getattr(self, name)}")
+        if self.name == "generational" and not 0 <= self.elite < self.population:
+            raise ValueError(f"evolution.elite: must be from 0 to below population = {self.population}, not {self.elite}")
+        if self.name != "ageing" and not self.crossover_share and not self.mutation_share:
+            raise ValueError("evolution.mutation_share: must be above 0 where crossover_share is 0, or nothing changes")
+
+
+@dataclass
+class EvolutionSearchConfig(SamplingConfig):
+    """Evolution."""
+
+    evaluations: int = 1000
+    """Architectures to evaluate with the trained weights (or table, or proxy)."""
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
+    """The algorithm."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        evolution = self.evolution
+        if evolution.population >= self.evaluations:
+            raise ValueError(
+                f"evolution.population: must be below evaluations = {self.evaluations}, or none has a child, "
+                f"not {evolution.population}"
+            )
+        blocks = len(Encoding(get_space(self.space), self.exclude).blocks)
+        if evolution.name != "ageing" and evolution.crossover_share and evolution.crossover_points >= blocks:
+            raise ValueError(
+                f"evolution.crossover_points: space {self.space} can be cut in {blocks - 1} places, "
+                f"not in {evolution.crossover_points}"
+            )
+
+
+class _Scheme(ABC):
+    """One of the algorithms: what `EvolutionSampler` does between the scores of one generation and the next."""
+
+    def __init__(self, encoding: Encoding, options: EvolutionConfig, random: Random, costs: Costs | None) -> None:
+        self.encoding = encoding
+        self.options = options
+        self.random = random
+
+    @property
+    @abstractmethod
+    def children(self) -> int:
+        """How many a generation has."""
+
+    @abstractmethod
+    def child(self, population: Sequence[Scored]) -> Genome:
+        """One of the next generation."""
+
+    @abstractmethod
+    def survivors(self, population: Sequence[Scored], children: Sequence[Scored]) -> list[Scored]:
+        """The next population, from the present one, empty at first, and its children."""
+
+    def _bred(self, parent: Callable[[], Genome]) -> Genome:
+        """A child by crossover and mutation of parents that `parent` chooses."""
+        options = self.options
+        child = parent()
+        if self.random.random() < options.crossover_share:
+            child = crossover(child, parent(), self.encoding.blocks, options.crossover_points, self.random)
+        if self.random.random() < options.mutation_share:
+            child = self.encoding.mutate(child, self.random, options.edge_share)
+        return child
+
+
+class _Ageing(_Scheme):
+    """Regularised evolution (Real et al. 2019, algorithm 1); the population is in the order of birth."""
+
+    children = 1
+
+    def child(self, population: Sequence[Scored]) -> Genome:
+        parent, _ = population[tournament([score for _, score in population], self.options.sample, self.random)]
+        return self.encoding.mutate(parent, self.random, self.options.edge_share)
+
+    def survivors(self, population: Sequence[Scored], children: Sequence[Scored]) -> list[Scored]:
+        return [*population, *children][-self.options.population :]
+
+
+class _Generational(_Scheme):
+    """The genetic algorithm of the textbooks (Goldberg 1989), with an elite."""
+
+    @property
+    def children(self) -> int:
+        return self.options.population - self.options.elite
+
+    def child(self, population: Sequence[Scored]) -> Genome:
+        scores = [score for _, score in population]
+
+        def parent() -> Genome:
+            if self.options.selection == "roulette":
+                return population[roulette(scores, self.random)][0]
+            return population[tournament(scores, self.options.tournament, self.random)][0]
+
+        return self._bred(parent)
+
+    def survivors(self, population: Sequence[Scored], children: Sequence[Scored]) -> list[Scored]:
+        elite = _best(population, self.options.elite)
+        return elite + _best(children, self.options.population - len(elite))
+
+
+class _Nsga2(_Scheme):
+    """NSGA-II (Deb et al. 2002, section III); the population is in the order of the crowded comparison, the best first.
+
+    As the space is finite, copies of an architecture would fill the first front: of equal ones one lives.
+    """
+
+    def __init__(self, encoding: Encoding, options: EvolutionConfig, random: Random, costs: Costs | None) -> None:
+        super().__init__(encoding, options, random, costs)
+        known: Mapping[str, float] = costs(encoding.of_values([0] * len(encoding.variables))) if costs is not None else {}
+        if costs is None or options.objective not in known:
+            raise ValueError(
+                f"evolution.objective: {options.objective} of an architecture is not known here, but "
+                f"{', '.join(known) or 'nothing'}; --latency measured, or a column of the table, adds latency_ms"
+            )
+        self.costs = costs
+
+    @property
+    def children(self) -> int:
+        return self.options.population
+
+    def child(self, population: Sequence[Scored]) -> Genome:
+        places = [-place for place in range(len(population))]
+        return self._bred(lambda: population[tournament(places, 2, self.random)][0])
+
+    def survivors(self, population: Sequence[Scored], children: Sequence[Scored]) -> list[Scored]:
+        members = list(dict([*population, *children]).items())
+        points = [(-score, self.costs(genome)[self.options.objective]) for genome, score in members]
+        ranked: list[Scored] = []
+        for front in non_dominated_fronts(points):
+            distances = crowding_distances([points[index] for index in front])
+            order = sorted(range(len(front)), key=lambda number: distances[number], reverse=True)
+            ranked += [members[front[number]] for number in order]
+        return ranked[: self.options.population]
+
+
+_SCHEMES: dict[str, type[_Scheme]] = {"ageing": _Ageing, "generational": _Generational, "nsga2": _Nsga2}
+
+
+class EvolutionSampler(Sampler):
+    """Evolution, by the algorithm that `evolution.name` says.
+
+    A generation ends when as many children have been told as it has; asked before that, it asks for as many others as are
+    missing, from the same parents. The first generation is random.
+    """
+
+    def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
+        super().__init__(encoding, config, seed, costs)
+        if config.evolution.name == "nsga2":
+            self.objective = config.evolution.objective
+        self.scheme = _SCHEMES[config.evolution.name](encoding, config.evolution, self.random, costs)
+        self.population: list[Scored] = []
+        self.children: list[Scored] = []
+
+    def ask(self) -> list[Genome]:
+        missing = self._generation - len(self.children)
+        if not self.population:
+            return [self.encoding.random(self.random) for _ in range(missing)]
+        return [self.scheme.child(self.population) for _ in range(missing)]
+
+    def tell(self, scored: Sequence[Scored]) -> None:
+        self.children += scored
+        if len(self.children) >= self._generation:
+            self.population = self.scheme.survivors(self.population, self.children)
+            self.children = []
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        del state["scheme"]
+        return state
+
+    @property
+    def _generation(self) -> int:
+        return self.scheme.children if self.population else self.config.evolution.population
+
+
+def _best(scored: Sequence[Scored], count: int) -> list[Scored]:
+    """The best `count`, the first of equals."""
+    return sorted(scored, key=lambda one: one[1], reverse=True)[:count]

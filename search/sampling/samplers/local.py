@@ -1,0 +1,93 @@
+"""Greedy local search over architectures that are one edit apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.samplers.sampler import Costs, Sampler, Scored
+
+
+@dataclass
+class LocalConfig:
+    """How a neighbourhood is searched."""
+
+    first_improvement: bool = True
+    """Evaluate neighbours one by one, in random order, and move to the first that is better; false: evaluate all of them, and
+    move to the best."""
+
+
+@dataclass
+class LocalSearchConfig(SamplingConfig):
+    """Local search."""
+
+    local: LocalConfig = field(default_factory=LocalConfig)
+    """How a neighbourhood is searched."""
+
+
+class LocalSampler(Sampler):
+    """Local search (White et al. 2021): from a random architecture to better neighbours, and again from another where there is
+    none.
+
+    Neighbours are all architectures one edit away (`Encoding.neighbours`). A score that is known is used, not asked for again.
+    It ends with the last architecture of the space. Of neighbours asked for at once, those that are left out when some are told
+    count as no better.
+    """
+
+    def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
+        super().__init__(encoding, config, seed, costs)
+        self.scores: dict[Genome, float] = {}
+        """Of all that were told."""
+        self.here: Genome | None = None
+        """The present architecture; None while one to begin at has been asked for."""
+        self.left: list[Genome] = []
+        """Neighbours that have not been asked for."""
+        self.asked: list[Genome] = []
+        """Neighbours, or architectures to begin at, that have been asked for."""
+
+    def ask(self) -> list[Genome]:
+        told = [genome for genome in self.asked if genome in self.scores]
+        if self.here is None and told:
+            self._move(self._best(told))
+        one_by_one = self.config.local.first_improvement
+        if self.here is not None and self.asked and not told and not one_by_one:
+            return list(self.asked)
+        while self.here is not None:
+            better = self._better()
+            if self.left and not (one_by_one and better):
+                count = 1 if one_by_one else len(self.left)
+                asked, self.left = self.left[:count], self.left[count:]
+                self.asked += asked
+                return asked
+            self._move(better)
+        return self._start()
+
+    def tell(self, scored: Sequence[Scored]) -> None:
+        self.scores.update(scored)
+
+    def _best(self, genomes: Sequence[Genome]) -> Genome:
+        return max(genomes, key=lambda genome: self.scores[genome])
+
+    def _better(self) -> Genome | None:
+        """The best neighbour whose score is known, if it is better than the present architecture."""
+        assert self.here is not None
+        known = [genome for genome in self.encoding.neighbours(self.here) if genome in self.scores]
+        best = self._best([self.here, *known])
+        return None if best == self.here else best
+
+    def _move(self, to: Genome | None) -> None:
+        self.here, self.left, self.asked = to, [], []
+        if to is not None:
+            self.left = [genome for genome in self.encoding.neighbours(to) if genome not in self.scores]
+            if self.config.local.first_improvement:
+                self.random.shuffle(self.left)
+
+    def _start(self) -> list[Genome]:
+        if len(self.scores) >= self.encoding.size:
+            return []
+        start = self.encoding.random(self.random)
+        while start in self.scores:
+            start = self.encoding.random(self.random)
+        self.asked.append(start)
+        return [start]

@@ -1,0 +1,308 @@
+"""Architectures proposed by a sampler of Optuna, through a study that several processes can share.
+
+The only module that imports Optuna, which is installed with the extra `bayes`.
+"""
+
+import json
+import platform
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from random import Random
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+
+from base.seeds import derive_seed
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.samplers.sampler import Costs, Sampler, Scored
+
+STUDY = "fusenas"
+"""The name of a study that is given no other."""
+ATTEMPTS = 5
+"""Proposals in a row that have been evaluated before an architecture that has not is drawn at random."""
+OPENING_WAITS = (0.1, 0.2, 0.4, 0.8)
+"""Seconds between attempts to open a database."""
+IDENTITY = "fusenas"
+"""The attribute of a study that says what it is of."""
+
+
+class OptunaSampler(Sampler):
+    """Asks a study of Optuna for one architecture at a time: the variables of the encoding are its categorical parameters.
+
+    A proposal that has been evaluated is told the study as failed, and another one made. What was asked for and left out when
+    others were told fails with the next ask.
+
+    Without `bayes.storage` the study is in memory, and a checkpoint holds all its trials. With it, any number of processes with
+    a sampler of their own work at the study until it has `evaluations` finished trials, or up to one more for each other
+    process. A process that is killed leaves its trial running; resumed, it tells the study that the trial failed.
+
+    Raises ValueError for a storage that cannot be opened and for a study of other architectures or scores.
+    """
+
+    def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
+        super().__init__(encoding, config, seed, costs)
+        self._choices = _choices(encoding)
+        self._distributions: dict[str, BaseDistribution] = {
+            name: CategoricalDistribution(choices) for name, choices in self._choices.items()
+        }
+        self._worker = f"{platform.node()} {uuid.uuid4().hex[:8]}"
+        self._running: dict[int, Genome] = {}
+        """Trials that were asked for and not told, by number."""
+        self._told: list[Genome] = []
+        self._heard = False
+        """Something has been told since the last ask."""
+        self._study = self._open()
+
+    def ask(self) -> list[Genome]:
+        with self._storage_errors():
+            if self._heard:
+                self._give_up(list(self._running))
+                self._heard = False
+            finished = self._finished()
+            known = {self._genome(trial.params) for trial in finished} | set(self._running.values())
+            complete = self.config.bayes.storage is not None and len(finished) >= self.config.evaluations
+            if complete or len(known) >= self.encoding.size:
+                return []
+            return [self._propose(known)]
+
+    def tell(self, scored: Sequence[Scored]) -> None:
+        self._heard = True
+        with self._storage_errors():
+            for genome, score in scored:
+                self._told.append(genome)
+                number = next((number for number, running in self._running.items() if running == genome), None)
+                if number is not None:
+                    del self._running[number]
+                if number is None or self._study.tell(number, score, skip_if_finished=True).state != TrialState.COMPLETE:
+                    # It had been given up.
+                    self._study.add_trial(self._trial(genome, TrialState.COMPLETE, score))
+
+    def gathered(self) -> Sequence[Scored]:
+        if self.config.bayes.storage is None:
+            return ()
+        own = set(self._told)
+        with self._storage_errors():
+            found = {self._genome(trial.params): trial.value for trial in self._finished()}
+        return [(genome, score) for genome, score in found.items() if genome not in own and score is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {
+            "random": self.random.getstate(),
+            "worker": self._worker,
+            "running": dict(self._running),
+            "told": list(self._told),
+            "heard": self._heard,
+        }
+        if self.config.bayes.storage is None:
+            trials = self._study.get_trials(deepcopy=False)
+            state["trials"] = [(self._genome(trial.params), trial.state.name, trial.value) for trial in trials]
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.random.setstate(state["random"])
+        self._worker = state["worker"]
+        self._running, self._told, self._heard = dict(state["running"]), list(state["told"]), state["heard"]
+        if self.config.bayes.storage is None:
+            self._study = self._open()
+            self._study.add_trials(self._trial(genome, TrialState[name], score) for genome, name, score in state["trials"])
+        else:
+            with self._storage_errors():
+                running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                own = [trial.number for trial in running if trial.user_attrs.get("worker") == self._worker]
+                self._give_up([number for number in own if number not in self._running])
+
+    def _open(self) -> Study:
+        bayes = self.config.bayes
+        new = partial(_new_sampler, bayes.model, bayes.initial)
+        self._sampler = SeededSampler(new, self.seed, self._distributions)
+        with self._storage_errors(), _quiet():
+            study = optuna.create_study(
+                storage=None if bayes.storage is None else _storage(bayes.storage),
+                sampler=self._sampler,
+                study_name=bayes.study or STUDY,
+                direction="maximize",
+                load_if_exists=bayes.storage is not None,
+            )
+            _check_study(study, _identity(self.encoding, self.config))
+        return study
+
+    def _propose(self, known: set[Genome]) -> Genome:
+        """A new trial of an architecture that is not known."""
+        for attempt in range(ATTEMPTS + 1):
+            # Not by enqueueing, as another process might take what this one has put there.
+            self._sampler.forced = self._params(_unknown(self.encoding, known, self.random)) if attempt == ATTEMPTS else None
+            trial = self._study.ask(self._distributions)
+            genome = self._genome(trial.params)
+            if genome not in known:
+                break
+            self._study.tell(trial, state=TrialState.FAIL)
+        for name, value in self._attributes(genome).items():
+            trial.set_user_attr(name, value)
+        self._running[trial.number] = genome
+        return genome
+
+    def _give_up(self, numbers: Sequence[int]) -> None:
+        """These trials fail, unless they are finished."""
+        for number in numbers:
+            self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            self._running.pop(number, None)
+
+    def _finished(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def _trial(self, genome: Genome, state: TrialState, score: float | None) -> FrozenTrial:
+        return create_trial(
+            state=state,
+            value=score,
+            params=self._params(genome),
+            distributions=self._distributions,
+            user_attrs=self._attributes(genome),
+        )
+
+    def _attributes(self, genome: Genome) -> dict[str, str]:
+        """What a trial says of itself, on Optuna's dashboard for one."""
+        genotype = self.encoding.genotype(genome)
+        return {"worker": self._worker, "genotype": genotype.to_text(genotype.text_form)}
+
+    def _params(self, genome: Genome) -> dict[str, Any]:
+        values = self.encoding.values(genome)
+        return {name: choices[value] for (name, choices), value in zip(self._choices.items(), values, strict=True)}
+
+    def _genome(self, params: Mapping[str, Any]) -> Genome:
+        return self.encoding.of_values([choices.index(params[name]) for name, choices in self._choices.items()])
+
+    @contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        """What goes wrong with the storage is said in one line."""
+        storage = self.config.bayes.storage
+        try:
+            yield
+        except (SQLAlchemyError, OptunaError) as error:
+            raise ValueError(f"bayes.storage: {storage}: {_reason(error)}") from error
+
+
+class SeededSampler(BaseSampler):
+    """For each trial a new sampler of Optuna, seeded by the trial's number: what it proposes depends on the study, the seed and
+    the number alone, not on the process or on what it has proposed before. Where `forced` has parameters, it proposes these.
+
+    All trials have the parameters `distributions`: a new sampler would have to compare those of all trials to see it.
+    """
+
+    def __init__(self, new: Callable[[int], BaseSampler], seed: int, distributions: Mapping[str, BaseDistribution]) -> None:
+        self._new = new
+        self._seed = seed
+        self._space = {name: each for name, each in sorted(distributions.items()) if not each.single()}
+        self.forced: Mapping[str, Any] | None = None
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._sampler = self._new(derive_seed(self._seed, "optuna", trial.number) % 2**32)
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {} if self.forced is not None else self._space
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if self.forced is not None:
+            return self.forced[param_name]
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _new_sampler(model: str, initial: int, seed: int) -> BaseSampler:
+    if model == "optuna_tpe":
+        return TPESampler(n_startup_trials=initial, multivariate=True, constant_liar=True, seed=seed)
+    with warnings.catch_warnings():
+        # deterministic_objective is an experimental option. The same weights give an architecture the same score.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return GPSampler(n_startup_trials=initial, deterministic_objective=True, seed=seed)
+
+
+def _choices(encoding: Encoding) -> dict[str, list[str] | list[int]]:
+    """The values of each variable: operations by name, inputs by number."""
+    operations = [encoding.space.candidates[column] for column in encoding.operations]
+    return {each.name: list(range(each.options)) if each.is_inputs else operations for each in encoding.variables}
+
+
+def _unknown(encoding: Encoding, known: set[Genome], random: Random) -> Genome:
+    """An architecture that is not in `known`, each with the same chance."""
+    while (genome := encoding.random(random)) in known:
+        pass
+    return genome
+
+
+# Storages
+
+
+def _storage(name: str) -> BaseStorage:
+    """A database for a URL, else a journal: a file that processes append to."""
+    try:
+        return _database(name) if "://" in name else JournalStorage(JournalFileBackend(name))
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(f"bayes.storage: {name}: {_reason(error)}") from error
+
+
+def _database(url: str) -> BaseStorage:
+    """Tried again, as of processes that make the tables of a new database at the same time all but one fail."""
+    for wait in OPENING_WAITS:
+        try:
+            return RDBStorage(url)
+        except (IntegrityError, OperationalError):
+            time.sleep(wait)
+    return RDBStorage(url)
+
+
+def _reason(error: Exception) -> str:
+    """Why a storage cannot be used, in one line."""
+    known = error.__cause__ if isinstance(error, ImportError | OptunaError) and error.__cause__ else error
+    if isinstance(known, OSError) and known.strerror:
+        return f"{known.strerror}; name a file of Optuna's journal, or a URL such as sqlite:///study.db"
+    if isinstance(known, UnicodeDecodeError | json.JSONDecodeError | TypeError | LookupError | AssertionError):
+        return "no journal of Optuna, or a damaged one; name another file, or a URL such as sqlite:///study.db"
+    said = known.orig if isinstance(known, DBAPIError) else known
+    return str(said).partition("\n")[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the news that a study was created or found."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _identity(encoding: Encoding, config: Any) -> dict[str, Any]:
+    """What trials of one study have in common."""
+    return {"space": encoding.space.name, "variables": _choices(encoding), "evaluate": config.evaluate}
+
+
+def _check_study(study: Study, identity: dict[str, Any]) -> None:
+    """Raises ValueError unless the study is of these architectures and scores, or new: then it is from now on."""
+    if study.directions != [StudyDirection.MAXIMIZE]:
+        raise ValueError(f"bayes.study: {study.study_name} exists and does not maximize one value; name another")
+    if IDENTITY not in study.user_attrs:
+        if study.get_trials(deepcopy=False):
+            raise ValueError(f"bayes.study: {study.study_name} exists and is of another program; name another")
+        study.set_user_attr(IDENTITY, identity)
+    if different := [name for name, value in identity.items() if study.user_attrs[IDENTITY].get(name) != value]:
+        raise ValueError(
+            f"bayes.study: {study.study_name} exists with other {' and '.join(different)}; set the same, or name another study"
+        )

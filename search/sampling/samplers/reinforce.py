@@ -1,0 +1,270 @@
+"""A policy over architectures that learns from their scores by REINFORCE (Williams 1992), and the sampler of ENAS."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from base.checks import check_whole
+from base.seeds import new_generator
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.samplers.controller import Controller
+from search.sampling.samplers.sampler import Costs, Sampler, Scored
+
+Experience = tuple[Genome, float, float]
+"""An architecture, its score, and its log-probability under the policy that proposed it."""
+DRAWN = 128
+"""Architectures that `Policy.draw` samples at once."""
+REMEMBERED = 10_000
+"""Proposals whose log-probability is kept until they are told: as many as a pre-filter ranks at most."""
+
+
+@dataclass
+class ControllerConfig:
+    """The controller, and how it learns.
+
+    The defaults are what ENAS's authors search for cells with, where nothing else is said.
+    """
+
+    hidden: int = 64
+    """Units of the LSTM, and numbers in the embedding of a decision."""
+    temperature: float = 1.0
+    """What the logits are divided by; the paper says 5, which learns more slowly."""
+    tanh_constant: float = 2.5
+    """The logits lie between minus this and this (the paper's 2.5), so that no decision becomes quite certain."""
+    batch: int = 10
+    """Architectures asked for at once, from which the controller learns in one step; in NAS-Bench-201's ENAS 20."""
+    lr: float = 0.0035
+    """Learning rate of Adam."""
+    baseline_decay: float = 0.95
+    """What an architecture leaves of the moving average of scores; as published 0.99, which takes hundreds to follow."""
+    entropy: float = 1e-4
+    """Weight of the policy's entropy, in nats, beside the score."""
+    replay_epochs: int = 0
+    """Further steps after each one, all on the architectures in memory, with clipped importance weights (PPO, Schulman et al.
+    2017); 0: none."""
+    clip: float = 0.2
+    """Change of an architecture's probability since it was proposed, as a share, beyond which a step gains nothing (PPO's
+    epsilon)."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "batch"):
+            check_whole(f"controller.{name}", getattr(self, name))
+        for name in ("temperature", "tanh_constant", "lr"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"controller.{name}: must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.baseline_decay < 1:
+            raise ValueError(f"controller.baseline_decay: must be from 0 to below 1, not {self.baseline_decay}")
+        if not (math.isfinite(self.entropy) and self.entropy >= 0):
+            raise ValueError(f"controller.entropy: must be at least 0, not {self.entropy}")
+        if not 0 <= self.replay_epochs <= 1000:
+            raise ValueError(f"controller.replay_epochs: must be from 0 to 1000, not {self.replay_epochs}")
+        if not 0 < self.clip < 1:
+            raise ValueError(f"controller.clip: must lie between 0 and 1, both excluded, not {self.clip}")
+
+
+@dataclass
+class EnasControllerConfig(ControllerConfig):
+    """The controller of ENAS, with a memory."""
+
+    replay_size: int = 50
+    """Architectures in memory, the last ones that were told."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("controller.replay_size", self.replay_size)
+
+
+@dataclass
+class EnasSearchConfig(SamplingConfig):
+    """ENAS."""
+
+    controller: EnasControllerConfig = field(default_factory=EnasControllerConfig)
+    """The controller, and how it learns."""
+
+
+def policy_objective(
+    log_prob: Tensor, proposed: Tensor, entropy: Tensor, scores: Tensor, baseline: float, entropy_weight: float, clip: float
+) -> Tensor:
+    """What a step of the policy ascends: a scalar, the mean over architectures; all tensors are [n].
+
+    With the ratio r = exp(`log_prob` - `proposed`) and the advantage A = `scores` + w H - `baseline` it is
+    min(r A, clip(r, 1 - `clip`, 1 + `clip`) A) + w H (PPO, equation 7). H is the `entropy` of the decisions of each
+    architecture, a constant in A; w is `entropy_weight`.
+
+    While the policy is still the one that proposed them, r is 1 and the gradient A grad(log p) + w grad(H): REINFORCE, whose
+    expectation is the gradient of the expected score and w times the policy's entropy. ENAS's authors have the entropy in the
+    reward only, which leaves the second term out.
+    """
+    advantage = scores + entropy_weight * entropy.detach() - baseline
+    ratio = (log_prob - proposed).exp()
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return (surrogate + entropy_weight * entropy).mean()
+
+
+class Policy:
+    """A controller over the architectures of `encoding`, with its optimiser and its baseline."""
+
+    def __init__(self, encoding: Encoding, config: ControllerConfig, seed: int) -> None:
+        self.encoding = encoding
+        self.config = config
+        self.seed = seed
+        options = [variable.options for variable in encoding.variables]
+        generator = new_generator(seed, "controller")
+        self.controller = Controller(options, config.hidden, config.temperature, config.tanh_constant, generator)
+        self.optimizer = torch.optim.Adam(self.controller.parameters(), config.lr, fused=True)
+        self.baseline: float | None = None
+        """Moving average of what `learn` is given, scores and weighted entropy; None before that."""
+        self.entropy: float | None = None
+        """Of the decisions of the last architectures it learned from, on average, in nats."""
+        self._samples = 0  # calls, each of which has a random stream of its own
+        self._drawn: list[Genome] = []
+
+    def sample(self, count: int) -> list[Genome]:
+        """`count` independent architectures."""
+        generator = new_generator(self.seed, "policy", self._samples)
+        self._samples += 1
+        return [self.encoding.of_values(values) for values in self.controller.sample(count, generator).tolist()]
+
+    def draw(self) -> Genome:
+        """One architecture. It is fast, since many are sampled in advance; these serve until the next step."""
+        if not self._drawn:
+            self._drawn = self.sample(DRAWN)
+        return self._drawn.pop()
+
+    @torch.no_grad()
+    def log_prob(self, genomes: Sequence[Genome]) -> list[float]:
+        """Of each architecture."""
+        values: list[float] = self.controller.log_prob(self._values(genomes)).tolist()
+        return values
+
+    def learn(self, experiences: Sequence[Experience]) -> None:
+        """One step on some of the policy's own proposals, at least one.
+
+        The baseline is the moving average of those before, so that it depends on none of these; the first time their mean.
+        """
+        rewards = self._step(*self._tensors(experiences), self.baseline).tolist()
+        if self.baseline is None:
+            self.baseline = sum(rewards) / len(rewards)
+        else:
+            for reward in rewards:
+                self.baseline += (1 - self.config.baseline_decay) * (reward - self.baseline)
+
+    def replay(self, memory: Sequence[Experience]) -> None:
+        """The further steps, on architectures that any policy has proposed, at least one; the baseline is their mean."""
+        tensors = self._tensors(memory)
+        for _ in range(self.config.replay_epochs):
+            self._step(*tensors, None)
+
+    def _step(self, values: Tensor, scores: Tensor, proposed: Tensor, baseline: float | None) -> Tensor:
+        """Returns the scores with the weighted entropy, [n]; their mean is the baseline where none is given."""
+        weight = self.config.entropy
+        log_prob, entropy = self.controller(values)
+        rewards = scores + weight * entropy.detach()
+        if baseline is None:
+            baseline = rewards.mean().item()
+        objective = policy_objective(log_prob, proposed, entropy, scores, baseline, weight, self.config.clip)
+        self.optimizer.zero_grad()
+        (-objective).backward()
+        self.optimizer.step()
+        self.entropy = entropy.mean().item()
+        self._drawn = []
+        return rewards
+
+    def _tensors(self, experiences: Sequence[Experience]) -> tuple[Tensor, Tensor, Tensor]:
+        """Values [n, variables], scores and log-probabilities [n]; scores in double precision, for they may be alike."""
+        genomes, scores, proposed = zip(*experiences, strict=True)
+        return self._values(genomes), torch.tensor(scores, dtype=torch.float64), torch.tensor(proposed)
+
+    def _values(self, genomes: Sequence[Genome]) -> Tensor:
+        return torch.tensor([self.encoding.values(genome) for genome in genomes])
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that learning and sampling change."""
+        return {
+            "controller": {name: value.clone() for name, value in self.controller.state_dict().items()},
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "baseline": self.baseline,
+            "entropy": self.entropy,
+            "samples": self._samples,
+            "drawn": list(self._drawn),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes `state_dict` back."""
+        self.controller.load_state_dict(state["controller"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.baseline, self.entropy = state["baseline"], state["entropy"]
+        self._samples, self._drawn = state["samples"], list(state["drawn"])
+
+
+class PolicySampler(Sampler):
+    """Has a policy that learns, with which it can propose architectures; for the weights, too, it draws from that."""
+
+    has_policy = True
+    learns_while_weights_move = True
+
+    def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
+        super().__init__(encoding, config, seed, costs)
+        self.policy = Policy(encoding, config.controller, seed)
+        self.proposed: dict[Genome, float] = {}
+        """The log-probability at which the policy last proposed an architecture, the latest proposals last."""
+
+    def draw(self) -> Genome:
+        return self.policy.draw()
+
+    def readings(self) -> Mapping[str, float]:
+        found = {"baseline": self.policy.baseline, "entropy": self.policy.entropy}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def propose(self, count: int) -> list[Genome]:
+        """`count` architectures by the policy, at least one."""
+        genomes = self.policy.sample(count)
+        new = dict(zip(genomes, self.policy.log_prob(genomes), strict=True))
+        older = [(genome, log_prob) for genome, log_prob in self.proposed.items() if genome not in new]
+        self.proposed = dict([*older, *new.items()][-REMEMBERED:])
+        return genomes
+
+    def experiences(self, scored: Sequence[Scored]) -> list[Experience]:
+        """With the log-probability at which the policy proposed each, or where it did not, its present one."""
+        present = self.policy.log_prob([genome for genome, _ in scored])
+        return [
+            (genome, score, self.proposed.get(genome, log_prob))
+            for (genome, score), log_prob in zip(scored, present, strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"policy": self.policy.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.policy.load_state_dict(state["policy"])
+        super().load_state_dict({name: value for name, value in state.items() if name != "policy"})
+
+
+class EnasSampler(PolicySampler):
+    """ENAS (Pham et al. 2018, section 2.2): architectures that a controller samples, which ascends their expected score.
+
+    Each time it is told, it makes one step of REINFORCE from what it is told. With `replay_epochs` further ones follow on the
+    last architectures that it was told, which have been proposed by policies of some steps ago: so few evaluations teach more.
+    """
+
+    def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
+        super().__init__(encoding, config, seed, costs)
+        self.memory: list[Experience] = []
+
+    def ask(self) -> list[Genome]:
+        return self.propose(self.config.controller.batch)
+
+    def tell(self, scored: Sequence[Scored]) -> None:
+        if not scored:
+            return
+        told = self.experiences(scored)
+        self.policy.learn(told)
+        if self.config.controller.replay_epochs:
+            self.memory = [*self.memory, *told][-self.config.controller.replay_size :]
+            self.policy.replay(self.memory)

@@ -1,0 +1,1 @@
+"""Where the score of an architecture comes from."""

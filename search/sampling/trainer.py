@@ -1,0 +1,116 @@
+"""A search that samples whole architectures, epoch by epoch and round by round."""
+
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+
+from search.costs.tabular import Table
+from search.sampling.config import SamplingConfig
+from search.sampling.costs import architecture_costs
+from search.sampling.encoding import Encoding
+from search.sampling.prefilter import Prefiltered
+from search.sampling.recorder import SamplingReport
+from search.sampling.samplers.sampler import Sampler
+from search.sampling.scores.proxies import ProxyScores
+from search.sampling.scores.table import TableScores
+from search.sampling.trials import Evaluate, Trials
+from search.sampling.weights import Weights
+from supernet import get_space
+from training.hardware import choose_device
+from training.images.batches import Batches
+from training.images.format import Images
+from training.loop import Watch
+from training.metrics import Meter
+from training.run.checkpoint import RunDirectory
+
+
+class SamplingSearch:
+    """One search; a `training.loop.Trainer`.
+
+    First the epochs that train the shared weights, where there are any; then rounds of evaluations, which the loop takes for
+    epochs as well: each ends with a checkpoint.
+    """
+
+    def __init__(
+        self,
+        sampler: type[Sampler],
+        config: SamplingConfig,
+        images: Images | None,
+        run: RunDirectory,
+        table: Table | None,
+    ):
+        self.config = config
+        self.run = run
+        self.device = choose_device(config.device, config.threads)
+        self.encoding = Encoding(get_space(config.space), config.exclude)
+        self.costs = architecture_costs(config, self.encoding, images, table, self.device)
+        self.sampler: Sampler = sampler(self.encoding, config, config.seed, self.costs)
+        if config.prefilter.proxy is not None:
+            assert images is not None
+            score = self._proxy(config.prefilter.proxy, images)
+            self.sampler = Prefiltered(self.sampler, score, config.prefilter.factor)
+        _check_sampler(config, self.sampler)
+        self.weights: Weights | None = None
+        evaluate: Evaluate
+        if config.evaluate == "table":
+            assert table is not None
+            evaluate = TableScores(self.encoding, table)
+        elif config.evaluate == "supernet":
+            assert images is not None
+            self.weights = Weights(config, self.encoding, self.sampler, images, self.device)
+            if config.weights_from is not None:
+                self.weights.take_from(FilePath(config.weights_from))
+            evaluate = self.weights.scores
+        else:
+            assert images is not None
+            evaluate = self._proxy(config.evaluate, images)
+        self.trials = Trials(self.sampler, evaluate)
+        self.epochs = config.planned_epochs
+        self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
+        self.meters = {"train": Meter(self.device) if self.weights is None else self.weights.steps.meter}
+        self.report = SamplingReport(config, self.encoding, self.costs, table, run, self.epochs)
+
+    def _proxy(self, name: str, images: Images) -> ProxyScores:
+        config = self.config
+        batches = Batches(images.take(torch.arange(min(len(images), config.batch_size))), config.batch_size, self.device)
+        batch, labels = next(iter(batches.epoch(0)))
+        size = config.channels, config.cells
+        return ProxyScores(self.encoding, name, *size, batch, labels, images.classes, config.seed, self.device, config.stem)
+
+    def run_epoch(self, epoch: int, watch: Watch) -> float | None:
+        """An epoch of the weights, or a round of evaluations: then returns the best accuracy so far, where scores are one."""
+        if epoch < self.config.trained_epochs:
+            assert self.weights is not None
+            rate = self.weights.run_epoch(epoch, watch)
+            self.report.epoch(epoch, watch, rate, self.sampler.readings())
+            return None
+        number = epoch - self.config.trained_epochs + 1
+        new = self.trials.advance(min(number * self.config.round, self.config.evaluations))
+        watch.advance(self.steps)
+        self.report.round(epoch, watch, self.trials, new, self.sampler.readings())
+        best = self.trials.best()
+        return best.score if best is not None and self.config.evaluate in ("supernet", "table") else None
+
+    def reason_to_stop(self) -> str | None:
+        return "there is nothing left to evaluate" if self.trials.exhausted else None
+
+    def state_dict(self) -> dict[str, Any]:
+        weights = {} if self.weights is None else {"weights": self.weights.state_dict()}
+        own = {"trials": self.trials.state_dict(), "costs": self.costs.state_dict(), "history": self.report.history}
+        return weights | own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.weights is not None:
+            self.weights.load_state_dict(state["weights"])
+        self.costs.load_state_dict(state["costs"])
+        self.trials.load_state_dict(state["trials"])
+        self.report.history = list(state["history"])
+
+
+def _check_sampler(config: SamplingConfig, sampler: Sampler) -> None:
+    """Raises ValueError where the configuration asks of the sampler what it cannot."""
+    if config.trained_epochs and config.paths == "sampler" and not sampler.has_policy:
+        raise ValueError("paths: this method has no policy of its own while weights are trained; set it to uniform or fair")
+    if config.trained_epochs and config.guide and not sampler.learns_while_weights_move:
+        raise ValueError("guide: this method compares scores, which must be of the same weights; set it to 0")

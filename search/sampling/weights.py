@@ -1,0 +1,114 @@
+"""The shared weights of a sampling search: trained along paths, or taken from another run."""
+
+import math
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+
+from base.plain_yaml import read_yaml
+from base.seeds import derive_seed
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding
+from search.sampling.paths import GuideScores, PathNetwork, PathSteps, SupernetScores
+from search.sampling.samplers.sampler import Sampler
+from supernet import Supernet
+from supernet.spaces.skeleton import check_size
+from training.images.batches import EVALUATED_PIXELS, Batches
+from training.images.data import class_weights, split_halves
+from training.images.format import Images
+from training.loop import Watch
+from training.optim import cosine, load_optimizer, set_lr
+from training.run.checkpoint import Checkpoints
+from training.run.config import config_to_dict
+
+SHARED = ("space", "channels", "cells", "stem", "exclude", "batch_statistics", "batch_size", "train_fraction", "seed", "data")
+"""Settings in which a search and the run that its weights come from are equal: the network, and the images it has not seen."""
+
+
+class Weights:
+    """The supernet of a search, how it is trained, and the scores that it gives."""
+
+    def __init__(self, config: SamplingConfig, encoding: Encoding, sampler: Sampler, images: Images, device: torch.device):
+        self.config = config
+        self.sampler = sampler
+        check_size(*images.format.shape[1:])
+        torch.manual_seed(derive_seed(config.seed, "weights"))
+        self.network = Supernet(
+            encoding.space,
+            config.channels,
+            config.cells,
+            images.classes,
+            images.format.shape[0],
+            candidates=_candidates(encoding),
+            batch_statistics=config.batch_statistics,
+            kernels=config.kernels,
+            stem=config.stem,
+        ).to(device)
+        self.paths = PathNetwork(self.network, encoding, device, config.precision)
+        self.steps = PathSteps(config, self.paths, sampler, class_weights(images, config.data))
+        train, valid = split_halves(images, config.train_fraction, config.seed)
+        augment = config.data.augmentation()
+        self.train = Batches(train, config.batch_size, device, config.seed, augment, True, True, stream="train")
+        guided = min(config.batch_size, len(valid))
+        self.valid = Batches(valid, guided, device, config.seed, shuffle=True, drop_last=True, stream="valid")
+        together = config.batch_size
+        if not (encoding.space.batch_statistics if config.batch_statistics is None else config.batch_statistics):
+            # An image's result depends on no other image, so that as many are evaluated together as fill a GPU.
+            together = max(together, EVALUATED_PIXELS // math.prod(images.format.shape[1:]))
+        self.scores = SupernetScores(config, self.paths, self.train, valid, together)
+
+    def run_epoch(self, epoch: int, watch: Watch) -> float:
+        """Trains one epoch, then lets the sampler learn; returns the learning rate."""
+        rate = cosine(epoch, self.config.epochs, self.config.weights.lr, self.config.weights.lr_min)
+        set_lr(self.steps.optimizer, rate)
+        self.steps.begin_epoch(epoch)
+        self.network.train()
+        for images, labels in watch.batches(self.train.epoch(epoch)):
+            self.steps(images, labels)
+            watch.images += len(labels)
+        self._guide(epoch)
+        return rate
+
+    def _guide(self, epoch: int) -> None:
+        score = GuideScores(self.paths, self.valid, epoch)
+        left = self.config.guide
+        while left > 0 and (asked := self.sampler.ask()[:left]):
+            self.sampler.tell([(genome, score(genome)) for genome in asked])
+            left -= len(asked)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": dict(self.network.state_dict()), "weight_optimizer": self.steps.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        load_optimizer(self.steps.optimizer, state["weight_optimizer"])
+
+    def take_from(self, directory: FilePath) -> None:
+        """Takes the trained weights of the run in `directory`.
+
+        Raises ValueError where there is no such run, it is of other settings, or its weights are not fully trained.
+        """
+        file = directory / "config.yaml"
+        if not file.is_file():
+            raise ValueError(f"weights_from: {directory} is no run of a search; name its directory")
+        saved, own = read_yaml(file), config_to_dict(self.config)
+        if other := [name for name in SHARED if saved.get(name) != own[name]]:
+            raise ValueError(f"weights_from: {directory} was begun with other settings: {', '.join(other)}; set the same here")
+        latest = Checkpoints(directory).load_latest()
+        done, epochs = 0 if latest is None else latest[0], 1 if saved.get("weights_from") else saved.get("epochs")
+        if latest is None or not isinstance(epochs, int) or done < epochs:
+            raise ValueError(f"weights_from: {directory} has {done} of {epochs} epochs behind; finish it with --resume")
+        try:
+            self.network.load_state_dict(latest[1]["trainer"]["weights"]["network"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"weights_from: {directory} holds no weights of such a supernet; name a search that trained one"
+            ) from error
+
+
+def _candidates(encoding: Encoding) -> dict[str, torch.Tensor]:
+    """The operations that architectures can have, {kind: bool [edges, candidates]}."""
+    space = encoding.space
+    allowed = torch.tensor([column in encoding.operations for column in range(len(space.candidates))])
+    return {kind: allowed.expand(len(space.edges), -1) for kind in space.kinds}

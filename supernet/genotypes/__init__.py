@@ -1,0 +1,1 @@
+"""Architectures as values: checked, written, read, and the published ones."""

@@ -1,0 +1,202 @@
+"""Genotypes: which operations make up the cells of one architecture, as a value that is checked, saved and loaded."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from base.files import write_atomically
+from base.texts import show
+from ops.registry import list_ops
+from supernet.genotypes.texts import (
+    FORMS,
+    LARGEST_TEXT,
+    MOST_STATES,
+    READERS,
+    WRITERS,
+    items,
+    misfit_of,
+    state_number,
+)
+from supernet.spaces.skeleton import SKELETONS, Skeleton
+
+
+@dataclass(frozen=True, eq=False)
+class CellGenotype:
+    """One cell: `nodes[i]` are the inputs (operation, source state) of intermediate node i, at least none of them.
+
+    States are numbered from 0: the cell's input states, then its nodes. `concat` are the states whose channels are
+    concatenated to the cell's output. Two cells are equal whatever the order of the inputs within their nodes.
+    Raises ValueError for anything that is not made of operation names and state numbers.
+    """
+
+    nodes: tuple[tuple[tuple[str, int], ...], ...]
+    concat: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        nodes = tuple(
+            tuple(_feed(f"node {node}, input {number}", feed) for number, feed in enumerate(items(f"node {node}", feeds)))
+            for node, feeds in enumerate(items("nodes", self.nodes))
+        )
+        concat = tuple(state_number("concat", state) for state in items("concat", self.concat))
+        object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "concat", concat)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, CellGenotype) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return tuple(tuple(sorted(feeds)) for feeds in self.nodes), self.concat
+
+
+@dataclass(frozen=True, eq=False)
+class Genotype:
+    """The cells of one architecture, {kind: cell}, with the skeleton that they belong to and the name of their search space.
+
+    `seed` and `config_hash` say what search found it. They do not count in a comparison, nor does the order of the inputs
+    within a node. Raises ValueError, naming the place, for cells that the skeleton has no use for, unknown operations and
+    states out of range. An input state can be concatenated except in a reduction cell, where it is larger than the nodes.
+    """
+
+    cells: Mapping[str, CellGenotype]
+    skeleton: Skeleton
+    space: str
+    seed: int | None = None
+    config_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        if SKELETONS.get(self.skeleton.name) != self.skeleton:
+            raise ValueError(f"unknown skeleton {show(self.skeleton.name)}; known: {', '.join(sorted(SKELETONS))}")
+        if not isinstance(self.space, str) or not self.space or not self.space.isprintable():
+            raise ValueError(f"space: expected a name, got {show(self.space)}")
+        if self.seed is not None and type(self.seed) is not int:
+            raise ValueError(f"seed: expected an integer or none, got {show(self.seed)}")
+        if self.config_hash is not None and not isinstance(self.config_hash, str):
+            raise ValueError(f"config_hash: expected a text or none, got {show(self.config_hash)}")
+        kinds = self.skeleton.kinds
+        if set(self.cells) != set(kinds):
+            given = ", ".join(show(kind) for kind in self.cells) or "none"
+            raise ValueError(f"cells: the {self.skeleton.name} skeleton has the kinds {', '.join(kinds)}, not {given}")
+        known = list_ops()
+        for kind in kinds:
+            _check_cell(kind, self.cells[kind], self.skeleton.inputs, known)
+        object.__setattr__(self, "cells", MappingProxyType({kind: self.cells[kind] for kind in kinds}))
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Genotype) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return tuple(self.cells.items()), self.skeleton, self.space
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A mapping proxy can be neither pickled nor copied.
+        return Genotype, (dict(self.cells), self.skeleton, self.space, self.seed, self.config_hash)
+
+    @property
+    def text_form(self) -> str:
+        """The form for `to_text` that the genotype's field prints: "darts" or "nasbench201", "json" where it fits neither."""
+        return next((form for form in FORMS if form == self.skeleton.name and not misfit_of(self, form)), "json")
+
+    def to_text(self, form: str) -> str:
+        """The genotype as "json", which keeps everything, or in a form of its field, "darts" or "nasbench201", cells alone.
+
+        Raises ValueError for a genotype that the form cannot express.
+        """
+        if form not in FORMS:
+            raise ValueError(f"unknown text form {show(form)}; known: {', '.join(FORMS)}")
+        misfit = misfit_of(self, form)
+        if misfit:
+            raise ValueError(
+                f"a genotype of space {self.space} has no {form} text: {misfit}; the form json takes every genotype"
+            )
+        return WRITERS[form](self)
+
+    @classmethod
+    def parse(cls, text: str) -> "Genotype":
+        """Reads a genotype from any text form, without evaluating code.
+
+        Known are: this project's JSON; a NAS-Bench-201 string `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`; and
+        `Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=[2, 3, 4, 5])` with pairs
+        (operation, source state), two for each node, or triples (operation, target state, source state), any number for
+        each node. Raises ValueError that names the place for anything else.
+        """
+        if len(text) > LARGEST_TEXT:
+            raise ValueError(f"not a genotype: {len(text)} characters are more than the {LARGEST_TEXT} allowed")
+        text = text.strip()
+        read = next((reader for beginning, reader in READERS.items() if text.startswith(beginning)), None)
+        if read is None:
+            instead = f"the text begins with {show(text[:30])}" if text else "the text is empty"
+            raise ValueError(f"not a genotype: expected JSON, a NAS-Bench-201 string or Genotype(...), but {instead}")
+        found = read(text)
+        cells = {kind: _make_cell(kind, nodes, concat) for kind, (nodes, concat) in found.cells.items()}
+        return cls(cells, found.skeleton, found.space, found.seed, found.config_hash)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the JSON to a file that is either whole or not there. Raises OSError where that cannot be done."""
+        write_atomically(Path(path), self.to_text("json"))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Genotype":
+        """Reads a file that holds a genotype in any text form. Raises ValueError that names the file."""
+        try:
+            with open(path, "rb") as file:
+                content = file.read(LARGEST_TEXT + 1)
+        except FileNotFoundError:
+            raise ValueError(f"{os.fspath(path)}: no such file") from None
+        except OSError as error:
+            raise ValueError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{show(os.fspath(path))}: not the name of a file: {error}") from None
+        if len(content) > LARGEST_TEXT:
+            raise ValueError(f"{os.fspath(path)}: not a genotype: larger than {LARGEST_TEXT // 2**20} MiB")
+        try:
+            return cls.parse(content.decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            raise ValueError(f"{os.fspath(path)}: not a genotype: binary, or not UTF-8") from None
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def _feed(place: str, value: object) -> tuple[str, int]:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not isinstance(value[0], str):
+        raise ValueError(f"{place}: expected an operation and its source state, got {show(value)}")
+    return value[0], state_number(place, value[1])
+
+
+def _make_cell(kind: str, nodes: object, concat: object) -> CellGenotype:
+    try:
+        return CellGenotype(nodes, concat)  # type: ignore[arg-type]  # checked there
+    except ValueError as error:
+        raise ValueError(f"{kind}, {error}") from None
+
+
+def _check_cell(kind: str, cell: CellGenotype, inputs: int, known: Iterable[str]) -> None:
+    states = inputs + len(cell.nodes)
+    if not cell.nodes or states > MOST_STATES:
+        raise ValueError(f"{kind}: a cell has 1 to {MOST_STATES - inputs} nodes, not {len(cell.nodes)}")
+    for node, feeds in enumerate(cell.nodes):
+        for number, (operation, source) in enumerate(feeds):
+            place = f"{kind}, node {node}, input {number}"
+            if operation not in known:
+                raise ValueError(
+                    f"{place}: unknown operation {show(operation)}; known: {', '.join(known)}; "
+                    "one of your own is known once the file with its @register_op is imported"
+                )
+            if not 0 <= source < inputs + node:
+                raise ValueError(f"{place}: state {show(source)} is out of range, it must be 0 to {inputs + node - 1}")
+    if not cell.concat:
+        raise ValueError(f"{kind}, concat: must name at least one state")
+    for number, state in enumerate(cell.concat):
+        if not 0 <= state < states:
+            raise ValueError(f"{kind}, concat: state {show(state)} is out of range, it must be 0 to {states - 1}")
+        if state in cell.concat[:number]:
+            raise ValueError(f"{kind}, concat: state {state} is there twice")
+        if kind == "reduce" and state < inputs:
+            raise ValueError(f"{kind}, concat: state {state} is an input, which is larger than the nodes of a reduction cell")

@@ -1,0 +1,185 @@
+"""Well-known published genotypes by name, each with its source.
+
+Found on CIFAR-10 where the name does not say ImageNet, and in the text form of DARTS, NASNet-A and AmoebaNet-A as the authors
+of DARTS wrote them down.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from supernet.genotypes.genotype import Genotype
+
+
+@dataclass(frozen=True)
+class PublishedGenotype:
+    """A genotype as published: its text in DARTS's form, and the paper."""
+
+    name: str
+    text: str
+    paper: str  # authors, title, venue
+    arxiv: str
+
+
+_DARTS_PAPER = "Liu, Simonyan, Yang: DARTS: Differentiable Architecture Search, ICLR 2019"
+_PC_DARTS_PAPER = (
+    "Xu, Xie, Zhang, Chen, Qi, Tian, Xiong: PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search, "
+    "ICLR 2020"
+)
+_DRNAS_PAPER = "Chen, Wang, Cheng, Tang, Hsieh: DrNAS: Dirichlet Neural Architecture Search, ICLR 2021"
+
+_ALL = (
+    PublishedGenotype(
+        "DARTS_V1",
+        """Genotype(
+            normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 0), ('sep_conv_3x3', 1),
+                    ('skip_connect', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2)],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 0),
+                    ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('avg_pool_3x3', 0)],
+            reduce_concat=[2, 3, 4, 5])""",
+        f"{_DARTS_PAPER} (first order)",
+        "1806.09055",
+    ),
+    PublishedGenotype(
+        "DARTS_V2",
+        """Genotype(
+            normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1),
+                    ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1),
+                    ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)],
+            reduce_concat=[2, 3, 4, 5])""",
+        f"{_DARTS_PAPER} (second order)",
+        "1806.09055",
+    ),
+    PublishedGenotype(
+        "PC-DARTS",
+        """Genotype(
+            normal=[('sep_conv_3x3', 1), ('skip_connect', 0), ('sep_conv_3x3', 0), ('dil_conv_3x3', 1),
+                    ('sep_conv_5x5', 0), ('sep_conv_3x3', 1), ('avg_pool_3x3', 0), ('dil_conv_3x3', 1)],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[('sep_conv_5x5', 1), ('max_pool_3x3', 0), ('sep_conv_5x5', 1), ('sep_conv_5x5', 2),
+                    ('sep_conv_3x3', 0), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1), ('sep_conv_3x3', 2)],
+            reduce_concat=[2, 3, 4, 5])""",
+        _PC_DARTS_PAPER,
+        "1907.05737",
+    ),
+    PublishedGenotype(
+        "PC-DARTS-ImageNet",
+        """Genotype(
+            normal=[('skip_connect', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 0), ('skip_connect', 1),
+                    ('sep_conv_3x3', 1), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1), ('dil_conv_5x5', 4)],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('max_pool_3x3', 1),
+                    ('sep_conv_3x3', 2), ('sep_conv_3x3', 1), ('sep_conv_5x5', 0), ('sep_conv_3x3', 3)],
+            reduce_concat=[2, 3, 4, 5])""",
+        f"{_PC_DARTS_PAPER} (searched on ImageNet)",
+        "1907.05737",
+    ),
+    PublishedGenotype(
+        "P-DARTS",
+        """Genotype(
+            normal=[('skip_connect', 0), ('dil_conv_3x3', 1), ('skip_connect', 0), ('sep_conv_3x3', 1),
+                    ('sep_conv_3x3', 1), ('sep_conv_3x3', 3), ('sep_conv_3x3', 0), ('dil_conv_5x5', 4)],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[('avg_pool_3x3', 0), ('sep_conv_5x5', 1), ('sep_conv_3x3', 0), ('dil_conv_5x5', 2),
+                    ('max_pool_3x3', 0), ('dil_conv_3x3', 1), ('dil_conv_3x3', 1), ('dil_conv_5x5', 3)],
+            reduce_concat=[2, 3, 4, 5])""",
+        "Chen, Xie, Wu, Tian: Progressive Differentiable Architecture Search: Bridging the Depth Gap between Search and "
+        "Evaluation, ICCV 2019",
+        "1904.12760",
+    ),
+    PublishedGenotype(
+        "DrNAS",
+        """Genotype(
+            normal=[('sep_conv_3x3', 0), ('sep_conv_5x5', 1), ('sep_conv_3x3', 1), ('sep_conv_3x3', 2),
+                    ('skip_connect', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 2), ('dil_conv_5x5', 3)],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[('max_pool_3x3', 0), ('sep_conv_5x5', 1), ('dil_conv_5x5', 2), ('sep_conv_5x5', 1),
+                    ('sep_conv_5x5', 1), ('dil_conv_5x5', 3), ('skip_connect', 4), ('sep_conv_5x5', 1)],
+            reduce_concat=[2, 3, 4, 5])""",
+        _DRNAS_PAPER,
+        "2006.10355",
+    ),
+    PublishedGenotype(
+        "DrNAS-ImageNet",
+        """Genotype(
+            normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1),
+                    ('sep_conv_3x3', 0), ('dil_conv_3x3', 3), ('skip_connect', 0), ('sep_conv_3x3', 1)],
+            normal_concat=[2, 3, 4, 5],
+            reduce=[('max_pool_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2),
+                    ('sep_conv_3x3', 0), ('sep_conv_3x3', 2), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1)],
+            reduce_concat=[2, 3, 4, 5])""",
+        f"{_DRNAS_PAPER} (searched on ImageNet)",
+        "2006.10355",
+    ),
+    PublishedGenotype(
+        "NASNet-A",
+        """Genotype(
+            normal=[('sep_conv_5x5', 1), ('sep_conv_3x3', 0), ('sep_conv_5x5', 0), ('sep_conv_3x3', 0), ('avg_pool_3x3', 1),
+                    ('skip_connect', 0), ('avg_pool_3x3', 0), ('avg_pool_3x3', 0), ('sep_conv_3x3', 1), ('skip_connect', 1)],
+            normal_concat=[2, 3, 4, 5, 6],
+            reduce=[('sep_conv_5x5', 1), ('sep_conv_7x7', 0), ('max_pool_3x3', 1), ('sep_conv_7x7', 0), ('avg_pool_3x3', 1),
+                    ('sep_conv_5x5', 0), ('skip_connect', 3), ('avg_pool_3x3', 2), ('sep_conv_3x3', 2), ('max_pool_3x3', 1)],
+            reduce_concat=[4, 5, 6])""",
+        "Zoph, Vasudevan, Shlens, Le: Learning Transferable Architectures for Scalable Image Recognition, CVPR 2018",
+        "1707.07012",
+    ),
+    PublishedGenotype(
+        "AmoebaNet-A",
+        """Genotype(
+            normal=[('avg_pool_3x3', 0), ('max_pool_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_5x5', 2), ('sep_conv_3x3', 0),
+                    ('avg_pool_3x3', 3), ('sep_conv_3x3', 1), ('skip_connect', 1), ('skip_connect', 0), ('avg_pool_3x3', 1)],
+            normal_concat=[4, 5, 6],
+            reduce=[('avg_pool_3x3', 0), ('sep_conv_3x3', 1), ('max_pool_3x3', 0), ('sep_conv_7x7', 2), ('sep_conv_7x7', 0),
+                    ('avg_pool_3x3', 1), ('max_pool_3x3', 0), ('max_pool_3x3', 1), ('conv_7x1_1x7', 0), ('sep_conv_3x3', 5)],
+            reduce_concat=[3, 4, 6])""",
+        "Real, Aggarwal, Huang, Le: Regularized Evolution for Image Classifier Architecture Search, AAAI 2019",
+        "1802.01548",
+    ),
+)
+PUBLISHED: Mapping[str, PublishedGenotype] = MappingProxyType({genotype.name: genotype for genotype in _ALL})
+
+
+def list_genotypes() -> list[str]:
+    """Names of the published genotypes."""
+    return list(PUBLISHED)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _find(name: str) -> PublishedGenotype | None:
+    return next((genotype for genotype in _ALL if _plain(genotype.name) == _plain(name)), None)
+
+
+def get_genotype(name: str) -> Genotype:
+    """The published genotype of that name; case does not matter, nor whether - or _ is written.
+
+    Raises ValueError for an unknown name.
+    """
+    found = _find(name)
+    if found is None:
+        raise ValueError(f"unknown genotype {name!r}; known: {', '.join(PUBLISHED)}")
+    return Genotype.parse(found.text)
+
+
+def read_genotype(file_or_name: str | os.PathLike[str]) -> Genotype:
+    """The genotype in a file, or else the published one of that name.
+
+    Raises ValueError where neither exists or the file holds no genotype.
+    """
+    path = os.fspath(file_or_name)
+    if os.path.isfile(path) or (_find(path) is None and _means_file(path)):
+        return Genotype.load(path)
+    if _find(path) is None:
+        raise ValueError(f"{path!r} is neither a file nor a published genotype; known: {', '.join(PUBLISHED)}")
+    return get_genotype(path)
+
+
+def _means_file(path: str) -> bool:
+    separated = any(separator in path for separator in (os.sep, os.altsep) if separator)
+    return separated or path.lower().endswith((".json", ".txt")) or os.path.exists(path)

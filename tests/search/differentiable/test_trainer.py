@@ -1,0 +1,919 @@
+"""A search from the command line to its files."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain, repeat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import retrain.__main__
+import supernet
+from base.seeds import derive_seed
+from benchmarks.plain.pairing import softmax
+from ops import register_op, registry
+from ops.banks import ChainBank, ModuleBank
+from retrain.weights import Trained
+from search.darts import main
+from search.differentiable import recorder as report
+from search.differentiable import trainer as loop
+from search.differentiable.config import AlphaConfig, SearchConfig, StagesConfig
+from search.differentiable.recorder import Report
+from search.differentiable.relaxations import RelaxationConfig
+from search.differentiable.steps import Steps
+from search.differentiable.trainer import BilevelSearch
+from supernet import Genotype, Supernet
+from supernet.spaces import space
+from supernet.spaces.skeleton import DARTS
+from supernet.spaces.space import SearchSpace, register_space
+from training.images.data import DataConfig, load_images
+from training.images.format import ImageSet
+from training.loop import Watch
+from training.optim import OptimizerConfig
+from training.run.checkpoint import Checkpoints, RunDirectory
+from training.run.monitor import Monitor
+
+NASBENCH = {"space": "nasbench201", "cells": 1, "channels": 2, "alphas.lr": 0.02, "eigenvalue_every": 0}
+TINY_DARTS = {"space": "darts", "cells": 3, "channels": 2, "alphas.lr": 0.02}
+SIZE = {"data.limit": 64, "batch_size": 16, "epochs": 2, "device": "cpu"}
+
+
+def argv(path: Path, *flags: str, **settings: Any) -> list[str]:
+    """Of a tiny search in NAS-Bench-201's space; `settings` with "__" in place of dots."""
+    settings = {name.replace("__", "."): value for name, value in settings.items()}
+    return ["--run", str(path), *(f"--{name}={value}" for name, value in (NASBENCH | SIZE | settings).items()), *flags]
+
+
+def saved(path: Path) -> tuple[int, dict[str, Any]]:
+    """Epoch and state of the newest checkpoint."""
+    found = Checkpoints(path).load_latest()
+    assert found is not None
+    return found[0], found[1]["trainer"]
+
+
+def alphas(path: Path) -> dict[str, torch.Tensor]:
+    return saved(path)[1]["alphas"]
+
+
+def events(path: Path) -> Any:
+    """What TensorBoard itself reads in the directory."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of so small a search."""
+    from matplotlib.figure import Figure
+
+    for name in ("draw_alphas", "draw_cell"):
+        monkeypatch.setattr(report, name, lambda *_: Figure((1, 1)))
+    monkeypatch.setattr("search.differentiable.report.draw_genotype", lambda *_: Figure((1, 1)))
+
+
+def new_search(tmp_path: Path, **settings: Any) -> BilevelSearch:
+    config = SearchConfig(
+        **{"space": "nasbench201", "channels": 2, "cells": 1, "batch_size": 16, "eigenvalue_every": 0, "device": "cpu"}
+        | {"data": DataConfig(limit=64)}
+        | settings
+    )
+    return BilevelSearch(config, load_images(config.data, "train"), RunDirectory(tmp_path, config))
+
+
+def pair(search: BilevelSearch) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """The first training batch and the first validation batch."""
+    train, labels, valid, valid_labels = next(search.batches_of(0))
+    return (train, labels), (valid, valid_labels)
+
+
+def run_epoch(search: BilevelSearch, epoch: int) -> None:
+    """As `training.loop.run_epochs` does, without a checkpoint."""
+    torch.manual_seed(derive_seed(search.config.seed, "epoch", epoch))
+    with Monitor(search.run.path) as monitor:
+        search.run_epoch(epoch, Watch(monitor, monitor.bar(0), search.device, search.meters, epoch, search.steps, 50))
+
+
+# A whole search
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search that was never stopped."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    assert main(argv(path)) == 0
+    return path
+
+
+def test_it_ends_with_a_genotype_that_says_where_it_is_from(finished: Path) -> None:
+    genotype = Genotype.load(finished / "genotype.json")
+    config = SearchConfig(
+        space="nasbench201", cells=1, channels=2, batch_size=16, epochs=2, device="cpu", data=DataConfig(limit=64)
+    )
+    config.alphas.lr, config.eigenvalue_every = 0.02, 0
+    assert genotype.seed == 0
+    assert genotype.config_hash == RunDirectory(finished, config).config_hash
+    assert genotype.space == "nasbench201"
+    assert genotype.skeleton.name == "nasbench201"
+    mixture = softmax(alphas(finished))
+    assert genotype == space.get_space("nasbench201").derive(mixture)
+    assert json.loads((finished / "genotype.json").read_text())["format"] == 1
+    assert genotype.to_text("nasbench201") in (finished / "log.txt").read_text()
+
+
+def test_the_terminal_shows_every_epoch_and_the_genotype(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv(tmp_path / "run", epochs=1)) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    epoch, where, text, page = out.splitlines()
+    assert epoch.startswith("epoch 1/1: train loss ")
+    assert where == f"darts: 1 epochs; genotype in {tmp_path / 'run' / 'genotype.json'}:"
+    assert page == f"darts: report in {tmp_path / 'run' / 'report.html'}"
+    assert Genotype.parse(text) == Genotype.load(tmp_path / "run" / "genotype.json")
+
+
+def test_a_seed_decides_everything(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+    for seed in (0, 1):
+        assert main(argv(tmp_path / str(seed), seed=seed)) == 0
+    same, other = saved(tmp_path / "0")[1], saved(tmp_path / "1")[1]
+    expected = saved(finished)[1]
+    for part in ("alphas", "network"):
+        assert all(torch.equal(same[part][name], value) for name, value in expected[part].items())
+    assert (tmp_path / "0" / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
+    assert not torch.equal(other["alphas"]["cell"], expected["alphas"]["cell"])
+    assert Genotype.load(tmp_path / "1" / "genotype.json").seed == 1
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "darts": TINY_DARTS,
+    "darts, second order": TINY_DARTS | {"order": "second", "data.limit": 32},
+    "darts, partial channels": TINY_DARTS | {"partial": 2, "channels": 4},
+    "darts, a table for each cell": TINY_DARTS | {"tie_cells": False},
+    "darts, batch statistics": TINY_DARTS | {"batch_statistics": True},
+    "nasbench201, second order": {"order": "second"},
+    "nasbench201, second order, exact": {"order": "second", "hessian_vector": "exact"},
+    "nasbench201, partial channels": {"partial": 2},
+    "nasbench201, a table for each cell": {"tie_cells": False, "order": "second"},
+    "nasbench201, running statistics": {"batch_statistics": False},
+    "adam": {"weights.name": "adam", "weights.lr": 0.01},
+    "adamw, second order": {"weights.name": "adamw", "weights.lr": 0.01, "order": "second"},
+    "adagrad": {"weights.name": "adagrad", "weights.lr": 0.01},
+    "without clipping or momentum": {"weights.clip": 0, "weights.momentum": 0},
+    "augmented": {"data.crop_padding": 1, "data.flip": True, "data.cutout": 2},
+    "bfloat16": TINY_DARTS | {"precision": "bfloat16"},
+    "bfloat16, second order": {"precision": "bfloat16", "order": "second"},
+    "plain torch, no graph": {"kernels": "reference", "graph": False},
+    "concrete distribution, one level": {"relaxation.name": "gumbel", "bilevel": False},
+    "one operation an edge": TINY_DARTS | {"relaxation.name": "straight_through", "relaxation.temperature": 5},
+    "auxiliary skip, regularised": {"auxiliary_skip": 1, "regulariser.name": "beta", "regulariser.weight": 0.1},
+    "uneven parts": {"train_fraction": 0.7, "validate_every": 2},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_kind_of_search_ends_with_a_genotype(variant: str, tmp_path: Path, without_pictures: None) -> None:
+    settings = {name.replace(".", "__"): value for name, value in VARIANTS[variant].items()}
+    path = tmp_path / "run"
+    assert main(argv(path, **settings)) == 0
+    genotype = Genotype.load(path / "genotype.json")
+    searched = space.get_space(genotype.space)
+    tables = alphas(path)
+    assert genotype == searched.derive(softmax(tables))
+    for kind, table in tables.items():
+        tied = settings.get("tie_cells", True)
+        assert table.shape[-2:] == (len(searched.edges), len(searched.candidates))
+        assert table.ndim == 2 if tied else len(table) == (3 if kind == "cell" else {"normal": 1, "reduce": 2}[kind])
+        # Adam's steps are about as large as its rate: twenty times the initial values here.
+        assert table.abs().amax(-1).min() > 0.01
+
+
+def test_cells_with_tables_of_their_own_go_apart(tmp_path: Path, without_pictures: None) -> None:
+    assert main(argv(tmp_path / "run", tie_cells=False)) == 0
+    first, second, third = alphas(tmp_path / "run")["cell"]
+    assert (first - second).abs().max() > 0.01 and (second - third).abs().max() > 0.01
+
+
+def test_the_alphas_decide_more_and_more(tmp_path: Path, without_pictures: None) -> None:
+    """A smaller copy of the shipped digits search."""
+    path = tmp_path / "run"
+    flags = ["--config", "digits", "--data.limit", "128", "--batch_size", "16", "--cells", "3", "--channels", "2"]
+    assert main([*flags, "--run", str(path), "--epochs", "3", "--alphas.lr", "0.1", "--eigenvalue_every", "0"]) == 0
+    entropy = {kind: [point.value for point in events(path).Scalars(f"alphas/entropy_{kind}")] for kind in ("normal", "reduce")}
+    for values in entropy.values():
+        assert values == sorted(values, reverse=True)
+        assert values[-1] < 0.99 * torch.tensor(8.0).log().item()
+
+
+@pytest.mark.slow
+def test_the_shipped_digits_search_decides(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert main(["--config", "digits", "--run", str(path)]) == 0
+    entropies = [events(path).Scalars(f"alphas/entropy_{kind}")[-1].value for kind in ("normal", "reduce")]
+    assert sum(entropies) / 2 <= 0.95 * torch.tensor(8.0).log().item()
+    assert saved(path)[0] >= 12
+    assert alphas(path)["normal"].shape == (14, 8)
+
+
+# TensorBoard
+
+
+def test_tensorboard_has_curves_pictures_and_texts_without_gaps_after_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    settings = {name.replace(".", "__"): value for name, value in TINY_DARTS.items()}
+    settings |= {"epochs": 3, "data__limit": 32, "eigenvalue_every": 1}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        raise_in_step(patch, 1, KeyboardInterrupt)
+        run_without_command(argv(path, **settings))
+    # TensorBoard reads files in the order of the second in which they were begun.
+    time.sleep(1.01)
+    assert main(argv(path, "--resume", **settings)) == 0
+    seen = events(path)
+    curves = {tag: [point.step for point in seen.Scalars(tag)] for tag in seen.Tags()["scalars"]}
+    both = ("loss", "accuracy")
+    assert set(curves) == {
+        *(f"{level}/{what}" for level in ("train", "valid", "evaluation") for what in both),
+        *("lr/weights", "lr/alphas", "speed/images_per_second", "memory/peak_mb"),
+        *("evaluation/derived_accuracy", "evaluation/gap", "alphas/eigenvalue"),
+        *(f"{what}_{kind}" for what in ("alphas/entropy", "genotype/skips") for kind in ("normal", "reduce")),
+    }
+    assert set(map(tuple, curves.values())) == {(1, 2, 3)}
+    rates = [point.value for point in seen.Scalars("lr/weights")]
+    assert rates == pytest.approx([0.025, 0.001 + 0.024 * 0.75, 0.001 + 0.024 * 0.25])
+    images = {tag: [image.step for image in seen.Images(tag)] for tag in seen.Tags()["images"]}
+    assert images == {f"{what}/{kind}": [1, 2, 3] for what in ("alphas", "cell") for kind in ("normal", "reduce")}
+    assert all(image.encoded_image_string.startswith(b"\x89PNG") for tag in images for image in seen.Images(tag))
+    texts = {tag: seen.Tensors(tag) for tag in seen.Tags()["tensors"]}
+    assert {tag: [text.step for text in found] for tag, found in texts.items()} == {
+        "config/text_summary": [0],
+        "genotype/text_summary": [1, 2, 3],
+    }
+    assert b"space: darts" in texts["config/text_summary"][0].tensor_proto.string_val[0]
+    shown = texts["genotype/text_summary"][-1].tensor_proto.string_val[0].decode()
+    assert Genotype.parse(shown).cells == Genotype.load(path / "genotype.json").cells
+
+
+def raise_in_step(patch: pytest.MonkeyPatch, step: int, error: type[BaseException]) -> None:
+    """Raises `error` between the two halves of that step, counted from 0 over the whole run."""
+    steps = 0
+    take = Steps.weight_step
+
+    def weight_step(self: Steps, *arguments: Any) -> None:
+        nonlocal steps
+        if steps == step:
+            raise error
+        steps += 1
+        take(self, *arguments)
+
+    patch.setattr(Steps, "weight_step", weight_step)
+
+
+def run_without_command(arguments: list[str]) -> None:
+    """`main` with its exceptions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.methods.command", lambda prog, run: run())
+        main(arguments)
+
+
+# What is only watched
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+
+
+def write_table(path: Path, architecture: str) -> Path:
+    """A benchmark table of one architecture."""
+    columns = "arch,cifar10_test_200,cifar10_valid_200,cifar10_valid_12,params_cifar10,flops_cifar10,latency_ms_phone"
+    path.write_text(f"{columns}\n{architecture},91.25,88.5,80.0,1234,5678,2.5\n")
+    return path
+
+
+def assert_same_but_for_the_history(path: Path, expected: Path) -> None:
+    """Weights, alphas and optimisers are equal, bit for bit."""
+    (epoch, state), (known_epoch, known) = saved(path), saved(expected)
+    assert epoch == known_epoch
+    assert state.pop("history") and known.pop("history")
+    torch.testing.assert_close(state, known, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{"eigenvalue_every": 1}, {"validate_every": 2}])
+def test_what_is_measured_of_a_search_changes_nothing_in_it(
+    settings: dict[str, int], finished: Path, tmp_path: Path, without_pictures: None
+) -> None:
+    assert main(argv(tmp_path / "run", **settings)) == 0
+    assert_same_but_for_the_history(tmp_path / "run", finished)
+    (name,) = settings
+    curve, steps = ("alphas/eigenvalue", [2, 4]) if name == "eigenvalue_every" else ("evaluation/accuracy", [4])
+    assert [point.step for point in events(tmp_path / "run").Scalars(curve)] == steps
+
+
+def test_a_table_judges_and_changes_nothing(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+    """One table has the genotype of the first epoch, the other one that of none."""
+    genotypes = [entry["genotype"] for entry in history(finished)]
+    other = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    assert other not in genotypes
+    for name, architecture in (("known", genotypes[0]), ("unknown", other)):
+        path = tmp_path / name
+        assert main(argv(path, tabular=write_table(tmp_path / "table.csv", architecture))) == 0
+        assert_same_but_for_the_history(path, finished)
+        lines = [line for line in (path / "log.txt").read_text().splitlines() if " epoch " in line]
+        told = ["table: test accuracy 91.25%, 1,234 parameters, 2.50 ms on phone" in line for line in lines]
+        assert told == [genotype == architecture for genotype in genotypes]
+        assert ["not in the table" in line for line in lines] == [not known for known in told]
+        tags = [tag for tag in events(path).Tags()["scalars"] if tag.startswith("table/")]
+        curves = ("test_accuracy", "valid_accuracy", "parameters", "multiply_adds", "latency_ms_phone")
+        assert sorted(tags) == (sorted(f"table/{curve}" for curve in curves) if any(told) else [])
+
+
+def test_a_resumed_search_may_bring_a_table(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    (path / "checkpoints" / "epoch_0002.pt").unlink()
+    table = write_table(tmp_path / "table.csv", history(finished)[1]["genotype"])
+    assert main(argv(path, "--resume", tabular=table)) == 0
+    assert_same_but_for_the_history(path, finished)
+    assert (path / "log.txt").read_text().count("table: test accuracy 91.25%") == 1
+
+
+def test_the_history_has_a_line_for_each_epoch_and_is_the_same_after_a_resume(tmp_path: Path, without_pictures: None) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings = {"epochs": 3, "eigenvalue_every": 2, "validate_every": 2}
+    assert main(argv(whole, **settings)) == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        raise_in_step(patch, 5, KeyboardInterrupt)
+        run_without_command(argv(stopped, **settings))
+    assert history(stopped) == history(whole)[:2]
+    assert main(argv(stopped, "--resume", **settings)) == 0
+    assert (stopped / "history.jsonl").read_bytes() == (whole / "history.jsonl").read_bytes()
+    entries = history(whole)
+    assert [entry["epoch"] for entry in entries] == [1, 2, 3]
+    assert [entry["eigenvalue"] is not None for entry in entries] == [False, True, False]
+    # The last epoch is always evaluated.
+    for name in ("supernet_accuracy", "derived_accuracy"):
+        assert [entry[name] is not None for entry in entries] == [False, True, True]
+    assert Genotype.parse(entries[-1]["genotype"]).cells == Genotype.load(whole / "genotype.json").cells
+    assert all(0 < entry["entropy"]["cell"] < math.log(5) for entry in entries)
+    for entry in entries:
+        assert entry["skips"] == {"cell": entry["genotype"].count("skip_connect")}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"space": "darts", "cells": 3}], ids=["nasbench201", "darts"])
+def test_supernet_and_derived_cell_are_evaluated_on_the_validation_images(
+    settings: dict[str, Any], tied: bool, tmp_path: Path, without_pictures: None
+) -> None:
+    """The derived cell alone, with the weights that it has in the supernet and the statistics of each batch."""
+    search = new_search(tmp_path, epochs=1, tie_cells=tied, **settings)
+    run_epoch(search, 0)
+    (entry,) = history(tmp_path)
+    searched, network = search.space, search.network
+    one_hot, choices = {}, {}
+    for kind, cell in Genotype.load(tmp_path / "genotype.json").cells.items():
+        table = torch.zeros(len(searched.edges), len(searched.candidates))
+        for node, feeds in enumerate(cell.nodes):
+            for operation, source in feeds:
+                table[searched.edges.index((source, searched.inputs + node)), searched.candidates.index(operation)] = 1
+        choices[kind] = [int(row.argmax()) if row.any() else -1 for row in table]
+        one_hot[kind] = table if tied else table.expand(network.cells_of_kind[kind], -1, -1)
+
+    @torch.no_grad()
+    def accuracy(*arguments: Any) -> float:
+        correct = sum((network(images, *arguments).argmax(1) == labels).sum() for images, labels in batches)
+        return int(correct) / sum(len(labels) for _, labels in batches)
+
+    batches = list(search.evaluation_batches.epoch(0))
+    assert sum(len(labels) for _, labels in batches) == 32
+    network.train()
+    assert entry["derived_accuracy"] == pytest.approx(accuracy(one_hot, supernet.Path(choices)), abs=1e-6)
+    run_epoch(search, 0)  # what the passes above did to running statistics is not the network that is asked for next
+    entry = history(tmp_path)[1]
+    network.eval()
+    assert entry["supernet_accuracy"] == pytest.approx(accuracy(softmax(search.architecture.alphas)), abs=1e-6)
+
+
+# Stopping
+
+
+def test_a_target_accuracy_ends_a_search_early(tmp_path: Path, without_pictures: None) -> None:
+    path = tmp_path / "run"
+    assert main(argv(path, epochs=9, stop__accuracy=0.01)) == 0
+    epoch, _ = saved(path)
+    assert epoch < 9
+    assert "has reached the target of 0.01" in (path / "log.txt").read_text()
+    assert Genotype.load(path / "genotype.json").space == "nasbench201"
+
+
+def test_a_time_limit_ends_a_search_and_a_longer_one_goes_on(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        # An hour passes before each epoch.
+        hours = iter(range(9))
+        clock = SimpleNamespace(monotonic=lambda: 3600 * next(hours), perf_counter=time.perf_counter)
+        patch.setattr("training.run.monitor.time", clock)
+        assert main(argv(path, stop__hours=2)) == 0
+    assert saved(path)[0] == 1
+    assert "stopped after epoch 1: the time of 2.0 hours is over" in (path / "log.txt").read_text()
+    assert (path / "genotype.json").exists()
+    assert main(argv(path, "--resume", stop__hours=100)) == 0
+    for kind, table in alphas(finished).items():
+        assert torch.equal(alphas(path)[kind], table)
+    assert (path / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
+
+
+def test_no_time_at_all_still_leaves_a_run_to_resume(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+    path = tmp_path / "run"
+    assert main(argv(path, stop__hours=1e-9)) == 0
+    assert "stopped after epoch 0" in (path / "log.txt").read_text()
+    assert (path / "genotype.json").exists()
+    assert main(argv(path, "--resume", stop__hours=1)) == 0
+    assert (path / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
+
+
+# Early stopping
+
+FULL = 'skip connections are 100% of the cell "cell", more than 50%'
+
+
+def collapse_in(patch: pytest.MonkeyPatch, epoch: int) -> None:
+    """From that epoch on, counted from 1 over the whole run, cells are said to be all skip connections."""
+    shares = chain([0.0] * (epoch - 1), repeat(1.0))
+    patch.setattr(report, "skip_share", lambda genotype: {"cell": next(shares)})
+
+
+def test_a_search_that_collapses_stops_with_the_genotype_from_before(
+    tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    settings = {"epochs": 9, "early_stop__when": "skips", "early_stop__start": 0, "alphas__lr": 0.3}
+    collapse_in(monkeypatch, 3)
+    assert main(argv(path, **settings)) == 0
+    genotypes = [entry["genotype"] for entry in history(path)]
+    assert len(genotypes) == saved(path)[0] == 3
+    assert genotypes[1] != genotypes[2]
+    found = Genotype.load(path / "genotype.json")
+    assert found.to_text("nasbench201") == genotypes[1]
+    assert found.seed == 0 and found.config_hash is not None
+    log = (path / "log.txt").read_text()
+    assert log.count(f"warning: the search may be collapsing: {FULL}\n") == 1
+    assert log.count(f"stopped after epoch 3: {FULL}; the genotype is that of epoch 2\n") == 1
+
+    files = [path / "history.jsonl", path / "genotype.json", *path.glob("checkpoints/*")]
+    before = [file.read_bytes() for file in files]
+    assert main(argv(path, "--resume", **settings)) == 0
+    assert [file.read_bytes() for file in files] == before
+    assert sorted(path.glob("checkpoints/*")) == sorted(files[2:])
+    assert (path / "log.txt").read_text().count("warning: ") == 1
+
+
+def test_nothing_is_judged_at_the_start(tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run"
+    collapse_in(monkeypatch, 1)
+    assert main(argv(path, epochs=4, early_stop__when="skips", early_stop__start=0.5)) == 0
+    assert saved(path)[0] == 2
+    # There is no epoch from before.
+    assert Genotype.load(path / "genotype.json").to_text("nasbench201") == history(path)[1]["genotype"]
+
+
+def test_a_collapse_is_told_once_where_it_ends_nothing(
+    tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    collapse_in(monkeypatch, 2)
+    assert main(argv(path, epochs=4)) == 0
+    assert (path / "log.txt").read_text().count(f"warning: the search may be collapsing: {FULL}\n") == 1
+    assert saved(path)[0] == 4
+    assert Genotype.load(path / "genotype.json").to_text("nasbench201") == history(path)[-1]["genotype"]
+
+
+def test_a_collapse_in_the_last_epoch_is_told_with_the_genotype_that_is_taken(
+    tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    collapse_in(monkeypatch, 2)
+    assert main(argv(path, early_stop__when="skips", alphas__lr=0.3)) == 0
+    genotypes = [entry["genotype"] for entry in history(path)]
+    assert genotypes[0] != genotypes[1]
+    assert Genotype.load(path / "genotype.json").to_text("nasbench201") == genotypes[0]
+    assert f"{FULL}; the genotype is that of epoch 1\n" in (path / "log.txt").read_text()
+
+
+# Divergence
+
+
+@pytest.fixture
+def error_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one line on stderr of a search that diverges."""
+
+    def find(arguments: list[str]) -> str:
+        assert main(arguments) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("search.darts: error: ") and err.endswith("\n") and err.count("\n") == 1
+        return err.removeprefix("search.darts: error: ").rstrip("\n")
+
+    return find
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_rate_that_is_far_too_high_is_said_in_one_line(order: str, tmp_path: Path, error_of: Callable[..., str]) -> None:
+    message = error_of(argv(tmp_path / "run", order=order, weights__lr=1e30, weights__clip=0))
+    assert message.startswith("step ") and "is NaN or infinite; try a lower learning rate" in message
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_weights_that_only_an_evaluation_shows_to_be_spoilt_are_not_saved(tmp_path: Path, error_of: Callable[..., str]) -> None:
+    """One step an epoch: its losses are those before it, and what it leads to is huge but finite."""
+    message = error_of(argv(tmp_path / "run", data__limit=32, weights__lr=1e30, weights__clip=0))
+    assert message.startswith("step 0: the evaluation loss after the step is NaN or infinite")
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("half", "step", "message"),
+    [
+        ("weight_step", 2, "step 3: the train loss is NaN"),
+        ("weight_step", 3, "step 3: the evaluation loss after the step is NaN"),
+        ("alpha_step", 3, "step 3: the train loss is NaN"),
+    ],
+)
+def test_the_last_good_checkpoint_is_kept_and_leads_on(
+    half: str, step: int, message: str, finished: Path, tmp_path: Path, without_pictures: None, error_of: Callable[..., str]
+) -> None:
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        spoil(patch, half, step)
+        assert error_of(argv(path)).startswith(message)
+    epoch, state = saved(path)
+    assert epoch == 1
+    assert all(tensor.isfinite().all() for part in ("network", "alphas") for tensor in state[part].values())
+    assert main(argv(path, "--resume")) == 0
+    assert all(torch.equal(tensor, saved(path)[1]["network"][name]) for name, tensor in saved(finished)[1]["network"].items())
+    assert (path / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
+
+
+def spoil(patch: pytest.MonkeyPatch, half: str, step: int) -> None:
+    """A NaN in what that half of that step moves, right after it; steps are counted from 0 over the whole run."""
+    steps = 0
+    take = getattr(Steps, half)
+
+    def spoilt(self: Steps, *arguments: Any) -> None:
+        nonlocal steps
+        take(self, *arguments)
+        if steps == step:
+            moved = self.architecture.alphas["cell"] if half == "alpha_step" else self.network.classifier.bias
+            with torch.no_grad():
+                moved.view(-1)[0] = float("nan")
+        steps += 1
+
+    patch.setattr(Steps, half, spoilt)
+
+
+def test_meters_are_the_same_in_every_epoch_and_start_each_one_empty(tmp_path: Path, without_pictures: None) -> None:
+    path = tmp_path / "run"
+    meters: list[tuple[int, ...]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        epoch = Report.epoch
+
+        def recorded(self: Report, *arguments: Any) -> float | None:
+            assert [meter.read().images for meter in self.steps.meters.values()] == [32, 32]
+            meters.append(tuple(map(id, self.steps.meters.values())))
+            return epoch(self, *arguments)
+
+        patch.setattr(Report, "epoch", recorded)
+        assert main(argv(path)) == 0
+    assert len(meters) == 2 and len(set(meters)) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has graphs")
+def test_a_graph_on_a_device_without_any_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv(tmp_path / "run", graph=True)) == 2
+    message = "graph: the device cpu has no CUDA graphs; null uses one where that can be done"
+    assert capsys.readouterr().err == f"search.darts: error: {message}\n"
+    assert not (tmp_path / "run").exists()
+
+
+# Warm-up and stages
+
+
+@pytest.mark.parametrize("bilevel", [True, False])
+def test_alphas_wait_until_the_warm_up_is_over(bilevel: bool, tmp_path: Path, without_pictures: None) -> None:
+    search = new_search(
+        tmp_path, epochs=4, bilevel=bilevel, edge_normalization=True, alphas=AlphaConfig(lr=0.02, warmup=0.5), validate_every=4
+    )
+    start = [parameter.detach().clone() for parameter in search.architecture.parameters()]
+    assert len(start) == 2
+    for epoch in range(4):
+        before = search.network.classifier.weight.detach().clone()
+        run_epoch(search, epoch)
+        same = [torch.equal(*both) for both in zip(search.architecture.parameters(), start, strict=True)]
+        assert same == [epoch < 2] * 2
+        assert not torch.equal(search.network.classifier.weight, before)
+
+
+Part = dict[tuple[int, int, str, str], dict[str, torch.Tensor]]
+
+
+def parts(search: BilevelSearch) -> Part:
+    """Of each operation that there is, by cell, edge, candidate and name of the tensor: weights and their momentum."""
+    found: Part = {}
+    for number, cell in enumerate(search.network.mixed_cells()):
+        for key, slot in cell.slots.items():
+            for name, parameter in cell.banks[key].named_parameters():
+                state = search.step.weight_optimizer.state[parameter]
+                for row, edge in enumerate(slot.edges):
+                    found[number, edge, search.space.candidates[slot.column], name] = {
+                        "weights": parameter[row].detach().clone(),
+                        "momentum": state["momentum_buffer"][row].clone(),
+                    }
+    return found
+
+
+def test_a_stage_keeps_the_strongest_candidates_and_their_weights(
+    tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four channels, two go through the operations first, and then all."""
+    search = new_search(
+        tmp_path, channels=4, partial=2, epochs=2, stages=StagesConfig(keep=[3], partial=[1]), alphas=AlphaConfig(lr=0.02)
+    )
+    run_epoch(search, 0)
+    assert search.network.mixed_cells()[0].partial == 2
+    strongest = search.architecture.alphas["cell"].argsort(-1, descending=True)[:, :3].sort(-1).values
+    snapshots = []
+    rebuild = Supernet.rebuild
+
+    def watched(self: Supernet, *arguments: Any) -> None:
+        snapshots.append(parts(search))
+        rebuild(self, *arguments)
+        snapshots.append(parts(search))
+
+    monkeypatch.setattr(Supernet, "rebuild", watched)
+    run_epoch(search, 1)
+    before, after = snapshots
+    left = {(edge, search.space.candidates[column]) for edge, row in enumerate(strongest.tolist()) for column in row}
+    assert {key[1:3] for key in before} - left and {key[1:3] for key in after} <= left
+    assert after.keys() == {key for key in before if key[1:3] in left}
+    grown = 0
+    for key, values in after.items():
+        for name, value in values.items():
+            old = before[key][name]
+            assert old.any()
+            assert torch.equal(value[tuple(slice(side) for side in old.shape)], old)
+            grown += value.shape != old.shape
+    assert grown
+
+    for cell in search.network.mixed_cells():
+        assert cell.partial == 1
+        assert [[column for column, there in enumerate(row) if there] for row in cell.keep] == strongest.tolist()
+    weights = search.architecture.mean()["cell"]
+    assert torch.equal(weights.nonzero()[:, 1].view(6, 3), strongest)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(6))
+    assert "stage 2: 3 candidates an edge, 1/1 of the channels through them\n" in (tmp_path / "log.txt").read_text()
+
+
+def test_every_stage_has_a_warm_up_of_its_own(tmp_path: Path, without_pictures: None) -> None:
+    stages = StagesConfig(keep=[4], partial=[1])
+    search = new_search(tmp_path, partial=2, epochs=4, stages=stages, alphas=AlphaConfig(warmup=0.5), validate_every=4)
+    moved = []
+    for epoch in range(4):
+        before = search.architecture.alphas["cell"].detach().clone()
+        run_epoch(search, epoch)
+        moved.append(not torch.equal(search.architecture.alphas["cell"], before))
+    assert moved == [False, True, False, True]
+
+
+def test_a_search_resumed_across_its_stages_has_the_same_bits(tmp_path: Path, without_pictures: None) -> None:
+    """Three stages of two epochs of one step: stopped in the epoch that begins the second one, and within the third."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings = {"channels": 4, "partial": 4, "stages__keep": "[4,2]", "stages__partial": "[2,1]"}
+    settings |= {"epochs": 6, "data__limit": 32}
+    assert main(argv(whole, **settings)) == 0
+    for step, flags, epochs in ((2, (), 2), (3, ("--resume",), 5)):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            raise_in_step(patch, step, KeyboardInterrupt)
+            run_without_command(argv(stopped, *flags, **settings))
+        assert saved(stopped)[0] == epochs
+    assert main(argv(stopped, "--resume", **settings)) == 0
+    state = saved(whole)[1]
+    assert (state["stage"], state["partial"]) == (2, 1)
+    assert state["keep"]["cell"].sum(-1).tolist() == [2] * 6
+    assert_same_but_for_the_history(stopped, whole)
+    for name in ("history.jsonl", "genotype.json"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+
+
+# A user's own operation
+
+
+def squeeze(channels: int, stride: int, affine: bool) -> nn.Module:
+    """One that banks do not know."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, stride, 1), nn.GELU(), nn.BatchNorm2d(channels, affine=affine), nn.Dropout(0.1)
+    )
+
+
+def grouped(channels: int, stride: int, affine: bool) -> nn.Module:
+    """One of the form that edges can share."""
+    return nn.Sequential(
+        nn.ReLU(), nn.Conv2d(channels, channels, 3, stride, 1, groups=2, bias=False), nn.BatchNorm2d(channels, affine=affine)
+    )
+
+
+@pytest.mark.parametrize(("factory", "bank"), [(squeeze, ModuleBank), (grouped, ChainBank)])
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_an_operation_of_ones_own_is_searched_and_retrained(
+    factory: Any, bank: type, order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_pictures: None
+) -> None:
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    monkeypatch.setattr(space, "_SPACES", dict(space._SPACES))
+    register_op("my_op")(factory)
+    mine = SearchSpace("mine", DARTS, nodes=2, candidates=("none", "my_op"), concat=(2, 3), derived_inputs=2)
+    register_space(mine)
+    banks = {type(slot) for slot in Supernet(mine, 4, 3).mixed_cells()[0].banks.values()}
+    assert banks == {bank}
+
+    path = tmp_path / "search"
+    assert main(argv(path, space="mine", cells=3, channels=4, order=order)) == 0
+    genotype = Genotype.load(path / "genotype.json")
+    assert {name for cell in genotype.cells.values() for feeds in cell.nodes for name, _ in feeds} == {"my_op"}
+
+    size = {"channels": 4, "cells": 3, "epochs": 1, "batch_size": 16, "data.limit": 64, "auxiliary_weight": 0.4}
+    flags = [f"--{name}={value}" for name, value in size.items()]
+    final = tmp_path / "retrain"
+    assert retrain.__main__.main(["--run", str(final), "--genotype", str(path / "genotype.json"), *flags]) == 0
+    assert Genotype.load(final / "genotype.json") == genotype
+    assert 0 <= json.loads((final / "metrics.json").read_text())["accuracy"] <= 1
+
+
+def test_a_search_and_a_retraining_with_the_mobile_stem(tmp_path: Path, without_pictures: None) -> None:
+    """Digits as large as the stem needs them; the search is stopped once and goes on from what it saved."""
+    path, final = tmp_path / "search", tmp_path / "retrain"
+    settings = TINY_DARTS | {"stem": "imagenet", "data.size": 32, "data.limit": 32, "eigenvalue_every": 0}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        raise_in_step(patch, 1, KeyboardInterrupt)
+        run_without_command(argv(path, **settings))
+    assert saved(path)[0] == 1
+    assert main(["--run", str(path), "--resume"]) == 0
+    epochs, state = saved(path)
+    assert epochs == 2 and state["network"]["stem.newer.conv.weight"].shape == (2, 2, 3, 3)
+    genotype = Genotype.load(path / "genotype.json")
+
+    size = {"stem": "imagenet", "data.size": 32, "channels": 4, "cells": 3, "epochs": 1, "batch_size": 16, "data.limit": 32}
+    flags = [f"--{name}={value}" for name, value in size.items()]
+    assert retrain.__main__.main(["--run", str(final), "--genotype", str(path / "genotype.json"), *flags]) == 0
+    trained = Trained.load(final)
+    assert (trained.network.stem_name, trained.network.genotype) == ("imagenet", genotype)
+    assert trained.format.shape == (1, 32, 32)
+
+
+def test_a_search_resumed_while_it_selects_has_the_same_bits(tmp_path: Path, without_pictures: None) -> None:
+    """One epoch of search, then six decisions with an epoch of training after each."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    settings = {"epochs": 1, "selection__name": "perturbation", "selection__tune_epochs": 1, "exclude": "[none]"}
+    assert main(argv(whole, **settings)) == 0
+    for step, flags in ((2, ()), (5, ("--resume",))):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            raise_in_step(patch, step, KeyboardInterrupt)
+            run_without_command(argv(stopped, *flags, **settings))
+    assert saved(stopped)[0] == 3
+    assert main(argv(stopped, "--resume", **settings)) == 0
+    epochs, state = saved(whole)
+    assert epochs == 7
+    kept = state["keep"]["cell"]
+    assert kept.sum(-1).tolist() == [1] * 6 and not kept[:, 0].any()
+    genotype = Genotype.load(whole / "genotype.json")
+    assert genotype == space.get_space("nasbench201").derive({"cell": kept.float()})
+    assert_same_but_for_the_history(stopped, whole)
+    for name in ("history.jsonl", "genotype.json"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+
+
+# One level
+
+
+@pytest.mark.parametrize("bilevel", [True, False])
+def test_validation_images_train_alphas_in_a_search_of_two_levels_alone(
+    bilevel: bool, tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other pixels and labels in them, all that moves is the same where they only judge."""
+    assert main(argv(tmp_path / "one", bilevel=bilevel, eigenvalue_every=1)) == 0
+    split = loop.split_halves
+
+    def changed(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+        train, valid = split(images, fraction, seed)
+        return train, replace(valid, images=255 - valid.images, labels=valid.labels.flip(0))
+
+    monkeypatch.setattr(loop, "split_halves", changed)
+    assert main(argv(tmp_path / "other", bilevel=bilevel, eigenvalue_every=1)) == 0
+    one, other = history(tmp_path / "one"), history(tmp_path / "other")
+    assert one[0]["eigenvalue"] != other[0]["eigenvalue"]
+    assert ("valid/loss" in one[0]) == bilevel
+    if bilevel:
+        assert not torch.equal(alphas(tmp_path / "one")["cell"], alphas(tmp_path / "other")["cell"])
+    else:
+        assert_same_but_for_the_history(tmp_path / "one", tmp_path / "other")
+
+
+def test_an_epoch_of_one_level_is_one_pass_over_the_training_images(tmp_path: Path) -> None:
+    assert new_search(tmp_path, train_fraction=0.75).steps == 1
+    search = new_search(tmp_path, train_fraction=0.75, bilevel=False)
+    assert search.steps == 3
+    search.network.train()
+    for batch in search.batches_of(0):
+        search.step(*batch)
+    assert [search.meters[level].read().images for level in ("train", "valid")] == [48, 0]
+
+
+# One operation an edge
+
+GDAS = {"relaxation": RelaxationConfig("straight_through", temperature=5.0)}
+
+
+def draws_of(search: BilevelSearch, patch: pytest.MonkeyPatch) -> list[list[int]]:
+    """What `search` draws from now on: the candidates of the edges, a list for each draw."""
+    drawn = []
+    draw = search.architecture.draw
+
+    def recorded() -> Any:
+        mixture, path = draw()
+        drawn.append(mixture["cell"].argmax(-1).tolist())
+        return mixture, path
+
+    patch.setattr(search.architecture, "draw", recorded)
+    return drawn
+
+
+@pytest.mark.parametrize("bilevel", [True, False])
+@pytest.mark.parametrize("optimizer", [{}, {"name": "sgd", "nesterov": True, "momentum": 0.9}])
+def test_what_was_not_sampled_does_not_move(
+    bilevel: bool, optimizer: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither weights nor momentum, bit for bit, though there is weight decay and momentum from earlier steps."""
+    weights = OptimizerConfig(**optimizer, weight_decay=0.1)
+    search = new_search(tmp_path, data=DataConfig(limit=256), batch_size=8, bilevel=bilevel, weights=weights, **GDAS)
+    search.network.train()
+    drawn = draws_of(search, monkeypatch)
+    columns = {name: column for column, name in enumerate(search.space.candidates)}
+    moved = idle_with_momentum = 0
+    for batch in search.batches_of(0):
+        before, known = parts(search), len(drawn)
+        search.step(*batch)
+        # Of two levels the second draw is that of the weights.
+        assert len(drawn) - known == 1 + bilevel
+        for key, values in parts(search).items():
+            _, edge, operation, _ = key
+            same = all(torch.equal(value, before[key][name]) for name, value in values.items())
+            sampled = drawn[-1][edge] == columns[operation]
+            assert same or sampled, key
+            moved += not same
+            idle_with_momentum += not sampled and bool(values["momentum"].any())
+    assert moved and idle_with_momentum
+    assert len({tuple(choices) for choices in drawn}) > 1
+
+
+@pytest.mark.parametrize("one_path", [True, False])
+def test_only_what_is_sampled_runs(one_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
+    monkeypatch.setattr(space, "_SPACES", dict(space._SPACES))
+    for name in ("my_op", "your_op"):
+        register_op(name)(squeeze)
+    mine = SearchSpace("mine", DARTS, nodes=2, candidates=("none", "my_op", "your_op"), concat=(2, 3), derived_inputs=2)
+    register_space(mine)
+    search = new_search(tmp_path, space="mine", cells=3, channels=4, **(GDAS if one_path else {}))
+    search.network.train()
+    ran: list[tuple[str, int, int]] = []
+    for cell in search.network.mixed_cells():
+        for key, slot in cell.slots.items():
+            bank = cell.banks[key]
+            assert isinstance(bank, ModuleBank)
+            for edge, module in zip(slot.edges, bank.modules_of_edges, strict=True):
+                place = cell.position.kind, edge, slot.column
+                module.register_forward_hook(lambda *_, place=place: ran.append(place))
+    paths = []
+    draw = search.architecture.draw
+
+    def recorded() -> Any:
+        paths.append(draw())
+        return paths[-1]
+
+    monkeypatch.setattr(search.architecture, "draw", recorded)
+    train, valid = pair(search)
+    for half in (lambda: search.step.alpha_step(train, valid), lambda: search.step.weight_step(train)):
+        ran.clear()
+        half()
+        mixture = paths[-1][0]
+        expected = []
+        for kind, table in mixture.items():
+            for edge, row in enumerate(table):
+                columns = [int(row.argmax())] if one_path else range(3)
+                expected += [(kind, edge, column) for column in columns if column] * search.network.cells_of_kind[kind]
+        assert sorted(ran) == sorted(expected)
+    assert len(paths) == 2

@@ -1,0 +1,273 @@
+"""Single-path training and evaluation of shared weights."""
+
+import copy
+import itertools
+from collections import Counter
+from random import Random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.timing import random_images
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.paths import GuideScores, PathNetwork, PathSteps, SupernetScores, fair_paths, recalibrate
+from search.sampling.samplers.sampler import Sampler, Scored
+from supernet import Supernet, get_space, list_spaces
+from training.images.batches import Batches
+
+CELLS = {"darts": 3, "nasbench201": 1}
+
+
+class OneArchitecture(Sampler):
+    """Proposes, and trains, always the same."""
+
+    has_policy = True
+
+    def ask(self) -> list[Genome]:
+        return [self.encoding.random(Random(3))]
+
+    def tell(self, scored: list[Scored]) -> None:
+        pass
+
+    def draw(self) -> Genome:
+        return self.ask()[0]
+
+
+def network_of(space: str, **options: object) -> PathNetwork:
+    encoding = Encoding(get_space(space))
+    network = Supernet(encoding.space, 4, CELLS[space], classes=10, **options)  # type: ignore[arg-type]
+    return PathNetwork(network, encoding, torch.device("cpu"), "float32")
+
+
+def steps_of(network: PathNetwork, **fields: object) -> PathSteps:
+    config = SamplingConfig(space=network.encoding.space.name, **fields)  # type: ignore[arg-type]
+    return PathSteps(config, network, OneArchitecture(network.encoding, config, 0))
+
+
+def batch(size: int = 4) -> tuple[Tensor, Tensor]:
+    return torch.randn(size, 3, 8, 8), torch.randint(10, (size,))
+
+
+# Training
+
+
+@pytest.mark.parametrize("space", list_spaces())
+def test_a_path_computes_what_the_whole_mixture_with_its_weights_does(space: str) -> None:
+    paths = network_of(space)
+    images, _ = batch()
+    genome = paths.encoding.random(Random(1))
+    mixture = paths.encoding.path(genome).one_hot(paths.encoding.space)
+    torch.testing.assert_close(paths.logits(images, genome), paths.network(images, mixture))
+
+
+@pytest.mark.parametrize("space", list_spaces())
+def test_only_the_chosen_operations_run(space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by the convolutions that are called, beside those of stem, preprocessing, residual blocks."""
+    paths = network_of(space)
+    encoding, calls = paths.encoding, Counter[str]()
+    convolve = F.conv2d
+
+    def counted(*arguments: object, **options: object) -> Tensor:
+        calls["convolutions"] += 1
+        return convolve(*arguments, **options)  # type: ignore[arg-type]
+
+    def convolutions(genome: Genome) -> int:
+        calls.clear()
+        paths.logits(batch()[0], genome)
+        return calls["convolutions"]
+
+    monkeypatch.setattr(F, "conv2d", counted)
+    names = encoding.space.candidates
+    plain = "avg_pool_3x3"
+    pool, cheap = names.index(plain), encoding.random(Random(2))
+    without = tuple(pool if column >= 0 else column for column in cheap)
+    fewest = convolutions(without)
+    convolution = next(column for column in encoding.operations if "conv_3x3" in names[column])
+    each = 4 if names[convolution].startswith("sep") else 1
+    present = [place for place, column in enumerate(without) if column >= 0]
+    cells = Counter(cell.position.kind for cell in paths.network.mixed_cells())
+    for place in present:
+        kind = encoding.space.kinds[place // len(encoding.space.edges)]
+        changed = tuple(convolution if here == place else column for here, column in enumerate(without))
+        assert convolutions(changed) == fewest + each * cells[kind]
+
+
+def test_what_nothing_reads_does_not_run() -> None:
+    encoding = Encoding(get_space("nasbench201"))
+    none, convolution = (encoding.space.candidates.index(name) for name in ("none", "nor_conv_3x3"))
+    # Into nodes 1 and 2 convolutions, of which node 3 reads the first alone.
+    genome = (convolution, convolution, convolution, none, convolution, none)
+    assert list(encoding.path(genome).choices["cell"]) == [convolution, -1, -1, none, convolution, none]
+    # Nor does what leads only to something that is not read.
+    assert list(encoding.path((convolution,) * 3 + (convolution, none, none)).choices["cell"])[:3] == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("space", list_spaces())
+@pytest.mark.parametrize("policy", ["uniform", "fair", "sampler"])
+def test_weights_that_took_no_part_are_unchanged_to_the_bit(space: str, policy: str) -> None:
+    """Momentum included; those that did have moved."""
+    paths = network_of(space)
+    steps = steps_of(paths, paths=policy)
+    for _ in range(2):
+        steps(*batch())
+    before = {name: tensor.detach().clone() for name, tensor in paths.network.named_parameters()}
+    momentum = {
+        name: steps.optimizer.state[tensor]["momentum_buffer"].clone() for name, tensor in paths.network.named_parameters()
+    }
+    drawn: list[Genome] = []
+    draw = steps.draw
+    steps.draw = lambda: drawn.extend(draw()) or drawn  # type: ignore[method-assign, func-returns-value]
+    steps(*batch())
+    idle = paths.network.idle(*map(paths.encoding.path, drawn))
+    assert idle or policy == "fair"
+    moved = 0
+    for name, parameter in paths.network.named_parameters():
+        mask = idle.get(parameter, torch.zeros(len(parameter), dtype=torch.bool))
+        state = steps.optimizer.state[parameter]["momentum_buffer"]
+        assert torch.equal(parameter[mask], before[name][mask]) and torch.equal(state[mask], momentum[name][mask])
+        moved += int((parameter != before[name])[~mask].any())
+    assert moved
+
+
+@pytest.mark.parametrize("space", list_spaces())
+def test_fair_paths_have_each_operation_once_on_each_of_their_edges(space: str) -> None:
+    encoding, random = Encoding(get_space(space)), Random(0)
+    for _ in range(20):
+        paths = fair_paths(encoding, random)
+        for genome in paths:
+            encoding.check(genome)
+        for columns in zip(*paths, strict=True):
+            assert set(columns) == {-1} or sorted(columns) == sorted(encoding.operations)
+
+
+def test_uniform_paths_have_equal_chances() -> None:
+    steps = steps_of(network_of("nasbench201"))
+    counts = Counter(column for _ in range(2000) for (genome,) in [steps.draw()] for column in genome)
+    expected = 2000 * 6 / 5
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 18.5  # 99.9% of chi-square, 4 degrees
+
+
+def test_paths_depend_on_seed_and_epoch_alone() -> None:
+    paths = network_of("nasbench201")
+    one, other = steps_of(paths), steps_of(paths)
+    one.begin_epoch(3)
+    first = [one.draw() for _ in range(5)]
+    other.begin_epoch(3)
+    assert [other.draw() for _ in range(5)] == first
+    other.begin_epoch(4)
+    assert [other.draw() for _ in range(5)] != first
+
+
+def test_a_fair_step_descends_the_sum_of_its_paths_gradients() -> None:
+    paths = network_of("nasbench201", batch_statistics=True).network.double()
+    fair = PathNetwork(paths, Encoding(get_space("nasbench201")), torch.device("cpu"), "float32")
+    steps = steps_of(fair, paths="fair")
+    images, labels = batch()
+    images = images.double()
+    genomes = steps.draw()
+    steps.begin_epoch(0)
+    expected = {name: torch.zeros_like(parameter) for name, parameter in paths.named_parameters()}
+    for genome in genomes:
+        loss = F.cross_entropy(fair.logits(images, genome), labels)
+        for name, gradient in zip(
+            expected, torch.autograd.grad(loss, list(paths.parameters()), allow_unused=True), strict=True
+        ):
+            expected[name] += 0 if gradient is None else gradient
+    steps.config.weights.clip = 0
+    steps(images, labels)
+    for name, parameter in paths.named_parameters():
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(found, expected[name], rtol=1e-5, atol=1e-7)
+
+
+# Evaluation
+
+
+def scores_of(paths: PathNetwork, count: int = 40, **fields: object) -> SupernetScores:
+    config = SamplingConfig(**{"space": paths.encoding.space.name, "batch_size": 8, "recalibrate": 0} | fields)  # type: ignore[arg-type]
+    images = random_images(80, 8)
+    train = Batches(images.take(torch.arange(40)), 8, "cpu", shuffle=True, drop_last=True)
+    return SupernetScores(config, paths, train, images.take(torch.arange(40, 40 + count)), 16)
+
+
+@pytest.mark.parametrize("space", list_spaces())
+@pytest.mark.parametrize("count", [0, 3])
+def test_an_evaluation_changes_nothing_and_repeats(space: str, count: int) -> None:
+    paths = network_of(space, batch_statistics=False)
+    score = scores_of(paths, recalibrate=count)
+    before = copy.deepcopy(paths.network.state_dict())
+    genome = paths.encoding.random(Random(0))
+    assert score(genome, 1.0) == score(genome, 1.0)
+    assert before.keys() == paths.network.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in paths.network.state_dict().items())
+
+
+def test_a_share_is_the_first_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = network_of("nasbench201")
+    sizes: list[int] = []
+    logits = paths.logits
+
+    def counted(images: Tensor, genome: Genome) -> Tensor:
+        sizes.append(len(images))
+        return logits(images, genome)
+
+    monkeypatch.setattr(paths, "logits", counted)
+    score, genome = scores_of(paths, evaluated_images=36), paths.encoding.random(Random(0))
+    for share, expected in ((1.0, [16, 16, 4]), (0.5, [16]), (0.25, [9]), (1 / 1000, [1])):
+        sizes.clear()
+        value = score(genome, share)
+        # 18 images are a batch of 16 and one of 2; a left-over single one would be dropped.
+        assert sizes == ([16, 2] if share == 0.5 else expected) and 0 <= value <= 1
+
+
+def test_more_than_there_is_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^evaluated_images: there are 40 validation images, not 41$"):
+        scores_of(network_of("darts"), evaluated_images=41)
+
+
+@pytest.mark.parametrize("space", list_spaces())
+def test_recalibration_takes_the_mean_of_the_batches_statistics(space: str) -> None:
+    """Against the inputs of every ordinary batch norm that runs, and the raw maps of one in a bank."""
+    paths = network_of(space, batch_statistics=False)
+    genome = paths.encoding.random(Random(4))
+    images = [torch.randn(6, 3, 8, 8) for _ in range(3)]
+    stem = paths.network.stem
+    seen: list[Tensor] = []
+    handle = stem[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    recalibrate(paths.network, (paths.logits(part, genome) for part in images))
+    handle.remove()
+    assert isinstance(stem[1], nn.BatchNorm2d)
+    means = torch.stack([part.mean((0, 2, 3)) for part in seen]).mean(0)
+    variances = torch.stack([part.transpose(0, 1).flatten(1).var(1) for part in seen]).mean(0)
+    torch.testing.assert_close(stem[1].running_mean, means, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stem[1].running_var, variances, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("space", list_spaces())
+def test_recalibrated_on_one_batch_evaluation_is_that_of_its_own_statistics(space: str) -> None:
+    paths = network_of(space, batch_statistics=False)
+    genome = paths.encoding.random(Random(4))
+    images, _ = batch(64)
+    recalibrate(paths.network, (paths.logits(images, genome) for _ in range(2)))
+    paths.network.eval()
+    found = paths.logits(images, genome)
+    paths.network.train()
+    # Running variances are unbiased ones, so that they differ by the number of values.
+    torch.testing.assert_close(found, paths.logits(images, genome), rtol=0.1, atol=0.05)
+
+
+def test_a_guide_takes_the_next_batch_each_time() -> None:
+    paths = network_of("nasbench201")
+    batches = Batches(random_images(24, 8), 8, "cpu", shuffle=True, drop_last=True)
+    genome = paths.encoding.random(Random(0))
+    score = GuideScores(paths, batches, 5)
+    found = [score(genome) for _ in range(6)]
+    paths.network.train()
+    expected = []
+    with torch.no_grad():
+        for images, labels in itertools.chain(batches.epoch(5), batches.epoch(5)):
+            expected.append(float((paths.logits(images, genome).argmax(1) == labels).float().mean()))
+    assert found == pytest.approx(expected)

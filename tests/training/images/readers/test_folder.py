@@ -1,0 +1,225 @@
+"""A folder of images, a folder a class."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from training.images.data import DataConfig, Part, load_images
+from training.images.files import ImageFiles
+from training.images.format import Images, ImageSet, channel_statistics
+
+PARTS: tuple[Part, ...] = ("train", "test")
+
+
+def write(folder: Path, counts: dict[str, int], sizes: Sequence[tuple[int, int]] = ((9, 7),)) -> Path:
+    """Images of one shade each, which tells the class and the number."""
+    for place, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", sizes[number % len(sizes)], (40 * place, number, 0)).save(folder / name / f"{number:03}.png")
+    return folder
+
+
+def config(root: Path, **fields: Any) -> DataConfig:
+    return DataConfig("folder", str(root), **fields)
+
+
+def names(images: Images) -> set[str]:
+    assert isinstance(images, ImageFiles)
+    return {"/".join(Path(file).parts[-2:]) for file in images.files}
+
+
+def test_a_limit_may_leave_a_class_out(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "owl"):
+        for part in ("train", "test"):
+            (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "1.png")
+    images = load_images(DataConfig("folder", str(tmp_path), limit=2), "train")
+    assert len(images.labels.unique()) == 2
+    assert images.classes == 3
+
+
+def test_images_are_not_those_of_the_network(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for part in ("train", "test"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "1.png")
+    gray = load_images(DataConfig("folder", str(tmp_path), gray=True), "train").format
+    with pytest.raises(ValueError, match=r"^data\.name: the images have 3 channels, those that .* trained on 1 channels$"):
+        load_images(DataConfig("folder", str(tmp_path)), "train", known=gray)
+
+
+def test_a_share_of_each_class_is_the_test_part(tmp_path: Path) -> None:
+    root = write(tmp_path / "images", {"cat": 20, "dog": 10, "an owl": 5})
+    train, test = (load_images(config(root, loading="workers"), part) for part in PARTS)
+    assert train.format.class_names == test.format.class_names == ("an owl", "cat", "dog")
+    assert (train.labels.bincount().tolist(), test.labels.bincount().tolist()) == ([4, 16, 8], [1, 4, 2])
+    assert not names(train) & names(test) and len(names(train) | names(test)) == 35
+    again, other = (load_images(config(root, loading="workers", split_seed=seed), "test") for seed in (0, 1))
+    assert names(again) == names(test) != names(other)
+    third = load_images(config(root, loading="workers", test_fraction=0.4), "test")
+    assert third.labels.bincount().tolist() == [2, 8, 4] and names(third) > names(test)
+
+
+@pytest.mark.parametrize("loading", ["resident", "workers"])
+def test_labels_are_those_of_the_folders(tmp_path: Path, loading: Any) -> None:
+    root = write(tmp_path, {"b": 4, "a": 3})
+    images = load_images(config(root, loading=loading, test_fraction=0.3), "train")
+    assert isinstance(images, ImageSet if loading == "resident" else ImageFiles)
+    assert images.format.shape == (3, 7, 9)
+    shades = images.pixels()[:, 0, 0, 0]
+    assert torch.equal(shades.long(), torch.tensor([40, 0])[images.labels])
+
+
+@pytest.mark.parametrize("tests", ["val", "test", "both"])
+def test_parts_in_folders_of_their_own(tmp_path: Path, tests: str) -> None:
+    write(tmp_path / "train", {"b": 4, "a": 3})
+    write(tmp_path / ("test" if tests == "both" else tests), {"b": 2})
+    if tests == "both":
+        write(tmp_path / "val", {"a": 1})
+    train, test = (load_images(config(tmp_path), part) for part in PARTS)
+    assert (train.labels.bincount().tolist(), test.labels.bincount(minlength=2).tolist()) == ([3, 4], [0, 2])
+
+
+def test_train_alone_is_divided(tmp_path: Path) -> None:
+    write(tmp_path / "train", {"b": 10, "a": 5})
+    train, test = (load_images(config(tmp_path), part) for part in PARTS)
+    assert (train.labels.bincount().tolist(), test.labels.bincount().tolist()) == ([4, 8], [1, 2])
+
+
+def test_a_class_called_train(tmp_path: Path) -> None:
+    write(tmp_path, {"train": 5, "bus": 5})
+    assert load_images(config(tmp_path), "train").format.class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize("loading", ["resident", "workers"])
+def test_statistics_of_the_training_part(tmp_path: Path, loading: Any) -> None:
+    root = write(tmp_path, {"a": 10, "b": 10}, [(9, 7), (20, 30)])
+    settings = config(root, loading=loading, size=8)
+    train, test = (load_images(settings, part) for part in PARTS)
+    assert (train.format.mean, train.format.std) == channel_statistics(train.pixels())
+    assert test.format == train.format
+    # Once known they are kept, whatever the images are.
+    known = replace(train.format, mean=(0.1, 0.2, 0.3))
+    assert load_images(settings, "train", known=known).format == known
+    limited = replace(settings, limit=4)
+    train, test = (load_images(limited, part) for part in PARTS)
+    assert (len(train), len(test), test.format) == (4, 4, train.format)
+
+
+def test_gray_images(tmp_path: Path) -> None:
+    images = load_images(config(write(tmp_path, {"a": 5, "b": 5}), gray=True), "train")
+    assert images.pixels().shape == (8, 1, 7, 9) and len(images.format.mean) == 1
+
+
+# --------------------------------------------------------------------------------------------------------- what is wrong
+
+
+def refused(root: Path, **fields: Any) -> str:
+    """Both parts say the same."""
+    said = []
+    for part in PARTS:
+        with pytest.raises(ValueError) as caught:
+            load_images(config(root, **fields), part)
+        said.append(str(caught.value))
+    assert said[0] == said[1] and "\n" not in said[0]
+    return said[0]
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    advice = "; name a folder that has one folder of images for each class"
+    assert refused(tmp_path / "absent") == f"data.root: {tmp_path}/absent: there is no such folder{advice}"
+    assert refused(tmp_path / "file") == f"data.root: {tmp_path}/file: is a file{advice}"
+
+
+def test_no_images(tmp_path: Path) -> None:
+    expected = "expected are folders with images in them, one for each class, such as cats/1.jpg and dogs/1.jpg"
+    message = f"data.root: {tmp_path}: no images found; {expected}, in it or in a folder train in it"
+    assert refused(tmp_path) == message
+    (tmp_path / "train/cats").mkdir(parents=True)
+    (tmp_path / "train/cats/notes.txt").touch()
+    write(tmp_path / "val", {"cats": 3, "dogs": 3})
+    assert refused(tmp_path) == message
+
+
+def test_one_class(tmp_path: Path) -> None:
+    write(tmp_path, {"cats": 5, "dogs": 0})
+    assert refused(tmp_path).startswith(f"data.root: {tmp_path}: only one class, 'cats', has images; expected are folders ")
+
+
+def test_a_class_that_is_not_trained(tmp_path: Path) -> None:
+    write(tmp_path / "train", {"cat": 2, "dog": 2})
+    write(tmp_path / "val", {"cat": 2, "owl": 2})
+    expected = f"data.root: {tmp_path}/val/owl: the training part has no class 'owl', only cat, dog"
+    assert refused(tmp_path) == expected
+
+
+def test_an_empty_test_part(tmp_path: Path) -> None:
+    write(tmp_path / "train", {"cat": 2, "dog": 2})
+    (tmp_path / "val").mkdir()
+    assert refused(tmp_path).startswith(f"data.root: {tmp_path}/val: no images found; delete the folder to have a share")
+
+
+def test_a_share_that_leaves_nothing(tmp_path: Path) -> None:
+    root = write(tmp_path, {"cat": 2, "dog": 1})
+    message = "of 3 images leaves the test part empty; choose another share or give more images"
+    assert refused(root, test_fraction=0.1) == f"data.test_fraction: 0.1 {message}"
+    assert load_images(config(root, test_fraction=0.3), "train").labels.bincount().tolist() == [1, 1]
+    root = write(tmp_path / "more", {"cat": 1, "dog": 1})
+    assert "leaves class " in refused(root, test_fraction=0.5)
+
+
+def test_a_name_that_cannot_be_printed(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 2, "d\nog": 2})
+    assert refused(tmp_path) == r"data.root: 'd\nog' is no name for a class, as it cannot be printed; rename the folder"
+
+
+@pytest.mark.parametrize("loading", ["resident", "workers"])
+def test_images_of_several_sizes_need_a_size(tmp_path: Path, loading: Any) -> None:
+    root = write(tmp_path, {"cat": 6, "dog": 6}, [(9, 7), (8, 8)])
+    for fields in ({}, {"skip_unreadable": True}):
+        with pytest.raises(ValueError, match=r"^data\.size: \S+\.png has \dx\d pixels where another image has \dx\d; "):
+            load_images(config(root, loading=loading, **fields), "train")
+    assert load_images(config(root, loading=loading, size=8), "train").format.shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("loading", ["resident", "workers"])
+def test_an_unreadable_image_is_named_and_left_out_on_demand(tmp_path: Path, loading: Any) -> None:
+    root = write(tmp_path, {"cat": 10, "dog": 10})
+    train, test = (load_images(config(root, loading="workers"), part) for part in PARTS)
+    assert isinstance(train, ImageFiles) and isinstance(test, ImageFiles)
+    broken = [train.files[2], train.files[9], test.files[1]]
+    for file in broken:
+        Path(file).write_bytes(b"no image")
+    for part, file, more in (("train", broken[0], ", and 1 more"), ("test", broken[2], "")):
+        with pytest.raises(ValueError) as caught:
+            load_images(config(root, loading=loading), part)  # type: ignore[arg-type]
+        assert str(caught.value).startswith(f"data.root: {file}: cannot be read as an image (")
+        assert str(caught.value).endswith(f"){more}; mend or delete it, or leave such files out, --data.skip_unreadable true")
+    log: list[str] = []
+    kept = [load_images(config(root, loading=loading, skip_unreadable=True), part, log=log.append) for part in PARTS]
+    assert [len(images) for images in kept] == [14, 3]
+    shades = kept[0].pixels()[:, 0, 0, 0]
+    assert torch.equal(shades.long(), torch.tensor([0, 40])[kept[0].labels])
+    assert log[0] == "left out, unreadable: 2 of 16 train images"
+    assert [line.split(": ")[1] for line in log[1:3]] == broken[:2]
+    assert any(line.startswith(f"left out: {broken[2]}: cannot be read as an image (") for line in log)
+
+
+def test_a_class_that_cannot_be_read(tmp_path: Path) -> None:
+    root = write(tmp_path, {"cat": 5, "dog": 5})
+    for file in (root / "dog").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"^data\.root: no image of class 'dog' can be read$"):
+        load_images(config(root, skip_unreadable=True), "train", log=lambda line: None)
+    for file in (root / "cat").iterdir():
+        file.unlink()
+        file.symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"^data\.root: no image can be read: .*\(no such file\)$"):
+        load_images(config(root), "train")

@@ -1,0 +1,226 @@
+"""Arrays in a NumPy file."""
+
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training.images.data import DataConfig, Part, load_images
+from training.images.format import ImageSet, channel_statistics
+from training.images.readers import npz
+
+PARTS: tuple[Part, ...] = ("train", "test")
+
+
+def arrays(**changed: Any) -> dict[str, Any]:
+    """20 images of 6x5 pixels in colour to train, 8 to test, three classes. None: the array is not there."""
+    random = np.random.default_rng(0)
+    good = {
+        "x_train": random.integers(0, 256, (20, 6, 5, 3), np.uint8),
+        "y_train": np.arange(20) % 3,
+        "x_test": random.integers(0, 256, (8, 6, 5, 3), np.uint8),
+        "y_test": np.arange(8) % 3,
+    }
+    return {name: array for name, array in (good | changed).items() if array is not None}
+
+
+def load(path: Path, part: Part, **fields: Any) -> ImageSet:
+    images = load_images(DataConfig("npz", str(path), **fields), part)
+    assert isinstance(images, ImageSet)
+    return images
+
+
+def saved(tmp_path: Path, compressed: bool = False, **changed: Any) -> Path:
+    path = tmp_path / "images.npz"
+    (np.savez_compressed if compressed else np.savez)(path, **arrays(**changed))
+    return path
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_bytes_in_colour(tmp_path: Path, compressed: bool) -> None:
+    path, given = saved(tmp_path, compressed), arrays()
+    train, test = (load(path, part) for part in PARTS)
+    for images, part in ((train, "train"), (test, "test")):
+        assert np.array_equal(images.images.numpy(), given[f"x_{part}"].transpose(0, 3, 1, 2))
+        assert np.array_equal(images.labels.numpy(), given[f"y_{part}"])
+        assert images.images.is_contiguous()
+    assert train.format == test.format
+    assert (train.mean, train.std) == channel_statistics(train.images)
+    assert train.format.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
+def test_floating_numbers_in_gray(tmp_path: Path, dtype: str) -> None:
+    pixels = np.random.default_rng(1).normal(3, 2, (20, 6, 5)).astype(dtype)
+    train = load(saved(tmp_path, x_train=pixels, x_test=pixels[:8]), "train")
+    assert train.images.dtype == torch.float32 and train.format.scale == 1
+    assert np.array_equal(train.images[:, 0].numpy(), pixels.astype(np.float32))
+    assert train.mean == pytest.approx((pixels.astype(np.float64).mean(),), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.arange(20, dtype=np.uint8)[:, None] % 3, np.arange(20, dtype=">i8") % 3, np.arange(20, dtype="u8") % 3]
+)
+def test_labels_of_any_whole_type(tmp_path: Path, labels: Any) -> None:
+    assert load(saved(tmp_path, y_train=labels), "train").labels.tolist() == [label % 3 for label in range(20)]
+
+
+def test_fortran_order(tmp_path: Path) -> None:
+    pixels = np.asfortranarray(arrays()["x_train"])
+    assert np.array_equal(load(saved(tmp_path, x_train=pixels), "train").images.numpy(), pixels.transpose(0, 3, 1, 2))
+
+
+def test_parts_of_two_sizes_need_a_size(tmp_path: Path) -> None:
+    path = saved(tmp_path, x_test=np.zeros((8, 9, 9, 3), np.uint8))
+    with pytest.raises(ValueError, match=r": x_train and x_test: must be of one size, or .* --data\.size, not 6x5 and 9x9$"):
+        load(path, "train")
+    assert load(path, "test", size=4).images.shape == (8, 3, 4, 4)
+
+
+def objects() -> np.ndarray[Any, Any]:
+    made = np.empty(20, object)
+    made[:] = [[1]] * 20
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"y_test": None}, "has no array y_test, only x_test, x_train, y_train; write it with numpy.savez, arrays x_train, "),
+        ({"x_train": objects()}, "x_train: holds Python objects, which are never unpickled; save an array of numbers"),
+        ({"y_train": objects()}, "y_train: holds Python objects, which are never unpickled; save an array of numbers"),
+        ({"y_train": np.arange(20) / 2}, "y_train: must be whole numbers, the classes counted from 0, not float64"),
+        ({"y_train": np.arange(20) % 2 == 0}, "y_train: must be whole numbers, the classes counted from 0, not bool"),
+        ({"y_train": np.array(list("abcd" * 5))}, "y_train: must be whole numbers, the classes counted from 0, not <U1"),
+        ({"y_train": np.eye(20, dtype=int)}, "y_train: must be one label an image, [N], not [20, 20]"),
+        ({"y_train": np.arange(20) % 3 - 1}, "y_train: label -1 is out of range; classes are counted from 0"),
+        ({"y_train": np.full(20, 2**63, "u8")}, "y_train: label 9223372036854775808 is out of range; "),
+        ({"y_train": np.arange(20) % 3 * 2}, "y_train: class 1 has no images and 4 has some; count classes"),
+        ({"y_train": np.zeros(20, int)}, "y_train: all images are of one class; at least two are needed"),
+        ({"y_train": np.arange(19) % 3}, "x_train has 20 images and y_train 19 labels"),
+        ({"y_train": np.zeros(0, int)}, "y_train: has no labels"),
+        ({"y_test": np.zeros(0, int)}, "y_test: has no labels"),
+        ({"y_test": np.arange(8)}, "y_test: label 7 is out of range, the training part has classes 0 to 2"),
+        ({"x_train": np.zeros((20, 6, 5, 3), int)}, "x_train: must be uint8 or floating numbers, not int64; convert it with "),
+        ({"x_train": np.zeros((20, 6, 5, 3), complex)}, "x_train: must be uint8 or floating numbers, not complex128; "),
+        ({"x_train": np.zeros((20, 90), np.uint8)}, "x_train: must be [N, H, W, C] or [N, H, W], not [20, 90]"),
+        ({"x_train": np.zeros((20, 0, 5), np.uint8)}, "x_train: must be [N, H, W, C] or [N, H, W], not [20, 0, 5]"),
+        ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, "x_train: [20, 3, 32, 32] would be 32 channels; channels come last"),
+        ({"x_train": np.zeros((20, 6, 5), np.uint8)}, "x_train and x_test: must have as many channels, not 1 and 3"),
+        ({"x_train": np.zeros((20, 6, 5, 3))}, "x_train and x_test: must be of one type, not float64 and uint8"),
+        ({"x_train": np.full((20, 6, 5, 3), np.nan)}, "x_train: image 0 has pixels that are NaN or infinite"),
+        ({"x_test": np.array([0.0, 1e39] * 360).reshape(8, 6, 5, 3)}, "x_test: image 0 has pixels that are NaN or infinite"),
+    ],
+    ids=range(24),
+)  # fmt: skip
+def test_arrays_that_are_wrong(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    path = saved(tmp_path, **changed)
+    for part in PARTS:
+        with pytest.raises(ValueError) as caught:
+            load(path, part)
+        assert str(caught.value).startswith(f"data.root: {path}: {message}")
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    made = np.empty(20, object)
+    made[:] = [Bomb(tmp_path / "pwned")] * 20
+    path = saved(tmp_path, y_train=made)
+    with pytest.raises(ValueError, match="never unpickled"):
+        load(path, "train")
+    path.write_bytes(path.read_bytes().replace(b"'|O'", b"'i8'"))  # a header that lies
+    with pytest.raises(ValueError, match=r"^data\.root: "):
+        load(path, "train")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    advice = r"; name an \.npz file that holds x_train, y_train, x_test, y_test$"
+    with pytest.raises(ValueError, match=rf"^data\.root: .*absent\.npz: there is no such file{advice}"):
+        load(tmp_path / "absent.npz", "train")
+    with pytest.raises(ValueError, match=rf"^data\.root: {tmp_path}: is a folder{advice}"):
+        load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18), b"\x93NUMPY\x01\x00"])
+def test_no_npz_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^data\.root: [^\n]*a\.npz: [^\n]*(no \.npz file|has no array x_train)[^\n]*$"):
+        load(tmp_path / "a.npz", "train")
+
+
+def with_member(path: Path, content: bytes, **how: Any) -> Path:
+    """An .npz whose x_train.npy is `content`."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays(x_train=None).items():
+            buffer = io.BytesIO()
+            np.save(buffer, array)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
+        archive.writestr("x_train.npy", content, **how)
+    return path
+
+
+def header(text: str) -> bytes:
+    padded = text.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 6, 5, 3)}"), "cut short, its header says"),
+        (header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, -6, 5, 3)}"), "cut short, its header says"),
+        (header("{'descr': '|V0', 'fortran_order': False, 'shape': (1000000000000,)}"), "must be uint8 or floating numbers"),
+        (header("{'descr': '<f8', 'fortran_order': False, 'shape': (0, " + 40 * "9" + ")}"), "data.root: "),
+        (header("__import__('os').mkdir('pwned')"), "x_train: damaged, its header cannot be read"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", "x_train: damaged, its header cannot be read"),
+        (b"\x93NUMPY\x02\x00\x40\x4b\x4c\x00" + 5_000_000 * b" ", "x_train: damaged, its header cannot be read"),
+        (b"\x93NUMPY\x09\x00", "x_train: damaged, its header cannot be read"),
+        (b"no array", "x_train: damaged, its header cannot be read"),
+    ],
+    ids=range(9),
+)
+def test_headers_that_lie(tmp_path: Path, content: bytes, message: str) -> None:
+    path = with_member(tmp_path / "a.npz", content)
+    with pytest.raises(ValueError) as caught:
+        load(path, "train")
+    assert str(caught.value).startswith(f"data.root: {path}: ") and message in str(caught.value)
+    assert "\n" not in str(caught.value) and "allow_pickle" not in str(caught.value)
+
+
+def test_more_than_the_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, True, x_train=np.zeros((20, 500, 500, 3), np.uint8), x_test=np.zeros((8, 500, 500, 3), np.uint8))
+    load(path, "test")
+    monkeypatch.setattr(npz, "available_memory", lambda: 41 * 500 * 500 * 3)
+    with pytest.raises(ValueError, match=r": to read its arrays takes 0\.0 GiB and 0\.0 GiB of memory are free; a folder of "):
+        load(path, "test")
+
+
+def test_a_size_that_its_bytes_cannot_have(tmp_path: Path) -> None:
+    path = saved(tmp_path, True)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\x01\x02")  # the directory's entry of the first array
+    content[place + 24 : place + 28] = (2**32 - 2).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r": x_train\.npy: damaged, \d+ bytes cannot hold 4294967294$"):
+        load(path, "train")
+
+
+def test_other_compression(tmp_path: Path) -> None:
+    path = with_member(tmp_path / "a.npz", b"\x93NUMPY" + bytes(10**5), compress_type=zipfile.ZIP_LZMA)
+    with pytest.raises(
+        ValueError, match=r": x_train\.npy: damaged, or compressed in a way that numpy\.savez_compressed is not$"
+    ):
+        load(path, "train")

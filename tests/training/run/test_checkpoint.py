@@ -1,0 +1,417 @@
+"""Tests of training/run/checkpoint.py."""
+
+import os
+import random
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from training.run.checkpoint import Checkpoints, RunDirectory
+from training.run.config import config_from_file
+
+
+@dataclass
+class Stop:
+    hours: float | None = None
+
+
+@dataclass
+class Config:
+    epochs: int = 5
+    rate: float = 1e-3
+    stop: Stop = field(default_factory=Stop)
+
+
+@dataclass
+class OtherConfig:
+    epochs: int = 5
+    genotype: str = "DARTS_V2"
+
+
+def start(path: Path, config: object | None = None, resume: bool = False, overwrite: bool = False) -> RunDirectory:
+    return RunDirectory.open(path, config or Config(), resume=resume, overwrite=overwrite)
+
+
+@pytest.fixture
+def finished(tmp_path) -> Path:
+    """The directory of a run with all of its files."""
+    path = tmp_path / "run"
+    checkpoints = start(path).checkpoints("search")
+    checkpoints.save(1, {"x": 1})
+    checkpoints.save(2, {"x": 2})
+    results = ("genotype.json", "history.jsonl", "metrics.json", "weights.safetensors")
+    for name in ("log.txt", "events.out.tfevents.1.host.2.0", *results):
+        (path / name).write_text("old")
+    return path
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+# The directory of a run
+
+
+def test_a_new_run_writes_its_config(tmp_path):
+    for path in (tmp_path / "a" / "b", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert start(path, Config(epochs=7)).path == path
+        assert config_from_file(Config, path / "config.yaml") == Config(epochs=7)
+        assert list(contents(path)) == ["config.yaml"]
+
+
+def test_overwrite_of_nothing_is_a_new_run(tmp_path):
+    start(tmp_path / "new", overwrite=True)
+    assert (tmp_path / "new" / "config.yaml").is_file()
+
+
+def test_a_second_run_needs_a_flag(finished):
+    before = contents(finished)
+    with pytest.raises(ValueError, match=r"run: holds a run already, saved after epoch 2; .*--resume .*--overwrite"):
+        start(finished, Config(epochs=9))
+    with pytest.raises(ValueError, match="exclude each other"):
+        start(finished, resume=True, overwrite=True)
+    assert contents(finished) == before
+
+
+def test_overwrite_removes_the_run_and_nothing_else(finished):
+    (finished / "notes.txt").write_text("mine")
+    (finished / "checkpoints" / "best.pt").write_text("mine")
+    (finished / "checkpoints" / "epoch_0003.pt.tmp").write_text("old")
+    start(finished, Config(epochs=9), overwrite=True)
+    assert list(contents(finished)) == ["checkpoints/best.pt", "config.yaml", "notes.txt"]
+    assert config_from_file(Config, finished / "config.yaml").epochs == 9
+    assert start(finished, Config(epochs=9), resume=True).checkpoints("search").load_latest() is None
+
+
+def test_overwrite_removes_the_folder_of_checkpoints(finished):
+    start(finished, overwrite=True)
+    assert [entry.name for entry in finished.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "config.yaml", "genotype.json", "log.txt"])
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_foreign_directory_is_left_alone(tmp_path, name, flags):
+    (tmp_path / name).write_text("epochs: 5\n")
+    with pytest.raises(ValueError, match="not empty and not a run of this program"):
+        start(tmp_path, **flags)
+    assert contents(tmp_path) == {name: b"epochs: 5\n"}
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_run_killed_as_it_began_is_no_obstacle(tmp_path, flags):
+    (tmp_path / "config.yaml.tmp").write_text("# A run of fus")
+    start(tmp_path, **flags)
+    assert list(contents(tmp_path)) == ["config.yaml"]
+
+
+def test_resume_needs_a_run(tmp_path):
+    with pytest.raises(ValueError, match="absent: nothing to resume"):
+        start(tmp_path / "absent", resume=True)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_resume_before_the_first_checkpoint_begins_anew(tmp_path):
+    start(tmp_path / "run")
+    assert start(tmp_path / "run", resume=True).checkpoints("search").load_latest() is None
+
+
+def test_resume_goes_on(finished):
+    before = contents(finished)
+    run = start(finished, resume=True)
+    assert contents(finished) == before
+    assert run.checkpoints("search").load_latest() == (2, {"x": 2})
+
+
+def test_resume_refuses_another_configuration(finished):
+    before = contents(finished)
+    with pytest.raises(ValueError, match=r"run: the run was started with epochs 5, not 9; .*--overwrite"):
+        start(finished, Config(epochs=9, rate=2.0), resume=True)
+    with pytest.raises(ValueError, match=r"started with rate 0.001, not 2.0"):
+        start(finished, Config(rate=2.0), resume=True)
+    with pytest.raises(ValueError, match=r"started with genotype absent, not DARTS_V2"):
+        start(finished, OtherConfig(), resume=True)
+    assert contents(finished) == before
+
+
+def test_resume_refuses_a_configuration_with_a_field_less(tmp_path):
+    start(tmp_path / "run", OtherConfig())
+    with pytest.raises(ValueError, match=r"started with rate absent, not 0.001"):
+        start(tmp_path / "run", Config(), resume=True)
+
+
+def test_what_may_change_may_change(finished):
+    run = start(finished, Config(stop=Stop(2.0)), resume=True)
+    assert run.config_hash == start(finished, resume=True).config_hash
+    assert run.checkpoints("search").load_latest() == (2, {"x": 2})
+    with pytest.raises(ValueError, match=r"started with stop.hours None, not 2.0"):
+        RunDirectory.open(finished, Config(stop=Stop(2.0)), resume=True, overwrite=False, may_change=())
+    RunDirectory.open(finished, Config(epochs=6), resume=True, overwrite=False, may_change=("stop", "epochs"))
+
+
+def test_resume_with_a_damaged_config(finished):
+    file = finished / "config.yaml"
+    whole = file.read_text()
+    file.write_text(whole.replace("epochs: 5", "epochs: [5"))
+    with pytest.raises(ValueError, match=r"config\.yaml, line \d: not plain YAML"):
+        start(finished, resume=True)
+    file.write_text(whole.partition("rate")[0])
+    with pytest.raises(ValueError, match=r"started with rate absent, not 0\.001"):
+        start(finished, resume=True)
+
+
+def test_check_changes_nothing(finished, tmp_path):
+    before = contents(finished)
+    RunDirectory.check(finished, Config(epochs=9), resume=False, overwrite=True)
+    RunDirectory.check(tmp_path / "new" / "run", Config(), resume=False, overwrite=False)
+    assert contents(finished) == before
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="holds a run already"):
+        RunDirectory.check(finished, Config(), resume=False, overwrite=False)
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file: is a file"):
+        start(tmp_path / "file", overwrite=True)
+    with pytest.raises(ValueError, match=r"file/run: the run directory cannot be made, .*file is a file"):
+        start(tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_directory_without_permission(tmp_path, monkeypatch):
+    # Root may write everywhere, so the answer of the system is made.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"a/b: the run directory cannot be written, no permission for"):
+        start(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ValueError, match=r"run: the run directory cannot be written: Permission denied"):
+        start(tmp_path / "run")
+
+
+# Checkpoints
+
+
+def a_state() -> dict:
+    """What a loop saves, and more: all data types, layouts, an optimiser with a state, random states."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    optimizers = [
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.5, 0.999)),
+    ]
+    for _ in range(2):
+        model(torch.randn(2, 3, 5, 5)).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    whole = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool]
+    broken = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
+    return {
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "random": torch.get_rng_state(),
+        "whole": {str(dtype): torch.randint(0, 2, (3, 2)).to(dtype) for dtype in whole},
+        "broken": {str(dtype): torch.randn(3, 2).to(dtype) for dtype in broken},
+        "special": torch.tensor([float("nan"), float("inf"), -0.0, 1e-45]),
+        "transposed": torch.randn(3, 4).t(),
+        "images": torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+        "empty": torch.empty(0, 3),
+        "plain": [None, True, 3, 0.1, "é", (1, 2.5), {"a": {1: "b"}}],
+    }
+
+
+def assert_same(first: object, second: object) -> None:
+    assert type(first) is type(second)
+    if isinstance(first, torch.Tensor):
+        assert (first.dtype, first.shape, first.stride()) == (second.dtype, second.shape, second.stride())
+        assert first.requires_grad == second.requires_grad
+        kept, read = first.detach().contiguous(), second.detach().contiguous()
+        assert torch.equal(kept.view(-1).view(torch.uint8), read.view(-1).view(torch.uint8))
+    elif isinstance(first, dict):
+        assert list(first) == list(second)
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    else:
+        assert first == second
+
+
+@pytest.fixture
+def checkpoints(tmp_path) -> Checkpoints:
+    return Checkpoints(tmp_path, header={"kind": "search", "config_hash": "0123456789ab"})
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(file.name for file in (directory / "checkpoints").iterdir())
+
+
+def test_round_trip_is_exact(checkpoints, tmp_path):
+    state = a_state()
+    assert checkpoints.save(12, state) == tmp_path / "checkpoints" / "epoch_0012.pt"
+    epoch, back = checkpoints.load_latest()
+    assert epoch == 12
+    assert_same(back, state)
+
+
+def test_shared_storage_stays_shared(checkpoints):
+    weight = torch.randn(4)
+    checkpoints.save(1, {"a": weight, "b": weight})
+    _, state = checkpoints.load_latest()
+    assert state["a"].data_ptr() == state["b"].data_ptr()
+
+
+def test_the_newest_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.load_latest() is None
+    for epoch in (1, 2, 9, 10, 9999, 10000):
+        checkpoints.save(epoch, {"epoch": epoch})
+        assert checkpoints.load_latest() == (epoch, {"epoch": epoch})
+    assert names(tmp_path) == ["epoch_10000.pt", "epoch_9999.pt"]
+    with pytest.raises(ValueError, match="at least 1"):
+        Checkpoints(tmp_path, keep=0)
+
+
+def test_saving_an_epoch_again_replaces_it(checkpoints, tmp_path):
+    checkpoints.save(1, {"x": 1})
+    checkpoints.save(1, {"x": 2})
+    assert checkpoints.load_latest() == (1, {"x": 2})
+    assert names(tmp_path) == ["epoch_0001.pt"]
+
+
+def test_leftovers_of_a_killed_write_are_cleaned_up(checkpoints, tmp_path):
+    checkpoints.save(1, {"x": 1})
+    (tmp_path / "checkpoints" / "epoch_0002.pt.tmp").write_bytes(b"fusenas")
+    (tmp_path / "checkpoints" / "epoch_best.pt").write_bytes(b"mine")
+    assert checkpoints.load_latest() == (1, {"x": 1})
+    assert names(tmp_path) == ["epoch_0001.pt", "epoch_best.pt"]
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (np.float64(0.5), r"state\['x'\]: is a float64"),
+        ([1, np.zeros(2)], r"state\['x'\]\[1\]: is a ndarray"),
+        ({"deep": (random.Random(0),)}, r"state\['x'\]\['deep'\]\[0\]: is a Random"),
+        ({(1, (2,)): 3}, r"state\['x'\]: the key \(1, \(2,\)\) is a tuple"),
+        (Path("x"), "PosixPath"),
+        (torch.nn.ReLU(), "ReLU"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(checkpoints, tmp_path, value, where):
+    with pytest.raises(TypeError, match=where):
+        checkpoints.save(1, {"x": value})
+    assert not (tmp_path / "checkpoints").exists()
+
+
+DAMAGED = r"epoch_0002\.pt: .*; delete it to go on from epoch 1, or begin anew with --overwrite$"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused(checkpoints, share):
+    checkpoints.save(1, {"x": 1})
+    path = checkpoints.save(2, a_state())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ValueError, match=DAMAGED):
+        checkpoints.load_latest()
+    path.unlink()
+    assert checkpoints.load_latest() == (1, {"x": 1})
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_flipped_bit_is_refused(checkpoints, data):
+    checkpoints.save(1, {"x": 1})
+    path = checkpoints.save(2, {"x": torch.zeros(3), "y": "text"})
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=DAMAGED):
+        checkpoints.load_latest()
+
+
+@pytest.mark.parametrize("kind", ["text", "torch", "pickle"])
+def test_a_foreign_file_is_refused_and_never_unpickled(checkpoints, tmp_path, kind):
+    path = tmp_path / "checkpoints" / "epoch_0001.pt"
+    path.parent.mkdir()
+    if kind == "text":
+        path.write_text("hello\n")
+    elif kind == "torch":
+        torch.save({"state": {}}, path)
+    else:
+        path.write_bytes(f"cos\nmkdir\n(S'{tmp_path / 'witness'}'\ntR.".encode())
+    with pytest.raises(ValueError, match=r"epoch_0001\.pt: not a checkpoint of this program; delete it to start from the beg"):
+        checkpoints.load_latest()
+    assert not (tmp_path / "witness").exists()
+
+
+def test_another_runs_checkpoint_is_refused(checkpoints, tmp_path):
+    checkpoints.save(1, {"x": 1})
+    with pytest.raises(ValueError, match=r"of another run \(kind search, not retrain\)"):
+        Checkpoints(tmp_path, header={"kind": "retrain", "config_hash": "0123456789ab"}).load_latest()
+    with pytest.raises(ValueError, match=r"of another run \(config_hash 0123456789ab, not ba9876543210\)"):
+        Checkpoints(tmp_path, header={"kind": "search", "config_hash": "ba9876543210"}).load_latest()
+    (tmp_path / "checkpoints" / "epoch_0001.pt").rename(tmp_path / "checkpoints" / "epoch_0007.pt")
+    with pytest.raises(ValueError, match="the file was renamed, it holds epoch 1"):
+        checkpoints.load_latest()
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_last_good_one(checkpoints, tmp_path, monkeypatch, function):
+    checkpoints.save(1, {"x": 1})
+    checkpoints.save(2, {"x": 2})
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, full)
+        with pytest.raises(OSError, match="No space left on device") as raised:
+            checkpoints.save(3, {"x": 3})
+    assert raised.value.filename == str(tmp_path / "checkpoints" / "epoch_0003.pt")
+    assert names(tmp_path) == ["epoch_0001.pt", "epoch_0002.pt"]
+    assert checkpoints.load_latest() == (2, {"x": 2})
+
+
+def test_a_write_that_the_system_refuses_leaves_the_last_good_one(tmp_path):
+    """With a real limit on the size of files, in a process of its own."""
+    script = (
+        "import resource, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from training.run.checkpoint import Checkpoints\n"
+        "from training.run.command import command\n"
+        "checkpoints = Checkpoints(Path(sys.argv[1]))\n"
+        "checkpoints.save(1, {'x': 1})\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "sys.exit(command('program', lambda: checkpoints.save(2, {'x': torch.zeros(100_000)})))\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000
+    assert (done.returncode, done.stderr) == (2, f"program: error: {tmp_path}/checkpoints/epoch_0002.pt: File too large\n")
+    assert names(tmp_path) == ["epoch_0001.pt"]
+    assert Checkpoints(tmp_path).load_latest() == (1, {"x": 1})

@@ -1,0 +1,93 @@
+"""Tests of training/run/command.py."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.run.command import TrainingDiverged, command
+
+ROOT = Path(__file__).parents[2]
+ROOM = "make room, then the same --run with --resume goes on from the last checkpoint"
+LESS = "less is needed with smaller channels, cells, batch_size or data.limit"
+
+
+def raising(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("epochs: must be\n  positive"), 2, "error: epochs: must be positive"),
+        (OSError(28, "No space left on device", "x/1.pt"), 2, f"error: x/1.pt: No space left on device; {ROOM}"),
+        (OSError(28, "No space left on device"), 2, f"error: No space left on device; {ROOM}"),
+        (OSError(13, "Permission denied", "x"), 2, "error: x: Permission denied"),
+        (MemoryError(), 2, f"error: not enough memory; {LESS}"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), 2, f"error: not enough memory; {LESS}"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), 2, f"error: not enough memory; {LESS}"),
+        (OSError("damaged\narchive"), 2, "error: damaged archive"),
+        (TrainingDiverged("step 3: the loss is NaN"), 1, "error: step 3: the loss is NaN"),
+        (KeyboardInterrupt(), 130, "stopped; the same --run with --resume goes on from the last checkpoint"),
+    ],
+)  # fmt: skip
+def test_command_turns_errors_into_one_line(capsys, error, status, line):
+    assert command("prog", raising(error)) == status
+    assert capsys.readouterr().err == f"prog: {line}\n"
+
+
+def test_command_lets_the_rest_through(capsys):
+    assert command("prog", lambda: None) == 0
+    with pytest.raises(SystemExit, match="0"):
+        command("prog", raising(SystemExit(0)))
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        command("prog", raising(RuntimeError("a mistake of ours")))
+    assert capsys.readouterr().err == ""
+
+
+def test_command_takes_sigterm_for_ctrl_c(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert command("prog", lambda: os.kill(os.getpid(), signal.SIGTERM)) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_command_works_in_a_thread():
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(command("prog", raising(ValueError("x")))))
+    thread.start()
+    thread.join()
+    assert statuses == [2]
+
+
+def test_as_a_program(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from dataclasses import dataclass\n"
+        "from training.run.command import command\n"
+        "from training.run.config import parse_command_line\n"
+        "@dataclass\n"
+        "class Schema:\n"
+        '    """A schema."""\n'
+        "    epochs: int = 1\n"
+        '    """Number of epochs."""\n'
+        "sys.exit(command('program', lambda: print(parse_command_line(Schema, None, 'program', 'It runs.')[0])))\n"
+    )
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, str(program), *argv], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    assert run("--epochs", "3") == (0, "Schema(epochs=3)\n", "")
+    assert run("--epochs", "x") == (2, "", "program: error: epochs: must be a whole number, not x\n")

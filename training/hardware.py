@@ -1,0 +1,52 @@
+"""Where and in which floating type a network computes."""
+
+import platform
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context to run a network in: bfloat16, float32, or auto, which is bfloat16 on a GPU and float32 elsewhere."""
+    enabled = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def placed(network: nn.Module, device: torch.device) -> None:
+    """Moves `network` to `device`, into the memory layout that convolutions there are at their best with."""
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to the stubs
+
+
+def device_name(device: torch.device) -> str:
+    """What the maker calls the chip."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def choose_device(name: str, threads: int | None = None) -> torch.device:
+    """The device called `name`, "auto" being cuda where there is one; sets the number of CPU threads where one is given.
+
+    On a GPU it also rules out those kernels of cuDNN that add up in whatever order they come to: a run repeats bit for bit.
+    Raises ValueError for a device that is not there.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device).item()  # meta has nothing to compute with
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used here; try auto or cpu") from error
+    return device

@@ -1,0 +1,45 @@
+"""The images of a finished run as arguments of a command."""
+
+import argparse
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, get_args, get_type_hints
+
+from training.images.data import DataConfig, list_datasets
+from training.run.arguments import TRUTH, number, whole_number
+
+_PREFIX = "data."
+
+
+def _whole_number_or_null(text: str) -> int | None:
+    return None if text == "null" else whole_number(text)
+
+
+def _choices(field: str) -> list[str]:
+    return list(get_args(get_type_hints(DataConfig)[field]))
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the fields of `DataConfig` that say what the images are; only those that are given are set."""
+    data = parser.add_argument_group("data", "Where left out, as in config.yaml of the run.")
+    given = partial(data.add_argument, default=argparse.SUPPRESS)
+    known = f"Data set: {', '.join(list_datasets())}, or one that was added with @register_dataset."
+    given("--data.name", metavar="NAME", help=known)
+    given("--data.root", metavar="DIR", help="Folder that holds the files of the data set; npz: the file.")
+    given("--data.download", help="Download it where it is absent.", **TRUTH)
+    size = "Resize images to that many a side; null: as they are. Without config.yaml: as large as those of the training."
+    given("--data.size", type=_whole_number_or_null, metavar="PIXELS", help=size)
+    given("--data.fit", choices=_choices("fit"), help="What is done to an image that is no square.")
+    shorter = "With fit crop: pixels of the shorter side before the square is cut out; null: those of size."
+    given("--data.resize", type=_whole_number_or_null, metavar="PIXELS", help=shorter)
+    given("--data.gray", help="Folder: read images in shades of grey.", **TRUTH)
+    given("--data.test_fraction", type=number, metavar="SHARE", help="Folder without a test part: the share that is it.")
+    given("--data.split_seed", type=whole_number, metavar="N", help="Folder without a test part: seed of the choice.")
+    given("--data.skip_unreadable", help="Folder: leave out files that are no readable images.", **TRUTH)
+    given("--data.loading", choices=_choices("loading"), help="Where batches come from.")
+    given("--data.workers", type=_whole_number_or_null, metavar="N", help="Processes that read images; null: one a core.")
+
+
+def data_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `DataConfig` that were given, from the attributes of what was parsed."""
+    return {name.removeprefix(_PREFIX): value for name, value in options.items() if name.startswith(_PREFIX)}

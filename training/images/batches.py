@@ -1,0 +1,200 @@
+"""The batches of an epoch: cut from images that stay on the device, or made by worker processes."""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from base.seeds import new_generator
+from training.images.augment import Augmentation, Draws
+from training.images.format import Images
+from training.images.workers import new_loader, results
+
+EVALUATED_PIXELS = 512 * 32 * 32
+"""So many pixels are evaluated together where that changes nothing."""
+
+
+class _Request(NamedTuple):
+    """What one batch is made of, in arrays of NumPy: tensors would be shared with the worker, these few numbers are sent."""
+
+    chosen: NDArray[np.int64]
+    """Indices of its images, [B]."""
+    draws: tuple[NDArray[Any], ...]
+    """Random choices for each of them: the fields of `Draws`."""
+
+    @classmethod
+    def of(cls, chosen: Tensor, draws: Draws) -> Self:
+        return cls(chosen.numpy(), tuple(draw.numpy() for draw in draws))
+
+
+class _Resident:
+    """All images on the device, padded: a batch is cut out there."""
+
+    def __init__(self, images: Images, device: torch.device, augment: Augmentation) -> None:
+        self._augment = augment
+        self._pixels = augment.pad(images.pixels().to(device))
+        self._labels = images.labels.to(device)
+        self._device = device
+
+    def close(self) -> None:
+        self._pixels = self._labels = torch.empty(0)
+
+    def batches(self, order: Tensor, draws: Draws, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pixels [B, H, W, C] and labels [B] on the device. No batch waits for the host: all choices are there first."""
+        order, draws, start = order.to(self._device), draws.to(self._device), 0
+        for size in sizes:
+            chosen = order[start : start + size]
+            yield self._augment.crop_and_flip(self._pixels, chosen, draws.between(start, start + size)), self._labels[chosen]
+            start += size
+
+
+class _Workers:
+    """Images anywhere: processes read them, crop and flip, and the batches come to the device in turn."""
+
+    def __init__(self, images: Images, device: torch.device, augment: Augmentation, stay: bool) -> None:
+        """`stay`: the processes wait for the next epoch at the end of one."""
+        self._images = images
+        self._device = device
+        self._augment = augment
+        self._stay = stay
+        # Those of epochs that are over or were left; each with the list of requests that it goes through.
+        self._idle: list[tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | str]]] = []
+
+    def close(self) -> None:
+        self._idle.clear()
+
+    def batches(self, order: Tensor, draws: Draws, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pixels [B, H, W, C] and labels [B] on the device. Raises ValueError for an image that cannot be read."""
+        requests, loader = self._idle.pop() if self._idle else self._new_loader()
+        parts = pairwise(accumulate(sizes, initial=0))
+        requests[:] = [_Request.of(order[start:stop], draws.between(start, stop)) for start, stop in parts]
+        try:
+            for pixels, labels in results(loader):
+                yield pixels.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+        finally:
+            if self._stay:
+                self._idle.append((requests, loader))
+
+    def _new_loader(self) -> "tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | str]]":
+        requests: list[_Request] = []
+        loader = new_loader(
+            _Reader(self._images, self._augment),
+            requests,
+            self._images.workers,
+            persistent_workers=self._stay,
+            pin_memory=self._device.type == "cuda",
+        )
+        return requests, loader
+
+
+class _Reader(Dataset[tuple[Tensor, Tensor] | str]):
+    """In a worker: makes the batch that a request asks for; a text where it cannot, as an error would lose its one line."""
+
+    def __init__(self, images: Images, augment: Augmentation) -> None:
+        self._images = images
+        self._augment = augment
+
+    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor] | str:
+        chosen, draws = torch.from_numpy(request.chosen), Draws(*map(torch.from_numpy, request.draws))
+        try:
+            crops = self._augment.crops(draws)
+            pixels = self._images.pixels(chosen) if crops is None else self._images.crops(chosen, crops)
+        except ValueError as error:
+            return str(error)
+        padded = self._augment.pad(pixels)
+        return self._augment.crop_and_flip(padded, torch.arange(len(chosen)), draws), self._images.labels[chosen]
+
+
+class Batches:
+    """The batches of a data set; order and augmentation depend on seed and epoch alone.
+
+    Images whose `workers` is 0 are copied to the device as they are and stay there; of others that many processes make the
+    batches, which are the same.
+
+    Args:
+        images: the data set.
+        batch_size: images a batch.
+        seed: seed of the run.
+        augment: random changes of the images; None leaves them as they are.
+        shuffle: take the images in a random order that differs from epoch to epoch.
+        drop_last: leave out a last batch that would be short.
+        dtype: floating type of the images that are handed out.
+        stream: name of the random stream; give the two levels of a search different ones.
+
+    Raises:
+        ValueError: the batch size is below 1 or above the number of images, or parts of images are to be cut out at random
+            (`Augmentation.crop_area`) where the images stay on the device.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        device: torch.device | str,
+        seed: int = 0,
+        augment: Augmentation | None = None,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+        stream: str = "",
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: must be at least 1, not {batch_size}")
+        if batch_size > len(images):
+            raise ValueError(f"batch_size: {batch_size} is larger than the {len(images)} images it is taken from")
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self._count = len(images)
+        form = images.format
+        _, self._height, self._width = form.shape
+        self._seed = seed
+        self._stream = stream
+        self._augment = augment or Augmentation()
+        self._shuffle = shuffle
+        self._drop_last = drop_last
+        self._dtype = dtype
+        if self._augment.crop_area < 1 and not images.workers:
+            raise ValueError("data.crop_area: only worker processes cut out parts of images; set data.loading to workers")
+        # What is gone through once in a while, without shuffling, is not worth processes that wait for it.
+        self._source = (
+            _Workers(images, self.device, self._augment, stay=shuffle)
+            if images.workers
+            else _Resident(images, self.device, self._augment)
+        )
+        precise = torch.promote_types(dtype, torch.float32)
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (form.mean, form.std))
+        self._scale = (1 / (form.scale * std)).to(self.device, precise)
+        self._shift = (-mean / std).to(self.device, precise)
+
+    def close(self) -> None:
+        """Lets go of the images, or of the processes that wait for the next epoch; there is none after this."""
+        self._source.close()
+
+    def __len__(self) -> int:
+        """Number of batches an epoch."""
+        whole, rest = divmod(self._count, self.batch_size)
+        return whole + (rest > 0 and not self._drop_last)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `number`: images [B, C, H, W], normalised and in channels_last memory, and labels [B].
+
+        The random choices of the whole epoch are made first.
+        """
+        seed = (self._seed, self._stream, number)
+        order = torch.arange(self._count)
+        if self._shuffle:
+            order = torch.randperm(self._count, generator=new_generator(*seed, "order"))
+        draws = self._augment.draw(self._count, self._height, self._width, *seed)
+        sizes = [min(self.batch_size, self._count - batch * self.batch_size) for batch in range(len(self))]
+        on_device, start = draws.to(self.device), 0
+        for pixels, labels in self._source.batches(order, draws, sizes):
+            values = torch.addcmul(self._shift, pixels.to(self._scale.dtype), self._scale).to(self._dtype)
+            values = self._augment.cut_out(values, on_device.between(start, start + len(labels)))
+            start += len(labels)
+            yield rearrange(values, "b h w c -> b c h w"), labels

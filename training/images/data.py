@@ -1,0 +1,334 @@
+"""What images a run uses: the settings, the table of data sets, and how they are divided."""
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from base.checks import check_choices
+from base.files import write_atomically
+from base.seeds import new_generator
+from training.images.augment import Augmentation
+from training.images.files import ImageFiles, in_memory, survey
+from training.images.format import BYTE, ImageFormat, Images, ImageSet, resize
+from training.images.memory import free_on
+from training.images.workers import available_cores
+from training.run.config import RunOptions
+
+Part = Literal["train", "test"]
+AnyImages = TypeVar("AnyImages", bound=Images)
+
+DATA_FILE = "data.json"
+# Of the free memory: what images may take where they stay on the device. A search holds them up to four times: as they were
+# read, divided, with their border for each level, and for evaluation.
+_ROOM = 0.25
+
+
+@dataclass
+class DataConfig:
+    """Which images a run uses and how the training ones are changed at random."""
+
+    name: str = "digits"
+    """Data set: digits (part of scikit-learn), cifar10, cifar100, svhn, mnist, fashion_mnist, folder (one folder of images for
+    each class), npz (arrays x_train, y_train, x_test, y_test), or one that was added with @register_dataset."""
+    root: str = "data"
+    """Folder that holds the files of the data set (cifar10: the folder above cifar-10-batches-py; folder: the one above the
+    folders of the classes, or above train and, where there is one, test or val); of npz the file. Digits needs none."""
+    download: bool = False
+    """Download the data set into root where it is absent or damaged."""
+    crop_padding: int = 0
+    """Pixels of zeros around a training image before a crop of its own size is taken at random; 0 = no random crop."""
+    flip: bool = False
+    """Mirror half of the training images, chosen at random, left to right."""
+    cutout: int = 0
+    """Side in pixels of the square that is blanked at a random place of each training image; 0 = none."""
+    crop_area: float = 1.0
+    """A part of a training image of at least that share of its area takes its place (ImageNet: 0.08); 1 = none does."""
+    limit: int | None = None
+    """Use only that many training images, in the proportions of the classes and the same ones each time; null = all."""
+    size: int | None = None
+    """Resize images to that many pixels on each side; null: as they are."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """What size does to an image that is no square: crop cuts one from its middle, stretch squeezes all of it in."""
+    resize: int | None = None
+    """With fit crop: pixels that the shorter side gets before the square of size is cut out (ImageNet: 256); null: size."""
+    gray: bool = False
+    """Folder: read images in shades of grey, with one channel."""
+    test_fraction: float = 0.2
+    """Folder without a folder test or val: share of each class that is the test part, at most 0.5."""
+    split_seed: int = 0
+    """Folder without a folder test or val: which images are the test part. The seed of the run does not change it."""
+    skip_unreadable: bool = False
+    """Folder: leave out files that are no readable images, and name them in the log, instead of refusing the folder."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weights of the classes in each loss that is descended; balanced: images / (classes * images of the class)."""
+    loading: Literal["auto", "resident", "workers"] = "auto"
+    """Where batches come from: images that all stay on the device, or processes that read and change them; auto: by size."""
+    workers: int | None = None
+    """Processes that read images for a stream of batches, of which a search has one for each level; null: one for each core."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "data.")
+        for name in ("crop_padding", "cutout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name}: must be 0 or more pixels, not {getattr(self, name)}")
+        if not 0 < self.crop_area <= 1:
+            raise ValueError(f"data.crop_area: must be a share above 0 and at most 1, not {self.crop_area}")
+        if self.crop_area < 1 and self.loading == "resident":
+            raise ValueError("data.crop_area: only worker processes cut parts out; set data.loading to auto or workers")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"data.limit: must be at least 1 image, or null for all, not {self.limit}")
+        if self.size is not None and not 4 <= self.size <= 4096:
+            raise ValueError(f"data.size: must be from 4 to 4096 pixels, or null for images as they are, not {self.size}")
+        if self.resize is not None and not (self.size is not None and self.fit == "crop" and self.size <= self.resize <= 8192):
+            raise ValueError(
+                f"data.resize: must be from data.size to 8192 pixels, and needs it and data.fit crop, not {self.resize}"
+            )
+        if not 0 < self.test_fraction <= 0.5:
+            raise ValueError(f"data.test_fraction: must be above 0 and at most 0.5, not {self.test_fraction}")
+        if self.workers is not None and not 1 <= self.workers <= 1024:
+            raise ValueError(f"data.workers: must be from 1 to 1024 processes, or null, not {self.workers}")
+
+    def augmentation(self) -> Augmentation:
+        """The random changes that these settings ask for."""
+        return Augmentation(self.crop_padding, self.flip, self.cutout, self.crop_area)
+
+    def as_they_are(self) -> "DataConfig":
+        """The same images, all of them and without random changes."""
+        return replace(self, crop_padding=0, flip=False, cutout=0, crop_area=1.0, limit=None)
+
+    @property
+    def processes(self) -> int:
+        """Processes that read images, where any do."""
+        return self.workers or available_cores()
+
+
+Loader = Callable[[DataConfig, Part], Images]
+# Imported when they are asked for, as some readers take seconds to import.
+_SHIPPED = {
+    "digits": "digits:load",
+    "cifar10": "vision:load_cifar10",
+    "cifar100": "vision:load_cifar100",
+    "svhn": "vision:load_svhn",
+    "mnist": "vision:load_mnist",
+    "fashion_mnist": "vision:load_fashion_mnist",
+    "folder": "folder:load",
+    "npz": "npz:load",
+}
+_OWN: dict[str, Loader] = {}
+
+
+def register_dataset(name: str) -> Callable[[Loader], Loader]:
+    """Make the decorated function the data set `name`: from the settings and "train" or "test" it returns the images, as an
+    `ImageSet` or `ImageFiles`.
+
+    Raises:
+        ValueError: there is a data set of that name already.
+    """
+
+    def register(loader: Loader) -> Loader:
+        if name in list_datasets():
+            raise ValueError(f"data set {name!r} is registered already")
+        _OWN[name] = loader
+        return loader
+
+    return register
+
+
+def list_datasets() -> list[str]:
+    """Names of all data sets."""
+    return sorted((*_SHIPPED, *_OWN))
+
+
+def _loader(name: str) -> Loader:
+    if name in _OWN:
+        return _OWN[name]
+    if name not in _SHIPPED:
+        raise ValueError(f"data.name: unknown data set {name!r}; known: {', '.join(list_datasets())}")
+    module, _, function = _SHIPPED[name].partition(":")
+    loader: Loader = getattr(importlib.import_module(f"training.images.readers.{module}"), function)
+    return loader
+
+
+def load_images(
+    config: DataConfig,
+    part: Part,
+    device: torch.device | str = "cpu",
+    known: ImageFormat | None = None,
+    log: Callable[[str], None] = print,
+    surveyed: bool = False,
+) -> Images:
+    """Read one part of the data set that `config` names; `config.limit` applies to the training part.
+
+    Both parts are resized to `config.size`. Their mean and std stay those of the data set, which for the well-known sets are
+    published constants: images that were made smaller by averaging keep about the mean but have a smaller std.
+
+    Args:
+        device: where the images are to be used. They stay there where they fit, else worker processes make the batches; see
+            `DataConfig.loading`.
+        known: the format of the images that a network was trained on, or is being trained on: these get its mean and std.
+        log: told which files were left out.
+        surveyed: files need not be decoded in advance to find those that cannot be read, as that was done before.
+
+    Raises:
+        ValueError: an unknown data set, absent or damaged files, a limit above the number of images, images of another format
+            than `known`, or a random crop or cutout that could hide all of an image.
+    """
+    images = _loader(config.name)(config, part)
+    if known is not None:
+        _check_format(images.format, known)
+    if part == "train" and config.limit is not None:
+        if config.limit > len(images):
+            raise ValueError(f"data.limit: {config.limit} is more than the {len(images)} training images of {config.name}")
+        images = images.take(stratified(images.labels, config.limit, new_generator("limit")))
+    if isinstance(images, ImageSet):
+        if config.size is not None:
+            images = replace(images, images=resize(images.images, config.size, config.fit == "stretch", config.resize))
+        images = replace(images, workers=_workers(images, config, torch.device(device)))
+    elif isinstance(images, ImageFiles):
+        images = _prepared(images, config, part, torch.device(device), known, log, surveyed)
+    _check_augmentation(config, images.format)
+    if known is not None and isinstance(images, ImageSet):
+        return replace(images, mean=known.mean, std=known.std)
+    return images
+
+
+def _check_augmentation(config: DataConfig, form: ImageFormat) -> None:
+    _, height, width = form.shape
+    for name, pixels in (("crop_padding", config.crop_padding), ("cutout", config.cutout)):
+        if pixels and pixels >= min(height, width):
+            raise ValueError(f"data.{name}: {pixels} pixels could hide all of an image of {height}x{width}; use fewer")
+
+
+def _workers(images: Images, config: DataConfig, device: torch.device) -> int:
+    """Processes that make the batches: 0 where the images stay on the device."""
+    if config.loading != "auto":
+        return config.processes if config.loading == "workers" else 0
+    channels, height, width = images.format.shape
+    border = 2 * config.crop_padding
+    bytes_a_value = 1 if images.format.scale == BYTE else 4
+    needed = len(images) * channels * (height + border) * (width + border) * bytes_a_value
+    return 0 if config.crop_area == 1 and needed <= _ROOM * free_on(device) else config.processes
+
+
+def _prepared(
+    files: ImageFiles,
+    config: DataConfig,
+    part: Part,
+    device: torch.device,
+    known: ImageFormat | None,
+    log: Callable[[str], None],
+    surveyed: bool,
+) -> Images:
+    """Files with their statistics, or in memory where they stay on the device; each is decoded once for either."""
+    workers = _workers(files, config, device)
+    if workers and known is not None and surveyed and not config.skip_unreadable:
+        return _normalised(replace(files, workers=workers), known.mean, known.std)
+    found = survey(files, keep=not workers, workers=config.processes)
+    if found.unreadable:
+        first = found.unreadable[0]
+        if not config.skip_unreadable:
+            more = f", and {len(found.unreadable) - 1} more" if len(found.unreadable) > 1 else ""
+            raise ValueError(
+                f"data.root: {first}{more}; mend or delete it, or leave such files out, --data.skip_unreadable true"
+            )
+        log(f"left out, unreadable: {len(found.unreadable)} of {len(files)} {part} images")
+        for problem in found.unreadable:
+            log(f"left out: {problem}")
+    names = files.format.class_names
+    before, left = (labels.bincount(minlength=len(names)) for labels in (files.labels, files.labels[found.readable]))
+    lost = (before > 0) & (left == 0)
+    if not left.any() or (part == "train" and lost.any()):
+        raise ValueError(f"data.root: no image of class {names[int(lost.int().argmax())]!r} can be read")
+    if known is None and part == "test":
+        # Asked for alone, the test part has the statistics of the training part all the same.
+        known = load_images(config, "train", device, log=log).format
+    mean, std = (found.mean, found.std) if known is None else (known.mean, known.std)
+    files = _normalised(replace(files, workers=workers), mean, std)
+    return files.take(found.readable) if workers else in_memory(files, found)
+
+
+def _normalised(files: ImageFiles, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageFiles:
+    return replace(files, format=replace(files.format, mean=mean, std=std))
+
+
+def _check_format(form: ImageFormat, known: ImageFormat) -> None:
+    """Raises ValueError for images of other classes or channels than those of `known`."""
+    if form.class_names != known.class_names:
+        raise ValueError(
+            f"data.name: the images have {form.class_names_in_short()}, those that the network was trained on "
+            f"{known.class_names_in_short()}"
+        )
+    described = [(f"{other.shape[0]} channels", f"pixels that are divided by {other.scale:g}") for other in (form, known)]
+    for ours, theirs in zip(*described, strict=True):
+        if ours != theirs:
+            raise ValueError(f"data.name: the images have {ours}, those that the network was trained on {theirs}")
+
+
+def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Ascending indices of `count` images in the proportions of the classes; a smaller choice is part of a larger one."""
+    order = torch.randperm(len(labels), generator=generator)
+    shuffled = labels[order]
+    counts = shuffled.bincount()
+    by_class = shuffled.argsort(stable=True)
+    rank = torch.empty_like(shuffled)
+    rank[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
+    # The k-th image of a class of n comes at (k + 1/2) / n of the way, so any beginning has the classes' proportions.
+    position = (rank + 0.5).double() / counts[shuffled]
+    return order[position.argsort(stable=True)[:count]].sort().values
+
+
+def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImages, AnyImages]:
+    """The two parts of a search's training images: shuffle with `seed`, then cut after the share `fraction` (DARTS, 3.1).
+
+    Raises:
+        ValueError: one of the parts would be empty.
+    """
+    count = int(fraction * len(images))
+    if not 0 < count < len(images):
+        raise ValueError(f"train_fraction: {fraction} of {len(images)} images leaves one of the two parts empty")
+    order = torch.randperm(len(images), generator=new_generator(seed, "split"))
+    return images.take(order[:count]), images.take(order[count:])
+
+
+def save_format(images: Images, run: Path) -> None:
+    """Writes data.json in the directory of a run: the format of its training images, and how many there are of each class."""
+    counts = images.labels.bincount(minlength=images.classes).tolist()
+    content = images.format.to_dict() | {"train_images": len(images), "train_images_of_class": counts}
+    write_atomically(run / DATA_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def saved_format(options: RunOptions) -> ImageFormat | None:
+    """The format of the training images of the run that is resumed; None for a new one, or where it is not yet written.
+
+    Raises ValueError for a damaged file.
+    """
+    path = options.run / DATA_FILE
+    if not options.resume or not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content = {name: value for name, value in content.items() if not name.startswith("train_images")}
+        return ImageFormat.from_dict(content)
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it to have it computed again") from error
+
+
+def class_weights(images: Images, config: DataConfig) -> Tensor | None:
+    """Weights of the classes in the loss, float32 [classes], as `config.class_weights` says; None where all count alike.
+
+    Raises ValueError where a class has no image, whose weight would be infinite.
+    """
+    if config.class_weights == "none":
+        return None
+    counts = images.labels.bincount(minlength=images.classes)
+    if not counts.all():
+        name = images.format.class_names[int(counts.argmin())]
+        raise ValueError(f"data.class_weights: class {name!r} has no training image; leave the weights out or add images")
+    return (len(images) / (images.classes * counts)).float()

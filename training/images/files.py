@@ -1,0 +1,257 @@
+"""Images that stay in their files until a batch of them is asked for."""
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from training.images.format import BYTE, Crop, ImageFormat, ImageSet, statistics_of_sums
+from training.images.workers import new_loader, results
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+"""Of the files that are taken for images, in lower case."""
+_AT_ONCE = 64  # images that a worker of a survey decodes before it reports
+_WORTH_WORKERS = 256  # images that are decoded faster than processes start
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """From a file to pixels: red, green and blue or shades of grey, upright, with white behind what is transparent."""
+
+    size: int | None
+    """Pixels a side; None: as the image is."""
+    shorter: int | None
+    """Pixels that the shorter side has before a square of `size` is cut from the middle; None: `size`, so all of it is left."""
+    stretch: bool
+    """Resize each side by itself instead, so that nothing is cut off."""
+    gray: bool
+    """One channel, not three."""
+
+    def read(self, path: str, crop: Crop | None = None) -> Tensor:
+        """The image, or that part of it, uint8 [C, H, W]. Raises ValueError, naming the file, where there is none."""
+        from PIL import Image, ImageOps, UnidentifiedImageError  # slow to import
+
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise ValueError(f"{_one_line(path)}: cannot be read as an image (no such file)")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd files, which are read or not
+                with Image.open(path) as file:
+                    if self.size is not None:
+                        # A JPEG of many times that size is decoded at a half, a quarter or an eighth, which is much faster.
+                        file.draft("L" if self.gray else "RGB", (self._needed(file, crop),) * 2)
+                    ImageOps.exif_transpose(file, in_place=True)
+                    image = _in_bytes(file, self.gray)
+                    box = self._box(image) if crop is None else crop.box(image.height, image.width)
+                    size = image.size if self.size is None else (self.size, self.size)
+                    if size != image.size or box != (0, 0, *image.size):
+                        image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
+                    pixels = np.array(image)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{_one_line(path)}: cannot be read as an image (of no known format)") from error
+        except Exception as error:  # of any type: each format has a decoder of its own
+            said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            reason = _one_line(said) or type(error).__name__
+            raise ValueError(f"{_one_line(path)}: cannot be read as an image ({reason})") from error
+        return rearrange(torch.from_numpy(pixels), "h w -> 1 h w" if self.gray else "h w c -> c h w")
+
+    def _needed(self, image: "Image", crop: Crop | None) -> int:
+        """Pixels that the shorter side must have so that no pixel of the result is made up."""
+        assert self.size is not None
+        if crop is None:
+            return max(self.size, 0 if self.stretch else self.shorter or 0)
+        # It may be turned on its side afterwards.
+        boxes = crop.box(image.height, image.width), crop.box(image.width, image.height)
+        shortest = min(min(right - left, bottom - top) for left, top, right, bottom in boxes)
+        return math.ceil(self.size * min(image.size) / max(1.0, shortest))
+
+    def _box(self, image: "Image") -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of what is left of the image."""
+        if self.size is None or self.stretch:
+            return 0, 0, image.width, image.height
+        side = min(image.size) * self.size / max(self.size, self.shorter or self.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        return left, top, left + side, top + side
+
+
+def _in_bytes(image: "Image", gray: bool) -> "Image":
+    """A byte for each of red, green and blue, or for the shade of grey; what is transparent becomes white."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError(f"pixels of mode {image.mode}, which have no known largest value; an .npz file can hold them")
+        image = Image.fromarray(((values.astype(np.uint32) + 0x80) // 0x101).astype(np.uint8))
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    mode = "L" if gray else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _one_line(text: str) -> str:
+    """Also of a file name, which may hold line breaks and what is no Unicode."""
+    return " ".join(text.split()).encode(errors="backslashreplace").decode()
+
+
+class OfOtherSize(ValueError):
+    """An image has another size than the others, and there is none that all are brought to."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Labelled image files."""
+
+    files: tuple[str, ...]
+    labels: Tensor
+    """Class of each image, int64 [N]."""
+    decoding: Decoding
+    format: ImageFormat
+    workers: int = 1
+
+    @property
+    def classes(self) -> int:
+        return len(self.format.class_names)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, indices: Tensor) -> "ImageFiles":
+        """The images at `indices` [n], in that order, with the same classes and statistics."""
+        return replace(self, files=tuple(self.files[index] for index in indices.tolist()), labels=self.labels[indices])
+
+    def pixels(self, indices: Tensor | None = None) -> Tensor:
+        """Those at `indices` [n], or all, decoded: uint8 [n, C, H, W]. Raises ValueError for one that cannot be read."""
+        places = range(len(self)) if indices is None else indices.tolist()
+        return self._stacked([self._read(self.files[place]) for place in places])
+
+    def crops(self, indices: Tensor, crops: Sequence[Crop]) -> Tensor:
+        """Parts of the images at `indices` [n], resized to [n, C, H, W]. Raises ValueError for an image that cannot be read."""
+        named = zip(indices.tolist(), crops, strict=True)
+        return self._stacked([self._read(self.files[place], crop) for place, crop in named])
+
+    def _read(self, file: str, crop: Crop | None = None) -> Tensor:
+        image = self.decoding.read(file, crop)
+        if tuple(image.shape) != self.format.shape:
+            ours, others = (f"{width}x{height}" for _, height, width in (image.shape, self.format.shape))
+            raise OfOtherSize(
+                f"data.size: {_one_line(file)} has {ours} pixels where another image has {others}; "
+                "images of different sizes need one that all are brought to, such as --data.size 64"
+            )
+        return image
+
+    def _stacked(self, images: list[Tensor]) -> Tensor:
+        return torch.stack(images) if images else torch.empty(0, *self.format.shape, dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found where every file was decoded once."""
+
+    readable: Tensor
+    """Indices of the files that can be read, ascending, [n]."""
+    unreadable: tuple[str, ...]
+    """What is wrong with each of the others, in one line that names the file."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of pixel / 255 over the readable images, one a channel; 1 where all pixels are alike."""
+    pixels: Tensor | None
+    """Those of the readable images, uint8 [n, C, H, W], where they were to be kept."""
+
+
+def survey(images: ImageFiles, keep: bool, workers: int) -> Survey:
+    """Decodes every file once, in `workers` processes where that is worth while.
+
+    Raises ValueError for images of different sizes where the decoding does not resize them.
+    """
+    parts = [range(start, min(start + _AT_ONCE, len(images))) for start in range(0, len(images), _AT_ONCE)]
+    loader = new_loader(_Surveyor(images, keep), parts, workers if len(images) >= _WORTH_WORKERS else 0)
+    channels, height, width = images.format.shape
+    total, squares = torch.zeros(2, channels, dtype=torch.int64)
+    readable: list[int] = []
+    unreadable: list[str] = []
+    kept = torch.empty(len(images), *images.format.shape, dtype=torch.uint8) if keep else None
+    for found in results(loader):
+        if kept is not None:
+            kept[len(readable) : len(readable) + len(found.readable)] = found.pixels
+        readable.extend(found.readable)
+        unreadable.extend(found.unreadable)
+        total += found.total
+        squares += found.squares
+    mean, std = statistics_of_sums(total, squares, max(1, len(readable) * height * width), BYTE)
+    indices = torch.tensor(readable, dtype=torch.int64)
+    return Survey(indices, tuple(unreadable), mean, std, None if kept is None else kept[: len(readable)])
+
+
+@dataclass(frozen=True)
+class _Found:
+    readable: list[int]
+    unreadable: list[str]
+    total: Tensor
+    squares: Tensor
+    pixels: Tensor
+    """Of the readable ones, none where they are not to be kept."""
+
+
+class _Surveyor(Dataset[_Found | str]):
+    """In a worker: decodes some of the images and adds up their pixels, exactly, in whole numbers."""
+
+    def __init__(self, images: ImageFiles, keep: bool) -> None:
+        self._images = images
+        self._keep = keep
+
+    def __getitem__(self, places: range) -> _Found | str:
+        readable, unreadable, pixels = [], [], []
+        for place in places:
+            try:
+                pixels.append(self._images.pixels(torch.tensor([place])))
+                readable.append(place)
+            except OfOtherSize as error:
+                return str(error)
+            except ValueError as error:
+                unreadable.append(str(error))
+        values = torch.cat([torch.empty(0, *self._images.format.shape, dtype=torch.uint8), *pixels])
+        by_channel = rearrange(values, "n c h w -> c (n h w)").long()
+        return _Found(
+            readable,
+            unreadable,
+            by_channel.sum(1),
+            by_channel.square().sum(1),
+            values if self._keep else values[:0],
+        )
+
+
+def in_memory(images: ImageFiles, found: Survey) -> ImageSet:
+    """The same images as a survey kept them."""
+    assert found.pixels is not None
+    form = images.format
+    return ImageSet(found.pixels, images.labels[found.readable], images.classes, form.mean, form.std, form.class_names)
+
+
+def image_files(folder: Path, within: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All image files in and below `folder`, by name; hidden ones are none. Raises OSError where it cannot be read.
+
+    `within`: the folders that this one is in, into which a link may lead back.
+    """
+    within |= {folder.resolve()}
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if entry.resolve() not in within:
+                yield from image_files(entry, within)
+        elif entry.suffix.lower() in SUFFIXES:
+            yield entry

@@ -1,0 +1,249 @@
+"""Labelled images in memory, and what someone has to know who gives a network one more."""
+
+import math
+import reprlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol, Self
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+# The values of 4096 images of CIFAR-10, 100 MB in float64.
+_VALUES_AT_ONCE = 4096 * 3 * 32 * 32
+BYTE = 255.0
+"""Scale of images of bytes."""
+LONGEST = 4 / 3
+"""Longer over shorter side of a part of an image that is drawn at random (Szegedy et al., arXiv:1409.4842)."""
+_LARGEST = 1e30  # beyond it, and below its inverse, the arithmetic of float32 ends in infinity
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What images of a data set are: how a network that was trained on them wants another one, and what its answers mean.
+
+    A network is given `(pixel / scale - mean) / std`. Raises ValueError for values that do not fit together.
+    """
+
+    shape: tuple[int, int, int]
+    """C, H, W."""
+    scale: float
+    """What pixels are divided by first: 255 for bytes, 1 for floating numbers."""
+    mean: tuple[float, ...]
+    """Mean of pixel / scale over the training images, one a channel."""
+    std: tuple[float, ...]
+    """Standard deviation of pixel / scale over the training images, one a channel."""
+    class_names: tuple[str, ...]
+    """Of each class, in the order of the logits."""
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or not all(type(length) is int and length > 0 for length in self.shape):
+            raise ValueError(f"image format: shape must be three positive numbers (C, H, W), not {reprlib.repr(self.shape)}")
+        numbers = (self.scale, *self.mean, *self.std)
+        if not all(type(number) in (int, float) and -_LARGEST <= number <= _LARGEST for number in numbers):
+            raise ValueError("image format: scale, mean and std must be finite numbers, up to 1e30")
+        channels, positive = self.shape[0], (self.scale, *self.std)
+        if len(self.mean) != channels or len(self.std) != channels or not all(value >= 1 / _LARGEST for value in positive):
+            given = f"{reprlib.repr(self.mean)} and {reprlib.repr(self.std)}"
+            raise ValueError(f"mean, std: must be {channels} numbers each, std positive, not {given}")
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError(f"image format: class_names must be texts, not {reprlib.repr(self.class_names)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain numbers, texts and lists, ready for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: object) -> Self:
+        """What `to_dict` made. Raises ValueError for anything else."""
+        lists = ("shape", "mean", "std", "class_names")
+        if not isinstance(content, dict) or set(content) != {"scale", *lists}:
+            raise ValueError(f"image format: must have scale, {', '.join(lists)}")
+        if not all(isinstance(content[name], list) for name in lists):
+            raise ValueError(f"image format: {', '.join(lists)} must be lists")
+        return cls(scale=content["scale"], **{name: tuple(content[name]) for name in lists})
+
+    def class_names_in_short(self) -> str:
+        """How many classes there are, and the first of them."""
+        first = ", ".join(self.class_names[:3])
+        return f"{len(self.class_names)} classes ({first}{', ...' if len(self.class_names) > 3 else ''})"
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels [..., C, H, W] as a network is given them, float32."""
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
+        return (pixels.float() / self.scale - mean) / std
+
+
+class Images(Protocol):
+    """Labelled images of one size: an `ImageSet`, or `training.images.files.ImageFiles`."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of each image, int64 [N], from 0 to `classes` - 1."""
+
+    @property
+    def format(self) -> ImageFormat: ...
+
+    @property
+    def workers(self) -> int:
+        """Processes that make batches of them; 0: all stay on the device."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Tensor) -> Self:
+        """The images at `indices` [n], in that order, of the same format."""
+
+    def pixels(self, indices: Tensor | None = None) -> Tensor:
+        """Those at `indices` [n] (None: all) as [n, C, H, W], uint8 or, where the format's scale is 1, float32."""
+
+    def crops(self, indices: Tensor, crops: "Sequence[Crop]") -> Tensor:
+        """Parts of the images at `indices` [n], resized to the size of the whole: [n, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of an image, drawn before the image's size is known."""
+
+    area: float
+    """Its share of the area of the image, above 0 and at most 1."""
+    aspect: float
+    """Its width over its height, from 1 / `LONGEST` to `LONGEST`."""
+    down: float
+    """Where it lies: share, 0 to 1, of the room that it leaves above and below which is above."""
+    right: float
+    """The same from left to right."""
+
+    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom in an image of that size.
+
+        Where a side would be longer than the image's, the aspect gives way as far as it may, and then the area.
+        """
+        whole = width / height
+        aspect = min(max(self.aspect, whole * self.area), whole / self.area)
+        aspect = min(max(aspect, 1 / LONGEST), LONGEST)
+        tall = min(height, width / aspect, math.sqrt(self.area * height * width / aspect))
+        wide = min(width, tall * aspect)
+        top, left = self.down * (height - tall), self.right * (width - wide)
+        return left, top, left + wide, top + tall
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images in the memory of the host."""
+
+    images: Tensor
+    """Pixels, uint8 or float32 [N, C, H, W]."""
+    labels: Tensor
+    """Class of each image, int64 [N], from 0 to `classes` - 1."""
+    classes: int
+    mean: tuple[float, ...]
+    """Mean for each of the C channels, of pixel / 255 where pixels are bytes."""
+    std: tuple[float, ...]
+    """Standard deviation for each of the C channels, of pixel / 255 where pixels are bytes."""
+    class_names: tuple[str, ...] = ()
+    """Where left out: the numbers of the classes."""
+    workers: int = 0
+    """Processes that make batches of them; 0: all stay on the device."""
+
+    def __post_init__(self) -> None:
+        if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
+            given = f"{self.images.dtype} {list(self.images.shape)}"
+            raise ValueError(f"images: must be uint8 or float32 [N, C, H, W], not {given}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            given = f"{self.labels.dtype} {list(self.labels.shape)}"
+            raise ValueError(f"labels: must be int64 [{len(self.images)}], one for each image, not {given}")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
+            raise ValueError(f"labels: must be from 0 to {self.classes - 1}")
+        object.__setattr__(self, "class_names", self.class_names or tuple(map(str, range(self.classes))))
+        if len(self.class_names) != self.classes:
+            raise ValueError(f"class_names: must be {self.classes}, one a class, not {len(self.class_names)}")
+        self.format  # noqa: B018  # checks mean and std
+
+    @property
+    def format(self) -> ImageFormat:
+        channels, height, width = self.images.shape[1:]
+        scale = BYTE if self.images.dtype == torch.uint8 else 1.0
+        return ImageFormat((channels, height, width), scale, self.mean, self.std, self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Tensor) -> "ImageSet":
+        """The images at `indices` [n], in that order, with the same classes and statistics."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def pixels(self, indices: Tensor | None = None) -> Tensor:
+        """Those at `indices` [n], or all."""
+        return self.images if indices is None else self.images[indices]
+
+    def crops(self, indices: Tensor, crops: Sequence[Crop]) -> Tensor:
+        """Parts of the images at `indices` [n], resized with a filter as wide as they shrink: [n, C, H, W]."""
+        height, width = self.images.shape[2:]
+        made = self.images.new_empty(len(indices), *self.images.shape[1:])
+        for image, crop, target in zip(self.images[indices], crops, made, strict=True):
+            left, top, right, bottom = crop.box(height, width)
+            rows = slice(math.floor(top), max(math.floor(top) + 1, round(bottom)))
+            columns = slice(math.floor(left), max(math.floor(left) + 1, round(right)))
+            part = image[None, :, rows, columns].float()
+            resized = F.interpolate(part, (height, width), mode="bilinear", antialias=True)[0]
+            target.copy_(resized if made.is_floating_point() else resized.round_().clamp_(0, BYTE))
+        return made
+
+
+def resize(images: Tensor, size: int, stretch: bool = True, shorter: int | None = None) -> Tensor:
+    """Images [N, C, H, W] to [N, C, size, size]; those of that size are returned themselves.
+
+    With `stretch` each axis is resized by itself; without, a square is cut from the middle: what remains of an image whose
+    shorter side is made `shorter` pixels (None: `size`).
+
+    Along an axis that shrinks, a pixel becomes the mean of the old pixels that its area touches. Where `size` divides the axis
+    this is the box filter with which ImageNet was downsampled (Chrabaszcz et al., arXiv:1707.08819). An axis that grows is
+    interpolated linearly between the centres of the pixels.
+    """
+    if not stretch:
+        side = max(1, round(min(images.shape[2:]) * size / max(size, shorter or size)))
+        top, left = ((length - side) // 2 for length in images.shape[2:])
+        images = images[:, :, top : top + side, left : left + side]
+    channels, height, width = images.shape[1:]
+    if height == width == size:
+        return images
+    between = min(height, size), min(width, size)
+    resized = images.new_empty(len(images), channels, size, size)
+    count = max(1, _VALUES_AT_ONCE // (channels * max(height * width, size * size)))
+    for part, target in zip(images.split(count), resized.split(count), strict=True):
+        # In float32 the sum over a large area is so inexact that white would become 256, which is black in uint8.
+        values = F.interpolate(part.double(), between, mode="area")
+        if between != (size, size):
+            values = F.interpolate(values, (size, size), mode="bilinear", align_corners=False)
+        target.copy_(values if images.is_floating_point() else values.round_())
+    return resized
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation over images [N, C, H, W], of pixel / 255 where they are uint8; one of each for a channel."""
+    channels = images.shape[1]
+    # Bytes are added up exactly, in whole numbers.
+    exact = torch.float64 if images.is_floating_point() else torch.int64
+    total, squares = torch.zeros(2, channels, dtype=exact)
+    count = max(1, _VALUES_AT_ONCE // images[0].numel())
+    for part in images.split(count):
+        values = rearrange(part, "n c h w -> c (n h w)").to(exact)
+        total += values.sum(1)
+        squares += values.square().sum(1)
+    return statistics_of_sums(total, squares, images.numel() // channels, 1.0 if images.is_floating_point() else BYTE)
+
+
+def statistics_of_sums(total: Tensor, squares: Tensor, count: int, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of pixel / scale, one of each for a channel, from the sums [C] of `count` pixels and of their
+    squares; where all pixels are alike the deviation is said to be 1, by which they can be divided."""
+    mean = total.double() / count
+    variance = squares.double() / count - mean.square()
+    # What is left of a variance of 0 after rounding is no variance.
+    constant = variance <= 1e-12 * (squares.double() / count)
+    std = torch.where(constant, 1.0, variance.clamp(min=0).sqrt() / scale)
+    return tuple((mean / scale).tolist()), tuple(std.tolist())

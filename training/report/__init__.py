@@ -1,0 +1,1 @@
+"""Pages that say what a run was and what came of it."""

@@ -1,0 +1,169 @@
+"""Sections that the pages of all runs have."""
+
+import json
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from supernet.genotypes.genotype import Genotype
+from training.hardware import device_name
+from training.images.data import DATA_FILE, DataConfig
+from training.report.html import Markup, block, details, drawing, element, figure, join, paragraph, table, warning
+from training.run.checkpoint import leaves
+from training.run.config import config_to_dict, config_to_yaml
+from training.run.monitor import StopConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from matplotlib.figure import Figure
+
+MOST_CLASSES = 100
+"""Classes that a table has a line for."""
+
+
+def drawn_genotype(genotype: Genotype, drawn: "Figure") -> Markup:
+    """The figure of its cells, and its text to copy."""
+    width = 96 * drawn.get_figwidth()
+    text = genotype.to_text(genotype.text_form)
+    picture = figure(drawing(drawn, f"The cells of {text}"), narrowest=min(800, round(width)))
+    return join(picture, details("the genotype as text", block(text)))
+
+
+@dataclass(frozen=True)
+class Process:
+    """What the process that ends a run, and writes its page, has done of it."""
+
+    before: int
+    """Epochs that were behind when it began."""
+    done: int
+    """Epochs that are behind now."""
+    seconds: float
+    """That it took."""
+
+    def notes(self, epochs: int, stop: StopConfig | None) -> list[Markup]:
+        """What is to be known of its time, and why fewer than all `epochs` are behind where it was `stop` that ended it."""
+        parts = []
+        if self.before:
+            part = f"epochs {self.before + 1} to {self.done}" if self.before < self.done else "no further epoch"
+            parts.append(paragraph(f"The run was resumed: the time is that of its last process, with {part}."))
+        if stop is not None and self.done < epochs:
+            limits = {"stop.hours": stop.hours, "stop.accuracy": stop.accuracy}
+            given = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
+            parts.append(
+                warning(
+                    f"Ended after epoch {self.done} of {epochs}, as asked by {given}; --resume, with another stop, goes on."
+                )
+            )
+        return parts
+
+
+def asked(config: "DataclassInstance", defaults: "DataclassInstance", whose: str) -> Markup:
+    """What the configuration changes in the defaults of `whose`, and all of it."""
+    given, usual = leaves(config_to_dict(config)), leaves(config_to_dict(defaults))
+    changed = [
+        (element("code", name), setting(value) or "''", setting(usual[name]) or "''")
+        for name, value in given.items()
+        if value != usual[name]
+    ]
+    return join(
+        table(["setting", "here", "default"], changed) if changed else paragraph(f"Every setting is the default of {whose}."),
+        details("all settings, as YAML", block(config_to_yaml(config))),
+    )
+
+
+def setting(value: object) -> str:
+    """The value of a setting as YAML and a command line have it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(setting, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def images(run: Path, config: DataConfig) -> Markup:
+    """What the images of a run are, as its data.json has it, and how unevenly their classes are filled."""
+    content: dict[str, Any] = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
+    counts, names = content["train_images_of_class"], content["class_names"]
+    channels, height, width = content["shape"]
+    rows = {
+        "data set": config.name,
+        "training images": f"{content['train_images']:,}, of {len(names)} classes",
+        "size": f"{width} by {height} pixels, {channels} channel{'s' if channels > 1 else ''}",
+        "mean of pixel / " + f"{content['scale']:g}": _list(content["mean"]),
+        "standard deviation": _list(content["std"]),
+        "random changes": _augmentation(config),
+        "weights of classes in the loss": config.class_weights,
+    }  # fmt: skip
+    parts = [table([], rows.items()), paragraph(_balance(counts, names, config))]
+    most = max(counts) or 1
+    lines = [(name, f"{count:,}", _bar(count / most)) for name, count in zip(names, counts, strict=True)][:MOST_CLASSES]
+    left_out = f"the first {MOST_CLASSES} of {len(names)} classes" if len(names) > MOST_CLASSES else "images of each class"
+    parts.append(details(left_out, table(["class", "training images", ""], lines, right=[1])))
+    return join(*parts)
+
+
+def _balance(counts: Sequence[int], names: Sequence[str], config: DataConfig) -> str:
+    fewest, most = min(counts), max(counts)
+    if most <= 1.5 * fewest:
+        each = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        said = f"The classes are about evenly filled, with {each} training images each"
+        return f"{said}; they are weighted all the same." if config.class_weights == "balanced" else f"{said}."
+    least, largest = names[counts.index(fewest)], names[counts.index(most)]
+    said = f"The classes are unevenly filled: {fewest:,} training images of “{least}”, {most:,} of “{largest}”. "
+    if config.class_weights == "balanced":
+        said += "The training loss weighs them so that all classes count alike. "
+    else:
+        said += "The training loss does not make up for it; data.class_weights balanced would. "
+    return said + "Accuracy is to be read beside macro recall, in which every class counts alike."
+
+
+def _augmentation(config: DataConfig) -> str:
+    changes = []
+    if config.crop_area < 1:
+        changes.append(f"a part of at least {100 * config.crop_area:g}% of the area")
+    if config.crop_padding:
+        changes.append(f"a crop after padding by {_pixels(config.crop_padding)}")
+    if config.flip:
+        changes.append("mirrored left to right")
+    if config.cutout:
+        changes.append(f"a square of {_pixels(config.cutout)} a side blanked")
+    return ", ".join(changes) or "none"
+
+
+def _pixels(count: int) -> str:
+    return f"{count} pixel{'s' if count > 1 else ''}"
+
+
+def environment(device: torch.device) -> Markup:
+    """What the run ran on."""
+    rows = {
+        "device": describe_device(device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    return table([], rows.items())
+
+
+def describe_device(device: torch.device) -> str:
+    """The name of the chip, and how many threads compute on a CPU."""
+    if device.type == "cuda":
+        return f"{device_name(device)} (CUDA {torch.version.cuda})"
+    threads = torch.get_num_threads()
+    return f"{device_name(device)}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def commands(*lines: Sequence[str | Path]) -> Markup:
+    """Command lines of this project to copy, `python -m` left out."""
+    return block("\n".join(shlex.join(["python", "-m", *map(str, line)]) for line in lines))
+
+
+def _list(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _bar(share: float) -> Markup:
+    return element("span", class_="bar", style=f"width:{100 * share:.1f}px")

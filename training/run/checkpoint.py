@@ -1,0 +1,266 @@
+"""A run is a directory; its checkpoints are written atomically and read back exactly."""
+
+import collections
+import contextlib
+import hashlib
+import io
+import os
+import re
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from base.files import write_atomically
+from base.plain_yaml import read_yaml
+from training.run.config import CONFIG_FILE, config_hash, config_to_dict, config_to_yaml
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# The first line of a run's config.yaml: by it a run is told from a directory that merely holds a file of this name.
+_RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
+# All that a run writes beside its config.yaml; --overwrite removes nothing else.
+RUN_FILES = (
+    "log.txt", "events.out.tfevents.*", "genotype.json", "history.jsonl", "metrics.json", "weights.safetensors",
+    "genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png", "data.json",
+    "evaluation.json", "confusion.png", "report.html",
+    "export/model.pt2", "export/model.onnx", "export/model_int8.onnx", "export/model.json",
+)  # fmt: skip
+# Fields of a configuration that a resumed run may change, as they change no result.
+MAY_CHANGE = ("stop", "graph", "tabular", "random_genotypes")
+_CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
+_MAGIC = b"fusenas checkpoint 1 "
+_PRIMITIVES = (type(None), bool, int, float, str)
+
+
+class RunDirectory:
+    """The directory of one run: config.yaml, log.txt, TensorBoard events, checkpoints/ and what the run results in."""
+
+    def __init__(self, path: Path, config: "DataclassInstance", may_change: Collection[str] = MAY_CHANGE) -> None:
+        """Use `open`; this does not look at the directory."""
+        self.path = path
+        self.config_hash = config_hash(config, ignore=may_change)
+        """Hash of what must stay the same over the whole run."""
+
+    @classmethod
+    def check(
+        cls, path: Path, config: "DataclassInstance", resume: bool, overwrite: bool, may_change: Collection[str] = MAY_CHANGE
+    ) -> None:
+        """Refuse what `open` would refuse, and change nothing: for the first moment of a run, before data are read.
+
+        Raises:
+            ValueError: see `open`.
+        """
+        if resume and overwrite:
+            raise ValueError("--resume and --overwrite exclude each other: go on with the run, or begin it anew")
+        if os.path.lexists(path) and not path.is_dir():
+            raise ValueError(f"{path}: is a file; choose another directory with --run")
+        _check_writable(path)
+        if resume and not path.exists():
+            raise ValueError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
+        if not path.exists() or _is_empty(path):
+            return
+        if not _is_run(path):
+            raise ValueError(f"{path}: not empty and not a run of this program; choose another directory with --run")
+        if resume:
+            _check_same_config(path, config, may_change)
+        elif not overwrite:
+            state = f"a run already, {_progress(path)}"
+            raise ValueError(f"{path}: holds {state}; continue it with --resume or replace it with --overwrite")
+
+    @classmethod
+    def open(
+        cls, path: Path, config: "DataclassInstance", resume: bool, overwrite: bool, may_change: Collection[str] = MAY_CHANGE
+    ) -> "RunDirectory":
+        """Make the directory ready and write config.yaml, after all of `check`.
+
+        `overwrite` removes the files of the run that is there, so open only when the rest of the input is known to be good.
+        `resume` of a run that has no checkpoint yet starts it from the beginning. `may_change` names the top-level fields of
+        the configuration that may differ from the saved ones on `resume`.
+
+        Raises:
+            ValueError: the directory holds a run and neither flag is given, or something that is no run; there is nothing to
+                resume; the saved configuration is another one; the directory cannot be written.
+        """
+        cls.check(path, config, resume, overwrite, may_change)
+        is_new = not path.exists()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                _remove_run(path)
+            write_atomically(path / CONFIG_FILE, _RUN_MARK + config_to_yaml(config))
+        except OSError as error:
+            if is_new:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            raise ValueError(f"{path}: the run directory cannot be written: {error.strerror}") from error
+        return cls(path, config, may_change)
+
+    def checkpoints(self, kind: str, keep: int = 2) -> "Checkpoints":
+        """The checkpoints of this run; those of another `kind` ("search", "retrain") or configuration are refused."""
+        return Checkpoints(self.path, keep, {"kind": kind, "config_hash": self.config_hash})
+
+
+class Checkpoints:
+    """The newest `keep` checkpoints of a run, in `directory`/checkpoints/epoch_0012.pt.
+
+    A file is one line with a SHA-256 and then, covered by it, what `torch.save` makes of the state and the header.
+    """
+
+    def __init__(self, directory: Path, keep: int = 2, header: Mapping[str, str] | None = None) -> None:
+        """`directory` is that of the run. `header`: what a checkpoint must have been saved with to be loaded."""
+        if keep < 1:
+            raise ValueError(f"keep: at least 1 checkpoint must stay, not {keep}")
+        self.directory = directory / "checkpoints"
+        self.keep = keep
+        self.header = dict(header or {})
+
+    def save(self, epoch: int, state: dict[str, Any]) -> Path:
+        """Write the state after `epoch` epochs, then delete all but the newest `keep`.
+
+        `state` holds tensors, None, bool, int, float, str, and dicts, lists and tuples of them.
+
+        Raises:
+            TypeError: something else is in `state`; loading would refuse it.
+            OSError: the file cannot be written; all earlier checkpoints are still there.
+        """
+        buffer = io.BytesIO()
+        torch.save({"header": _plain(self.header, "header"), "epoch": epoch, "state": _plain(state, "state")}, buffer)
+        payload = buffer.getvalue()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"epoch_{epoch:04d}.pt"
+        write_atomically(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+        for old in self._files()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load_latest(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint, its epoch and its state on the CPU; None where there is none.
+
+        Raises:
+            ValueError: the newest file is damaged or of another run; the message says how to go on.
+        """
+        for leftover in self.directory.glob("epoch_*.pt.tmp"):
+            leftover.unlink(missing_ok=True)
+        files = self._files()
+        if not files:
+            return None
+        try:
+            return self._read(files[-1])
+        except (ValueError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            earlier = f"go on from epoch {_epoch(files[-2])}" if len(files) > 1 else "start from the beginning"
+            raise ValueError(f"{files[-1]}: {reason}; delete it to {earlier}, or begin anew with --overwrite") from error
+
+    def _read(self, path: Path) -> tuple[int, dict[str, Any]]:
+        first, _, payload = path.read_bytes().partition(b"\n")
+        if not first.startswith(_MAGIC):
+            raise ValueError("not a checkpoint of this program")
+        if first != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+            raise ValueError("the checkpoint is damaged or cut short")
+        try:
+            content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        except Exception as error:  # of any type; as the bytes are those that were saved, the versions differ
+            raise ValueError("this version of torch cannot read the checkpoint") from error
+        try:
+            epoch, header, state = content["epoch"], dict(content["header"]), content["state"]
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError("not a checkpoint of this program") from error
+        if epoch != _epoch(path):
+            raise ValueError(f"the file was renamed, it holds epoch {epoch}")
+        for key, value in self.header.items():
+            if header.get(key) != value:
+                raise ValueError(f"of another run ({key} {header.get(key)}, not {value})")
+        return epoch, state
+
+    def _files(self) -> list[Path]:
+        """Oldest first."""
+        files = (path for path in self.directory.glob("epoch_*.pt") if re.fullmatch(r"epoch_\d{4,}\.pt", path.name))
+        return sorted(files, key=_epoch)
+
+
+def _epoch(path: Path) -> int:
+    return int(path.stem.removeprefix("epoch_"))
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The state as it is written. Equal texts become one object: otherwise the bytes of a file would depend on which are."""
+    if type(value) is str:
+        return sys.intern(value)
+    if isinstance(value, torch.Tensor) or type(value) in _PRIMITIVES:
+        return value
+    if type(value) in (dict, collections.OrderedDict):
+        for key in value:
+            if not all(type(part) in _PRIMITIVES for part in (key if type(key) is tuple else (key,))):
+                raise TypeError(
+                    f"{where}: the key {key!r} is a {type(key).__name__}; keys are names, numbers or tuples of them"
+                )
+        return type(value)((_plain(key, where), _plain(entry, f"{where}[{key!r}]")) for key, entry in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(_plain(entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    raise TypeError(f"{where}: is a {type(value).__name__}; allowed are tensors, numbers, text, dicts, lists, tuples")
+
+
+def _check_writable(path: Path) -> None:
+    """The directory, or the nearest one above it that exists, can take new entries."""
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{path}: the run directory cannot be made, {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: the run directory cannot be written, no permission for {existing}")
+
+
+def _is_empty(path: Path) -> bool:
+    """Nothing is there, or only what a run leaves that was killed while it began."""
+    return all(entry.name == "config.yaml.tmp" for entry in path.iterdir())
+
+
+def _is_run(path: Path) -> bool:
+    file = path / CONFIG_FILE
+    return file.is_file() and file.read_bytes().startswith(_RUN_MARK.encode())
+
+
+def _progress(path: Path) -> str:
+    files = Checkpoints(path)._files()
+    return f"saved after epoch {_epoch(files[-1])}" if files else "without a checkpoint"
+
+
+def _check_same_config(path: Path, config: "DataclassInstance", may_change: Collection[str]) -> None:
+    try:
+        saved, new = leaves(read_yaml(path / CONFIG_FILE)), leaves(config_to_dict(config))
+    except ValueError as error:
+        raise ValueError(f"{error}; the run cannot be resumed, begin anew with --overwrite") from error
+    for name in [*new, *(name for name in saved if name not in new)]:
+        if name.partition(".")[0] in may_change:
+            continue
+        before, now = saved.get(name, "absent"), new.get(name, "absent")
+        if type(before) is not type(now) or before != now:
+            raise ValueError(
+                f"{path}: the run was started with {name} {before}, not {now}; resume it without changes, "
+                "or begin anew with --overwrite"
+            )
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What nested dictionaries hold, by dotted name; an empty one is a value itself."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def _remove_run(path: Path) -> None:
+    """All files of the run but config.yaml, which is replaced last: killed in between, the directory is a run still."""
+    for pattern in RUN_FILES:
+        for file in (*path.glob(pattern), *path.glob(f"{pattern}.tmp")):
+            file.unlink()
+    for pattern in _CHECKPOINT_FILES:
+        for file in (path / "checkpoints").glob(pattern):
+            file.unlink()
+    for name in ("checkpoints", "export"):
+        # Kept where it holds something that is not ours.
+        with contextlib.suppress(OSError):
+            (path / name).rmdir()

@@ -1,0 +1,185 @@
+"""What a run shows while it runs: TensorBoard, a log, a progress bar; and when it has to stop."""
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from base.files import naming
+from training.run.command import TrainingDiverged
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Monitor:
+    """Writes TensorBoard events and log.txt into the directory of a run, and lines and bars to the terminal."""
+
+    def __init__(self, directory: Path, first_step: int = 0) -> None:
+        """`first_step`: the first step of this process; what an earlier one wrote from there on is taken back."""
+        from torch.utils.tensorboard import summary  # slow to import
+
+        from training.run.events import EventFile
+
+        self._summary = summary
+        self._log_path = directory / "log.txt"
+        self._log = self._log_path.open("a", encoding="utf-8")
+        self._events = EventFile(directory, first_step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One point on the curve of each tag."""
+        for tag, value in values.items():
+            self._events.add(self._summary.scalar(tag, value), step)
+
+    def text(self, tag: str, text: str, step: int = 0) -> None:
+        """A text, shown as it is (indented, so that TensorBoard's Markdown keeps its lines)."""
+        lines = "\n".join(f"    {line}" for line in text.splitlines())
+        self._events.add(self._summary.text(tag, lines), step)
+
+    def figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """A matplotlib figure as an image."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+
+        # Not by pyplot, which looks for a screen.
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
+        self._events.add(self._summary.image(tag, pixels, dataformats="HWC"), step)
+
+    def log(self, line: str) -> None:
+        """A line to log.txt, with the time, and to the terminal, above the bar."""
+        with naming(self._log_path):
+            print(datetime.now().isoformat(sep=" ", timespec="seconds"), line, file=self._log, flush=True)
+        tqdm.write(line, file=sys.stdout)
+
+    def bar(self, total: int, done: int = 0, description: str = "") -> "Bar":
+        """A progress bar over `total` steps of which `done` are behind; nothing where stderr is no terminal."""
+        return Bar(total, done, description)
+
+    def flush(self) -> None:
+        """All events to the disk: call it before a checkpoint, so that a killed run has the curves up to there."""
+        self._events.flush()
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        try:
+            self._events.close()
+        finally:
+            with naming(self._log_path):
+                self._log.close()
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        try:
+            self.close()
+        except OSError:
+            # What ended the run says more than that the last lines could not be written.
+            if error is None:
+                raise
+
+
+class Bar:
+    """A progress bar with step, loss, accuracy, images/s and remaining time. Close it, or use it in `with`."""
+
+    def __init__(self, total: int, done: int = 0, description: str = "") -> None:
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=description,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}, {remaining} left",
+        )
+
+    def advance(self, steps: int = 1) -> None:
+        """`steps` more steps are done."""
+        self._bar.update(steps)
+
+    def show(self, loss: float | None = None, accuracy: float | None = None, images_per_second: float | None = None) -> None:
+        """The latest readings; accuracy as a share in 0..1."""
+        readings = []
+        if loss is not None:
+            readings.append(f"loss {loss:.4f}")
+        if accuracy is not None:
+            readings.append(f"accuracy {accuracy:.4f}")
+        if images_per_second is not None:
+            readings.append(f"{images_per_second:.0f} images/s")
+        self._bar.set_postfix_str(", ".join(readings))
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class StopConfig:
+    """When a run ends before its last epoch."""
+
+    hours: float | None = None
+    """Stop after this many hours of wall-clock time, counted anew for each process (null: no limit)."""
+    accuracy: float | None = None
+    """Stop when the validation accuracy, a share in 0..1, reaches this value (null: no target)."""
+
+    def __post_init__(self) -> None:
+        if self.hours is not None and not self.hours > 0:
+            raise ValueError(f"stop.hours: must be positive, not {self.hours}")
+        if self.accuracy is not None and not 0 < self.accuracy <= 1:
+            raise ValueError(f"stop.accuracy: must be a share above 0 and at most 1, not {self.accuracy}")
+
+
+class StopConditions:
+    """Watches over a `StopConfig`; the clock starts when it is made."""
+
+    def __init__(self, config: StopConfig) -> None:
+        self._config = config
+        self._started = time.monotonic()
+
+    def reason(self, accuracy: float | None = None) -> str | None:
+        """Why the run should stop now, in words; None to go on. `accuracy`: the latest on the validation data."""
+        config = self._config
+        if config.accuracy is not None and accuracy is not None and accuracy >= config.accuracy:
+            return f"validation accuracy {accuracy:.4f} has reached the target of {config.accuracy}"
+        if config.hours is not None and time.monotonic() - self._started >= config.hours * 3600:
+            return f"the time of {config.hours} hours is over"
+        return None
+
+
+def check_finite(first_bad_step: int | None, step0: int, what: str) -> None:
+    """Raise if the readings since the global step `step0` hold a NaN or an infinity.
+
+    `first_bad_step`: its index among them, None where all are finite. `what`: "training loss".
+
+    Raises:
+        TrainingDiverged: in one line the global step and what to try.
+    """
+    if first_bad_step is not None:
+        raise TrainingDiverged(
+            f"step {step0 + first_bad_step}: the {what} is NaN or infinite; try a lower learning rate, gradient clipping or "
+            "float32; the last good checkpoint is kept"
+        )
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MiB: what PyTorch has allocated on a GPU, elsewhere the resident memory of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes on macOS, KiB on Linux

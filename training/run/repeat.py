@@ -1,0 +1,114 @@
+"""One run for each of several seeds, and what they have in common."""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from base.files import write_atomically
+from training.run.checkpoint import MAY_CHANGE, RunDirectory
+from training.run.config import RunOptions, seed_directory
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+
+SEEDS_FILE = "seeds.json"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity over seeds."""
+
+    name: str
+    values: tuple[float, ...]
+    """One a seed."""
+
+    @property
+    def mean(self) -> float:
+        return mean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of the sample (divided by n - 1); None for a single seed."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        spread = "" if self.std is None else f"±{_number(self.std)}"
+        return f"{self.name} {_number(self.mean)}{spread}"
+
+
+def repeat(
+    run: Callable[[C, RunOptions], Mapping[str, float]],
+    config: C,
+    options: RunOptions,
+    may_change: Collection[str] = MAY_CHANGE,
+) -> list[Spread]:
+    """Calls `run` for each of `options.seeds`, with the configuration of that seed and a directory of its own below the run's.
+
+    `run` returns what it measured by name. Says the mean and standard deviation of each quantity that all seeds have, and
+    writes them to seeds.json. On `resume`, runs that are there go on and the others begin.
+
+    For `may_change` see `RunDirectory.open`. Raises ValueError, before any run begins, where a directory cannot be taken.
+    """
+    runs = [_of_seed(config, options, seed) for seed in options.seeds]
+    _check_directory(options)
+    for one, theirs in runs:
+        RunDirectory.check(theirs.run, one, theirs.resume, theirs.overwrite, may_change)
+    # Until all are there again it would speak of other runs.
+    (options.run / SEEDS_FILE).unlink(missing_ok=True)
+    measured = []
+    for seed, (one, theirs) in zip(options.seeds, runs, strict=True):
+        print(f"seed {seed}: {theirs.run}", flush=True)
+        measured.append(run(one, theirs))
+    spreads = spread(measured)
+    _write(options, measured, spreads)
+    print(f"{len(runs)} seeds: {'; '.join(map(str, spreads))}")
+    return spreads
+
+
+def _check_directory(options: RunOptions) -> None:
+    """Raises ValueError where the directory above the runs holds something else than such runs, or nothing to resume."""
+    path = options.run
+    if not path.exists():
+        if options.resume:
+            raise ValueError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path}: is a file; choose another directory with --run")
+    foreign = [
+        entry.name for entry in path.iterdir() if entry.name != SEEDS_FILE and not entry.match(seed_directory(path, "*").name)
+    ]
+    if foreign:
+        raise ValueError(f"{path}: holds {sorted(foreign)[0]}, which is no run of a seed; choose another directory with --run")
+
+
+def spread(measured: Sequence[Mapping[str, float]]) -> list[Spread]:
+    """The quantities that all have."""
+    names = [name for name in measured[0] if all(name in other for other in measured)]
+    return [Spread(name, tuple(values[name] for values in measured)) for name in names]
+
+
+def _of_seed(config: C, options: RunOptions, seed: int) -> tuple[C, RunOptions]:
+    path = seed_directory(options.run, seed)
+    changed: dict[str, Any] = {"seed": seed}
+    return replace(config, **changed), RunOptions(path, options.resume and path.exists(), options.overwrite)
+
+
+def _write(options: RunOptions, measured: Sequence[Mapping[str, float]], spreads: Sequence[Spread]) -> None:
+    content = {
+        "seeds": list(options.seeds),
+        "runs": [str(seed_directory(Path("."), seed)) for seed in options.seeds],
+        "values": [dict(values) for values in measured],
+        "mean": {of.name: of.mean for of in spreads},
+        "standard_deviation": {of.name: of.std for of in spreads},
+    }
+    write_atomically(options.run / SEEDS_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _number(value: float) -> str:
+    """Counts as they are, shares with four digits."""
+    return f"{value:,.0f}" if value == 0 or abs(value) >= 1000 else f"{value:.4f}"
