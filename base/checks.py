@@ -29,7 +29,7 @@ def check_whole(name: str, value: int | None) -> None:
     """Raises ValueError unless the field `name` is None or from 1 to the largest value that makes sense for it."""
     most = _MOST.get(name, _MOST_OF_OTHERS)
     if value is not None and not 1 <= value <= most:
-        raise ValueError(f"{name}: must be at {'least 1' if value < 1 else f'most {most}'}, not {value}")
+        raise InputError(f"{name}: must be at {'least 1' if value < 1 else f'most {most}'}, not {value}")
 
 
 def check_choices(config: "DataclassInstance", prefix: str = "") -> None:
@@ -45,7 +45,7 @@ def check_choices(config: "DataclassInstance", prefix: str = "") -> None:
         if any(get_origin(part) is Literal for part in parts):
             choices = [choice for part in parts for choice in _choices(part)]
             if value not in choices:
-                raise ValueError(f"{prefix}{name}: must be one of {', '.join(map(_text, choices))}, not {_text(value)}")
+                raise InputError(f"{prefix}{name}: must be one of {', '.join(map(_text, choices))}, not {_text(value)}")
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

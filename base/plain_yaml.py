@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from base.checks import InputError
 from base.texts import one_line
 
 LARGEST_FILE = 2**18  # bytes: far above any configuration; the reader needs seconds for one MiB
@@ -42,19 +43,19 @@ def read_yaml(path: Path | Traversable) -> dict[str, Any]:
         with path.open("rb") as file:
             text = file.read(LARGEST_FILE + 1)
         if len(text) > LARGEST_FILE:
-            raise ValueError(f"larger than {LARGEST_FILE // 2**10} KiB")
+            raise InputError(f"larger than {LARGEST_FILE // 2**10} KiB")
         content = yaml.load(text.decode("utf-8-sig"), Loader=_PlainLoader)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8") from error
+        raise InputError(f"{path}: not a text file in UTF-8") from error
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{path}{where}: not plain YAML: {one_line(error.problem or error)}") from error
+        raise InputError(f"{path}{where}: not plain YAML: {one_line(error.problem or error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not plain YAML: {one_line(error)}") from error
+        raise InputError(f"{path}: not plain YAML: {one_line(error)}") from error
     if content is None:
-        raise ValueError(f"{path}: the file is empty")
+        raise InputError(f"{path}: the file is empty")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"{path}: must hold lines of the form `name: value`")
+        raise InputError(f"{path}: must hold lines of the form `name: value`")
     return content

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from base.checks import InputError
 from base.files import write_atomically
 from base.seeds import new_generator
 from fusenas.settings import FitConfig, Sight, suitable
@@ -98,17 +99,17 @@ def fit(
             arrays = _named(data)
             sight = _sight(npz.image_set(arrays, "train", any_size=config.size is not None))
         except ValueError as error:
-            raise ValueError(f"data: {error}") from error
+            raise InputError(f"data: {error}") from error
         content = _packed(arrays)
         if resume and file.is_file() and file.read_bytes() != content:
-            raise ValueError(f"{file}: the run was begun with other arrays; begin it anew with overwrite=True")
+            raise InputError(f"{file}: the run was begun with other arrays; begin it anew with overwrite=True")
         return _fit(config, options, DataConfig("npz", config.data), sight, content)
 
 
 def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
     """What `fit` does, with data on the disk. Raises as it does."""
     if not config.data:
-        raise ValueError("data: give a folder of images, an .npz file or the name of a data set with --data")
+        raise InputError("data: give a folder of images, an .npz file or the name of a data set with --data")
     data = _data_config(config)
     with _words_of_a_fit("data" if data.name in ("folder", "npz") else "root"):
         RunDirectory.check(options.run, config, options.resume, options.overwrite)
@@ -122,7 +123,7 @@ def _configured(data: str, settings: Mapping[str, Any]) -> FitConfig:
     if unknown := [name for name in settings if name not in known]:
         close = difflib.get_close_matches(unknown[0], known, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{unknown[0]}: no such setting{meant}; known: {', '.join(known)}")
+        raise InputError(f"{unknown[0]}: no such setting{meant}; known: {', '.join(known)}")
     return FitConfig(data=data, **settings)
 
 
@@ -148,7 +149,7 @@ def _words_of_a_fit(root: str = "data") -> Iterator[None]:
         said = re.sub(rf"(^|(?<= --))data\.(?=({own})\b)", "", said)
         if said == str(error):
             raise
-        raise ValueError(said) from error
+        raise InputError(said) from error
 
 
 def _check_apart(data: Path, options: RunOptions) -> None:
@@ -157,13 +158,13 @@ def _check_apart(data: Path, options: RunOptions) -> None:
     # A link counts as well as what it leads to: each can be deleted.
     of_data = (path.resolve(), path.parent.resolve() / path.name)
     if options.overwrite and any(place.is_relative_to(run) for place in of_data):
-        raise ValueError(
+        raise InputError(
             f"data: {data} is in {options.run}, whose files --overwrite deletes; choose another directory with --run"
         )
     classes = of_data[0] / "train" if (path / "train").is_dir() else of_data[0]
     below = run.relative_to(classes).parts if run.is_relative_to(classes) else ()
     if below and path.is_dir() and not any(part.startswith(".") for part in below) and not options.resume:
-        raise ValueError(
+        raise InputError(
             f"{options.run}: is in the folder of the images, where its pictures would be taken for a class; choose a directory "
             "outside with --run"
         )
@@ -182,7 +183,7 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, sight: Sight,
         write_atomically(run.path / ARRAYS_FILE, arrays)
     genotype = get_method(config.method).run(search_config, _below(run.path / "search", options))
     if genotype is None:
-        raise ValueError(f"{run.path / 'search'}: ended before it found anything; go on with --resume")
+        raise InputError(f"{run.path / 'search'}: ended before it found anything; go on with --resume")
     result = retrain(retrain_config, _below(run.path / "retrain", options), genotype)
     files = () if config.export == "none" else export(result.run, config.export).files
     names = result.trained.format.class_names
@@ -210,7 +211,7 @@ def _data_config(config: FitConfig) -> DataConfig:
     if config.data in list_datasets() and config.data not in ("folder", "npz"):
         return DataConfig(config.data, config.root, download=config.download)
     names = ", ".join(name for name in list_datasets() if name not in ("folder", "npz"))
-    raise ValueError(f"data: {config.data}: no such folder or .npz file, and no data set of that name; known: {names}")
+    raise InputError(f"data: {config.data}: no such folder or .npz file, and no data set of that name; known: {names}")
 
 
 def look(data: DataConfig) -> Sight:
@@ -221,7 +222,7 @@ def look(data: DataConfig) -> Sight:
         every = max(1, len(files) // _LOOKED_AT)
         some = [header for file in files.files[::every] if (header := _header(file)) is not None]
         if not some:
-            raise ValueError(f"data: {data.root}: no image can be read; {files.files[0]} is none, for one")
+            raise InputError(f"data: {data.root}: no image can be read; {files.files[0]} is none, for one")
         sizes = [header.size for header in some]
         # A single one in colour is enough, so that all are looked at where these are grey.
         headers = chain(some, map(_header, files.files))
@@ -261,7 +262,7 @@ def _header(file: str) -> _Header | None:
 def _named(arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of an .npz file. Raises ValueError for another number of them."""
     if len(arrays) not in (2, 4):
-        raise ValueError(f"give (x, y) or (x_train, y_train, x_test, y_test), not {len(arrays)} arrays")
+        raise InputError(f"give (x, y) or (x_train, y_train, x_test, y_test), not {len(arrays)} arrays")
     values = [np.asarray(array) for array in arrays]
     return dict(zip(npz.ARRAYS, values if len(values) == 4 else _divided(*values), strict=True))
 
@@ -280,7 +281,7 @@ def _divided(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> list
     """Training and test images and labels: a fifth of each class is the test part."""
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or not len(labels) or labels.min() < 0:
         given = f"{labels.dtype} {list(labels.shape)}"
-        raise ValueError(f"y must be a whole number from 0 for each of {len(images)} images, not {given}")
+        raise InputError(f"y must be a whole number from 0 for each of {len(images)} images, not {given}")
     known = npz.read_labels("y", labels)
     npz.count_classes(known, known)
     generator = new_generator("test part", 0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from base.checks import check_choices, check_whole
+from base.checks import InputError, check_choices, check_whole
 from retrain.config import RetrainConfig
 from search.differentiable.config import SearchConfig
 from search.methods import get_method
@@ -71,11 +71,11 @@ class FitConfig:
         try:
             get_method(self.method)
         except ValueError as error:
-            raise ValueError(f"method: {error}") from error
+            raise InputError(f"method: {error}") from error
         if self.size is not None and not 4 <= self.size <= 4096:
-            raise ValueError(f"size: must be from 4 to 4096 pixels, or null, not {self.size}")
+            raise InputError(f"size: must be from 4 to 4096 pixels, or null, not {self.size}")
         if not 0 <= self.random_genotypes <= 1000:
-            raise ValueError(f"random_genotypes: must be from 0 to 1000, not {self.random_genotypes}")
+            raise InputError(f"random_genotypes: must be from 0 to 1000, not {self.random_genotypes}")
         check_whole("threads", self.threads)
 
 
@@ -157,9 +157,9 @@ def suitable(
     are too few images.
     """
     if sight.images < _FEWEST_IMAGES:
-        raise ValueError(f"data: {sight.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
+        raise InputError(f"data: {sight.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
     if not all(sight.counts):
-        raise ValueError(f"data: class {sight.counts.index(0)}, counted from 0, has no image to train on")
+        raise InputError(f"data: class {sight.counts.index(0)}, counted from 0, has no image to train on")
     effort = config.effort
     if effort == "auto":
         effort = "normal" if device.type == "cuda" else "quick"

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from base.checks import InputError
 from ops.functional import strided_size
 from ops.kernels.launch import accumulation_dtype
 from ops.kernels.mix import mix, mix_gradient, mix_sums
@@ -60,7 +61,7 @@ class FusedCell:
         height, width = strided_size(states[0].shape[2:], self.plan.stride)
         batch_statistics = training or not any(norm and _has_running(norm) for norm in self.plan.norms)
         if batch_statistics and len(states[0]) * height * width == 1:
-            raise ValueError("batch norm: one image of one pixel has no statistics; use more images or larger ones")
+            raise InputError("batch norm: one image of one pixel has no statistics; use more images or larger ones")
         precise = accumulation_dtype(states[0])
         flat = [bank.stacked(name).reshape(-1) for bank, name in self.plan.packed]
         packed = torch.cat(flat) if flat else states[0].new_empty(0, dtype=precise)

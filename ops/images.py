@@ -10,6 +10,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from base.checks import InputError
 from ops.functional import Cast, HalvingConv, convolve, shifted_grid, strided_size
 from ops.registry import register_op
 
@@ -74,7 +75,7 @@ class FactorizedReduce(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, affine: bool = True):
         super().__init__()
         if out_channels % 2:
-            raise ValueError(f"factorised reduction: needs an even number of output channels, not {out_channels}")
+            raise InputError(f"factorised reduction: needs an even number of output channels, not {out_channels}")
         self.even = HalvingConv(in_channels, out_channels // 2)
         self.shifted = HalvingConv(in_channels, out_channels // 2)
         self.norm = batch_norm(out_channels, affine)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from base.checks import InputError
+
 Factory = Callable[[int, int, bool], nn.Module]
 
 _FACTORIES: dict[str, Factory] = {}
@@ -18,11 +20,11 @@ def register_op(name: str) -> Callable[[Factory], Factory]:
     """
 
     if not name.isidentifier():
-        raise ValueError(f"operation name {name!r}: use letters, digits and underscores only")
+        raise InputError(f"operation name {name!r}: use letters, digits and underscores only")
 
     def register(factory: Factory) -> Factory:
         if name in _FACTORIES:
-            raise ValueError(f"operation {name!r} is registered already")
+            raise InputError(f"operation {name!r} is registered already")
         _FACTORIES[name] = factory
         return factory
 
@@ -36,14 +38,14 @@ def build_op(name: str, channels: int, stride: int, affine: bool = True, batch_s
     Raises ValueError for an unknown name, a stride other than 1 and 2, or fewer than one channel.
     """
     if name not in _FACTORIES:
-        raise ValueError(f"unknown operation {name!r}; known: {', '.join(list_ops())}")
+        raise InputError(f"unknown operation {name!r}; known: {', '.join(list_ops())}")
     if stride not in (1, 2):
-        raise ValueError(f"operation {name}: stride must be 1 or 2, not {stride}")
+        raise InputError(f"operation {name}: stride must be 1 or 2, not {stride}")
     if channels < 1:
-        raise ValueError(f"operation {name}: channels must be at least 1, not {channels}")
+        raise InputError(f"operation {name}: channels must be at least 1, not {channels}")
     module = _FACTORIES[name](channels, stride, affine)
     if not isinstance(module, nn.Module):
-        raise ValueError(f"operation {name}: its factory returned {type(module).__name__}, not an nn.Module")
+        raise InputError(f"operation {name}: its factory returned {type(module).__name__}, not an nn.Module")
     if batch_statistics:
         drop_running_statistics(module)
     return module

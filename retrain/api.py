@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from base.checks import InputError
 from base.files import write_atomically
 from base.seeds import new_generator
 from retrain.config import RetrainConfig
@@ -125,7 +126,7 @@ def _random_runs(
         try:
             other = random_genotype(genotype.space, number)
         except ValueError as error:
-            raise ValueError(f"random_genotypes: {error}; a space of your own is known once its file is imported") from error
+            raise InputError(f"random_genotypes: {error}; a space of your own is known once its file is imported") from error
         path = options.run / f"random_{number}"
         # Cut short they would be no match for the genotype that was not.
         alone = replace(config, random_genotypes=0, stop=StopConfig())
@@ -145,7 +146,7 @@ def _test_images(
     images = load_images(config.data, "test", device, form, log, surveyed)
     if images.format.shape != form.shape:
         (_, height, width), (_, trained_height, trained_width) = images.format.shape, form.shape
-        raise ValueError(
+        raise InputError(
             f"data.size: test images have {width}x{height} pixels and training images {trained_width}x{trained_height}; "
             "bring all to one size with --data.size"
         )
@@ -161,18 +162,18 @@ def _genotype(given: Genotype | None, config: RetrainConfig, options: RunOptions
             begun = Genotype.load(saved)
         except ValueError as error:
             again = f"delete it to read {config.genotype} again, or " if given is None else ""
-            raise ValueError(f"{error}; {again}begin anew with --overwrite") from error
+            raise InputError(f"{error}; {again}begin anew with --overwrite") from error
         if given is not None and given != begun:
-            raise ValueError(f"genotype: the run was begun with another one, which {saved} has; begin anew with overwrite=True")
+            raise InputError(f"genotype: the run was begun with another one, which {saved} has; begin anew with overwrite=True")
         return begun
     if given is not None:
         return given
     if not config.genotype:
-        raise ValueError(f"genotype: give a file or one of {', '.join(list_genotypes())} with --genotype")
+        raise InputError(f"genotype: give a file or one of {', '.join(list_genotypes())} with --genotype")
     try:
         return read_genotype(config.genotype)
     except ValueError as error:
-        raise ValueError(f"genotype: {error}") from error
+        raise InputError(f"genotype: {error}") from error
 
 
 def _introduce(genotype: Genotype, monitor: Monitor) -> None:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 from supernet.spaces.skeleton import Stem
 from training.hardware import Precision
 from training.images.data import DataConfig
@@ -60,14 +60,14 @@ class RetrainConfig:
         for name in ("channels", "cells", "epochs", "log_every", "threads"):
             check_whole(name, getattr(self, name))
         if self.batch_size < 2:
-            raise ValueError(f"batch_size: must be at least 2, which batch norm needs, not {self.batch_size}")
+            raise InputError(f"batch_size: must be at least 2, which batch norm needs, not {self.batch_size}")
         check_whole("batch_size", self.batch_size)
         if not (math.isfinite(self.auxiliary_weight) and self.auxiliary_weight >= 0):
-            raise ValueError(f"auxiliary_weight: must be at least 0, not {self.auxiliary_weight}")
+            raise InputError(f"auxiliary_weight: must be at least 0, not {self.auxiliary_weight}")
         if not 0 <= self.random_genotypes <= 1000:
-            raise ValueError(f"random_genotypes: must be from 0 to 1000, not {self.random_genotypes}")
+            raise InputError(f"random_genotypes: must be from 0 to 1000, not {self.random_genotypes}")
         for name in ("drop_path", "validation_fraction"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be from 0 to below 1, not {getattr(self, name)}")
+                raise InputError(f"{name}: must be from 0 to below 1, not {getattr(self, name)}")
         if self.stop.accuracy is not None and self.validation_fraction == 0:
-            raise ValueError("stop.accuracy: needs images to validate on; hold some out with validation_fraction above 0")
+            raise InputError("stop.accuracy: needs images to validate on; hold some out with validation_fraction above 0")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 from base.files import write_atomically
 from base.texts import one_line
 from retrain.evaluation.confusion import draw_confusion
@@ -99,7 +99,7 @@ def _check_writable(file: Path, what: str, instead: str) -> None:
     elif not os.access(file.parent, os.W_OK | os.X_OK):
         fault = f"no permission for {file.parent}"
     if fault is not None:
-        raise ValueError(f"{what}{file} cannot be written: {fault}{instead}")
+        raise InputError(f"{what}{file} cannot be written: {fault}{instead}")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 from base.files import write_atomically
 from base.seeds import new_generator
 from retrain.evaluation.networks import check_directory, data_of_run
@@ -95,7 +95,7 @@ class Source:
             train = _load(_of_calibration(config, path, calibration), "train", trained) if calibration else None
         except (ValueError, OSError) as error:
             if calibration:
-                raise ValueError(f"--int8 needs images of the training to calibrate with: {error}") from error
+                raise InputError(f"--int8 needs images of the training to calibrate with: {error}") from error
             if data:
                 raise
             return cls(path, trained, missing=str(error))
@@ -115,9 +115,9 @@ def _load(config: DataConfig, part: Part, trained: Trained) -> Images:
     images = load_images(config, part, "cpu", without_normalisation(trained.format))
     ours, theirs = ("x".join(map(str, form.shape)) for form in (images.format, trained.format))
     if ours != theirs:
-        raise ValueError(f"data.size: the images of {config.name} are {ours}, those that the network was trained on {theirs}")
+        raise InputError(f"data.size: the images of {config.name} are {ours}, those that the network was trained on {theirs}")
     if not len(images):
-        raise ValueError(f"data.name: {config.name} has no {part} images")
+        raise InputError(f"data.name: {config.name} has no {part} images")
     return images
 
 
@@ -170,9 +170,9 @@ def export(
     are needed and absent, or a package is; OSError where a file cannot be written.
     """
     if form not in get_args(Form):
-        raise ValueError(f"format: must be {' or '.join(get_args(Form))}, not {form!r}")
+        raise InputError(f"format: must be {' or '.join(get_args(Form))}, not {form!r}")
     if int8 and form != "onnx":
-        raise ValueError(
+        raise InputError(
             "--int8: is for --format onnx; a torch.export program in int8 calls operations of torchao, without which nobody "
             "could load it"
         )

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from base.checks import InputError
 from base.files import write_atomically
 from base.seeds import new_generator
 from retrain.weights import Trained
@@ -107,7 +108,7 @@ def export_torch(trained: Trained, path: Path) -> Exported:
     program = _program(network, trained.format)
     foreign = _foreign_operations(program)
     if foreign:
-        raise ValueError(f"{foreign[0]} is no operation of torch's own: nobody else could load the program that calls it")
+        raise InputError(f"{foreign[0]} is no operation of torch's own: nobody else could load the program that calls it")
     buffer = io.BytesIO()
     with quiet():
         torch.export.save(program, buffer, extra_files={DESCRIPTION_FILE: json.dumps(describe(trained.format))})
@@ -133,7 +134,7 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
 def _write(path: Path, content: bytes, model: Model, found: dict[int, float]) -> Exported:
     for batch, difference in found.items():
         if not difference < LARGEST_DIFFERENCE:  # NaN neither
-            raise ValueError(
+            raise InputError(
                 f"{path}: not written: its logits differ from the network's by up to {difference:.2g} at batch {batch}, "
                 f"where {LARGEST_DIFFERENCE:g} is allowed; an operation may be random, or the weights very large or not finite"
             )
@@ -234,7 +235,7 @@ def require_extra(what: str) -> None:
     """Raises ValueError where `what` needs a package that is not installed."""
     absent = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if absent:
-        raise ValueError(f"{what} needs {', '.join(absent)}: pip install 'fusenas[export]'")
+        raise InputError(f"{what} needs {', '.join(absent)}: pip install 'fusenas[export]'")
 
 
 @contextmanager
@@ -258,4 +259,4 @@ def _explained(what: str) -> Iterator[None]:
             yield
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"the network cannot be exported to {what}: {first.strip()}") from error
+        raise InputError(f"the network cannot be exported to {what}: {first.strip()}") from error

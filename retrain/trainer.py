@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from base.checks import InputError
 from base.seeds import derive_seed
 from retrain.config import RetrainConfig
 from supernet.discrete import DiscreteNetwork
@@ -59,7 +60,7 @@ class Retraining:
         train, valid = images, None
         if config.validation_fraction:
             if not 0 < int((1 - config.validation_fraction) * len(images)) < len(images):
-                raise ValueError(
+                raise InputError(
                     f"validation_fraction: {config.validation_fraction} of {len(images)} images leaves a part empty"
                 )
             train, valid = split_halves(images, 1 - config.validation_fraction, config.seed)
@@ -144,7 +145,7 @@ class Retraining:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["genotype"] != self.genotype.to_text("json"):
-            raise ValueError(
+            raise InputError(
                 "genotype.json in the directory of the run is not the genotype that the checkpoint was trained with"
             )
         self.network.load_state_dict(state["network"])

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from base.checks import InputError
 from base.files import write_atomically
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
@@ -53,19 +54,19 @@ class Trained:
         """
         path = directory / WEIGHTS_FILE
         if not path.is_file():
-            raise ValueError(f"{path}: no such file; retrain a genotype into this directory first")
+            raise InputError(f"{path}: no such file; retrain a genotype into this directory first")
         try:
             with safe_open(path, "pt") as file:
                 description = (file.metadata() or {}).get(_DESCRIPTION)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: damaged or no safetensors file: {error}") from error
+            raise InputError(f"{path}: damaged or no safetensors file: {error}") from error
         if description is None:
-            raise ValueError(f"{path}: holds weights, but not those of a retrained genotype")
+            raise InputError(f"{path}: holds weights, but not those of a retrained genotype")
         try:
             trained = cls._build(json.loads(description), tensors)
         except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
-            raise ValueError(f"{path}: weights and description do not fit together: {error}") from error
+            raise InputError(f"{path}: weights and description do not fit together: {error}") from error
         _check_genotype(trained.network.genotype, directory)
         trained.network.eval()
         return trained
@@ -73,7 +74,7 @@ class Trained:
     @classmethod
     def _build(cls, description: dict[str, Any], tensors: Mapping[str, Tensor]) -> "Trained":
         if not 1 <= description["cells"] <= len(tensors):
-            raise ValueError(f"{description['cells']} cells have more than {len(tensors)} weights")
+            raise InputError(f"{description['cells']} cells have more than {len(tensors)} weights")
         genotype = Genotype.parse(description.pop("genotype"))
         form = ImageFormat.from_dict(description.pop("images"))
         size = {"classes": len(form.class_names), "image_channels": form.shape[0], **description}
@@ -81,7 +82,7 @@ class Trained:
         with torch.device("meta"):
             shapes = {name: tensor.shape for name, tensor in DiscreteNetwork(genotype, **size).state_dict().items()}
         if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
-            raise ValueError("names or shapes of the weights are those of another network")
+            raise InputError("names or shapes of the weights are those of another network")
         # The initial values are overwritten and must not move the random state of a caller.
         with torch.random.fork_rng([]):
             network = DiscreteNetwork(genotype, **size)
@@ -93,7 +94,7 @@ def _check_genotype(genotype: Genotype, directory: Path) -> None:
     """The genotype beside the weights is theirs, or there is none."""
     path = directory / GENOTYPE_FILE
     if path.exists() and Genotype.load(path) != genotype:
-        raise ValueError(
+        raise InputError(
             f"{path}: {WEIGHTS_FILE} was trained with another genotype; put the right file back, or delete it to use the one "
             "that the weights hold"
         )

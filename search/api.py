@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base.checks import InputError
 from search.methods import get_method
 from supernet import Genotype
 from training.run.config import RunOptions
@@ -37,9 +38,9 @@ def run(
     expected = type(chosen.defaults())
     config = chosen.defaults() if config is None else config
     if not isinstance(config, expected):
-        raise ValueError(f"config: search.{method} takes a {expected.__name__}, not a {type(config).__name__}")
+        raise InputError(f"config: search.{method} takes a {expected.__name__}, not a {type(config).__name__}")
     path = Path(run) if run is not None else Path("runs") / f"search_{method}"
     genotype = chosen.run(config, RunOptions(path, resume, overwrite))
     if genotype is None:
-        raise ValueError(f"{path}: stopped before any architecture was evaluated; go on with resume=True")
+        raise InputError(f"{path}: stopped before any architecture was evaluated; go on with resume=True")
     return genotype

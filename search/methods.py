@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from base.checks import InputError
 from search.outcome import outcome
 from supernet import Genotype
 from training.run.checkpoint import MAY_CHANGE
@@ -83,6 +84,6 @@ SAMPLING_METHODS = ("random", "local", "evolution", "bayes", "enas", "hybrid", "
 def get_method(name: str) -> Method[Any]:
     """The method of that name. Raises ValueError for an unknown one."""
     if name not in (known := (*METHODS, *SAMPLING_METHODS)):
-        raise ValueError(f"unknown method {name!r}; known: {', '.join(known)}")
+        raise InputError(f"unknown method {name!r}; known: {', '.join(known)}")
     method: Method[Any] = importlib.import_module(f"search.{name}").METHOD
     return method

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from base.checks import InputError
 from ops import build_op
 from ops.functional import strided_size
 from ops.images import batch_norm
@@ -134,11 +135,11 @@ class DiscreteNetwork(Backbone):
         cells = default_cells if cells is None else cells
         width = {kind: len(cell.concat) for kind, cell in genotype.cells.items()}
         if not skeleton.preprocess and any(wide != 1 for wide in width.values()):
-            raise ValueError(
+            raise InputError(
                 f"concat: a cell in the {skeleton.name} skeleton has one state as its output, not {max(width.values())}"
             )
         if auxiliary and not skeleton.auxiliary:
-            raise ValueError(f"the {skeleton.name} skeleton has no place for an auxiliary head; set auxiliary_weight to 0")
+            raise InputError(f"the {skeleton.name} skeleton has no place for an auxiliary head; set auxiliary_weight to 0")
         super().__init__(
             skeleton,
             lambda position: DiscreteCell(genotype.cells[position.kind], skeleton, position),
@@ -171,7 +172,7 @@ class DiscreteNetwork(Backbone):
     def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The logits, and those of the auxiliary head, both [B, classes]. Raises ValueError where there is no such head."""
         if self.auxiliary is None:
-            raise ValueError("this network has no auxiliary head; build it with auxiliary=True")
+            raise InputError("this network has no auxiliary head; build it with auxiliary=True")
         source, seen = self._auxiliary_after(), []
 
         def run_cell(cell: nn.Module, states: Sequence[Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch.utils._pytree import tree_leaves
 
+from base.checks import InputError
 from base.seeds import derive_seed
 from training.metrics import Meter
 from training.run.checkpoint import MAY_CHANGE, Checkpoints, RunDirectory
@@ -139,7 +140,7 @@ def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
         trainer.load_state_dict(state["trainer"])
         return Progress(epochs, state["accuracy"])
     except (RuntimeError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"{checkpoints.directory}: the checkpoint of epoch {epochs} does not fit the network, whose code has changed "
             "since; undo the change, or begin anew with --overwrite"
         ) from error

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from base.checks import InputError
 from training.vision import import_torchvision
 
 CALIBRATION_BINS = 15
@@ -160,13 +161,13 @@ def evaluate(
     for images, labels in batches:
         logits = logits_of(images).float()
         if logits.shape != (len(labels), classes):
-            raise ValueError(f"evaluation: logits of shape {list(logits.shape)} where [{len(labels)}, {classes}] is expected")
+            raise InputError(f"evaluation: logits of shape {list(logits.shape)} where [{len(labels)}, {classes}] is expected")
         metrics.update(logits, labels)
         loss += F.cross_entropy(logits, labels, reduction="sum").double()
         gaps += _confidence_gaps(logits, labels)
         count += len(labels)
     if count == 0:
-        raise ValueError("evaluation: the data set has no images")
+        raise InputError("evaluation: the data set has no images")
     found = metrics.compute()
     confusion = found.pop("confusion")
     return Evaluation(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
+from base.checks import InputError
+
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad"]
 
 CAPTURABLE: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
@@ -37,19 +39,19 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.name not in get_args(OptimizerName):
-            raise ValueError(f"weights.name: unknown optimiser {self.name!r}; known: {', '.join(get_args(OptimizerName))}")
+            raise InputError(f"weights.name: unknown optimiser {self.name!r}; known: {', '.join(get_args(OptimizerName))}")
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"weights.lr: must be above 0, not {self.lr}")
+            raise InputError(f"weights.lr: must be above 0, not {self.lr}")
         if not 0 <= self.lr_min <= self.lr:
-            raise ValueError(f"weights.lr_min: must be from 0 to weights.lr = {self.lr}, not {self.lr_min}")
+            raise InputError(f"weights.lr_min: must be from 0 to weights.lr = {self.lr}, not {self.lr_min}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"weights.momentum: must be from 0 to below 1, not {self.momentum}")
+            raise InputError(f"weights.momentum: must be from 0 to below 1, not {self.momentum}")
         if self.nesterov and (self.name != "sgd" or not self.momentum):
-            raise ValueError("weights.nesterov: needs weights.name sgd and weights.momentum above 0")
+            raise InputError("weights.nesterov: needs weights.name sgd and weights.momentum above 0")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weights.weight_decay: must be at least 0, not {self.weight_decay}")
+            raise InputError(f"weights.weight_decay: must be at least 0, not {self.weight_decay}")
         if not (math.isfinite(self.clip) and self.clip >= 0):
-            raise ValueError(f"weights.clip: must be at least 0, not {self.clip}")
+            raise InputError(f"weights.clip: must be at least 0, not {self.clip}")
 
 
 class ReadySGD(SGD):

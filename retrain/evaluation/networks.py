@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from base.checks import InputError
 from retrain.config import RetrainConfig
 from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
 from retrain.evaluation.speed import Speed, measure_speed
@@ -79,7 +80,7 @@ class Run:
 def check_directory(path: Path) -> None:
     """Raises ValueError where there is no directory `path`."""
     if not path.is_dir():
-        raise ValueError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
+        raise InputError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
 
 
 def data_of_run(path: Path, data: Mapping[str, Any], form: ImageFormat) -> tuple[DataConfig, Precision]:
@@ -92,7 +93,7 @@ def data_of_run(path: Path, data: Mapping[str, Any], form: ImageFormat) -> tuple
         config = config_from_file(RetrainConfig, path / CONFIG_FILE)
     except ValueError as error:
         if "name" not in data:
-            raise ValueError(f"{error}; to do without this file, name the data set with --data.name") from error
+            raise InputError(f"{error}; to do without this file, name the data set with --data.name") from error
         config = RetrainConfig()
         _, height, width = form.shape
         if height == width:
@@ -109,20 +110,20 @@ def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:
     seen: set[Path] = set()
     for path in paths:
         if path.resolve() in seen:
-            raise ValueError(f"{path}: named twice; in an ensemble each network has one vote")
+            raise InputError(f"{path}: named twice; in an ensemble each network has one vote")
         seen.add(path.resolve())
     first, *others = runs = [Run.read(path, data) for path in paths]
     for run in others:
         for name in _SAME_IMAGES:
             ours, theirs = getattr(first.data, name), getattr(run.data, name)
             if ours != theirs:
-                raise ValueError(
+                raise InputError(
                     f"{run.path}: data.{name} is {_plain(theirs)}, but {_plain(ours)} in {first.path}; "
                     f"all have to see the same images: choose with --data.{name}"
                 )
         ours, theirs = ((one.trained.format.class_names, one.trained.format.shape[0]) for one in (first, run))
         if ours != theirs:
-            raise ValueError(
+            raise InputError(
                 f"{run.path}: the network is for {_described(run)}, that of {first.path} for {_described(first)}; "
                 "evaluate them one by one"
             )
@@ -150,7 +151,7 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
         if images is None:
             images = load_images(run.data, "test", device, form, surveyed=True)
         if not len(images):
-            raise ValueError(f"data.name: {run.data.name} has no test images")
+            raise InputError(f"data.name: {run.data.name} has no test images")
         found.append(images)
     return found
 
@@ -193,7 +194,7 @@ def evaluate_runs(
         measured = measure_speed(network, shape, device, run.precision) if speed else None
         logits = network_logits(network, own, batch_size, device, run.precision)
         if not logits.isfinite().all():
-            raise ValueError(f"{run.path / WEIGHTS_FILE}: gives logits that are NaN or infinite; the training had diverged")
+            raise InputError(f"{run.path / WEIGHTS_FILE}: gives logits that are NaN or infinite; the training had diverged")
         all_logits.append(logits)
         size = count_parameters(network), count_multiply_adds(network, shape)
         rows.append(Row(str(run.path), *size, _evaluate_alone(logits, own).to_dict(), measured))

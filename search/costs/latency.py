@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from base.checks import InputError
 from search.costs.counted import (
     AdditiveCost,
     Choices,
@@ -76,7 +77,7 @@ class TableLatency:
     def __init__(self, table: Table, name: str) -> None:
         known = next(iter(table.rows.values())).latency_ms
         if name not in known:
-            raise ValueError(
+            raise InputError(
                 f"latency: the table has {', '.join(known) or 'none'}, not {name!r}; name one of them, or measured"
             )
         self._table = table

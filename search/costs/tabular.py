@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 from base.texts import show
 from supernet import Genotype
 from supernet.genotypes.texts import misfit_of
@@ -70,7 +70,7 @@ class Table:
             return cls(_read_rows(_read_bytes(path)))
         except ValueError as error:
             name = str(path)
-            raise ValueError(f"tabular: {name if name.isprintable() else repr(name)}: {error}") from None
+            raise InputError(f"tabular: {name if name.isprintable() else repr(name)}: {error}") from None
 
     def __getitem__(self, genotype: Genotype) -> Row:
         """The row of `genotype`, whatever the order of the inputs within its nodes.
@@ -79,13 +79,13 @@ class Table:
         """
         misfit = misfit_of(genotype, "nasbench201")
         if misfit:
-            raise ValueError(
+            raise InputError(
                 f"tabular: a genotype of space {genotype.space} has no NAS-Bench-201 text: {misfit}; "
                 "a table judges searches in the space nasbench201 alone"
             )
         architecture = genotype.to_text("nasbench201")
         if architecture not in self.rows:
-            raise ValueError(
+            raise InputError(
                 f"tabular: the table has no {architecture}; "
                 "take a table of the whole space, or keep the search to operations that the table has"
             )
@@ -127,15 +127,15 @@ def _read_bytes(path: Path) -> bytes:
         with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
             content = file.read(LARGEST_TABLE + 1)
     except FileNotFoundError:
-        raise ValueError("no such file; name a benchmark table, a CSV file or one in gzip (.csv.gz)") from None
+        raise InputError("no such file; name a benchmark table, a CSV file or one in gzip (.csv.gz)") from None
     except EOFError:
-        raise ValueError("the gzip file is cut short; copy or download it again") from None
+        raise InputError("the gzip file is cut short; copy or download it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"not gzip, or damaged ({error}); get it again, or take .gz off a plain CSV file") from None
+        raise InputError(f"not gzip, or damaged ({error}); get it again, or take .gz off a plain CSV file") from None
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}; name a CSV file that you may read") from None
+        raise InputError(f"cannot be read: {error.strerror}; name a CSV file that you may read") from None
     if len(content) > LARGEST_TABLE:
-        raise ValueError(f"larger than {LARGEST_TABLE // 2**20} MiB decompressed; name the table of one benchmark alone")
+        raise InputError(f"larger than {LARGEST_TABLE // 2**20} MiB decompressed; name the table of one benchmark alone")
     return content
 
 
@@ -152,13 +152,13 @@ def _read_rows(content: bytes) -> dict[str, Row]:
                 continue
             line = f"line {lines.line_num}"
             if len(fields) != len(header):
-                raise ValueError(f"{line}: {len(fields)} fields instead of {len(header)}; give it one for each column")
+                raise InputError(f"{line}: {len(fields)} fields instead of {len(header)}; give it one for each column")
             entry = dict(zip(header, fields, strict=True))
             architecture = entry["arch"]
             if not _ARCHITECTURE.fullmatch(architecture):
-                raise ValueError(f"{line}, column arch: must be of the form {_FORM}, not {show(architecture)}")
+                raise InputError(f"{line}, column arch: must be of the form {_FORM}, not {show(architecture)}")
             if architecture in rows:
-                raise ValueError(f"{line}, column arch: {architecture} is there twice; take one of its lines out")
+                raise InputError(f"{line}, column arch: {architecture} is there twice; take one of its lines out")
             rows[architecture] = Row(
                 test_accuracy=_number(line, entry, "cifar10_test_200"),
                 valid_accuracy=_number(line, entry, "cifar10_valid_200"),
@@ -168,11 +168,11 @@ def _read_rows(content: bytes) -> dict[str, Row]:
                 latency_ms={column.removeprefix(_LATENCY): _number(line, entry, column) for column in latencies},
             )
     except csv.Error as error:
-        raise ValueError(f"line {lines.line_num}: not CSV: {error}; mend the quotes or line ends") from None
+        raise InputError(f"line {lines.line_num}: not CSV: {error}; mend the quotes or line ends") from None
     except UnicodeDecodeError:
-        raise ValueError("not a text in UTF-8; save it as one, or let the name of a gzip file end in .gz") from None
+        raise InputError("not a text in UTF-8; save it as one, or let the name of a gzip file end in .gz") from None
     if not rows:
-        raise ValueError("no architecture below the names of the columns (cut short?); get the table again")
+        raise InputError("no architecture below the names of the columns (cut short?); get the table again")
     return rows
 
 
@@ -180,10 +180,10 @@ def _check_header(header: list[str], latencies: list[str]) -> None:
     """Raises ValueError unless the columns that are read are there, and once."""
     missing = [column for column in _REQUIRED if column not in header]
     if missing:
-        raise ValueError(f"columns missing: {', '.join(missing)}; the first line must name them, with commas between")
+        raise InputError(f"columns missing: {', '.join(missing)}; the first line must name them, with commas between")
     twice = [column for column in (*_REQUIRED, *latencies) if header.count(column) > 1]
     if twice:
-        raise ValueError(f"column {show(twice[0])} is there twice; take one of the two out")
+        raise InputError(f"column {show(twice[0])} is there twice; take one of the two out")
 
 
 def _number(line: str, entry: Mapping[str, str], column: str) -> float:
@@ -192,12 +192,12 @@ def _number(line: str, entry: Mapping[str, str], column: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise ValueError(f"{line}, column {column}: must be a finite number of at least 0, not {show(entry[column])}")
+        raise InputError(f"{line}, column {column}: must be a finite number of at least 0, not {show(entry[column])}")
     return value
 
 
 def _whole(line: str, entry: Mapping[str, str], column: str) -> int:
     value = _number(line, entry, column)
     if not value.is_integer():
-        raise ValueError(f"{line}, column {column}: must be a whole number, not {show(entry[column])}")
+        raise InputError(f"{line}, column {column}: must be a whole number, not {show(entry[column])}")
     return int(value)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 from search.differentiable.combinations import refusal
 from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.regularisers import RegulariserConfig
@@ -41,16 +41,16 @@ class AlphaConfig:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr >= 0):
-            raise ValueError(f"alphas.lr: must be at least 0, not {self.lr}")
+            raise InputError(f"alphas.lr: must be at least 0, not {self.lr}")
         for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
             if not 0 <= beta < 1:
-                raise ValueError(f"alphas.{name}: must be from 0 to below 1, not {beta}")
+                raise InputError(f"alphas.{name}: must be from 0 to below 1, not {beta}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"alphas.weight_decay: must be at least 0, not {self.weight_decay}")
+            raise InputError(f"alphas.weight_decay: must be at least 0, not {self.weight_decay}")
         if not (math.isfinite(self.scale) and self.scale >= 0):
-            raise ValueError(f"alphas.scale: must be at least 0, not {self.scale}")
+            raise InputError(f"alphas.scale: must be at least 0, not {self.scale}")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"alphas.warmup: must be from 0 to below 1, not {self.warmup}")
+            raise InputError(f"alphas.warmup: must be from 0 to below 1, not {self.warmup}")
 
 
 @dataclass
@@ -65,14 +65,14 @@ class StagesConfig:
 
     def __post_init__(self) -> None:
         if len(self.keep) != len(self.partial):
-            raise ValueError(
+            raise InputError(
                 f"stages: keep and partial need one number each a further stage, not {self.keep} and {self.partial}"
             )
         for name, numbers in (("keep", self.keep), ("partial", self.partial)):
             if any(not 1 <= number <= 4096 for number in numbers):
-                raise ValueError(f"stages.{name}: numbers from 1 to 4096, not {numbers}")
+                raise InputError(f"stages.{name}: numbers from 1 to 4096, not {numbers}")
         if any(later >= earlier for earlier, later in pairwise(self.keep)):
-            raise ValueError(f"stages.keep: each stage prunes, so numbers fall, not {self.keep}")
+            raise InputError(f"stages.keep: each stage prunes, so numbers fall, not {self.keep}")
 
 
 @dataclass
@@ -156,24 +156,24 @@ class SearchConfig:
         try:
             space = get_space(self.space)
         except ValueError as error:
-            raise ValueError(f"space: {error}") from error
+            raise InputError(f"space: {error}") from error
         for name in ("channels", "cells", "partial", "epochs", "batch_size", "validate_every", "log_every", "threads"):
             check_whole(name, getattr(self, name))
         if not 0 < self.train_fraction < 1:
-            raise ValueError(f"train_fraction: must lie between 0 and 1, both excluded, not {self.train_fraction}")
+            raise InputError(f"train_fraction: must lie between 0 and 1, both excluded, not {self.train_fraction}")
         if not (math.isfinite(self.hessian_epsilon) and self.hessian_epsilon > 0):
-            raise ValueError(f"hessian_epsilon: must be above 0, not {self.hessian_epsilon}")
+            raise InputError(f"hessian_epsilon: must be above 0, not {self.hessian_epsilon}")
         if not 0 <= self.eigenvalue_every <= 1_000_000:
-            raise ValueError(f"eigenvalue_every: must be from 0 (never) to a million, not {self.eigenvalue_every}")
+            raise InputError(f"eigenvalue_every: must be from 0 (never) to a million, not {self.eigenvalue_every}")
         if not 0 <= self.auxiliary_skip <= 1000:
-            raise ValueError(f"auxiliary_skip: must be from 0 to 1000, not {self.auxiliary_skip}")
+            raise InputError(f"auxiliary_skip: must be from 0 to 1000, not {self.auxiliary_skip}")
         for name in self.exclude:
             if name not in space.candidates:
-                raise ValueError(f"exclude: space {space.name} has {', '.join(space.candidates)}, not {name!r}")
+                raise InputError(f"exclude: space {space.name} has {', '.join(space.candidates)}, not {name!r}")
         if set(space.candidates) - {"none"} <= set(self.exclude):
-            raise ValueError(f"exclude: nothing is left of space {space.name} but none")
+            raise InputError(f"exclude: nothing is left of space {space.name} but none")
         if reason := refusal(self, space):
-            raise ValueError(reason)
+            raise InputError(reason)
 
     def candidates(self, space: SearchSpace) -> dict[str, Tensor]:
         """Those of `space` that the search begins with, {kind: bool [edges, candidates]}."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, get_args
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 
 When = Literal["never", "skips", "eigenvalue", "either"]
 
@@ -38,15 +38,15 @@ class EarlyStopConfig:
 
     def __post_init__(self) -> None:
         if self.when not in get_args(When):
-            raise ValueError(f"early_stop.when: must be one of {', '.join(get_args(When))}, not {self.when!r}")
+            raise InputError(f"early_stop.when: must be one of {', '.join(get_args(When))}, not {self.when!r}")
         if not 0 <= self.skip_share <= 1:
-            raise ValueError(f"early_stop.skip_share: must be a share from 0 to 1, not {self.skip_share}")
+            raise InputError(f"early_stop.skip_share: must be a share from 0 to 1, not {self.skip_share}")
         if not (math.isfinite(self.ratio) and self.ratio >= 1):
-            raise ValueError(f"early_stop.ratio: must be at least 1, not {self.ratio}")
+            raise InputError(f"early_stop.ratio: must be at least 1, not {self.ratio}")
         for name in ("window", "back"):
             check_whole(f"early_stop.{name}", getattr(self, name))
         if not 0 <= self.start <= 1:
-            raise ValueError(f"early_stop.start: must be a share from 0 to 1, not {self.start}")
+            raise InputError(f"early_stop.start: must be a share from 0 to 1, not {self.start}")
 
 
 @dataclass(frozen=True)

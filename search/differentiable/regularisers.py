@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from base.checks import InputError
 from search.differentiable.relaxations import concentration
 
 Regulariser = Callable[[Tensor, Tensor], Tensor]
@@ -28,12 +29,12 @@ class RegulariserConfig:
     def __post_init__(self) -> None:
         if self.name != "none" and self.name not in _REGULARISERS:
             known = ", ".join(["none", *_REGULARISERS])
-            raise ValueError(f"regulariser.name: unknown regulariser {self.name!r}; known: {known}")
+            raise InputError(f"regulariser.name: unknown regulariser {self.name!r}; known: {known}")
         for name, value in (("weight", self.weight), ("weight_end", self.weight_end)):
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"regulariser.{name}: must be at least 0, not {value}")
+                raise InputError(f"regulariser.{name}: must be at least 0, not {value}")
         if (self.name == "none") != (self.weight == 0 and not self.weight_end):
-            raise ValueError("regulariser: takes a name and a weight (or weight_end) above 0, or neither")
+            raise InputError("regulariser: takes a name and a weight (or weight_end) above 0, or neither")
 
 
 def beta_decay(alphas: Tensor, keep: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ _REGULARISERS: dict[str, Regulariser] = {"beta": beta_decay, "kl": kl_to_uniform
 def register_regulariser(name: str, regulariser: Regulariser) -> None:
     """Makes `regulariser` known by its name to `--regulariser.name`. Raises ValueError if another one has it."""
     if name == "none" or _REGULARISERS.setdefault(name, regulariser) is not regulariser:
-        raise ValueError(f"regulariser {name!r} is registered already")
+        raise InputError(f"regulariser {name!r} is registered already")
 
 
 def get_regulariser(name: str) -> Regulariser:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from base.checks import InputError
+
 Mixture = dict[str, Tensor]
 """Weights of the candidates for each kind of cell, [..., edges, candidates]."""
 
@@ -44,10 +46,10 @@ class RelaxationConfig:
 
     def __post_init__(self) -> None:
         if self.name not in _RELAXATIONS:
-            raise ValueError(f"relaxation.name: unknown relaxation {self.name!r}; known: {', '.join(_RELAXATIONS)}")
+            raise InputError(f"relaxation.name: unknown relaxation {self.name!r}; known: {', '.join(_RELAXATIONS)}")
         for name, value in (("temperature", self.temperature), ("temperature_end", self.temperature_end)):
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"relaxation.{name}: must be above 0, not {value}")
+                raise InputError(f"relaxation.{name}: must be above 0, not {value}")
 
 
 def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ _RELAXATIONS: dict[str, Relaxation] = {
 def register_relaxation(name: str, relaxation: Relaxation) -> None:
     """Makes `relaxation` known by its name to `--relaxation.name`. Raises ValueError if another one has it."""
     if _RELAXATIONS.setdefault(name, relaxation) is not relaxation:
-        raise ValueError(f"relaxation {name!r} is registered already")
+        raise InputError(f"relaxation {name!r} is registered already")
 
 
 def get_relaxation(name: str) -> Relaxation:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from base.checks import InputError
 from base.seeds import new_generator
 from search.differentiable.relaxations import Mixture
 from supernet import SearchSpace
@@ -29,7 +30,7 @@ class SelectionConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.tune_epochs <= 1000:
-            raise ValueError(f"selection.tune_epochs: must be from 1 to 1000, not {self.tune_epochs}")
+            raise InputError(f"selection.tune_epochs: must be from 1 to 1000, not {self.tune_epochs}")
 
 
 def strongest(space: SearchSpace, keep: Candidates, mixture: Mapping[str, Tensor], count: int) -> Candidates:

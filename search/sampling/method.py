@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from base.checks import InputError
 from search.costs.tabular import Table
 from search.methods import Method
 from search.reporting import Told
@@ -37,7 +38,7 @@ class SamplingMethod(Method[C]):
     def repeat(self, config: C, options: RunOptions) -> list[Spread]:
         """Searches once for each of `options.seeds`."""
         if config.weights_from is not None:
-            raise ValueError("--seeds: weights_from has the weights of one seed; leave one of them out")
+            raise InputError("--seeds: weights_from has the weights of one seed; leave one of them out")
         return super().repeat(config, options)
 
     def may_change(self, config: C) -> Collection[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from base.checks import InputError
 from base.files import write_atomically
 from base.texts import show
 from ops.registry import list_ops
@@ -70,17 +71,17 @@ class Genotype:
 
     def __post_init__(self) -> None:
         if SKELETONS.get(self.skeleton.name) != self.skeleton:
-            raise ValueError(f"unknown skeleton {show(self.skeleton.name)}; known: {', '.join(sorted(SKELETONS))}")
+            raise InputError(f"unknown skeleton {show(self.skeleton.name)}; known: {', '.join(sorted(SKELETONS))}")
         if not isinstance(self.space, str) or not self.space or not self.space.isprintable():
-            raise ValueError(f"space: expected a name, got {show(self.space)}")
+            raise InputError(f"space: expected a name, got {show(self.space)}")
         if self.seed is not None and type(self.seed) is not int:
-            raise ValueError(f"seed: expected an integer or none, got {show(self.seed)}")
+            raise InputError(f"seed: expected an integer or none, got {show(self.seed)}")
         if self.config_hash is not None and not isinstance(self.config_hash, str):
-            raise ValueError(f"config_hash: expected a text or none, got {show(self.config_hash)}")
+            raise InputError(f"config_hash: expected a text or none, got {show(self.config_hash)}")
         kinds = self.skeleton.kinds
         if set(self.cells) != set(kinds):
             given = ", ".join(show(kind) for kind in self.cells) or "none"
-            raise ValueError(f"cells: the {self.skeleton.name} skeleton has the kinds {', '.join(kinds)}, not {given}")
+            raise InputError(f"cells: the {self.skeleton.name} skeleton has the kinds {', '.join(kinds)}, not {given}")
         known = list_ops()
         for kind in kinds:
             _check_cell(kind, self.cells[kind], self.skeleton.inputs, known)
@@ -110,10 +111,10 @@ class Genotype:
         Raises ValueError for a genotype that the form cannot express.
         """
         if form not in FORMS:
-            raise ValueError(f"unknown text form {show(form)}; known: {', '.join(FORMS)}")
+            raise InputError(f"unknown text form {show(form)}; known: {', '.join(FORMS)}")
         misfit = misfit_of(self, form)
         if misfit:
-            raise ValueError(
+            raise InputError(
                 f"a genotype of space {self.space} has no {form} text: {misfit}; the form json takes every genotype"
             )
         return WRITERS[form](self)
@@ -128,12 +129,12 @@ class Genotype:
         each node. Raises ValueError that names the place for anything else.
         """
         if len(text) > LARGEST_TEXT:
-            raise ValueError(f"not a genotype: {len(text)} characters are more than the {LARGEST_TEXT} allowed")
+            raise InputError(f"not a genotype: {len(text)} characters are more than the {LARGEST_TEXT} allowed")
         text = text.strip()
         read = next((reader for beginning, reader in READERS.items() if text.startswith(beginning)), None)
         if read is None:
             instead = f"the text begins with {show(text[:30])}" if text else "the text is empty"
-            raise ValueError(f"not a genotype: expected JSON, a NAS-Bench-201 string or Genotype(...), but {instead}")
+            raise InputError(f"not a genotype: expected JSON, a NAS-Bench-201 string or Genotype(...), but {instead}")
         found = read(text)
         cells = {kind: _make_cell(kind, nodes, concat) for kind, (nodes, concat) in found.cells.items()}
         return cls(cells, found.skeleton, found.space, found.seed, found.config_hash)
@@ -149,24 +150,24 @@ class Genotype:
             with open(path, "rb") as file:
                 content = file.read(LARGEST_TEXT + 1)
         except FileNotFoundError:
-            raise ValueError(f"{os.fspath(path)}: no such file") from None
+            raise InputError(f"{os.fspath(path)}: no such file") from None
         except OSError as error:
-            raise ValueError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
+            raise InputError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
         except ValueError as error:
-            raise ValueError(f"{show(os.fspath(path))}: not the name of a file: {error}") from None
+            raise InputError(f"{show(os.fspath(path))}: not the name of a file: {error}") from None
         if len(content) > LARGEST_TEXT:
-            raise ValueError(f"{os.fspath(path)}: not a genotype: larger than {LARGEST_TEXT // 2**20} MiB")
+            raise InputError(f"{os.fspath(path)}: not a genotype: larger than {LARGEST_TEXT // 2**20} MiB")
         try:
             return cls.parse(content.decode("utf-8-sig"))
         except UnicodeDecodeError:
-            raise ValueError(f"{os.fspath(path)}: not a genotype: binary, or not UTF-8") from None
+            raise InputError(f"{os.fspath(path)}: not a genotype: binary, or not UTF-8") from None
         except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from None
+            raise InputError(f"{os.fspath(path)}: {error}") from None
 
 
 def _feed(place: str, value: object) -> tuple[str, int]:
     if not isinstance(value, list | tuple) or len(value) != 2 or not isinstance(value[0], str):
-        raise ValueError(f"{place}: expected an operation and its source state, got {show(value)}")
+        raise InputError(f"{place}: expected an operation and its source state, got {show(value)}")
     return value[0], state_number(place, value[1])
 
 
@@ -174,29 +175,29 @@ def _make_cell(kind: str, nodes: object, concat: object) -> CellGenotype:
     try:
         return CellGenotype(nodes, concat)  # type: ignore[arg-type]  # checked there
     except ValueError as error:
-        raise ValueError(f"{kind}, {error}") from None
+        raise InputError(f"{kind}, {error}") from None
 
 
 def _check_cell(kind: str, cell: CellGenotype, inputs: int, known: Iterable[str]) -> None:
     states = inputs + len(cell.nodes)
     if not cell.nodes or states > MOST_STATES:
-        raise ValueError(f"{kind}: a cell has 1 to {MOST_STATES - inputs} nodes, not {len(cell.nodes)}")
+        raise InputError(f"{kind}: a cell has 1 to {MOST_STATES - inputs} nodes, not {len(cell.nodes)}")
     for node, feeds in enumerate(cell.nodes):
         for number, (operation, source) in enumerate(feeds):
             place = f"{kind}, node {node}, input {number}"
             if operation not in known:
-                raise ValueError(
+                raise InputError(
                     f"{place}: unknown operation {show(operation)}; known: {', '.join(known)}; "
                     "one of your own is known once the file with its @register_op is imported"
                 )
             if not 0 <= source < inputs + node:
-                raise ValueError(f"{place}: state {show(source)} is out of range, it must be 0 to {inputs + node - 1}")
+                raise InputError(f"{place}: state {show(source)} is out of range, it must be 0 to {inputs + node - 1}")
     if not cell.concat:
-        raise ValueError(f"{kind}, concat: must name at least one state")
+        raise InputError(f"{kind}, concat: must name at least one state")
     for number, state in enumerate(cell.concat):
         if not 0 <= state < states:
-            raise ValueError(f"{kind}, concat: state {show(state)} is out of range, it must be 0 to {states - 1}")
+            raise InputError(f"{kind}, concat: state {show(state)} is out of range, it must be 0 to {states - 1}")
         if state in cell.concat[:number]:
-            raise ValueError(f"{kind}, concat: state {state} is there twice")
+            raise InputError(f"{kind}, concat: state {state} is there twice")
         if kind == "reduce" and state < inputs:
-            raise ValueError(f"{kind}, concat: state {state} is an input, which is larger than the nodes of a reduction cell")
+            raise InputError(f"{kind}, concat: state {state} is an input, which is larger than the nodes of a reduction cell")

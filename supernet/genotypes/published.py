@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from base.checks import InputError
 from supernet.genotypes.genotype import Genotype
 
 
@@ -163,7 +164,7 @@ def get_genotype(name: str) -> Genotype:
     """
     found = _find(name)
     if found is None:
-        raise ValueError(f"unknown genotype {name!r}; known: {', '.join(PUBLISHED)}")
+        raise InputError(f"unknown genotype {name!r}; known: {', '.join(PUBLISHED)}")
     return Genotype.parse(found.text)
 
 
@@ -176,7 +177,7 @@ def read_genotype(file_or_name: str | os.PathLike[str]) -> Genotype:
     if os.path.isfile(path) or (_find(path) is None and _means_file(path)):
         return Genotype.load(path)
     if _find(path) is None:
-        raise ValueError(f"{path!r} is neither a file nor a published genotype; known: {', '.join(PUBLISHED)}")
+        raise InputError(f"{path!r} is neither a file nor a published genotype; known: {', '.join(PUBLISHED)}")
     return get_genotype(path)
 
 

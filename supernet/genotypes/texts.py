@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from base.checks import InputError
 from base.texts import show
 from supernet.spaces.skeleton import DARTS, NASBENCH201, SKELETONS, Skeleton
 
@@ -34,14 +35,14 @@ class Reading(NamedTuple):
 def items(place: str, value: object) -> list[Any] | tuple[Any, ...]:
     """Raises ValueError that names the place unless `value` is a list or tuple."""
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{place}: expected a list, got {show(value)}")
+        raise InputError(f"{place}: expected a list, got {show(value)}")
     return value
 
 
 def state_number(place: str, value: object) -> int:
     """Raises ValueError that names the place unless `value` is an integer."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{place}: expected the number of a state, got {show(value)}")
+        raise InputError(f"{place}: expected the number of a state, got {show(value)}")
     return value
 
 
@@ -99,13 +100,13 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content: dict[str, object] = {}
     for key, value in pairs:
         if key in content:
-            raise ValueError(f"key {show(key)} is there twice")
+            raise InputError(f"key {show(key)} is there twice")
         content[key] = value
     return content
 
 
 def _not_json(name: str) -> object:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise InputError(f"{name} is not a number of JSON")
 
 
 def _decode_json(text: str) -> object:
@@ -113,21 +114,21 @@ def _decode_json(text: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=_distinct, parse_constant=_not_json)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON (half-written?): {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise InputError(f"not valid JSON (half-written?): {error.msg} at line {error.lineno}, column {error.colno}") from None
     except (RecursionError, MemoryError):
-        raise ValueError("not a genotype: JSON nested too deeply") from None
+        raise InputError("not a genotype: JSON nested too deeply") from None
 
 
 def _fields(place: str, value: object, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """Raises ValueError unless `value` is an object with these keys."""
     if not isinstance(value, dict):
-        raise ValueError(f"{place}: expected an object with the keys {', '.join(needed)}, got {show(value)}")
+        raise InputError(f"{place}: expected an object with the keys {', '.join(needed)}, got {show(value)}")
     missing = [key for key in needed if key not in value]
     if missing:
-        raise ValueError(f"{place}: key {missing[0]!r} is missing")
+        raise InputError(f"{place}: key {missing[0]!r} is missing")
     unknown = [key for key in value if key not in needed + optional]
     if unknown:
-        raise ValueError(f"{place}: unknown key {show(unknown[0])}; known: {', '.join(needed + optional)}")
+        raise InputError(f"{place}: unknown key {show(unknown[0])}; known: {', '.join(needed + optional)}")
     return value
 
 
@@ -135,17 +136,17 @@ def read_json(text: str) -> Reading:
     """Reads what `write_json` writes; strict, so that a slip of the pen is not passed over."""
     content = _decode_json(text)
     if not isinstance(content, dict) or "format" not in content:
-        raise ValueError("genotype: key 'format' is missing")
+        raise InputError("genotype: key 'format' is missing")
     if type(content["format"]) is not int or content["format"] != FORMAT:
-        raise ValueError(f"genotype: unknown format {show(content['format'])}; this version reads format {FORMAT}")
+        raise InputError(f"genotype: unknown format {show(content['format'])}; this version reads format {FORMAT}")
     _fields("genotype", content, ("format", "space", "cells"), ("seed", "config_hash"))
     space = _fields("space", content["space"], ("name", "skeleton", "inputs", "kinds"))
     skeleton = SKELETONS.get(space["skeleton"]) if isinstance(space["skeleton"], str) else None
     if skeleton is None:
-        raise ValueError(f"space: unknown skeleton {show(space['skeleton'])}; known: {', '.join(sorted(SKELETONS))}")
+        raise InputError(f"space: unknown skeleton {show(space['skeleton'])}; known: {', '.join(sorted(SKELETONS))}")
     for key, expected in (("inputs", skeleton.inputs), ("kinds", list(skeleton.kinds))):
         if type(space[key]) is not type(expected) or space[key] != expected:
-            raise ValueError(f"space: {key} of the {skeleton.name} skeleton are {expected}, not {show(space[key])}")
+            raise InputError(f"space: {key} of the {skeleton.name} skeleton are {expected}, not {show(space[key])}")
     cells = {}
     for kind, cell in _fields("cells", content["cells"], skeleton.kinds).items():
         fields = _fields(kind, cell, ("nodes", "concat"))
@@ -164,20 +165,20 @@ def read_nasbench201(text: str) -> Reading:
     """Reads a NAS-Bench-201 string, the inputs of each node in any order."""
     groups = [group.strip() for group in text.split("+")]
     if len(groups) != 3:
-        raise ValueError(f"cell: a NAS-Bench-201 string has 3 nodes with + between them, not {len(groups)}")
+        raise InputError(f"cell: a NAS-Bench-201 string has 3 nodes with + between them, not {len(groups)}")
     nodes = []
     for node, group in enumerate(groups):
         if len(group) < 3 or group[0] != "|" or group[-1] != "|":
-            raise ValueError(f"cell, node {node}: expected |operation~state|...|, got {show(group)}")
+            raise InputError(f"cell, node {node}: expected |operation~state|...|, got {show(group)}")
         feeds = []
         for number, edge in enumerate(group[1:-1].split("|")):
             match = re.fullmatch(r"\s*(\w+)\s*~\s*([0-9]{1,4})\s*", edge)
             if match is None:
-                raise ValueError(f"cell, node {node}, input {number}: expected operation~state, got {show(edge)}")
+                raise InputError(f"cell, node {node}, input {number}: expected operation~state, got {show(edge)}")
             feeds.append((match[1], int(match[2])))
         wrong = _wrong_sources("cell", node, feeds)
         if wrong:
-            raise ValueError(wrong)
+            raise InputError(wrong)
         nodes.append(feeds)
     return Reading({"cell": (nodes, [len(nodes)])}, NASBENCH201, "nasbench201")
 
@@ -205,13 +206,13 @@ def read_darts(text: str) -> Reading:
     values: dict[str, ast.expr] = {}
     for keyword in _parse_call(text).keywords:
         if keyword.arg not in names:
-            raise ValueError(f"Genotype(...): unknown keyword {show(keyword.arg)}; known: {', '.join(names)}")
+            raise InputError(f"Genotype(...): unknown keyword {show(keyword.arg)}; known: {', '.join(names)}")
         if keyword.arg in values:
-            raise ValueError(f"Genotype(...): keyword {keyword.arg} is there twice")
+            raise InputError(f"Genotype(...): keyword {keyword.arg} is there twice")
         values[keyword.arg] = keyword.value
     missing = [name for name in names if name not in values]
     if missing:
-        raise ValueError(f"Genotype(...): keyword {missing[0]} is missing")
+        raise InputError(f"Genotype(...): keyword {missing[0]} is missing")
     cells = {}
     for kind in DARTS.kinds:
         concat = _read_concat(f"{kind}, concat", values[f"{kind}_concat"])
@@ -227,13 +228,13 @@ def _parse_call(text: str) -> ast.Call:
             warnings.simplefilter("ignore")  # on odd literals; whatever they are, they are checked below
             tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        raise ValueError(f"Genotype(...): {error.msg} at line {error.lineno or 1} (cut short?)") from None
+        raise InputError(f"Genotype(...): {error.msg} at line {error.lineno or 1} (cut short?)") from None
     except (ValueError, RecursionError, MemoryError):
-        raise ValueError("Genotype(...): zero bytes in the text, or nested too deeply") from None
+        raise InputError("Genotype(...): zero bytes in the text, or nested too deeply") from None
     if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name) or tree.func.id != "Genotype":
-        raise ValueError("Genotype(...): there is something else before or after it")
+        raise InputError("Genotype(...): there is something else before or after it")
     if tree.args:
-        raise ValueError("Genotype(...): every value needs its keyword, such as normal=[...]")
+        raise InputError("Genotype(...): every value needs its keyword, such as normal=[...]")
     return tree
 
 
@@ -241,7 +242,7 @@ def _literal(place: str, value: ast.expr) -> object:
     try:
         return ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        raise ValueError(f"{place}: only lists and tuples of plain texts and integers are read") from None
+        raise InputError(f"{place}: only lists and tuples of plain texts and integers are read") from None
 
 
 def _read_concat(place: str, value: ast.expr) -> list[int]:
@@ -250,14 +251,14 @@ def _read_concat(place: str, value: ast.expr) -> list[int]:
         states = [state_number(place, state) for state in items(place, _literal(place, value))]
     else:
         if not isinstance(value.func, ast.Name) or value.func.id != "range" or value.keywords or not 1 <= len(value.args) <= 3:
-            raise ValueError(f"{place}: expected a list or range(first, last + 1)")
+            raise InputError(f"{place}: expected a list or range(first, last + 1)")
         numbers = [state_number(place, _literal(place, argument)) for argument in value.args]
         if not all(-MOST_STATES <= number <= MOST_STATES for number in numbers) or 0 in numbers[2:]:
-            raise ValueError(f"{place}: range({', '.join(map(show, numbers))}) is out of range")
+            raise InputError(f"{place}: range({', '.join(map(show, numbers))}) is out of range")
         states = list(range(*numbers))
     beyond = next((state for state in states if not 0 <= state < MOST_STATES), None)
     if beyond is not None:
-        raise ValueError(f"{place}: state {show(beyond)} is out of range, it must be 0 to {MOST_STATES - 1}")
+        raise InputError(f"{place}: state {show(beyond)} is out of range, it must be 0 to {MOST_STATES - 1}")
     return states
 
 
@@ -266,21 +267,21 @@ def _nodes_of_entries(kind: str, entries: Iterable[object], concat: list[int], i
     rows: list[list[Any] | tuple[Any, ...]] = []
     for number, entry in enumerate(entries):
         if not isinstance(entry, list | tuple) or len(entry) not in (2, 3):
-            raise ValueError(
+            raise InputError(
                 f"{kind}, entry {number}: expected (operation, source) or (operation, target, source), got {show(entry)}"
             )
         if rows and len(entry) != len(rows[0]):
-            raise ValueError(f"{kind}, entry {number}: pairs and triples are mixed, {show(entry)} after {show(rows[-1])}")
+            raise InputError(f"{kind}, entry {number}: pairs and triples are mixed, {show(entry)} after {show(rows[-1])}")
         rows.append(entry)
     if rows and len(rows[0]) == 2:
         if len(rows) % 2:
-            raise ValueError(f"{kind}: every node takes two pairs, but {len(rows)} is an odd number")
+            raise InputError(f"{kind}: every node takes two pairs, but {len(rows)} is an odd number")
         return [[rows[number], rows[number + 1]] for number in range(0, len(rows), 2)]
     targets = []
     for number, (_, target, _) in enumerate(rows):
         place = f"{kind}, entry {number}"
         if not inputs <= state_number(place, target) < MOST_STATES:
-            raise ValueError(f"{place}: target state {show(target)} is out of range, it must be {inputs} to {MOST_STATES - 1}")
+            raise InputError(f"{place}: target state {show(target)} is out of range, it must be {inputs} to {MOST_STATES - 1}")
         targets.append(target)
     nodes: list[list[object]] = [[] for _ in range(max([*targets, *concat], default=0) + 1 - inputs)]
     for target, (operation, _, source) in zip(targets, rows, strict=True):

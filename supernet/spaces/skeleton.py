@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from base.checks import InputError
 from ops.images import FactorizedReduce, ReluConvNorm, batch_norm
 
 SMALLEST_IMAGE = 4  # pixels a side: both skeletons halve twice what the stem makes of the image
@@ -82,19 +83,19 @@ class Skeleton:
         unknown stem, and a mobile stem that does not fit.
         """
         if stem not in get_args(Stem):
-            raise ValueError(f"stem: must be {' or '.join(get_args(Stem))}, not {stem!r}")
+            raise InputError(f"stem: must be {' or '.join(get_args(Stem))}, not {stem!r}")
         if cells < self.fewest_cells:
-            raise ValueError(
+            raise InputError(
                 f"cells: the {self.name} skeleton needs at least {self.fewest_cells} {self.cells_unit}, not {cells}"
             )
         if channels < 1:
-            raise ValueError(f"channels: must be at least 1, not {channels}")
+            raise InputError(f"channels: must be at least 1, not {channels}")
         if stem == "imagenet" and self.inputs > 2:
-            raise ValueError(
+            raise InputError(
                 f"stem: imagenet makes two states, and cells in the {self.name} skeleton read {self.inputs}; set it to cifar"
             )
         if stem == "imagenet" and channels % 2:
-            raise ValueError(f"channels: must be even with stem imagenet, which begins with half of them, not {channels}")
+            raise InputError(f"channels: must be even with stem imagenet, which begins with half of them, not {channels}")
         return LAYOUTS[self.name](channels, cells, width, stem)
 
 
@@ -218,9 +219,9 @@ class Backbone(nn.Module):
         super().__init__()
         positions = skeleton.positions(channels, cells, width, stem)
         if classes < 2:
-            raise ValueError(f"classes: must be at least 2, not {classes}")
+            raise InputError(f"classes: must be at least 2, not {classes}")
         if image_channels < 1:
-            raise ValueError(f"image_channels: must be at least 1, not {image_channels}")
+            raise InputError(f"image_channels: must be at least 1, not {image_channels}")
         self.skeleton = skeleton
         self.image_channels = image_channels
         self.stem_name = stem
@@ -276,4 +277,4 @@ def check_images(images: Tensor, image_channels: int) -> None:
 def check_size(height: int, width: int) -> None:
     """Raises ValueError unless both are at least 4, which every network here needs."""
     if min(height, width) < SMALLEST_IMAGE:
-        raise ValueError(f"images: {height}x{width} is too small, the network needs at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}")
+        raise InputError(f"images: {height}x{width} is too small, the network needs at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}")

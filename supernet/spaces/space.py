@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from base.checks import InputError
 from ops.registry import list_ops
 from supernet.genotypes.genotype import CellGenotype, Genotype
 from supernet.spaces.skeleton import Skeleton
@@ -38,17 +39,17 @@ class SearchSpace:
         known = list_ops()
         for name in (*self.candidates, *self.searched_as.values()):
             if name not in known:
-                raise ValueError(f"space {self.name}: unknown operation {name!r}; known: {', '.join(known)}")
+                raise InputError(f"space {self.name}: unknown operation {name!r}; known: {', '.join(known)}")
         if len(set(self.candidates)) < len(self.candidates) or not self.candidates:
-            raise ValueError(f"space {self.name}: candidates must be distinct and at least one")
+            raise InputError(f"space {self.name}: candidates must be distinct and at least one")
         if self.nodes < 1:
-            raise ValueError(f"space {self.name}: needs at least one node, not {self.nodes}")
+            raise InputError(f"space {self.name}: needs at least one node, not {self.nodes}")
         if not self.concat or not all(self.inputs <= state < self.inputs + self.nodes for state in self.concat):
-            raise ValueError(f"space {self.name}: concat must name nodes {self.inputs} to {self.inputs + self.nodes - 1}")
+            raise InputError(f"space {self.name}: concat must name nodes {self.inputs} to {self.inputs + self.nodes - 1}")
         if self.derived_inputs is not None and (self.derived_inputs < 1 or set(self.candidates) == {"none"}):
-            raise ValueError(f"space {self.name}: derived_inputs must be at least 1, with a candidate other than none, or None")
+            raise InputError(f"space {self.name}: derived_inputs must be at least 1, with a candidate other than none, or None")
         if not self.skeleton.preprocess and len(self.concat) != 1:
-            raise ValueError(f"space {self.name}: the {self.skeleton.name} skeleton takes cells with one state in concat")
+            raise InputError(f"space {self.name}: the {self.skeleton.name} skeleton takes cells with one state in concat")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -144,14 +145,14 @@ _SPACES: dict[str, SearchSpace] = {}
 def register_space(space: SearchSpace) -> SearchSpace:
     """Makes `space` known by its name. Raises ValueError if another space has it."""
     if _SPACES.setdefault(space.name, space) != space:
-        raise ValueError(f"space {space.name!r} is registered already")
+        raise InputError(f"space {space.name!r} is registered already")
     return space
 
 
 def get_space(name: str) -> SearchSpace:
     """The space of that name. Raises ValueError for an unknown one."""
     if name not in _SPACES:
-        raise ValueError(f"unknown space {name!r}; known: {', '.join(sorted(_SPACES))}")
+        raise InputError(f"unknown space {name!r}; known: {', '.join(sorted(_SPACES))}")
     return _SPACES[name]
 
 

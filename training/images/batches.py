@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from base.checks import InputError
 from base.seeds import new_generator
 from training.images.augment import Augmentation, Draws
 from training.images.format import Images
@@ -145,9 +146,9 @@ class Batches:
         stream: str = "",
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size: must be at least 1, not {batch_size}")
+            raise InputError(f"batch_size: must be at least 1, not {batch_size}")
         if batch_size > len(images):
-            raise ValueError(f"batch_size: {batch_size} is larger than the {len(images)} images it is taken from")
+            raise InputError(f"batch_size: {batch_size} is larger than the {len(images)} images it is taken from")
         self.batch_size = batch_size
         self.device = torch.device(device)
         self._count = len(images)
@@ -160,7 +161,7 @@ class Batches:
         self._drop_last = drop_last
         self._dtype = dtype
         if self._augment.crop_area < 1 and not images.workers:
-            raise ValueError("data.crop_area: only worker processes cut out parts of images; set data.loading to workers")
+            raise InputError("data.crop_area: only worker processes cut out parts of images; set data.loading to workers")
         # What is gone through once in a while, without shuffling, is not worth processes that wait for it.
         self._source = (
             _Workers(images, self.device, self._augment, stay=shuffle)

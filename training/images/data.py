@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from base.checks import check_choices
+from base.checks import InputError, check_choices
 from base.files import write_atomically
 from base.seeds import new_generator
 from training.images.augment import Augmentation
@@ -76,23 +76,23 @@ class DataConfig:
         check_choices(self, "data.")
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
-                raise ValueError(f"data.{name}: must be 0 or more pixels, not {getattr(self, name)}")
+                raise InputError(f"data.{name}: must be 0 or more pixels, not {getattr(self, name)}")
         if not 0 < self.crop_area <= 1:
-            raise ValueError(f"data.crop_area: must be a share above 0 and at most 1, not {self.crop_area}")
+            raise InputError(f"data.crop_area: must be a share above 0 and at most 1, not {self.crop_area}")
         if self.crop_area < 1 and self.loading == "resident":
-            raise ValueError("data.crop_area: only worker processes cut parts out; set data.loading to auto or workers")
+            raise InputError("data.crop_area: only worker processes cut parts out; set data.loading to auto or workers")
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"data.limit: must be at least 1 image, or null for all, not {self.limit}")
+            raise InputError(f"data.limit: must be at least 1 image, or null for all, not {self.limit}")
         if self.size is not None and not 4 <= self.size <= 4096:
-            raise ValueError(f"data.size: must be from 4 to 4096 pixels, or null for images as they are, not {self.size}")
+            raise InputError(f"data.size: must be from 4 to 4096 pixels, or null for images as they are, not {self.size}")
         if self.resize is not None and not (self.size is not None and self.fit == "crop" and self.size <= self.resize <= 8192):
-            raise ValueError(
+            raise InputError(
                 f"data.resize: must be from data.size to 8192 pixels, and needs it and data.fit crop, not {self.resize}"
             )
         if not 0 < self.test_fraction <= 0.5:
-            raise ValueError(f"data.test_fraction: must be above 0 and at most 0.5, not {self.test_fraction}")
+            raise InputError(f"data.test_fraction: must be above 0 and at most 0.5, not {self.test_fraction}")
         if self.workers is not None and not 1 <= self.workers <= 1024:
-            raise ValueError(f"data.workers: must be from 1 to 1024 processes, or null, not {self.workers}")
+            raise InputError(f"data.workers: must be from 1 to 1024 processes, or null, not {self.workers}")
 
     def augmentation(self) -> Augmentation:
         """The random changes that these settings ask for."""
@@ -133,7 +133,7 @@ def register_dataset(name: str) -> Callable[[Loader], Loader]:
 
     def register(loader: Loader) -> Loader:
         if name in list_datasets():
-            raise ValueError(f"data set {name!r} is registered already")
+            raise InputError(f"data set {name!r} is registered already")
         _OWN[name] = loader
         return loader
 
@@ -149,7 +149,7 @@ def _loader(name: str) -> Loader:
     if name in _OWN:
         return _OWN[name]
     if name not in _SHIPPED:
-        raise ValueError(f"data.name: unknown data set {name!r}; known: {', '.join(list_datasets())}")
+        raise InputError(f"data.name: unknown data set {name!r}; known: {', '.join(list_datasets())}")
     module, _, function = _SHIPPED[name].partition(":")
     loader: Loader = getattr(importlib.import_module(f"training.images.readers.{module}"), function)
     return loader
@@ -184,7 +184,7 @@ def load_images(
         _check_format(images.format, known)
     if part == "train" and config.limit is not None:
         if config.limit > len(images):
-            raise ValueError(f"data.limit: {config.limit} is more than the {len(images)} training images of {config.name}")
+            raise InputError(f"data.limit: {config.limit} is more than the {len(images)} training images of {config.name}")
         images = images.take(stratified(images.labels, config.limit, new_generator("limit")))
     if isinstance(images, ImageSet):
         if config.size is not None:
@@ -202,7 +202,7 @@ def _check_augmentation(config: DataConfig, form: ImageFormat) -> None:
     _, height, width = form.shape
     for name, pixels in (("crop_padding", config.crop_padding), ("cutout", config.cutout)):
         if pixels and pixels >= min(height, width):
-            raise ValueError(f"data.{name}: {pixels} pixels could hide all of an image of {height}x{width}; use fewer")
+            raise InputError(f"data.{name}: {pixels} pixels could hide all of an image of {height}x{width}; use fewer")
 
 
 def _workers(images: Images, config: DataConfig, device: torch.device) -> int:
@@ -234,7 +234,7 @@ def _prepared(
         first = found.unreadable[0]
         if not config.skip_unreadable:
             more = f", and {len(found.unreadable) - 1} more" if len(found.unreadable) > 1 else ""
-            raise ValueError(
+            raise InputError(
                 f"data.root: {first}{more}; mend or delete it, or leave such files out, --data.skip_unreadable true"
             )
         log(f"left out, unreadable: {len(found.unreadable)} of {len(files)} {part} images")
@@ -244,7 +244,7 @@ def _prepared(
     before, left = (labels.bincount(minlength=len(names)) for labels in (files.labels, files.labels[found.readable]))
     lost = (before > 0) & (left == 0)
     if not left.any() or (part == "train" and lost.any()):
-        raise ValueError(f"data.root: no image of class {names[int(lost.int().argmax())]!r} can be read")
+        raise InputError(f"data.root: no image of class {names[int(lost.int().argmax())]!r} can be read")
     if known is None and part == "test":
         # Asked for alone, the test part has the statistics of the training part all the same.
         known = load_images(config, "train", device, log=log).format
@@ -260,14 +260,14 @@ def _normalised(files: ImageFiles, mean: tuple[float, ...], std: tuple[float, ..
 def _check_format(form: ImageFormat, known: ImageFormat) -> None:
     """Raises ValueError for images of other classes or channels than those of `known`."""
     if form.class_names != known.class_names:
-        raise ValueError(
+        raise InputError(
             f"data.name: the images have {form.class_names_in_short()}, those that the network was trained on "
             f"{known.class_names_in_short()}"
         )
     described = [(f"{other.shape[0]} channels", f"pixels that are divided by {other.scale:g}") for other in (form, known)]
     for ours, theirs in zip(*described, strict=True):
         if ours != theirs:
-            raise ValueError(f"data.name: the images have {ours}, those that the network was trained on {theirs}")
+            raise InputError(f"data.name: the images have {ours}, those that the network was trained on {theirs}")
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -291,7 +291,7 @@ def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImag
     """
     count = int(fraction * len(images))
     if not 0 < count < len(images):
-        raise ValueError(f"train_fraction: {fraction} of {len(images)} images leaves one of the two parts empty")
+        raise InputError(f"train_fraction: {fraction} of {len(images)} images leaves one of the two parts empty")
     order = torch.randperm(len(images), generator=new_generator(seed, "split"))
     return images.take(order[:count]), images.take(order[count:])
 
@@ -317,7 +317,7 @@ def saved_format(options: RunOptions) -> ImageFormat | None:
             content = {name: value for name, value in content.items() if not name.startswith("train_images")}
         return ImageFormat.from_dict(content)
     except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path}: damaged ({error}); delete it to have it computed again") from error
+        raise InputError(f"{path}: damaged ({error}); delete it to have it computed again") from error
 
 
 def class_weights(images: Images, config: DataConfig) -> Tensor | None:
@@ -330,5 +330,5 @@ def class_weights(images: Images, config: DataConfig) -> Tensor | None:
     counts = images.labels.bincount(minlength=images.classes)
     if not counts.all():
         name = images.format.class_names[int(counts.argmin())]
-        raise ValueError(f"data.class_weights: class {name!r} has no training image; leave the weights out or add images")
+        raise InputError(f"data.class_weights: class {name!r} has no training image; leave the weights out or add images")
     return (len(images) / (images.classes * counts)).float()

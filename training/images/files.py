@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from base.checks import InputError
 from training.images.format import BYTE, Crop, ImageFormat, ImageSet, statistics_of_sums
 from training.images.workers import new_loader, results
 
@@ -44,7 +45,7 @@ class Decoding:
         from PIL import Image, ImageOps, UnidentifiedImageError  # slow to import
 
         if not os.path.isfile(path):  # a pipe would be waited for
-            raise ValueError(f"{_one_line(path)}: cannot be read as an image (no such file)")
+            raise InputError(f"{_one_line(path)}: cannot be read as an image (no such file)")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of odd files, which are read or not
@@ -60,11 +61,11 @@ class Decoding:
                         image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
                     pixels = np.array(image)
         except UnidentifiedImageError as error:
-            raise ValueError(f"{_one_line(path)}: cannot be read as an image (of no known format)") from error
+            raise InputError(f"{_one_line(path)}: cannot be read as an image (of no known format)") from error
         except Exception as error:  # of any type: each format has a decoder of its own
             said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             reason = _one_line(said) or type(error).__name__
-            raise ValueError(f"{_one_line(path)}: cannot be read as an image ({reason})") from error
+            raise InputError(f"{_one_line(path)}: cannot be read as an image ({reason})") from error
         return rearrange(torch.from_numpy(pixels), "h w -> 1 h w" if self.gray else "h w c -> c h w")
 
     def _needed(self, image: "Image", crop: Crop | None) -> int:
@@ -93,7 +94,7 @@ def _in_bytes(image: "Image", gray: bool) -> "Image":
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image)
         if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
-            raise ValueError(f"pixels of mode {image.mode}, which have no known largest value; an .npz file can hold them")
+            raise InputError(f"pixels of mode {image.mode}, which have no known largest value; an .npz file can hold them")
         image = Image.fromarray(((values.astype(np.uint32) + 0x80) // 0x101).astype(np.uint8))
     if image.has_transparency_data:
         colours = image.convert("RGBA")

@@ -11,6 +11,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from base.checks import InputError
+
 # The values of 4096 images of CIFAR-10, 100 MB in float64.
 _VALUES_AT_ONCE = 4096 * 3 * 32 * 32
 BYTE = 255.0
@@ -40,16 +42,16 @@ class ImageFormat:
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or not all(type(length) is int and length > 0 for length in self.shape):
-            raise ValueError(f"image format: shape must be three positive numbers (C, H, W), not {reprlib.repr(self.shape)}")
+            raise InputError(f"image format: shape must be three positive numbers (C, H, W), not {reprlib.repr(self.shape)}")
         numbers = (self.scale, *self.mean, *self.std)
         if not all(type(number) in (int, float) and -_LARGEST <= number <= _LARGEST for number in numbers):
-            raise ValueError("image format: scale, mean and std must be finite numbers, up to 1e30")
+            raise InputError("image format: scale, mean and std must be finite numbers, up to 1e30")
         channels, positive = self.shape[0], (self.scale, *self.std)
         if len(self.mean) != channels or len(self.std) != channels or not all(value >= 1 / _LARGEST for value in positive):
             given = f"{reprlib.repr(self.mean)} and {reprlib.repr(self.std)}"
-            raise ValueError(f"mean, std: must be {channels} numbers each, std positive, not {given}")
+            raise InputError(f"mean, std: must be {channels} numbers each, std positive, not {given}")
         if not all(isinstance(name, str) for name in self.class_names):
-            raise ValueError(f"image format: class_names must be texts, not {reprlib.repr(self.class_names)}")
+            raise InputError(f"image format: class_names must be texts, not {reprlib.repr(self.class_names)}")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain numbers, texts and lists, ready for JSON."""
@@ -60,9 +62,9 @@ class ImageFormat:
         """What `to_dict` made. Raises ValueError for anything else."""
         lists = ("shape", "mean", "std", "class_names")
         if not isinstance(content, dict) or set(content) != {"scale", *lists}:
-            raise ValueError(f"image format: must have scale, {', '.join(lists)}")
+            raise InputError(f"image format: must have scale, {', '.join(lists)}")
         if not all(isinstance(content[name], list) for name in lists):
-            raise ValueError(f"image format: {', '.join(lists)} must be lists")
+            raise InputError(f"image format: {', '.join(lists)} must be lists")
         return cls(scale=content["scale"], **{name: tuple(content[name]) for name in lists})
 
     def class_names_in_short(self) -> str:
@@ -153,15 +155,15 @@ class ImageSet:
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
             given = f"{self.images.dtype} {list(self.images.shape)}"
-            raise ValueError(f"images: must be uint8 or float32 [N, C, H, W], not {given}")
+            raise InputError(f"images: must be uint8 or float32 [N, C, H, W], not {given}")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             given = f"{self.labels.dtype} {list(self.labels.shape)}"
-            raise ValueError(f"labels: must be int64 [{len(self.images)}], one for each image, not {given}")
+            raise InputError(f"labels: must be int64 [{len(self.images)}], one for each image, not {given}")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
-            raise ValueError(f"labels: must be from 0 to {self.classes - 1}")
+            raise InputError(f"labels: must be from 0 to {self.classes - 1}")
         object.__setattr__(self, "class_names", self.class_names or tuple(map(str, range(self.classes))))
         if len(self.class_names) != self.classes:
-            raise ValueError(f"class_names: must be {self.classes}, one a class, not {len(self.class_names)}")
+            raise InputError(f"class_names: must be {self.classes}, one a class, not {len(self.class_names)}")
         self.format  # noqa: B018  # checks mean and std
 
     @property

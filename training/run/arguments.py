@@ -3,12 +3,14 @@
 import argparse
 from typing import Any, NoReturn
 
+from base.checks import InputError
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as the other commands do."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(message.removeprefix("argument "))
+        raise InputError(message.removeprefix("argument "))
 
 
 def whole_number(text: str) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from base.checks import InputError
 from base.files import write_atomically
 from base.plain_yaml import read_yaml
 from training.run.config import CONFIG_FILE, config_hash, config_to_dict, config_to_yaml
@@ -55,21 +56,21 @@ class RunDirectory:
             ValueError: see `open`.
         """
         if resume and overwrite:
-            raise ValueError("--resume and --overwrite exclude each other: go on with the run, or begin it anew")
+            raise InputError("--resume and --overwrite exclude each other: go on with the run, or begin it anew")
         if os.path.lexists(path) and not path.is_dir():
-            raise ValueError(f"{path}: is a file; choose another directory with --run")
+            raise InputError(f"{path}: is a file; choose another directory with --run")
         _check_writable(path)
         if resume and not path.exists():
-            raise ValueError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
+            raise InputError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
         if not path.exists() or _is_empty(path):
             return
         if not _is_run(path):
-            raise ValueError(f"{path}: not empty and not a run of this program; choose another directory with --run")
+            raise InputError(f"{path}: not empty and not a run of this program; choose another directory with --run")
         if resume:
             _check_same_config(path, config, may_change)
         elif not overwrite:
             state = f"a run already, {_progress(path)}"
-            raise ValueError(f"{path}: holds {state}; continue it with --resume or replace it with --overwrite")
+            raise InputError(f"{path}: holds {state}; continue it with --resume or replace it with --overwrite")
 
     @classmethod
     def open(
@@ -96,7 +97,7 @@ class RunDirectory:
             if is_new:
                 with contextlib.suppress(OSError):
                     path.rmdir()
-            raise ValueError(f"{path}: the run directory cannot be written: {error.strerror}") from error
+            raise InputError(f"{path}: the run directory cannot be written: {error.strerror}") from error
         return cls(path, config, may_change)
 
     def checkpoints(self, kind: str, keep: int = 2) -> "Checkpoints":
@@ -113,7 +114,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 2, header: Mapping[str, str] | None = None) -> None:
         """`directory` is that of the run. `header`: what a checkpoint must have been saved with to be loaded."""
         if keep < 1:
-            raise ValueError(f"keep: at least 1 checkpoint must stay, not {keep}")
+            raise InputError(f"keep: at least 1 checkpoint must stay, not {keep}")
         self.directory = directory / "checkpoints"
         self.keep = keep
         self.header = dict(header or {})
@@ -153,27 +154,27 @@ class Checkpoints:
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             earlier = f"go on from epoch {_epoch(files[-2])}" if len(files) > 1 else "start from the beginning"
-            raise ValueError(f"{files[-1]}: {reason}; delete it to {earlier}, or begin anew with --overwrite") from error
+            raise InputError(f"{files[-1]}: {reason}; delete it to {earlier}, or begin anew with --overwrite") from error
 
     def _read(self, path: Path) -> tuple[int, dict[str, Any]]:
         first, _, payload = path.read_bytes().partition(b"\n")
         if not first.startswith(_MAGIC):
-            raise ValueError("not a checkpoint of this program")
+            raise InputError("not a checkpoint of this program")
         if first != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
-            raise ValueError("the checkpoint is damaged or cut short")
+            raise InputError("the checkpoint is damaged or cut short")
         try:
             content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         except Exception as error:  # of any type; as the bytes are those that were saved, the versions differ
-            raise ValueError("this version of torch cannot read the checkpoint") from error
+            raise InputError("this version of torch cannot read the checkpoint") from error
         try:
             epoch, header, state = content["epoch"], dict(content["header"]), content["state"]
         except (TypeError, KeyError, ValueError) as error:
-            raise ValueError("not a checkpoint of this program") from error
+            raise InputError("not a checkpoint of this program") from error
         if epoch != _epoch(path):
-            raise ValueError(f"the file was renamed, it holds epoch {epoch}")
+            raise InputError(f"the file was renamed, it holds epoch {epoch}")
         for key, value in self.header.items():
             if header.get(key) != value:
-                raise ValueError(f"of another run ({key} {header.get(key)}, not {value})")
+                raise InputError(f"of another run ({key} {header.get(key)}, not {value})")
         return epoch, state
 
     def _files(self) -> list[Path]:
@@ -208,9 +209,9 @@ def _check_writable(path: Path) -> None:
     """The directory, or the nearest one above it that exists, can take new entries."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
-        raise ValueError(f"{path}: the run directory cannot be made, {existing} is a file")
+        raise InputError(f"{path}: the run directory cannot be made, {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"{path}: the run directory cannot be written, no permission for {existing}")
+        raise InputError(f"{path}: the run directory cannot be written, no permission for {existing}")
 
 
 def _is_empty(path: Path) -> bool:
@@ -232,13 +233,13 @@ def _check_same_config(path: Path, config: "DataclassInstance", may_change: Coll
     try:
         saved, new = leaves(read_yaml(path / CONFIG_FILE)), leaves(config_to_dict(config))
     except ValueError as error:
-        raise ValueError(f"{error}; the run cannot be resumed, begin anew with --overwrite") from error
+        raise InputError(f"{error}; the run cannot be resumed, begin anew with --overwrite") from error
     for name in [*new, *(name for name in saved if name not in new)]:
         if name.partition(".")[0] in may_change:
             continue
         before, now = saved.get(name, "absent"), new.get(name, "absent")
         if type(before) is not type(now) or before != now:
-            raise ValueError(
+            raise InputError(
                 f"{path}: the run was started with {name} {before}, not {now}; resume it without changes, "
                 "or begin anew with --overwrite"
             )

@@ -22,6 +22,7 @@ import docstring_parser
 import jsonargparse
 import yaml
 
+from base.checks import InputError
 from base.plain_yaml import read_yaml
 from base.texts import one_line
 
@@ -100,7 +101,7 @@ def parse_command_line(
     try:
         values = _parse(_parser(fields, prog, description, options), arguments, fields, options)
         if values["run"] == "":
-            raise ValueError("--run: is empty; name a directory")
+            raise InputError("--run: is empty; name a directory")
         run = Path(values["run"] or _default_run(values["config"] or default_config, prog))
         seeds = _seeds(values.get("seeds"))
         # Of a run that was repeated, each repetition has saved its configuration, in which only the seed differs.
@@ -130,9 +131,9 @@ def _seeds(text: str | None) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--seeds: must be whole numbers with commas between them, such as 0,1,2, not {text!r}") from None
+        raise InputError(f"--seeds: must be whole numbers with commas between them, such as 0,1,2, not {text!r}") from None
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds: {text} has a seed twice")
+        raise InputError(f"--seeds: {text} has a seed twice")
     return seeds
 
 
@@ -148,7 +149,7 @@ def config_from_file(schema: type[T], path: Path | Traversable) -> T:
     try:
         return _build(schema, _checked(values, fields))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def config_to_dict(config: "DataclassInstance") -> dict[str, Any]:
@@ -280,12 +281,12 @@ class _ConfigAction(argparse.Action):
         own = ", ".join(_own_configs(self.fields))
         if isinstance(path, Path) and not (values and path.exists()):
             known = own or "there is none"
-            raise ValueError(f"--config {values!r}: no such file, and no shipped configuration of this command ({known})")
+            raise InputError(f"--config {values!r}: no such file, and no shipped configuration of this command ({known})")
         try:
             found = _values_of_file(parser, path, self.fields)
         except ValueError as error:
             hint = f"; shipped for this command: {own}" if own and values in shipped else ""
-            raise ValueError(f"{error}{hint}") from error
+            raise InputError(f"{error}{hint}") from error
         for key, value in found.items():
             namespace[key] = value
         namespace[self.dest] = values
@@ -312,7 +313,7 @@ def _values_of_file(
         values = {key: parsed[key] for key in flat}
         _checked(values, {key: fields[key] for key in flat})
     except (argparse.ArgumentError, ValueError) as error:
-        raise ValueError(f"{path}: {_short(str(error), fields)}") from error
+        raise InputError(f"{path}: {_short(str(error), fields)}") from error
     return values
 
 
@@ -324,9 +325,9 @@ def _flatten(content: Mapping[str, Any], fields: Mapping[str, _Field], prefix: s
         if name in fields:
             flat[name] = value
         elif not any(known.startswith(f"{name}.") for known in fields):
-            raise ValueError(f"{name}: no such field{_did_you_mean(name, fields)}")
+            raise InputError(f"{name}: no such field{_did_you_mean(name, fields)}")
         elif not isinstance(value, dict):
-            raise ValueError(f"{name}: must hold fields of its own (`name: value`), not {one_line(repr(value))}")
+            raise InputError(f"{name}: must hold fields of its own (`name: value`), not {one_line(repr(value))}")
         else:
             flat |= _flatten(value, fields, f"{name}.")
     return flat
@@ -339,7 +340,7 @@ def _parse(
     try:
         namespace = parser.parse_args(_join_negative(arguments))
     except argparse.ArgumentError as error:
-        raise ValueError(_short(str(error), fields, run_options)) from error
+        raise InputError(_short(str(error), fields, run_options)) from error
     return {name: namespace[name] for name in (*fields, *run_options)}
 
 
@@ -359,12 +360,12 @@ def _checked(values: Mapping[str, Any], fields: Mapping[str, _Field]) -> dict[st
     for name, field in fields.items():
         value = values[name]
         if field.default is dataclasses.MISSING and (value is None or value is dataclasses.MISSING) and not field.optional:
-            raise ValueError(f"{name}: must be given, with --{name} or in a configuration file")
+            raise InputError(f"{name}: must be given, with --{name} or in a configuration file")
         if value is None and not field.optional:
-            raise ValueError(f"{name}: must be {_describe(field.hint)}, not null")
+            raise InputError(f"{name}: must be {_describe(field.hint)}, not null")
         for entry in _leaf_values(value):
             if isinstance(entry, float) and not math.isfinite(entry):
-                raise ValueError(f"{name}: must be finite, not {entry}")
+                raise InputError(f"{name}: must be finite, not {entry}")
     return {name: values[name] for name in fields}
 
 

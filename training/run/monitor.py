@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from base.checks import InputError
 from base.files import naming
 from training.run.command import TrainingDiverged
 
@@ -140,9 +141,9 @@ class StopConfig:
 
     def __post_init__(self) -> None:
         if self.hours is not None and not self.hours > 0:
-            raise ValueError(f"stop.hours: must be positive, not {self.hours}")
+            raise InputError(f"stop.hours: must be positive, not {self.hours}")
         if self.accuracy is not None and not 0 < self.accuracy <= 1:
-            raise ValueError(f"stop.accuracy: must be a share above 0 and at most 1, not {self.accuracy}")
+            raise InputError(f"stop.accuracy: must be a share above 0 and at most 1, not {self.accuracy}")
 
 
 class StopConditions:

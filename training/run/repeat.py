@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from base.checks import InputError
 from base.files import write_atomically
 from training.run.checkpoint import MAY_CHANGE, RunDirectory
 from training.run.config import RunOptions, seed_directory
@@ -75,15 +76,15 @@ def _check_directory(options: RunOptions) -> None:
     path = options.run
     if not path.exists():
         if options.resume:
-            raise ValueError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
+            raise InputError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
         return
     if not path.is_dir():
-        raise ValueError(f"{path}: is a file; choose another directory with --run")
+        raise InputError(f"{path}: is a file; choose another directory with --run")
     foreign = [
         entry.name for entry in path.iterdir() if entry.name != SEEDS_FILE and not entry.match(seed_directory(path, "*").name)
     ]
     if foreign:
-        raise ValueError(f"{path}: holds {sorted(foreign)[0]}, which is no run of a seed; choose another directory with --run")
+        raise InputError(f"{path}: holds {sorted(foreign)[0]}, which is no run of a seed; choose another directory with --run")
 
 
 def spread(measured: Sequence[Mapping[str, float]]) -> list[Spread]:

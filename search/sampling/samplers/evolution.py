@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal, get_args
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.pareto import crowding_distances, non_dominated_fronts
@@ -51,16 +51,16 @@ class EvolutionConfig:
     def __post_init__(self) -> None:
         for name, kind in (("name", Scheme), ("selection", Selection), ("objective", Objective)):
             if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"evolution.{name}: must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
+                raise InputError(f"evolution.{name}: must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
         for name in ("population", "sample", "tournament", "crossover_points"):
             check_whole(f"evolution.{name}", getattr(self, name))
         for name in ("edge_share", "crossover_share", "mutation_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"evolution.{name}: must be from 0 to 1, not {getattr(self, name)}")
+                raise InputError(f"evolution.{name}: must be from 0 to 1, not {getattr(self, name)}")
         if self.name == "generational" and not 0 <= self.elite < self.population:
-            raise ValueError(f"evolution.elite: must be from 0 to below population = {self.population}, not {self.elite}")
+            raise InputError(f"evolution.elite: must be from 0 to below population = {self.population}, not {self.elite}")
         if self.name != "ageing" and not self.crossover_share and not self.mutation_share:
-            raise ValueError("evolution.mutation_share: must be above 0 where crossover_share is 0, or nothing changes")
+            raise InputError("evolution.mutation_share: must be above 0 where crossover_share is 0, or nothing changes")
 
 
 @dataclass
@@ -76,13 +76,13 @@ class EvolutionSearchConfig(SamplingConfig):
         super().__post_init__()
         evolution = self.evolution
         if evolution.population >= self.evaluations:
-            raise ValueError(
+            raise InputError(
                 f"evolution.population: must be below evaluations = {self.evaluations}, or none has a child, "
                 f"not {evolution.population}"
             )
         blocks = len(Encoding(get_space(self.space), self.exclude).blocks)
         if evolution.name != "ageing" and evolution.crossover_share and evolution.crossover_points >= blocks:
-            raise ValueError(
+            raise InputError(
                 f"evolution.crossover_points: space {self.space} can be cut in {blocks - 1} places, "
                 f"not in {evolution.crossover_points}"
             )
@@ -165,7 +165,7 @@ class _Nsga2(_Scheme):
         super().__init__(encoding, options, random, costs)
         known: Mapping[str, float] = costs(encoding.of_values([0] * len(encoding.variables))) if costs is not None else {}
         if costs is None or options.objective not in known:
-            raise ValueError(
+            raise InputError(
                 f"evolution.objective: {options.objective} of an architecture is not known here, but "
                 f"{', '.join(known) or 'nothing'}; --latency measured, or a column of the table, adds latency_ms"
             )

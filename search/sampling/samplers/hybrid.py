@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.operators import crossover, tournament
@@ -37,12 +37,12 @@ class HybridConfig:
 
     def __post_init__(self) -> None:
         if self.survival not in get_args(Survival):
-            raise ValueError(f"hybrid.survival: must be one of {', '.join(get_args(Survival))}, not {self.survival!r}")
+            raise InputError(f"hybrid.survival: must be one of {', '.join(get_args(Survival))}, not {self.survival!r}")
         for name in ("population", "tournament", "crossover_points"):
             check_whole(f"hybrid.{name}", getattr(self, name))
         for name in ("share", "crossover_share", "edge_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"hybrid.{name}: must be from 0 to 1, not {getattr(self, name)}")
+                raise InputError(f"hybrid.{name}: must be from 0 to 1, not {getattr(self, name)}")
 
 
 @dataclass
@@ -58,7 +58,7 @@ class HybridSearchConfig(SamplingConfig):
         super().__post_init__()
         blocks, points = len(Encoding(get_space(self.space), self.exclude).blocks), self.hybrid.crossover_points
         if self.hybrid.crossover_share and points >= blocks:
-            raise ValueError(f"hybrid.crossover_points: space {self.space} can be cut in {blocks - 1} places, not in {points}")
+            raise InputError(f"hybrid.crossover_points: space {self.space} can be cut in {blocks - 1} places, not in {points}")
 
 
 class HybridSampler(PolicySampler):

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 from base.seeds import derive_seed
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome, Variable
@@ -56,16 +56,16 @@ class NaoConfig:
         for name in ("initial", "proposals", "seeds", "steps", "hidden", "updates", "batch_size"):
             check_whole(f"nao.{name}", getattr(self, name))
         if self.target not in get_args(Target):
-            raise ValueError(f"nao.target: must be one of {', '.join(get_args(Target))}, not {self.target!r}")
+            raise InputError(f"nao.target: must be one of {', '.join(get_args(Target))}, not {self.target!r}")
         if self.hidden % 2:
-            raise ValueError(f"nao.hidden: must be even, not {self.hidden}")
+            raise InputError(f"nao.hidden: must be even, not {self.hidden}")
         for name in ("step", "lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"nao.{name}: must be above 0, not {getattr(self, name)}")
+                raise InputError(f"nao.{name}: must be above 0, not {getattr(self, name)}")
         if not 0 < self.prediction < 1:
-            raise ValueError(f"nao.prediction: must lie between 0 and 1, both excluded, not {self.prediction}")
+            raise InputError(f"nao.prediction: must lie between 0 and 1, both excluded, not {self.prediction}")
         if not math.isfinite(self.entropy):
-            raise ValueError(f"nao.entropy: must be a finite number, not {self.entropy}")
+            raise InputError(f"nao.entropy: must be a finite number, not {self.entropy}")
 
 
 @dataclass
@@ -80,7 +80,7 @@ class NaoSearchConfig(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nao.initial >= self.evaluations:
-            raise ValueError(
+            raise InputError(
                 f"nao.initial: must be below evaluations = {self.evaluations}, or nothing is learned, not {self.nao.initial}"
             )
 

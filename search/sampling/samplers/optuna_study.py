@@ -24,6 +24,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
+from base.checks import InputError
 from base.seeds import derive_seed
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.sampler import Costs, Sampler, Scored
@@ -190,7 +191,7 @@ class OptunaSampler(Sampler):
         try:
             yield
         except (SQLAlchemyError, OptunaError) as error:
-            raise ValueError(f"bayes.storage: {storage}: {_reason(error)}") from error
+            raise InputError(f"bayes.storage: {storage}: {_reason(error)}") from error
 
 
 class SeededSampler(BaseSampler):
@@ -254,7 +255,7 @@ def _storage(name: str) -> BaseStorage:
     try:
         return _database(name) if "://" in name else JournalStorage(JournalFileBackend(name))
     except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"bayes.storage: {name}: {_reason(error)}") from error
+        raise InputError(f"bayes.storage: {name}: {_reason(error)}") from error
 
 
 def _database(url: str) -> BaseStorage:
@@ -297,12 +298,12 @@ def _identity(encoding: Encoding, config: Any) -> dict[str, Any]:
 def _check_study(study: Study, identity: dict[str, Any]) -> None:
     """Raises ValueError unless the study is of these architectures and scores, or new: then it is from now on."""
     if study.directions != [StudyDirection.MAXIMIZE]:
-        raise ValueError(f"bayes.study: {study.study_name} exists and does not maximize one value; name another")
+        raise InputError(f"bayes.study: {study.study_name} exists and does not maximize one value; name another")
     if IDENTITY not in study.user_attrs:
         if study.get_trials(deepcopy=False):
-            raise ValueError(f"bayes.study: {study.study_name} exists and is of another program; name another")
+            raise InputError(f"bayes.study: {study.study_name} exists and is of another program; name another")
         study.set_user_attr(IDENTITY, identity)
     if different := [name for name, value in identity.items() if study.user_attrs[IDENTITY].get(name) != value]:
-        raise ValueError(
+        raise InputError(
             f"bayes.study: {study.study_name} exists with other {' and '.join(different)}; set the same, or name another study"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from base.checks import check_whole
+from base.checks import InputError, check_whole
 from base.seeds import new_generator
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
@@ -57,15 +57,15 @@ class ControllerConfig:
             check_whole(f"controller.{name}", getattr(self, name))
         for name in ("temperature", "tanh_constant", "lr"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"controller.{name}: must be above 0, not {getattr(self, name)}")
+                raise InputError(f"controller.{name}: must be above 0, not {getattr(self, name)}")
         if not 0 <= self.baseline_decay < 1:
-            raise ValueError(f"controller.baseline_decay: must be from 0 to below 1, not {self.baseline_decay}")
+            raise InputError(f"controller.baseline_decay: must be from 0 to below 1, not {self.baseline_decay}")
         if not (math.isfinite(self.entropy) and self.entropy >= 0):
-            raise ValueError(f"controller.entropy: must be at least 0, not {self.entropy}")
+            raise InputError(f"controller.entropy: must be at least 0, not {self.entropy}")
         if not 0 <= self.replay_epochs <= 1000:
-            raise ValueError(f"controller.replay_epochs: must be from 0 to 1000, not {self.replay_epochs}")
+            raise InputError(f"controller.replay_epochs: must be from 0 to 1000, not {self.replay_epochs}")
         if not 0 < self.clip < 1:
-            raise ValueError(f"controller.clip: must lie between 0 and 1, both excluded, not {self.clip}")
+            raise InputError(f"controller.clip: must lie between 0 and 1, both excluded, not {self.clip}")
 
 
 @dataclass

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from base.checks import InputError
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.sampler import Costs, Sampler, Scored
@@ -20,10 +21,10 @@ class HalvingConfig:
 
     def __post_init__(self) -> None:
         if self.eta != 0 and self.eta < 2:
-            raise ValueError(f"halving.eta: must be 0 (whole evaluations) or at least 2, not {self.eta}")
+            raise InputError(f"halving.eta: must be 0 (whole evaluations) or at least 2, not {self.eta}")
         if not 1e-4 <= self.smallest <= 1 / max(1, self.eta):
             most = f"1 / eta = {1 / self.eta:.4g}" if self.eta else "1"
-            raise ValueError(f"halving.smallest: must be from 0.0001 to {most}, not {self.smallest}")
+            raise InputError(f"halving.smallest: must be from 0.0001 to {most}, not {self.smallest}")
 
     @property
     def deepest(self) -> int:
@@ -48,7 +49,7 @@ class RandomSearchConfig(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.halving.eta and self.evaluate != "supernet":
-            raise ValueError(f"halving.eta: {self.evaluate} has no evaluations in part; set it to 0 or evaluate to supernet")
+            raise InputError(f"halving.eta: {self.evaluate} has no evaluations in part; set it to 0 or evaluate to supernet")
 
 
 class UniformSampler(Sampler):

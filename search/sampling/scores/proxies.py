@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from base.checks import InputError
 from base.seeds import derive_seed
 from search.costs.counted import CostTable
 from search.sampling.encoding import Encoding, Genome
@@ -34,7 +35,7 @@ def register_proxy(name: str) -> Callable[[Proxy], Proxy]:
 
     def register(proxy: Proxy) -> Proxy:
         if name in _PROXIES:
-            raise ValueError(f"proxy {name!r} is registered already")
+            raise InputError(f"proxy {name!r} is registered already")
         _PROXIES[name] = proxy
         return proxy
 
@@ -44,7 +45,7 @@ def register_proxy(name: str) -> Callable[[Proxy], Proxy]:
 def get_proxy(name: str) -> Proxy:
     """The proxy of that name. Raises ValueError for an unknown one."""
     if name not in _PROXIES:
-        raise ValueError(f"unknown proxy {name!r}; known: {', '.join(_PROXIES)}")
+        raise InputError(f"unknown proxy {name!r}; known: {', '.join(_PROXIES)}")
     return _PROXIES[name]
 
 
@@ -173,7 +174,7 @@ class ProxyScores:
     def __call__(self, genome: Genome, share: float) -> float:
         """Raises ValueError for a part of an evaluation, which a proxy does not have."""
         if share != 1:
-            raise ValueError("evaluate: a proxy has whole evaluations only; take a sampler without parts, or a supernet")
+            raise InputError("evaluate: a proxy has whole evaluations only; take a sampler without parts, or a supernet")
         if self._count is not None:
             return self._count(genome)
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from base.checks import InputError
 from base.seeds import new_generator
 from training.images.data import DataConfig, Part, stratified
 from training.images.files import Decoding, ImageFiles, image_files
@@ -26,14 +27,14 @@ def load(config: DataConfig, part: Part) -> ImageFiles:
     root = Path(config.root)
     if not root.is_dir():
         fault = "is a file" if root.exists() else "there is no such folder"
-        raise ValueError(f"data.root: {root}: {fault}; name a folder that has one folder of images for each class")
+        raise InputError(f"data.root: {root}: {fault}; name a folder that has one folder of images for each class")
     try:
         has_train = _has_train(root)
         train = _by_class(root / "train" if has_train else root)
         test_folder = next((root / name for name in TEST_FOLDERS if has_train and (root / name).is_dir()), None)
         test = None if test_folder is None else _by_class(test_folder)
     except OSError as error:
-        raise ValueError(f"data.root: {error.filename}: cannot be read: {error.strerror}") from error
+        raise InputError(f"data.root: {error.filename}: cannot be read: {error.strerror}") from error
     names = _class_names(train, root)
     if test is not None:
         assert test_folder is not None
@@ -64,7 +65,7 @@ def _by_class(folder: Path) -> _Files:
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith(".") and (files := list(image_files(entry))):
             if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
-                raise ValueError(
+                raise InputError(
                     f"data.root: {entry.name!r} is no name for a class, as it cannot be printed; rename the folder"
                 )
             found[entry.name] = files
@@ -74,18 +75,18 @@ def _by_class(folder: Path) -> _Files:
 def _class_names(train: _Files, root: Path) -> tuple[str, ...]:
     expected = "expected are folders with images in them, one for each class, such as cats/1.jpg and dogs/1.jpg"
     if not train:
-        raise ValueError(f"data.root: {root}: no images found; {expected}, in it or in a folder train in it")
+        raise InputError(f"data.root: {root}: no images found; {expected}, in it or in a folder train in it")
     if len(train) == 1:
-        raise ValueError(f"data.root: {root}: only one class, {next(iter(train))!r}, has images; {expected}")
+        raise InputError(f"data.root: {root}: only one class, {next(iter(train))!r}, has images; {expected}")
     return tuple(train)
 
 
 def _check_known(test: _Files, names: Sequence[str], folder: Path) -> None:
     if not test:
-        raise ValueError(f"data.root: {folder}: no images found; delete the folder to have a share of the others as test part")
+        raise InputError(f"data.root: {folder}: no images found; delete the folder to have a share of the others as test part")
     if unknown := [name for name in test if name not in names]:
         known = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
-        raise ValueError(f"data.root: {folder / unknown[0]}: the training part has no class {unknown[0]!r}, only {known}")
+        raise InputError(f"data.root: {folder / unknown[0]}: the training part has no class {unknown[0]!r}, only {known}")
 
 
 def _flat(files: _Files, names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
@@ -101,7 +102,7 @@ def _test_part(labels: torch.Tensor, config: DataConfig, names: Sequence[str]) -
     left = labels[~chosen].bincount(minlength=len(names))
     if count == 0 or not left.all():
         short = "the test part" if count == 0 else f"class {names[int(left.argmin())]!r} of the training part"
-        raise ValueError(
+        raise InputError(
             f"data.test_fraction: {config.test_fraction} of {len(labels)} images leaves {short} empty; "
             "choose another share or give more images"
         )
@@ -117,4 +118,4 @@ def _first_size(files: Sequence[Path], decoding: Decoding) -> tuple[int, int]:
             return height, width
         except ValueError as error:
             problem = problem or error
-    raise ValueError(f"data.root: no image can be read: {problem}")
+    raise InputError(f"data.root: no image can be read: {problem}")

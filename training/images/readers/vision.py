@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from base.checks import InputError
 from training.images.data import DataConfig, Part
 from training.images.format import ImageSet, channel_statistics
 from training.vision import import_torchvision
@@ -69,7 +70,7 @@ def _gray(source: _Source, config: DataConfig, part: Part, names: tuple[str, ...
     for read in (train, data):
         # Its reader compares neither checksums nor one file with the other.
         if not _is_whole(read.data, read.targets, len(names)):
-            raise ValueError(_damaged(source, Path(config.root) / source.folder, [], _mend(config)))
+            raise InputError(_damaged(source, Path(config.root) / source.folder, [], _mend(config)))
     mean, std = channel_statistics(rearrange(train.data, "n h w -> n 1 h w"))
     return ImageSet(rearrange(data.data, "n h w -> n 1 h w"), data.targets.long(), 10, mean, std, names)
 
@@ -101,7 +102,7 @@ def _read(source: _Source, config: DataConfig, part: Part) -> Any:
     try:
         if not config.download and not folder.is_dir():
             below = f"the folder above {Path(source.folder).parts[0]}" if source.folder else "its folder"
-            raise ValueError(
+            raise InputError(
                 f"data.root: there is no folder {folder}; name {below} with --data.root "
                 f"or download {source.title} with --data.download true"
             )
@@ -111,13 +112,13 @@ def _read(source: _Source, config: DataConfig, part: Part) -> Any:
     except OSError as error:
         action = "download or read" if config.download else "read"
         reason = " ".join(str(error).split())
-        raise ValueError(f"data.root: cannot {action} {source.title} in {config.root}: {reason}") from error
+        raise InputError(f"data.root: cannot {action} {source.title} in {config.root}: {reason}") from error
     except ValueError as error:
         if str(error).startswith("data.root"):
             raise
-        raise ValueError(_damaged(source, folder, [], _mend(config))) from error
+        raise InputError(_damaged(source, folder, [], _mend(config))) from error
     except Exception as error:  # of any type: a reader trusts what a damaged file says of itself
-        raise ValueError(_damaged(source, folder, _bad_files(source, folder), _mend(config))) from error
+        raise InputError(_damaged(source, folder, _bad_files(source, folder), _mend(config))) from error
 
 
 def _mend(config: DataConfig) -> str:
