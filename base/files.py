@@ -17,7 +17,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.tmp")
-    with naming(path):
+    with naming_errors(path):
         try:
             with open(temporary, "wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
@@ -40,7 +40,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming_errors(path: Path) -> Iterator[None]:
     """An OSError inside, such as that of a failed write, which says nothing of a file, names `path`."""
     try:
         yield

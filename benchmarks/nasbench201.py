@@ -33,7 +33,7 @@ import torch
 
 from base.files import write_atomically
 from benchmarks.timing import at_least, command_line, header, shown
-from search.costs.tabular import Row, Table, best_of_random, random_architecture
+from search.costs.tabular import Table, TableRow, best_of_random, random_architecture
 from search.differentiable.config import SearchConfig
 from search.differentiable.early_stop import Epoch, reason_to_stop
 from search.differentiable.measures import skip_connections
@@ -332,7 +332,7 @@ def _accuracy(accuracy: Accuracy) -> str:
 def curves(runs: Sequence[Run], table: Table) -> list[dict[str, Any]]:
     """What the table says of the genotype that each epoch of each run would derive; keys: COLUMNS."""
     points = []
-    known: dict[str, Row] = {}
+    known: dict[str, TableRow] = {}
     for run in runs:
         for entry in run.history():
             # An epoch that trains shared weights alone derives nothing.

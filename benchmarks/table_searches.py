@@ -15,7 +15,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-from base.files import naming, write_atomically
+from base.files import write_atomically
 from search.costs.tabular import Table
 from search.methods import get_method
 from search.sampling.config import SamplingConfig
@@ -163,7 +163,7 @@ class Record:
 
     def add(self, search: Search) -> None:
         fields = [str(search.seed), *map(repr, search.accuracies), f"{search.seconds:.4f}"]
-        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
+        with naming_errors(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(",".join(fields) + "\n")
 
     def check_same(self, settings: Mapping[str, Any]) -> None:

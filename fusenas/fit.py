@@ -20,7 +20,7 @@ from torch import nn
 from base.checks import InputError
 from base.files import write_atomically
 from base.seeds import new_generator
-from fusenas.settings import FitConfig, Sight, suitable
+from fusenas.settings import DataSummary, FitConfig, suitable
 from retrain.api import retrain
 from retrain.export import export
 from retrain.portable import PixelNetwork, require_extra
@@ -97,13 +97,13 @@ def fit(
         RunDirectory.check(options.run, config, resume, overwrite)
         try:
             arrays = _named(data)
-            sight = _sight(npz.image_set(arrays, "train", any_size=config.size is not None))
+            summary = _summarise(npz.image_set(arrays, "train", any_size=config.size is not None))
         except ValueError as error:
             raise InputError(f"data: {error}") from error
         content = _packed(arrays)
         if resume and file.is_file() and file.read_bytes() != content:
             raise InputError(f"{file}: the run was begun with other arrays; begin it anew with overwrite=True")
-        return _fit(config, options, DataConfig("npz", config.data), sight, content)
+        return _fit(config, options, DataConfig("npz", config.data), summary, content)
 
 
 def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
@@ -115,7 +115,7 @@ def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
         RunDirectory.check(options.run, config, options.resume, options.overwrite)
         if data.name in ("folder", "npz"):
             _check_apart(Path(config.data), options)
-        return _fit(config, options, data, look(data))
+        return _fit(config, options, data, summarise_data(data))
 
 
 def _configured(data: str, settings: Mapping[str, Any]) -> FitConfig:
@@ -170,12 +170,12 @@ def _check_apart(data: Path, options: RunOptions) -> None:
         )
 
 
-def _fit(config: FitConfig, options: RunOptions, data: DataConfig, sight: Sight, arrays: bytes | None = None) -> Fitted:
+def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: DataSummary, arrays: bytes | None = None) -> Fitted:
     """All of it; `arrays`, known to be good, are kept in the directory of the run, where `data` has them."""
     if config.export == "onnx":
         require_extra("--export onnx")
     device = choose_device(config.device, config.threads)
-    search_config, retrain_config = suitable(config, data, sight, device)
+    search_config, retrain_config = suitable(config, data, summary, device)
     if arrays is None and not options.resume:
         _check_images(retrain_config.data, device)
     run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
@@ -214,7 +214,7 @@ def _data_config(config: FitConfig) -> DataConfig:
     raise InputError(f"data: {config.data}: no such folder or .npz file, and no data set of that name; known: {names}")
 
 
-def look(data: DataConfig) -> Sight:
+def summarise_data(data: DataConfig) -> DataSummary:
     """How many training images there are, how large and whether in colour; of files no pixels are read."""
     if data.name == "folder":
         # The size is not known yet; any will do to list the files.
@@ -229,14 +229,14 @@ def look(data: DataConfig) -> Sight:
         channels = 1 if all(header.is_grey for header in headers if header is not None) else 3
         alike = len(set(sizes)) == 1 and len(set(sizes[0])) == 1
         counts = files.labels.bincount(minlength=files.classes)
-        return Sight(tuple(counts.tolist()), channels, round(median(map(min, sizes))), alike)
-    return _sight(npz.load(data, "train") if data.name == "npz" else load_images(data, "train"))
+        return DataSummary(tuple(counts.tolist()), channels, round(median(map(min, sizes))), alike)
+    return _summarise(npz.load(data, "train") if data.name == "npz" else load_images(data, "train"))
 
 
-def _sight(images: Images) -> Sight:
+def _summarise(images: Images) -> DataSummary:
     channels, height, width = images.format.shape
     counts = images.labels.bincount(minlength=images.classes)
-    return Sight(tuple(counts.tolist()), channels, min(height, width), height == width)
+    return DataSummary(tuple(counts.tolist()), channels, min(height, width), height == width)
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,8 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What the training images look like at first sight."""
+class DataSummary:
+    """What the training images look like at first summary."""
 
     counts: tuple[int, ...]
     """Images of each class."""
@@ -147,7 +147,7 @@ _BUDGETS = {
 
 
 def suitable(
-    config: FitConfig, data: DataConfig, sight: Sight, device: torch.device
+    config: FitConfig, data: DataConfig, summary: DataSummary, device: torch.device
 ) -> tuple["DataclassInstance", RetrainConfig]:
     """Settings of the search and of the retraining.
 
@@ -156,49 +156,49 @@ def suitable(
     but no more epochs than published; `quick` searches on smaller images and, of many, on a part. Raises ValueError where there
     are too few images.
     """
-    if sight.images < _FEWEST_IMAGES:
-        raise InputError(f"data: {sight.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
-    if not all(sight.counts):
-        raise InputError(f"data: class {sight.counts.index(0)}, counted from 0, has no image to train on")
+    if summary.images < _FEWEST_IMAGES:
+        raise InputError(f"data: {summary.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
+    if not all(summary.counts):
+        raise InputError(f"data: class {summary.counts.index(0)}, counted from 0, has no image to train on")
     effort = config.effort
     if effort == "auto":
         effort = "normal" if device.type == "cuda" else "quick"
     budget = _BUDGETS[effort]
-    largest, smallest = max(sight.counts), min(sight.counts)
+    largest, smallest = max(summary.counts), min(summary.counts)
     data = replace(
         data,
-        gray=data.name == "folder" and sight.channels == 1,
+        gray=data.name == "folder" and summary.channels == 1,
         class_weights="balanced" if largest > _IMBALANCED * smallest else "none",
         skip_unreadable=config.skip_unreadable,
-        flip=sight.channels == 3 if config.flip is None else config.flip,
+        flip=summary.channels == 3 if config.flip is None else config.flip,
     )
-    return _search(config, budget, data, sight), _retraining(config, budget, data, sight)
+    return _search(config, budget, data, summary), _retraining(config, budget, data, summary)
 
 
-def _sized(config: FitConfig, data: DataConfig, sight: Sight, largest: int) -> tuple[DataConfig, Stem]:
+def _sized(config: FitConfig, data: DataConfig, summary: DataSummary, largest: int) -> tuple[DataConfig, Stem]:
     """The images at a size of at most `largest`, how they are cropped at random, and the stem that suits them."""
-    size = min(config.size, largest) if config.size else _chosen_size(sight, largest)
-    side = size or sight.side
+    size = min(config.size, largest) if config.size else _chosen_size(summary, largest)
+    side = size or summary.side
     if side < IMAGENET_SIZE:
         return replace(data, size=size, crop_padding=min(max(1, side // 8), side - 1)), "cifar"
     return replace(data, size=size, resize=round(size * 8 / 7) if size else None, crop_area=0.25), "imagenet"
 
 
-def _chosen_size(sight: Sight, largest: int) -> int | None:
+def _chosen_size(summary: DataSummary, largest: int) -> int | None:
     """None where images are alike and small enough; else the largest usual size that makes nothing up."""
-    if sight.alike and sight.side <= largest:
+    if summary.alike and summary.side <= largest:
         return None
-    return max((size for size in _SIZES if size <= min(largest, sight.side)), default=_SIZES[0])
+    return max((size for size in _SIZES if size <= min(largest, summary.side)), default=_SIZES[0])
 
 
-def _search(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight) -> "DataclassInstance":
+def _search(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataSummary) -> "DataclassInstance":
     defaults, stage = get_method(config.method).defaults(), budget.search
-    images = sight.images // 2
+    images = summary.images // 2
     batch_size = _batch_size(images, stage.batch_size)
-    data, stem = _sized(config, data, sight, stage.largest_size)
+    data, stem = _sized(config, data, summary, stage.largest_size)
     if budget.thrifty and images > (enough := stage.steps // stage.shortest * batch_size):
-        data = _limited(data, sight, 2 * enough)
-        images = (data.limit or sight.images) // 2
+        data = _limited(data, summary, 2 * enough)
+        images = (data.limit or summary.images) // 2
     epochs = _epochs(stage, images // batch_size)
     changes: dict[str, Any] = {
         **_common(config),
@@ -222,30 +222,30 @@ def _search(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight) 
     return chosen
 
 
-def _limited(data: DataConfig, sight: Sight, enough: int) -> DataConfig:
+def _limited(data: DataConfig, summary: DataSummary, enough: int) -> DataConfig:
     """`enough` images, or more to have some of the rarest class, as each class keeps its share."""
-    smallest = min(sight.counts)
-    needed = math.ceil(sight.images * min(_OF_RAREST, smallest) / smallest)
-    limit = min(max(enough, needed), _MORE_FOR_RARE * enough, sight.images)
+    smallest = min(summary.counts)
+    needed = math.ceil(summary.images * min(_OF_RAREST, smallest) / smallest)
+    limit = min(max(enough, needed), _MORE_FOR_RARE * enough, summary.images)
     # Of a class that is rarer still there is a single image, which would outweigh all others, or none.
-    is_rarer = limit < sight.images and smallest * limit < 2 * sight.images
+    is_rarer = limit < summary.images and smallest * limit < 2 * summary.images
     return replace(data, limit=limit, class_weights="none" if is_rarer else data.class_weights)
 
 
-def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, sight: Sight) -> RetrainConfig:
+def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataSummary) -> RetrainConfig:
     stage = budget.retrain
-    batch_size = _batch_size(sight.images, stage.batch_size)
+    batch_size = _batch_size(summary.images, stage.batch_size)
     # A size that is asked for is that of the network that comes out, whatever the search makes do with.
-    data, stem = _sized(config, data, sight, config.size or stage.largest_size)
+    data, stem = _sized(config, data, summary, config.size or stage.largest_size)
     if budget.cutout and stem == "cifar":
-        data = replace(data, cutout=(data.size or sight.side) // 2)
+        data = replace(data, cutout=(data.size or summary.side) // 2)
     skeleton = get_space(get_method(config.method).defaults().space).skeleton
     return RetrainConfig(
         **_common(config),
         stem=stem,
         channels=stage.channels,
         cells=stage.cells,
-        epochs=_epochs(stage, max(1, sight.images // batch_size)),
+        epochs=_epochs(stage, max(1, summary.images // batch_size)),
         batch_size=batch_size,
         auxiliary_weight=budget.auxiliary_weight if skeleton.auxiliary else 0.0,
         drop_path=budget.drop_path,

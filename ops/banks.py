@@ -38,7 +38,7 @@ class Move:
             new[target][overlap] = old[source][overlap]
 
 
-class Source:
+class SharedState:
     """A state [B, C, H, W] that several banks read; what they all need of it is computed once."""
 
     def __init__(self, state: Tensor):
@@ -102,7 +102,7 @@ class Bank(nn.Module):
 class EdgeBank(Bank):
     """A bank whose edges have weights of their own."""
 
-    forward: Callable[[Source, Sequence[int]], list[Branch]]
+    forward: Callable[[SharedState, Sequence[int]], list[Branch]]
     """One branch for each edge in the rows that are given."""
 
 
@@ -115,14 +115,14 @@ class SharedBank(Bank):
     def inherit(self, old: Bank, rows: Sequence[tuple[int, int]]) -> list[Move]:
         return super().inherit(old, [(0, 0)])
 
-    forward: Callable[[Source], Tensor]
+    forward: Callable[[SharedState], Tensor]
     """The one map [B, C, H, W]."""
 
 
 class SkipBank(SharedBank):
     """Identity."""
 
-    def forward(self, source: Source) -> Tensor:
+    def forward(self, source: SharedState) -> Tensor:
         return source.state
 
 
@@ -135,7 +135,7 @@ class PoolBank(SharedBank):
         self.normalised = isinstance(first, nn.Sequential)
         self.pool = first[0] if isinstance(first, nn.Sequential) else first
 
-    def forward(self, source: Source) -> Tensor:
+    def forward(self, source: SharedState) -> Tensor:
         pooled = self.pool(source.state)
         return self.norm("norm", 0)(pooled) if self.normalised else pooled
 
@@ -143,7 +143,7 @@ class PoolBank(SharedBank):
 class ReduceBank(EdgeBank):
     """Factorised reduction: the skip of stride 2."""
 
-    def forward(self, source: Source, rows: Sequence[int]) -> list[Branch]:
+    def forward(self, source: SharedState, rows: Sequence[int]) -> list[Branch]:
         even, shifted = self.stacked("even.weight").unbind(0), self.stacked("shifted.weight").unbind(0)
         return [Branch(factorized_reduce(source.rectified, even[row], shifted[row]), self.norm("norm", row)) for row in rows]
 
@@ -197,7 +197,7 @@ class ChainBank(EdgeBank):
             )
         )
 
-    def forward(self, source: Source, rows: Sequence[int]) -> list[Branch]:
+    def forward(self, source: SharedState, rows: Sequence[int]) -> list[Branch]:
         weights = {
             step.name: self.stacked(f"{step.name}.weight").unbind(0) for step in self.steps if isinstance(step, Convolution)
         }
@@ -236,7 +236,7 @@ class ModuleBank(EdgeBank):
                     moves.append(move)
         return moves
 
-    def forward(self, source: Source, rows: Sequence[int]) -> list[Branch]:
+    def forward(self, source: SharedState, rows: Sequence[int]) -> list[Branch]:
         return [Branch(self.modules_of_edges[row](source.state)) for row in rows]
 
 

@@ -161,7 +161,7 @@ class _Run(torch.autograd.Function):
         rounds = {current.sources.stop: current for current in plan.rounds}
         for node, entries in enumerate(plan.node_tables):
             if (current := rounds.get(plan.inputs + node)) is not None:
-                _leave(plan, current, buffers, weights, partial, fixed is None)
+                _run_round(plan, current, buffers, weights, partial, fixed is None)
             mix(buffers.maps, buffers.states, buffers.stats, mixture, entries, nodes[node])
         output = torch.cat([nodes[node] for node in plan.concat], dim=-1)
         ctx.plan, ctx.batch_statistics, ctx.count = plan, fixed is None, count
@@ -180,7 +180,7 @@ class _Run(torch.autograd.Function):
         return (None, None, None, *backward.gradients())
 
 
-def _leave(
+def _run_round(
     plan: CellPlan, current: Round, buffers: _Buffers, weights: Iterator[Tensor], partial: Tensor, batch_statistics: bool
 ) -> None:
     """All that leaves the sources of a round, into its maps; `weights` are those of dense convolutions, in turn."""
@@ -256,12 +256,12 @@ class _Backward:
         rounds = {current.sources.start: current for current in plan.rounds}
         for node in reversed(range(plan.nodes)):
             if (current := rounds.get(plan.inputs + node)) is not None:
-                self._enter(current, nodes[node : node + 1], True)
+                self._backward_round(current, nodes[node : node + 1], True)
             self._sum(node)
         if self.needs_inputs:
             self.input_gradients = torch.empty_like(self.buffers.inputs)
         if 0 in rounds and (self.needs_inputs or self.needs_packed or self.needs_dense):
-            self._enter(rounds[0], self.input_gradients, False)
+            self._backward_round(rounds[0], self.input_gradients, False)
         elif self.input_gradients is not None:
             self.input_gradients.zero_()
 
@@ -286,7 +286,7 @@ class _Backward:
             self.mixture_gradient,
         )
 
-    def _enter(self, current: Round, target: Tensor | None, accumulate: bool) -> None:
+    def _backward_round(self, current: Round, target: Tensor | None, accumulate: bool) -> None:
         """From the gradients of the nodes to those of a round's weights and, in `target`, of its sources."""
         buffers, tables, stride = self.buffers, current.tables, current.stride
         sources, packed = buffers.sources(self.plan, current), buffers.packed

@@ -62,7 +62,7 @@ class Entry(NamedTuple):
 
 
 @dataclass
-class Branch:
+class Chain:
     """One edge of a chain: one stencil, or two in a row."""
 
     operation: Operation
@@ -103,7 +103,7 @@ class Round:
 
     sources: range
     stride: int
-    branches: list[Branch]
+    branches: list[Chain]
     dense: list[Dense]
     shared: list[Shared]
     first: slice  # outputs of the first stencils
@@ -250,7 +250,7 @@ class CellPlan:
 
     def _round(self, sources: range, stride: int, leaving: Sequence[Operation]) -> Round:
         """Gives every map of a round its place."""
-        branches: list[Branch] = []
+        branches: list[Chain] = []
         dense: dict[int, list[Operation]] = {}
         pools: list[tuple[int, Operation]] = []
         skips: list[Operation] = []
@@ -258,7 +258,7 @@ class CellPlan:
             if isinstance(operation.bank, SkipBank):
                 skips.append(operation)
             elif found := stencils(operation.bank, stride):
-                branches += [Branch(operation, index, found) for index in range(len(operation.rows))]
+                branches += [Chain(operation, index, found) for index in range(len(operation.rows))]
             elif (kind := pool_kind(operation.bank, stride)) is not None:
                 pools.append((kind, operation))
             else:
@@ -275,7 +275,7 @@ class CellPlan:
             norm = Norm(operation.bank, "norm", 0) if operation.bank.normalised else None
             self.norms.append(norm)
             map = self.maps - 1
-            entries = [self._enter(operation, index, map, norm is not None) for index in range(len(operation.rows))]
+            entries = [self._add_entry(operation, index, map, norm is not None) for index in range(len(operation.rows))]
             shared.append(Shared(operation.source - sources.start, kind, -1 if norm is None else map, entries))
         count = sum(kind == MAXIMUM for kind, _ in pools)
         maxima = slice(self.maxima, self.maxima + count)
@@ -284,13 +284,13 @@ class CellPlan:
         for operation in skips:
             # The kernels see the states that are as large as the nodes: where inputs are halved, the nodes alone.
             state = operation.source if self.stride == 1 else operation.source - self.inputs
-            entries = [self._enter(operation, index, -1 - state, False) for index in range(len(operation.rows))]
+            entries = [self._add_entry(operation, index, -1 - state, False) for index in range(len(operation.rows))]
             shared.append(Shared(operation.source - sources.start, IDENTITY, -1, entries))
         second = self._stencils([branch for branch in branches if len(branch.stencils) == 2], 1)
         shared += dense_shared
         return Round(sources, stride, branches, convolutions, shared, first, pooled, second, maxima)
 
-    def _stencils(self, branches: Sequence[Branch], stage: int) -> slice:
+    def _stencils(self, branches: Sequence[Chain], stage: int) -> slice:
         """Places the outputs of the first or second stencils of `branches`."""
         start = self.maps
         for branch in branches:
@@ -298,7 +298,7 @@ class CellPlan:
             self.norms.append(Norm(branch.operation.bank, stencil.norm, row))
             branch.places.append((self._pack(branch, stencil.depthwise), self._pack(branch, stencil.pointwise)))
             if stage == len(branch.stencils) - 1:
-                branch.entry = self._enter(branch.operation, branch.index, self.maps - 1, True)
+                branch.entry = self._add_entry(branch.operation, branch.index, self.maps - 1, True)
         return slice(start, self.maps)
 
     def _convolutions(self, start: int, dense: dict[int, list[Operation]]) -> tuple[list[Dense], list[Shared]]:
@@ -311,17 +311,17 @@ class CellPlan:
                 name = str(bank.steps[-1]) if isinstance(bank, ChainBank) else "norm"
                 for index, row in enumerate(operation.rows):
                     self.norms.append(Norm(bank, name, row))
-                    entry = self._enter(operation, index, self.maps - 1, True)
+                    entry = self._add_entry(operation, index, self.maps - 1, True)
                     shared.append(Shared(source - start, None, self.maps - 1, [entry]))
             convolutions.append(Dense(source - start, operations, slice(first, self.maps)))
         return convolutions, shared
 
-    def _enter(self, operation: Operation, index: int, map: int, normalised: bool) -> Entry:
+    def _add_entry(self, operation: Operation, index: int, map: int, normalised: bool) -> Entry:
         entry = Entry(operation.targets[index], map, operation.weights[index], normalised)
         self._entries[entry.node].append(entry)
         return entry
 
-    def _pack(self, branch: Branch, layer: str) -> int:
+    def _pack(self, branch: Chain, layer: str) -> int:
         """Where the weight of one edge lies among the packed ones."""
         bank, name = branch.operation.bank, f"{layer}.weight"
         weight = bank.stacked(name)
@@ -353,13 +353,13 @@ class CellPlan:
         by_source = sorted(pairs, key=lambda pair: pair[1].operation.source)
         separable = pairs[: current.separable]
 
-        def source(branch: Branch) -> int:
+        def source(branch: Chain) -> int:
             return branch.operation.source - current.sources.start
 
-        def shape(branch: Branch, stage: int) -> tuple[int, int]:
+        def shape(branch: Chain, stage: int) -> tuple[int, int]:
             return branch.stencils[stage].kernel, branch.stencils[stage].dilation
 
-        def gradient(index: int, branch: Branch) -> tuple[int, int]:
+        def gradient(index: int, branch: Chain) -> tuple[int, int]:
             """Of a first stencil: which gradient comes in, that of a node or, behind those, of its second half; its row."""
             if len(branch.stencils) == 2:
                 return self.nodes + index, self.entries + index

@@ -26,7 +26,7 @@ from supernet.spaces.space import get_space
 from training.hardware import choose_device
 from training.images.data import load_images, save_format, saved_format
 from training.images.format import ImageFormat, Images
-from training.loop import opened, run_epochs
+from training.loop import open_run, run_epochs
 from training.metrics import count_multiply_adds, count_parameters
 from training.report.sections import Process
 from training.run.checkpoint import RunDirectory
@@ -80,7 +80,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
     test = _test_images(config, device, images.format, notes.append, known is not None)
     trainer = Retraining(config, genotype, images)
-    with closing(trainer), opened(trainer, config, options, KIND) as (run, monitor, start):
+    with closing(trainer), open_run(trainer, config, options, KIND) as (run, monitor, start):
         save_format(images, run.path)
         for note in notes:
             monitor.log(note)

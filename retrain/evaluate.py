@@ -16,7 +16,7 @@ from base.checks import InputError, check_whole
 from base.files import write_atomically
 from base.texts import one_line
 from retrain.evaluation.confusion import draw_confusion
-from retrain.evaluation.networks import Row, Run, evaluate_runs, load_test_images, read_runs
+from retrain.evaluation.networks import NetworkScore, Run, evaluate_runs, load_test_images, read_runs
 from retrain.evaluation.speed import Speed
 from supernet.drawing.draw import save_figure
 from training.hardware import choose_device
@@ -113,7 +113,7 @@ def _described(data: DataConfig, images: Images) -> dict[str, Any]:
     return named | {"images": len(images), "shape": list(form.shape), "class_names": list(form.class_names)}
 
 
-def _report(runs: Sequence[Run], images: Images, rows: Sequence[Row]) -> Iterator[str]:
+def _report(runs: Sequence[Run], images: Images, rows: Sequence[NetworkScore]) -> Iterator[str]:
     """The lines that are shown."""
     yield f"{runs[0].data.name}: {len(images):,} test images of {_by(images.format.shape)}, {images.classes} classes"
     for run in runs:
@@ -141,7 +141,7 @@ def _short(name: str) -> str:
     return line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: NetworkScore) -> tuple[str, ...]:
     """What the table of `COLUMNS` has of it."""
     measures = (_decimals(row.metrics[name]) for name in ("accuracy", "loss", "calibration_error"))
     return row.name, f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.2f} M", *measures

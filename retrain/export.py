@@ -67,7 +67,7 @@ print(logits.argmax(1))  # numbers of the classes, whose names are in {descripti
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportInput:
     """A finished retraining, and its images where they are at hand, their batches being what an exported network takes."""
 
     path: Path
@@ -80,7 +80,7 @@ class Source:
     """Why there are no test images."""
 
     @classmethod
-    def read(cls, path: Path, data: Mapping[str, Any], calibration: int = 0) -> "Source":
+    def read(cls, path: Path, data: Mapping[str, Any], calibration: int = 0) -> "ExportInput":
         """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its config.yaml; `calibration`:
         training images that int8 needs.
 
@@ -122,7 +122,7 @@ def _load(config: DataConfig, part: Part, trained: Trained) -> Images:
 
 
 @dataclass(frozen=True)
-class Row:
+class ExportedFile:
     """A file that was written, and what it is worth."""
 
     file: Exported
@@ -141,8 +141,8 @@ class Row:
 class Outcome:
     """What an export ends with."""
 
-    source: Source
-    rows: list[Row]
+    source: ExportInput
+    rows: list[ExportedFile]
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -164,7 +164,7 @@ def export(
 
     With `int8`, which is for the form "onnx", a second file is in int8, calibrated on that many training images. model.json in
     the same directory describes both, and whatever was exported there from the same weights before. `data` is as in
-    `Source.read`; accuracies are measured where the images are at hand.
+    `ExportInput.read`; accuracies are measured where the images are at hand.
 
     Raises ValueError where the run cannot be read, the network cannot be exported, what was written gives other logits, images
     are needed and absent, or a package is; OSError where a file cannot be written.
@@ -178,7 +178,7 @@ def export(
         )
     if form == "onnx":
         require_extra("--format onnx")
-    source = Source.read(run, data or {}, calibration if int8 else 0)
+    source = ExportInput.read(run, data or {}, calibration if int8 else 0)
     directory = run / "export" if directory is None else directory
     directory.mkdir(exist_ok=True)
     rows = [_export_float(source, form, directory, batch_size)]
@@ -188,7 +188,7 @@ def export(
     return Outcome(source, rows)
 
 
-def _export_float(source: Source, form: Form, directory: Path, batch_size: int) -> Row:
+def _export_float(source: ExportInput, form: Form, directory: Path, batch_size: int) -> ExportedFile:
     trained = source.trained
     if form == "torch_export":
         exported = export_torch(trained, directory / TORCH_FILE)
@@ -197,10 +197,10 @@ def _export_float(source: Source, form: Form, directory: Path, batch_size: int) 
         exported = export_onnx(trained, directory / ONNX_FILE)
         kind = f"ONNX, opset {OPSET}"
     about = {"format": kind, "usage": _usage(form, exported.path.name, trained)}
-    return Row(exported, _accuracy(exported.model, source.test, batch_size), about)
+    return ExportedFile(exported, _accuracy(exported.model, source.test, batch_size), about)
 
 
-def _export_int8(source: Source, before: Row, directory: Path, calibration: int, batch_size: int) -> Row:
+def _export_int8(source: ExportInput, before: ExportedFile, directory: Path, calibration: int, batch_size: int) -> ExportedFile:
     assert source.train is not None
     count = min(calibration, len(source.train))
     chosen = source.train.take(stratified(source.train.labels, count, new_generator("calibration")))
@@ -212,7 +212,7 @@ def _export_int8(source: Source, before: Row, directory: Path, calibration: int,
         "calibration_images": count,
         "accuracy_before": before.accuracy,
     }
-    return Row(exported, _accuracy(exported.model, source.test, batch_size), about)
+    return ExportedFile(exported, _accuracy(exported.model, source.test, batch_size), about)
 
 
 @torch.no_grad()
@@ -233,7 +233,7 @@ def _usage(form: Form, file: str, trained: Trained) -> str:
     return _USAGE[form].format(file=file, shape=shape, preprocessing=preprocessing, description=DESCRIPTION_FILE)
 
 
-def _describe_files(source: Source, directory: Path, rows: list[Row]) -> None:
+def _describe_files(source: ExportInput, directory: Path, rows: list[ExportedFile]) -> None:
     """Writes model.json; what it says of other files stays where they are of the same weights."""
     path = directory / DESCRIPTION_FILE
     weights = hashlib.sha256((source.path / WEIGHTS_FILE).read_bytes()).hexdigest()
@@ -304,7 +304,7 @@ def _main(argv: list[str] | None) -> None:
         print(line)
 
 
-def _report(source: Source, rows: list[Row]) -> Iterator[str]:
+def _report(source: ExportInput, rows: list[ExportedFile]) -> Iterator[str]:
     form = source.trained.format
     shape, size = "x".join(map(str, form.shape)), (source.path / WEIGHTS_FILE).stat().st_size
     parameters = count_parameters(source.trained.network)

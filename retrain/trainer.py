@@ -13,7 +13,7 @@ from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from supernet.spaces.skeleton import check_size
 from training.graph import GraphedStep, new_capture
-from training.hardware import autocast, choose_device, placed
+from training.hardware import autocast, choose_device, move_to
 from training.images.batches import Batches
 from training.images.data import class_weights, split_halves
 from training.images.format import Images
@@ -46,7 +46,7 @@ class Retraining:
         self.network = DiscreteNetwork(
             genotype, config.channels, config.cells, images.classes, channels, config.auxiliary_weight > 0, config.stem
         )
-        placed(self.network, self.device)
+        move_to(self.network, self.device)
         if config.drop_path:
             # Filled anew in each epoch; where it is 0, as in the first, masks are drawn all the same: the step is one graph.
             self.network.drop_path = torch.zeros((), device=self.device)

@@ -29,8 +29,8 @@ class SearchedConfig(Protocol):
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the page is told of a run beside the search itself."""
+class RunFacts:
+    """What the page is run_facts of a run beside the search itself."""
 
     method: str
     paper: str
@@ -40,9 +40,9 @@ class Told:
     process: Process
 
 
-def introduction(told: Told, space: str) -> list[Markup]:
-    source = f"{told.paper[:1].upper()}{told.paper[1:]}" if told.paper else "A method of your own"
-    return [paragraph(f"{source}, in the space {space}. ", element("code", f"python -m search.{told.method}"))]
+def introduction(run_facts: RunFacts, space: str) -> list[Markup]:
+    source = f"{run_facts.paper[:1].upper()}{run_facts.paper[1:]}" if run_facts.paper else "A method of your own"
+    return [paragraph(f"{source}, in the space {space}. ", element("code", f"python -m search.{run_facts.method}"))]
 
 
 def default_costs(genotype: Genotype, space: SearchSpace, stem: Stem, images: ImageFormat) -> dict[str, float]:
@@ -57,7 +57,7 @@ def default_costs(genotype: Genotype, space: SearchSpace, stem: Stem, images: Im
 def close(
     page: Page,
     config: SearchedConfig,
-    told: Told,
+    run_facts: RunFacts,
     run: FilePath,
     data: Markup,
     genotype: Genotype | None,
@@ -65,9 +65,9 @@ def close(
     config_hash: str,
 ) -> None:
     """Adds the sections that every report of a search ends with; `data` says what images it has seen."""
-    page.section("What was asked", asked(config, told.defaults, told.method))
+    page.section("What was asked", asked(config, run_facts.defaults, run_facts.method))
     page.section("Images", data)
-    repeat: list[str | FilePath] = [f"search.{told.method}", "--config", run / "config.yaml", "--run", f"{run}_again"]
+    repeat: list[str | FilePath] = [f"search.{run_facts.method}", "--config", run / "config.yaml", "--run", f"{run}_again"]
     parts = [paragraph("The same search once more, into another directory:"), commands(repeat)]
     if genotype is not None:
         parts += [

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.banks import Bank, EdgeBank, Move, SharedBank, Source, make_bank
+from ops.banks import Bank, EdgeBank, Move, SharedBank, SharedState, make_bank
 from ops.functional import Cast, channel_shuffle, strided_size
 from ops.fused import FusedCell
 from ops.images import FactorizedReduce, ReluConvNorm
@@ -43,7 +43,7 @@ class Slot:
         return edge in self.edges and (chosen is None or chosen[edge] == self.column)
 
 
-class Node:
+class NodeInputs:
     """What flows into one node: weighted branches through operations, and past them where channels are partial."""
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class MixedCell(nn.Module):
 
     def forward(
         self,
-        inputs: Sequence[Source],
+        inputs: Sequence[SharedState],
         weights: Tensor,
         chosen: Sequence[int] | None = None,
         cast: Cast | None = None,
@@ -167,7 +167,7 @@ class MixedCell(nn.Module):
         # One scalar a weight: a single stack backward, instead of a table of zeros for each weight that is read.
         scalars = [row.unbind(0) for row in weights.unbind(0)]
         passing = weights.sum(-1) if bypass is None and self.partial > 1 else bypass
-        nodes = [Node() for _ in range(self.space.inputs + self.space.nodes)]
+        nodes = [NodeInputs() for _ in range(self.space.inputs + self.space.nodes)]
         for number, node in enumerate(nodes):
             if number >= self.space.inputs:
                 known.append(self._join(node, known[0]))
@@ -212,11 +212,11 @@ class MixedCell(nn.Module):
         weights: Sequence[Sequence[Tensor]],
         passing: Tensor | None,
         chosen: Sequence[int] | None,
-        nodes: Sequence[Node],
+        nodes: Sequence[NodeInputs],
     ) -> None:
         """Sends state `number` through all operations on the edges that leave it, to the nodes at their ends."""
         inner = self.position.channels // self.partial
-        source = Source(state[:, :inner] if self.partial > 1 else state)
+        source = SharedState(state[:, :inner] if self.partial > 1 else state)
         shared: list[tuple[Slot, Tensor]] = []
         for key, slot in self.slots.items():
             if slot.source != number:
@@ -242,7 +242,7 @@ class MixedCell(nn.Module):
         shared: Sequence[tuple[Slot, Tensor]],
         weights: Sequence[Sequence[Tensor]],
         chosen: Sequence[int] | None,
-        nodes: Sequence[Node],
+        nodes: Sequence[NodeInputs],
     ) -> None:
         """Sends maps that all edges of a source share to their nodes."""
         edges = sorted({edge for slot, _ in shared for edge in slot.edges if slot.runs(edge, chosen)})
@@ -258,7 +258,7 @@ class MixedCell(nn.Module):
         outer: Tensor,
         passing: Tensor,
         chosen: Sequence[int] | None,
-        nodes: Sequence[Node],
+        nodes: Sequence[NodeInputs],
     ) -> None:
         """Sends the channels that no operation sees to the nodes; edges of stride 2 halve them by max pooling."""
         edges = [
@@ -275,7 +275,7 @@ class MixedCell(nn.Module):
         for edge, mixed in zip(edges, spread([outer], shares.unsqueeze(1)), strict=True):
             nodes[self.space.edges[edge][1]].bypass.append(mixed)
 
-    def _join(self, node: Node, first: Tensor) -> Tensor:
+    def _join(self, node: NodeInputs, first: Tensor) -> Tensor:
         """The state of a node; zeros [B, C, H, W] where nothing flows in. `first` is the cell's first preprocessed input."""
         size = strided_size(first.shape[2:], self.position.stride)
         inner = self.position.channels // self.partial
@@ -289,7 +289,7 @@ class MixedCell(nn.Module):
         return channel_shuffle(torch.cat((mixed, outer), dim=1), self.partial)
 
 
-def _preprocessed(layer: nn.Module, source: Source, cast: Cast) -> Tensor:
+def _preprocessed(layer: nn.Module, source: SharedState, cast: Cast) -> Tensor:
     if isinstance(layer, ReluConvNorm | FactorizedReduce):
         return layer.after_relu(source.rectified, cast)
     return layer(source.state)

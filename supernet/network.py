@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ops.banks import ModuleBank, Source
+from ops.banks import ModuleBank, SharedState
 from ops.functional import cast_together
 from supernet.cell import Keep, Kernels, MixedCell
 from supernet.path import Path
@@ -91,14 +91,14 @@ class Supernet(Backbone):
                 raise ValueError(f"mixture[{kind!r}]: this network takes {shape}, got {list(table.shape)}")
         tables = {kind: table.to(self.classifier.weight.dtype) for kind, table in mixture.items()}
 
-        sources: list[Source] = []
+        sources: list[SharedState] = []
         cast = cast_together([weight for cell in self.mixed_cells() for weight in cell.preprocess.parameters()])
 
         def run_cell(cell: nn.Module, states: Sequence[Tensor]) -> Tensor:
             assert isinstance(cell, MixedCell)
             # A state that two cells read is rectified once for both.
             known = {id(source.state): source for source in sources}
-            sources[:] = [known.get(id(state)) or Source(state) for state in states]
+            sources[:] = [known.get(id(state)) or SharedState(state) for state in states]
             table = tables[cell.position.kind]
             weights = table if self.tie_cells else table[cell.position.of_kind]
             passing = None if bypass is None else bypass[cell.position.kind]

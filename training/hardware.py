@@ -18,7 +18,7 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def placed(network: nn.Module, device: torch.device) -> None:
+def move_to(network: nn.Module, device: torch.device) -> None:
     """Moves `network` to `device`, into the memory layout that convolutions there are at their best with."""
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to the stubs
 

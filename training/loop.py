@@ -147,7 +147,7 @@ def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
 
 
 @contextmanager
-def opened(
+def open_run(
     trainer: Trainer,
     config: "DataclassInstance",
     options: RunOptions,

@@ -73,7 +73,7 @@ class Meter:
         )
 
 
-def read(logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device) -> Reading:
+def evaluate_batches(logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device) -> Reading:
     """Loss and accuracy of `logits_of`, images [B, C, H, W] to logits [B, classes], over `batches`."""
     meter = Meter(device)
     for images, labels in batches:

@@ -142,7 +142,7 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 
 @contextmanager
-def requiring_no_grad(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Inside, `parameters` need no gradient, so backward neither computes theirs nor saves what it would take."""
     changed = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in changed:
@@ -155,7 +155,7 @@ def requiring_no_grad(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def unchanged(optimizer: Optimizer, slices: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+def freezing_slices(optimizer: Optimizer, slices: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
     """Inside, `optimizer` may step; `slices` of its parameters and of their state come out as they went in, bit for bit.
 
     `slices` is what `Supernet.idle` or `Supernet.slices` returns: a mask over the leading axis of each parameter. Stacked

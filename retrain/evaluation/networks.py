@@ -15,7 +15,7 @@ from retrain.config import RetrainConfig
 from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
 from retrain.evaluation.speed import Speed, measure_speed
 from retrain.weights import WEIGHTS_FILE, Trained
-from training.hardware import Precision, autocast, placed
+from training.hardware import Precision, autocast, move_to
 from training.images.batches import Batches
 from training.images.data import DataConfig, load_images
 from training.images.format import ImageFormat, Images
@@ -38,7 +38,7 @@ def evaluate_network(
 @torch.no_grad()
 def network_logits(network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision) -> Tensor:
     """Logits [N, classes] of all `images`, float32 on the CPU, computed on `device`, where `network` stays."""
-    placed(network, device)
+    move_to(network, device)
     network.eval()
     batches = Batches(images, min(batch_size, len(images)), device)
     with autocast(precision, device):
@@ -157,7 +157,7 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
 
 
 @dataclass(frozen=True)
-class Row:
+class NetworkScore:
     """How a network or an ensemble does."""
 
     name: str
@@ -179,7 +179,7 @@ class Row:
 
 def evaluate_runs(
     runs: Sequence[Run], images: Sequence[Images], batch_size: int, device: torch.device, speed: bool
-) -> list[Row]:
+) -> list[NetworkScore]:
     """A row for each of `runs` and, where there are several, those of the ensemble: `AVERAGE` and `VOTE`.
 
     Args:
@@ -197,15 +197,15 @@ def evaluate_runs(
             raise InputError(f"{run.path / WEIGHTS_FILE}: gives logits that are NaN or infinite; the training had diverged")
         all_logits.append(logits)
         size = count_parameters(network), count_multiply_adds(network, shape)
-        rows.append(Row(str(run.path), *size, _evaluate_alone(logits, own).to_dict(), measured))
+        rows.append(NetworkScore(str(run.path), *size, _evaluate_alone(logits, own).to_dict(), measured))
     return rows if len(rows) == 1 else rows + _ensemble_rows(rows, torch.stack(all_logits), images[0])
 
 
-def _ensemble_rows(rows: Sequence[Row], logits: Tensor, images: Images) -> list[Row]:
+def _ensemble_rows(rows: Sequence[NetworkScore], logits: Tensor, images: Images) -> list[NetworkScore]:
     """Of the networks that `rows` are of, from their logits [K, N, classes]."""
     average = _evaluate(average_log_probabilities, logits, images).to_dict()
     vote = _evaluate(lambda batch: F.one_hot(majority_vote(batch), images.classes), logits, images).to_dict()
     # A vote gives one class an image, with no probability and no second place.
     vote |= {"loss": None, "top5": None, "calibration_error": None}
     size = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
-    return [Row(AVERAGE, *size, average), Row(VOTE, *size, vote)]
+    return [NetworkScore(AVERAGE, *size, average), NetworkScore(VOTE, *size, vote)]

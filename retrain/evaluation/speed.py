@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from training.hardware import Precision, autocast, device_name, placed
+from training.hardware import Precision, autocast, device_name, move_to
 
 BATCH_SIZES = (1, 64)
 _WARM_UP = 3  # runs that are not counted: the first ones allocate memory, choose kernels and fill caches
@@ -59,7 +59,7 @@ def measure_speed(
 
     Takes about a second, more where a run takes longer than 50 ms.
     """
-    placed(network, device)
+    move_to(network, device)
     network.eval()
     with torch.inference_mode(), autocast(precision, device):
         batches = tuple(_measure_batch(network, (size, *image_shape), device) for size in batch_sizes)

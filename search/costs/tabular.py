@@ -30,7 +30,7 @@ _LATENCY = "latency_ms_"
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """What the table knows of one architecture; accuracies in percent on CIFAR-10."""
 
     test_accuracy: float
@@ -51,7 +51,7 @@ class Row:
 class Table:
     """A benchmark table: `table[genotype]` is what is known of that architecture."""
 
-    rows: Mapping[str, Row]
+    rows: Mapping[str, TableRow]
     """By architecture string, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, in the order of the file."""
 
     @classmethod
@@ -72,7 +72,7 @@ class Table:
             name = str(path)
             raise InputError(f"tabular: {name if name.isprintable() else repr(name)}: {error}") from None
 
-    def __getitem__(self, genotype: Genotype) -> Row:
+    def __getitem__(self, genotype: Genotype) -> TableRow:
         """The row of `genotype`, whatever the order of the inputs within its nodes.
 
         Raises ValueError for a genotype that has no NAS-Bench-201 text or is not in the table.
@@ -139,10 +139,10 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _read_rows(content: bytes) -> dict[str, Row]:
+def _read_rows(content: bytes) -> dict[str, TableRow]:
     """The rows by architecture string."""
     lines = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""), strict=True)
-    rows: dict[str, Row] = {}
+    rows: dict[str, TableRow] = {}
     try:
         header = next(lines, [])
         latencies = [column for column in header if column.startswith(_LATENCY)]
@@ -159,7 +159,7 @@ def _read_rows(content: bytes) -> dict[str, Row]:
                 raise InputError(f"{line}, column arch: must be of the form {_FORM}, not {show(architecture)}")
             if architecture in rows:
                 raise InputError(f"{line}, column arch: {architecture} is there twice; take one of its lines out")
-            rows[architecture] = Row(
+            rows[architecture] = TableRow(
                 test_accuracy=_number(line, entry, "cifar10_test_200"),
                 valid_accuracy=_number(line, entry, "cifar10_valid_200"),
                 valid_accuracy_12=_number(line, entry, "cifar10_valid_12"),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from search.differentiable.config import SearchConfig
 
 
-def refusal(config: "SearchConfig", space: SearchSpace) -> str | None:
+def incompatibility(config: "SearchConfig", space: SearchSpace) -> str | None:
     """Why the parts of `config` do not go together in `space`, in one line; None where they do."""
     one_path = get_relaxation(config.relaxation.name).one_path
     left = [name for name in space.candidates if name not in config.exclude]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from base.checks import InputError, check_whole
-from search.differentiable.combinations import refusal
+from search.differentiable.combinations import incompatibility
 from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.regularisers import RegulariserConfig
 from search.differentiable.relaxations import RelaxationConfig
@@ -172,7 +172,7 @@ class SearchConfig:
                 raise InputError(f"exclude: space {space.name} has {', '.join(space.candidates)}, not {name!r}")
         if set(space.candidates) - {"none"} <= set(self.exclude):
             raise InputError(f"exclude: nothing is left of space {space.name} but none")
-        if reason := refusal(self, space):
+        if reason := incompatibility(self, space):
             raise InputError(reason)
 
     def candidates(self, space: SearchSpace) -> dict[str, Tensor]:

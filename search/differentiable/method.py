@@ -8,11 +8,11 @@ from search.differentiable.config import SearchConfig
 from search.differentiable.report import search_page
 from search.differentiable.trainer import BilevelSearch
 from search.methods import Method
-from search.reporting import Told
+from search.reporting import RunFacts
 from supernet import Genotype
 from training.hardware import choose_device
 from training.images.data import load_images, save_format, saved_format
-from training.loop import opened, run_epochs
+from training.loop import open_run, run_epochs
 from training.report.sections import Process
 from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
@@ -45,7 +45,7 @@ def search(
     known = saved_format(options)
     images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
     trainer = BilevelSearch(config, images, RunDirectory(options.run, config), table)
-    with opened(trainer, config, options, method) as (run, monitor, start):
+    with open_run(trainer, config, options, method) as (run, monitor, start):
         save_format(images, run.path)
         for note in notes:
             monitor.log(note)
@@ -59,6 +59,6 @@ def search(
         monitor.log(f"{method}: {done} epochs; genotype in {run.path / 'genotype.json'}:")
         monitor.log(genotype.to_text(genotype.text_form))
         process = Process(start.epochs, done, time.monotonic() - began)
-        told = Told(method, paper, defaults or SearchConfig(), process)
-        monitor.log(f"{method}: report in {search_page(trainer, genotype, told).write(run.path)}")
+        run_facts = RunFacts(method, paper, defaults or SearchConfig(), process)
+        monitor.log(f"{method}: report in {search_page(trainer, genotype, run_facts).write(run.path)}")
     return genotype

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from base.seeds import new_generator
-from search.costs.tabular import Row, Table
+from search.costs.tabular import Table, TableRow
 from search.differentiable.early_stop import Collapse, Epoch, collapse, reason_to_stop
 from search.differentiable.measures import dominant_eigenvalue, entropy, largest_entropy, skip_connections, skip_share
 from search.differentiable.steps import Steps
@@ -155,7 +155,7 @@ class Report:
             watch.monitor.figure(f"alphas/{kind}", alphas, watch.step)
             watch.monitor.figure(f"cell/{kind}", draw_cell(genotype.cells[kind], self.space.inputs, kind), watch.step)
 
-    def _line(self, entry: dict[str, Any], row: Row | None) -> str:
+    def _line(self, entry: dict[str, Any], row: TableRow | None) -> str:
         parts = [
             f"{level} loss {entry[f'{level}/loss']:.4f} accuracy {entry[f'{level}/accuracy']:.4f}"
             for level in ("train", "valid")
@@ -184,7 +184,7 @@ def _rounded(table: Tensor) -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in mean.tolist()]
 
 
-def _table_curves(row: Row) -> dict[str, float]:
+def _table_curves(row: TableRow) -> dict[str, float]:
     values = {"table/test_accuracy": row.test_accuracy, "table/valid_accuracy": row.valid_accuracy}
     values |= {"table/parameters": row.parameters, "table/multiply_adds": row.multiply_adds}
     return values | {f"table/latency_ms_{device}": value for device, value in row.latency_ms.items()}

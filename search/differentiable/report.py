@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.reporting import Told, close, default_costs, introduction
+from search.reporting import RunFacts, close, default_costs, introduction
 from supernet import Genotype, SearchSpace
 from supernet.drawing.draw import draw_genotype
 from supernet.spaces.skeleton import Stem
@@ -36,10 +36,10 @@ _LABEL, _ROW, _HEAD, _GAP = 6.9, 13, 20, 12  # width of a letter, heights of a c
 _WIDEST = 1000
 
 
-def search_page(search: "BilevelSearch", genotype: Genotype, told: Told) -> Page:
+def search_page(search: "BilevelSearch", genotype: Genotype, run_facts: RunFacts) -> Page:
     """Of a differentiable search that ends with `genotype`."""
     config, history, run = search.config, search.report.history, search.run.path
-    page = Page(f"Search: {told.method}, {config.data.name}", *introduction(told, config.space))
+    page = Page(f"Search: {run_facts.method}, {config.data.name}", *introduction(run_facts, config.space))
     costs = default_costs(genotype, search.space, config.stem, search.format)
     measured = [entry for entry in history if entry["supernet_accuracy"] is not None]
     page.section(
@@ -48,13 +48,13 @@ def search_page(search: "BilevelSearch", genotype: Genotype, told: Told) -> Page
             {
                 "parameters": millions(costs["parameters"]),
                 "multiply-adds": millions(costs["multiply_adds"]),
-                "epochs": f"{told.process.done} of {search.epochs}",
-                "time": duration(told.process.seconds),
+                "epochs": f"{run_facts.process.done} of {search.epochs}",
+                "time": duration(run_facts.process.seconds),
                 "accuracy of the supernet": percent(measured[-1]["supernet_accuracy"]) if measured else None,
                 "of the derived cell": percent(measured[-1]["derived_accuracy"]) if measured else None,
             }
         ),
-        *_ended(search, told.process),
+        *_ended(search, run_facts.process),
         drawn_genotype(genotype, draw_genotype(genotype)),
         _of_default_network(genotype, config.stem, search.format, costs),
         *_of_table(search, genotype),
@@ -64,7 +64,7 @@ def search_page(search: "BilevelSearch", genotype: Genotype, told: Told) -> Page
     page.section("Curves", charts(*_curves(search)), *([paragraph(weighted)] if balanced else []))
     if history:
         page.section("Weights of the operations over the epochs", *weights_over_time(history, search.space, genotype))
-    close(page, config, told, run, images(run, config.data), genotype, search.device, search.run.config_hash)
+    close(page, config, run_facts, run, images(run, config.data), genotype, search.device, search.run.config_hash)
     return page
 
 

@@ -15,8 +15,8 @@ from search.differentiable.relaxations import Mixture
 from supernet import Path, Supernet
 from training.hardware import Precision, autocast
 from training.images.batches import Batches
-from training.metrics import Batch, Meter, Reading, read
-from training.optim import descend, new_optimizer, requiring_no_grad, statistics_kept, unchanged
+from training.metrics import Batch, Meter, Reading, evaluate_batches
+from training.optim import descend, freezing_slices, frozen, new_optimizer, statistics_kept
 
 
 class Steps:
@@ -69,7 +69,7 @@ class Steps:
         mixture, path = self.architecture.draw()
         leaves = _leaves(mixture)
         if self.config.order == "first":
-            with requiring_no_grad(self.network.parameters()):
+            with frozen(self.network.parameters()):
                 gradients = first_order(self._loss("valid", valid, leaves, path), list(leaves.values()))
         else:
             gradients = self._second_order(train, valid, leaves, path)
@@ -103,7 +103,7 @@ class Steps:
         if path is None:
             descend([loss], self.weight_optimizer, self.config.weights.clip)
             return
-        with unchanged(self.weight_optimizer, self.network.idle(path)):
+        with freezing_slices(self.weight_optimizer, self.network.idle(path)):
             descend([loss], self.weight_optimizer, self.config.weights.clip)
 
     def _second_order(self, train: Batch, valid: Batch, mixture: Mixture, path: Path | None) -> list[Tensor]:
@@ -174,7 +174,9 @@ class Steps:
         """
         self.network.train(training)
         with statistics_kept(self.network):
-            return read(lambda images: self.logits(images, mixture, path, bypass=bypass), batches.epoch(0), self.device)
+            return evaluate_batches(
+                lambda images: self.logits(images, mixture, path, bypass=bypass), batches.epoch(0), self.device
+            )
 
     def alpha_gradient(self, batches: Batches, alphas: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of the mean loss of `batches` at other alphas: nothing random, each batch's own statistics, float32."""
@@ -183,7 +185,7 @@ class Steps:
         total = [torch.zeros_like(point) for point in points]
         with (
             statistics_kept(self.network),
-            requiring_no_grad(self.network.parameters()),
+            frozen(self.network.parameters()),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
             for images, labels in batches.epoch(0):

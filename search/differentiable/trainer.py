@@ -110,7 +110,7 @@ class BilevelSearch:
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
         """One epoch of both levels. Returns the supernet's validation accuracy where it is due, otherwise None."""
-        rate = self._tune(epoch - self.config.epochs, watch) if epoch >= self.config.epochs else self._enter(epoch, watch)
+        rate = self._tune(epoch - self.config.epochs, watch) if epoch >= self.config.epochs else self._begin_epoch(epoch, watch)
         set_lr(self.step.weight_optimizer, rate)
         self.architecture.begin_epoch(epoch)
         self.network.train()
@@ -128,7 +128,7 @@ class BilevelSearch:
         for train, valid in zip(self.train_batches.epoch(epoch), self.valid_batches.epoch(epoch), strict=False):
             yield *train, *valid
 
-    def _enter(self, epoch: int, watch: Watch) -> float:
+    def _begin_epoch(self, epoch: int, watch: Watch) -> float:
         """Begins an epoch of the search, and the stage where that is new. Returns the weights' learning rate."""
         config = self.config
         stage, behind = config.stage(epoch)

@@ -37,7 +37,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeSlots:
     """The edges into one node of one kind of cell."""
 
     kind: str
@@ -64,7 +64,7 @@ class Encoding:
         if not self.operations:
             raise InputError(f"exclude: nothing is left of space {space.name}")
         self.nodes = [
-            Node(kind, target, places, min(len(places), space.derived_inputs or len(places)))
+            NodeSlots(kind, target, places, min(len(places), space.derived_inputs or len(places)))
             for number, kind in enumerate(space.kinds)
             for target in range(space.inputs, space.inputs + space.nodes)
             if (places := tuple(number * len(space.edges) + row for row, (_, end) in enumerate(space.edges) if end == target))

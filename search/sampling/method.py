@@ -8,7 +8,7 @@ from typing import TypeVar
 from base.checks import InputError
 from search.costs.tabular import Table
 from search.methods import Method
-from search.reporting import Told
+from search.reporting import RunFacts
 from search.sampling.config import SamplingConfig
 from search.sampling.report import sampling_page
 from search.sampling.samplers.sampler import Sampler
@@ -16,7 +16,7 @@ from search.sampling.trainer import SamplingSearch
 from supernet import Genotype
 from training.hardware import choose_device
 from training.images.data import load_images, save_format, saved_format
-from training.loop import opened, run_epochs
+from training.loop import open_run, run_epochs
 from training.report.sections import Process
 from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
@@ -76,7 +76,7 @@ def sample(
         device, known = choose_device(config.device, config.threads), saved_format(options)
         images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
     trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config, may_change), table)
-    with opened(trainer, config, options, method, may_change) as (run, monitor, start):
+    with open_run(trainer, config, options, method, may_change) as (run, monitor, start):
         if images is not None:
             save_format(images, run.path)
         for note in notes:
@@ -90,6 +90,6 @@ def sample(
             monitor.log(f"{method}: {len(trainer.trials.done)} evaluations; genotype in {run.path / 'genotype.json'}:")
             monitor.log(genotype.to_text(genotype.text_form))
         process = Process(start.epochs, done, time.monotonic() - began)
-        told = Told(method, paper, defaults or type(config)(), process)
-        monitor.log(f"{method}: report in {sampling_page(trainer, findings, told).write(run.path)}")
+        run_facts = RunFacts(method, paper, defaults or type(config)(), process)
+        monitor.log(f"{method}: report in {sampling_page(trainer, findings, run_facts).write(run.path)}")
     return genotype

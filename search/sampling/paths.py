@@ -19,8 +19,8 @@ from supernet import Supernet
 from training.hardware import Precision, autocast
 from training.images.batches import Batches
 from training.images.format import Images
-from training.metrics import Batch, Meter, read
-from training.optim import descend, new_optimizer, statistics_kept, unchanged
+from training.metrics import Batch, Meter, evaluate_batches
+from training.optim import descend, freezing_slices, new_optimizer, statistics_kept
 
 
 class PathNetwork:
@@ -73,7 +73,7 @@ class PathSteps:
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         """One step on a batch."""
         genomes, encoding, network = self.draw(), self.paths.encoding, self.paths.network
-        with unchanged(self.optimizer, network.idle(*map(encoding.path, genomes))):
+        with freezing_slices(self.optimizer, network.idle(*map(encoding.path, genomes))):
             descend(self._losses(images, labels, genomes), self.optimizer, self.config.weights.clip)
 
     def _losses(self, images: Tensor, labels: Tensor, genomes: Iterable[Genome]) -> Iterator[Tensor]:
@@ -126,7 +126,7 @@ class SupernetScores:
                 images = (batch for batch, _ in itertools.islice(self._train.epoch(0), self._recalibrate))
                 recalibrate(network, (self._paths.logits(batch, genome) for batch in images))
             network.eval()
-            reading = read(
+            reading = evaluate_batches(
                 lambda images: self._paths.logits(images, genome), self._of_share(share).epoch(0), self._paths.device
             )
         return reading.accuracy
@@ -156,7 +156,7 @@ class GuideScores:
         self._paths.network.train()
         with statistics_kept(self._paths.network):
             batch = next(self._stream)
-            return read(lambda images: self._paths.logits(images, genome), [batch], self._paths.device).accuracy
+            return evaluate_batches(lambda images: self._paths.logits(images, genome), [batch], self._paths.device).accuracy
 
 
 def recalibrate(network: nn.Module, passes: Iterable[object]) -> None:

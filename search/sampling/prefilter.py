@@ -31,22 +31,22 @@ class Prefiltered(Sampler):
         """Proposals that were asked for but have another share than those before them."""
 
     def ask(self) -> list[Genome]:
-        asked, self.share = self._next()
+        asked, self.evaluation_share = self._next()
         again, new = self._parted(asked)
         # Each ask brings something, so that more than `factor` of them are of no use.
         for _ in range(self._factor):
             if not new or len(new) >= self._factor:
                 break
             asked, share = self._next()
-            if asked and share != self.share:
+            if asked and share != self.evaluation_share:
                 self._waiting = asked, share
-            if not asked or share != self.share:
+            if not asked or share != self.evaluation_share:
                 break
             more_again, more_new = self._parted(asked)
             again, new = again + more_again, new + more_new
         best = sorted(dict.fromkeys(new), key=self._rank, reverse=True)[: max(1, len(new) // self._factor)]
-        if self.share < 1:
-            self._passed.update(dict.fromkeys(best, self.share))
+        if self.evaluation_share < 1:
+            self._passed.update(dict.fromkeys(best, self.evaluation_share))
         return again + best
 
     def tell(self, scored: Sequence[Scored]) -> None:
@@ -63,11 +63,16 @@ class Prefiltered(Sampler):
 
     def state_dict(self) -> dict[str, Any]:
         waiting = None if self._waiting is None else (list(self._waiting[0]), self._waiting[1])
-        return {"inner": self._inner.state_dict(), "share": self.share, "passed": dict(self._passed), "waiting": waiting}
+        return {
+            "inner": self._inner.state_dict(),
+            "share": self.evaluation_share,
+            "passed": dict(self._passed),
+            "waiting": waiting,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._inner.load_state_dict(state["inner"])
-        self.share, self._passed, self._waiting = state["share"], dict(state["passed"]), state["waiting"]
+        self.evaluation_share, self._passed, self._waiting = state["share"], dict(state["passed"]), state["waiting"]
 
     def _next(self) -> tuple[list[Genome], float]:
         """What `inner` asks for next, and its share."""
@@ -75,11 +80,11 @@ class Prefiltered(Sampler):
             waiting, self._waiting = self._waiting, None
             return waiting
         asked = list(self._inner.ask())
-        return asked, self._inner.share
+        return asked, self._inner.evaluation_share
 
     def _parted(self, asked: Sequence[Genome]) -> tuple[list[Genome], list[Genome]]:
         """Those that were passed on with a smaller share, and the others."""
-        again = [genome for genome in asked if self._passed.get(genome, 1.0) < self.share]
+        again = [genome for genome in asked if self._passed.get(genome, 1.0) < self.evaluation_share]
         return again, [genome for genome in asked if genome not in again]
 
     def _rank(self, genome: Genome) -> float:

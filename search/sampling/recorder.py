@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.stats import kendalltau
 
 from base.files import write_atomically
-from search.costs.tabular import Row, Table
+from search.costs.tabular import Table, TableRow
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.pareto import pareto_front
@@ -35,7 +35,7 @@ class Rank:
     genome: Genome
     score: float
     costs: Mapping[str, float]
-    truth: Row | None
+    truth: TableRow | None
     """What the benchmark table has, where there is one."""
 
 
@@ -156,7 +156,7 @@ class SamplingReport:
             return None
         return float(kendalltau(scores, truths).statistic)
 
-    def _truth(self, genome: Genome) -> Row | None:
+    def _truth(self, genome: Genome) -> TableRow | None:
         return None if self.table is None else self.table[self.encoding.genotype(genome)]
 
     def _remember(self, entry: dict[str, Any]) -> None:

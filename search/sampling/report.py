@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from search.reporting import Told, close, introduction
+from search.reporting import RunFacts, close, introduction
 from supernet.drawing.draw import draw_genotype
 from training.report.charts import Curve, Point, chart, charts, of_history
 from training.report.html import Markup, Page, drawing, duration, element, facts, figure, millions, paragraph, table, warning
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from search.sampling.trainer import SamplingSearch
 
 
-def sampling_page(search: "SamplingSearch", findings: "Findings | None", told: Told) -> Page:
+def sampling_page(search: "SamplingSearch", findings: "Findings | None", run_facts: RunFacts) -> Page:
     """Of a search that samples architectures; without findings where none was evaluated wholly yet."""
     config, report, trials, run = search.config, search.report, search.trials, search.run.path
     data = "a table" if config.evaluate == "table" else config.data.name
-    page = Page(f"Search: {told.method}, {data}", *introduction(told, config.space))
+    page = Page(f"Search: {run_facts.method}, {data}", *introduction(run_facts, config.space))
     genotype = None if findings is None else findings.genotype
     numbers: dict[str, object] = {"evaluations": f"{trials.spent:g} of {config.evaluations}"}
     parts: list[Markup] = []
@@ -34,8 +34,8 @@ def sampling_page(search: "SamplingSearch", findings: "Findings | None", told: T
             "rank correlation with the table": None if findings.tau is None else f"{findings.tau:.3f}",
         }
         parts.append(drawn_genotype(findings.genotype, draw_genotype(findings.genotype)))
-    notes = told.process.notes(search.epochs, None if trials.exhausted else config.stop)
-    page.section("Result", facts(numbers | {"time": duration(told.process.seconds)}), *notes, *parts)
+    notes = run_facts.process.notes(search.epochs, None if trials.exhausted else config.stop)
+    page.section("Result", facts(numbers | {"time": duration(run_facts.process.seconds)}), *notes, *parts)
     page.section("Curves", charts(*_curves(search)))
     if findings is not None:
         columns, rows = report.rows(findings.ranked[: config.best])
@@ -59,7 +59,7 @@ def sampling_page(search: "SamplingSearch", findings: "Findings | None", told: T
     seen = paragraph("None: scores are read from ", element("code", config.tabular), ".")
     if config.needs_images:
         seen = images(run, config.data)
-    close(page, config, told, run, seen, genotype, search.device, search.run.config_hash)
+    close(page, config, run_facts, run, seen, genotype, search.device, search.run.config_hash)
     return page
 
 

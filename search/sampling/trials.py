@@ -46,7 +46,7 @@ class Trials:
         first = len(self.done)
         while self.spent < until - _ROUNDING and not self.exhausted:
             if not self._asked:
-                self._asked, self._share, self._scored = list(self.sampler.ask()), self.sampler.share, []
+                self._asked, self._share, self._scored = list(self.sampler.ask()), self.sampler.evaluation_share, []
             if not self._asked:
                 self.exhausted = True
                 break

@@ -1,6 +1,6 @@
 """The texts that genotypes are written in: this project's JSON, and the forms of DARTS and of NAS-Bench-201.
 
-Readers return what a text says, `Reading`; that it makes sense is for the genotype to check.
+Readers return what a text says, `ParsedGenotype`; that it makes sense is for the genotype to check.
 """
 
 import ast
@@ -22,7 +22,7 @@ LARGEST_TEXT = 2**20  # characters, bytes of a file: far above any genotype, far
 MOST_STATES = 1000  # of a cell: a text of a few bytes can name any number
 
 
-class Reading(NamedTuple):
+class ParsedGenotype(NamedTuple):
     """What a text says: the nodes and the concatenation of each kind of cell, and the other fields of a genotype."""
 
     cells: Mapping[str, tuple[Any, Any]]
@@ -132,7 +132,7 @@ def _fields(place: str, value: object, needed: tuple[str, ...], optional: tuple[
     return value
 
 
-def read_json(text: str) -> Reading:
+def read_json(text: str) -> ParsedGenotype:
     """Reads what `write_json` writes; strict, so that a slip of the pen is not passed over."""
     content = _decode_json(text)
     if not isinstance(content, dict) or "format" not in content:
@@ -151,7 +151,7 @@ def read_json(text: str) -> Reading:
     for kind, cell in _fields("cells", content["cells"], skeleton.kinds).items():
         fields = _fields(kind, cell, ("nodes", "concat"))
         cells[kind] = fields["nodes"], fields["concat"]
-    return Reading(cells, skeleton, space["name"], content.get("seed"), content.get("config_hash"))
+    return ParsedGenotype(cells, skeleton, space["name"], content.get("seed"), content.get("config_hash"))
 
 
 def write_nasbench201(genotype: "Genotype") -> str:
@@ -161,7 +161,7 @@ def write_nasbench201(genotype: "Genotype") -> str:
     return "+".join("|" + "".join(f"{operation}~{source}|" for operation, source in feeds) for feeds in nodes)
 
 
-def read_nasbench201(text: str) -> Reading:
+def read_nasbench201(text: str) -> ParsedGenotype:
     """Reads a NAS-Bench-201 string, the inputs of each node in any order."""
     groups = [group.strip() for group in text.split("+")]
     if len(groups) != 3:
@@ -180,7 +180,7 @@ def read_nasbench201(text: str) -> Reading:
         if wrong:
             raise InputError(wrong)
         nodes.append(feeds)
-    return Reading({"cell": (nodes, [len(nodes)])}, NASBENCH201, "nasbench201")
+    return ParsedGenotype({"cell": (nodes, [len(nodes)])}, NASBENCH201, "nasbench201")
 
 
 def write_darts(genotype: "Genotype") -> str:
@@ -200,7 +200,7 @@ def write_darts(genotype: "Genotype") -> str:
     return f"Genotype({', '.join(fields)})"
 
 
-def read_darts(text: str) -> Reading:
+def read_darts(text: str) -> ParsedGenotype:
     """Reads `Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=[...])`, keywords in any order."""
     names = [name for kind in DARTS.kinds for name in (kind, f"{kind}_concat")]
     values: dict[str, ast.expr] = {}
@@ -218,7 +218,7 @@ def read_darts(text: str) -> Reading:
         concat = _read_concat(f"{kind}, concat", values[f"{kind}_concat"])
         entries = items(kind, _literal(kind, values[kind]))
         cells[kind] = _nodes_of_entries(kind, entries, concat, DARTS.inputs), concat
-    return Reading(cells, DARTS, "darts")
+    return ParsedGenotype(cells, DARTS, "darts")
 
 
 def _parse_call(text: str) -> ast.Call:
@@ -292,4 +292,4 @@ def _nodes_of_entries(kind: str, entries: Iterable[object], concat: list[int], i
 FORMS = ("darts", "nasbench201", "json")
 WRITERS: dict[str, Callable[["Genotype"], str]] = {"darts": write_darts, "nasbench201": write_nasbench201, "json": write_json}
 # By what a text begins with.
-READERS: dict[str, Callable[[str], Reading]] = {"Genotype": read_darts, "|": read_nasbench201, "{": read_json}
+READERS: dict[str, Callable[[str], ParsedGenotype]] = {"Genotype": read_darts, "|": read_nasbench201, "{": read_json}

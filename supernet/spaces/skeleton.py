@@ -125,16 +125,16 @@ def _nasbench201_layout(
     The state that comes out of either stem has C channels.
     """
     positions: list[CellPosition | ResidualPosition] = []
-    wide = channels
+    entering = channels
     for stage in range(3):
         if stage:
-            positions.append(ResidualPosition(wide, 2 * channels))
+            positions.append(ResidualPosition(entering, 2 * channels))
             channels *= 2
-            wide = channels
+            entering = channels
         for number in range(cells):
             index = stage * cells + number
-            positions.append(CellPosition(index, "cell", index, channels, (wide,), 1, False))
-            wide = width["cell"] * channels
+            positions.append(CellPosition(index, "cell", index, channels, (entering,), 1, False))
+            entering = width["cell"] * channels
     return positions
 
 
@@ -156,10 +156,10 @@ def preprocessing(skeleton: Skeleton, position: CellPosition, affine: bool) -> n
     if not skeleton.preprocess:
         return nn.ModuleList(nn.Identity() for _ in position.in_channels)
     layers = nn.ModuleList()
-    for number, wide in enumerate(position.in_channels):
+    for number, entering in enumerate(position.in_channels):
         halve = position.halve_first and number == 0
         make = FactorizedReduce if halve else ReluConvNorm
-        layers.append(make(wide, position.channels, affine=affine))
+        layers.append(make(entering, position.channels, affine=affine))
     return layers
 
 
@@ -225,22 +225,22 @@ class Backbone(nn.Module):
         self.skeleton = skeleton
         self.image_channels = image_channels
         self.stem_name = stem
-        wide = skeleton.stem_channels(channels, stem)
+        entering = skeleton.stem_channels(channels, stem)
         self.stem: nn.Sequential | MobileStem
         if stem == "imagenet":
-            self.stem = MobileStem(image_channels, wide)
+            self.stem = MobileStem(image_channels, entering)
         else:
-            self.stem = nn.Sequential(nn.Conv2d(image_channels, wide, 3, padding=1, bias=False), batch_norm(wide))
+            self.stem = nn.Sequential(nn.Conv2d(image_channels, entering, 3, padding=1, bias=False), batch_norm(entering))
         self.layers = nn.ModuleList()
         for position in positions:
             if isinstance(position, ResidualPosition):
                 self.layers.append(ResidualBlock(position.in_channels, position.out_channels))
-                wide = position.out_channels
+                entering = position.out_channels
             else:
                 self.layers.append(make_cell(position))
-                wide = width[position.kind] * position.channels
-        self.norm = nn.Sequential(batch_norm(wide), nn.ReLU()) if skeleton.head_norm else nn.Identity()
-        self.classifier = nn.Linear(wide, classes)
+                entering = width[position.kind] * position.channels
+        self.norm = nn.Sequential(batch_norm(entering), nn.ReLU()) if skeleton.head_norm else nn.Identity()
+        self.classifier = nn.Linear(entering, classes)
 
     @property
     def cells(self) -> list[nn.Module]:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from benchmarks import samplers, table_searches
 from benchmarks.samplers import budgets, differences, draw, interval, report, summary
 from benchmarks.table_searches import STEP, VARIANTS, Record, Search, Searches, Variant, incumbents, read_table, search
-from search.costs.tabular import Row, Table, best_of_random
+from search.costs.tabular import Table, TableRow, best_of_random
 from search.methods import SAMPLING_METHODS
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
@@ -110,7 +110,7 @@ def searches_of(*values: Sequence[float], first: int = 0) -> Searches:
 
 
 def table_of(*accuracies: float) -> Table:
-    return Table({str(number): Row(accuracy, 0.0, accuracy, 0, 0, {}) for number, accuracy in enumerate(accuracies)})
+    return Table({str(number): TableRow(accuracy, 0.0, accuracy, 0, 0, {}) for number, accuracy in enumerate(accuracies)})
 
 
 # Statistics

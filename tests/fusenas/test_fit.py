@@ -12,7 +12,7 @@ from PIL import Image
 
 import fusenas.__main__
 from fusenas import settings
-from fusenas.fit import fit, look
+from fusenas.fit import fit, summarise_data
 from fusenas.settings import FitConfig
 from retrain.weights import Trained
 from training.images.data import DataConfig
@@ -114,23 +114,23 @@ def test_arrays_become_a_module(tmp_path: Path) -> None:
 
 
 def test_files_are_looked_at(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sight = look(DataConfig("folder", str(photos)))
-    assert (sight.counts, sight.channels, sight.alike) == ((32, 32), 3, False)
-    assert 30 <= sight.side <= 45
+    summary = summarise_data(DataConfig("folder", str(photos)))
+    assert (summary.counts, summary.channels, summary.alike) == ((32, 32), 3, False)
+    assert 30 <= summary.side <= 45
     for file in photos.rglob("*.*"):
         Image.new("L", (28, 28)).save(file)
-    assert look(DataConfig("folder", str(photos))) == settings.Sight((32, 32), 1, 28, True)
+    assert summarise_data(DataConfig("folder", str(photos))) == settings.DataSummary((32, 32), 1, 28, True)
     for number, mode in enumerate(("1", "LA", "I", "I;16")):
         Image.new(mode, (28, 28)).save(photos / "red" / f"grey_{number}.{('png', 'tif')[mode == 'I']}")
-    assert look(DataConfig("folder", str(photos))).channels == 1
+    assert summarise_data(DataConfig("folder", str(photos))).channels == 1
     monkeypatch.setattr(fitting, "_LOOKED_AT", 2)
     for file in photos.rglob("1*.png"):
         Image.new("RGB", (28, 28)).save(file)
-    assert look(DataConfig("folder", str(photos))).channels == 3
+    assert summarise_data(DataConfig("folder", str(photos))).channels == 3
     for file in photos.rglob("*.*"):
         file.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"^data: .*photos: no image can be read"):
-        look(DataConfig("folder", str(photos)))
+        summarise_data(DataConfig("folder", str(photos)))
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,17 @@ from typing import Any
 import pytest
 import torch
 
-from fusenas.settings import FitConfig, Sight, suitable
+from fusenas.settings import DataSummary, FitConfig, suitable
 from retrain.config import RetrainConfig
 from search.methods import METHODS, SAMPLING_METHODS
 from training.images.data import DataConfig, stratified
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-CIFAR10 = Sight((5000,) * 10, 3, 32, True)
+CIFAR10 = DataSummary((5000,) * 10, 3, 32, True)
 
 
-def chosen(sight: Sight, on: torch.device = CPU, **settings: Any) -> tuple[Any, RetrainConfig]:
-    return suitable(FitConfig("x", **settings), DataConfig(), sight, on)
+def chosen(summary: DataSummary, on: torch.device = CPU, **settings: Any) -> tuple[Any, RetrainConfig]:
+    return suitable(FitConfig("x", **settings), DataConfig(), summary, on)
 
 
 def test_full_effort_is_darts_as_published() -> None:
@@ -32,7 +32,7 @@ def test_full_effort_is_darts_as_published() -> None:
 @pytest.mark.parametrize("images", [16, 40, 100, 500, 2000, 60_000, 1_000_000])
 @pytest.mark.parametrize("effort", ["quick", "normal", "full"])
 def test_any_number_of_images_gets_steps_enough(images: int, effort: Any) -> None:
-    search, retraining = chosen(Sight((images // 2,) * 2, 3, 32, True), effort=effort)
+    search, retraining = chosen(DataSummary((images // 2,) * 2, 3, 32, True), effort=effort)
     for config, share, most in ((search, 0.5, 50), (retraining, 1, 600)):
         part = int(share * (config.data.limit or images))
         assert 2 <= config.batch_size <= part <= images
@@ -51,37 +51,37 @@ def test_a_gpu_gets_more_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sight", "effort", "size", "stem"),
+    ("summary", "effort", "size", "stem"),
     [
-        (Sight((9, 9), 1, 8, True), "quick", None, "cifar"),
-        (Sight((9, 9), 3, 12, False), "normal", 16, "cifar"),
-        (Sight((9, 9), 3, 70, False), "normal", 64, "cifar"),
-        (Sight((9, 9), 3, 400, False), "normal", 96, "imagenet"),
-        (Sight((9, 9), 3, 400, False), "full", 224, "imagenet"),
+        (DataSummary((9, 9), 1, 8, True), "quick", None, "cifar"),
+        (DataSummary((9, 9), 3, 12, False), "normal", 16, "cifar"),
+        (DataSummary((9, 9), 3, 70, False), "normal", 64, "cifar"),
+        (DataSummary((9, 9), 3, 400, False), "normal", 96, "imagenet"),
+        (DataSummary((9, 9), 3, 400, False), "full", 224, "imagenet"),
     ],
 )
-def test_the_size_suits_images_and_effort(sight: Sight, effort: Any, size: int | None, stem: str) -> None:
-    for config in chosen(sight, effort=effort):
+def test_the_size_suits_images_and_effort(summary: DataSummary, effort: Any, size: int | None, stem: str) -> None:
+    for config in chosen(summary, effort=effort):
         assert (config.data.size, config.stem) == (size, stem)
         assert config.data.resize == (None if stem == "cifar" else round(size * 8 / 7) if size else None)
 
 
 def test_a_quick_search_looks_at_smaller_images() -> None:
     for asked, side, expected in ((None, 400, (16, 32)), (None, 28, (16, 24)), (48, 400, (16, 48)), (12, 400, (12, 12))):
-        search, retraining = chosen(Sight((9, 9), 3, side, False), effort="quick", size=asked)
+        search, retraining = chosen(DataSummary((9, 9), 3, side, False), effort="quick", size=asked)
         assert (search.data.size, retraining.data.size) == expected
-    search, retraining = chosen(Sight((9, 9), 3, 32, True), effort="quick")
+    search, retraining = chosen(DataSummary((9, 9), 3, 32, True), effort="quick")
     assert (search.data.size, retraining.data.size) == (16, None)
 
 
 def test_rare_classes_are_weighed() -> None:
-    assert chosen(Sight((100, 30), 3, 32, True))[1].data.class_weights == "balanced"
-    assert chosen(Sight((100, 40), 3, 32, True))[1].data.class_weights == "none"
+    assert chosen(DataSummary((100, 30), 3, 32, True))[1].data.class_weights == "balanced"
+    assert chosen(DataSummary((100, 40), 3, 32, True))[1].data.class_weights == "none"
 
 
 @pytest.mark.parametrize("counts", [(60_000, 60_000, 10), (1200, 1200, 2), (5000, 5000, 5000, 30), (20_000, 20)])
 def test_a_quick_search_leaves_out_no_class(counts: tuple[int, ...]) -> None:
-    data = chosen(Sight(counts, 3, 32, True), effort="quick")[0].data
+    data = chosen(DataSummary(counts, 3, 32, True), effort="quick")[0].data
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     limit = data.limit or len(labels)
     kept = labels[stratified(labels, limit, torch.Generator().manual_seed(0))].bincount(minlength=len(counts))
@@ -94,19 +94,19 @@ def test_a_quick_search_leaves_out_no_class(counts: tuple[int, ...]) -> None:
 
 
 def test_of_a_class_that_is_rarer_still_nothing_is_asked() -> None:
-    search, retraining = chosen(Sight((500_000, 500_000, 1), 3, 32, True), effort="quick")
+    search, retraining = chosen(DataSummary((500_000, 500_000, 1), 3, 32, True), effort="quick")
     assert (search.data.limit, search.data.class_weights) == (4 * 2560, "none")
     assert (retraining.data.limit, retraining.data.class_weights) == (None, "balanced")
 
 
 def test_a_grey_folder_has_one_channel_and_is_not_mirrored() -> None:
     for name, channels, gray in (("folder", 1, True), ("folder", 3, False), ("npz", 1, False)):
-        for config in suitable(FitConfig("x"), DataConfig(name), Sight((90, 90), channels, 28, True), CPU):
+        for config in suitable(FitConfig("x"), DataConfig(name), DataSummary((90, 90), channels, 28, True), CPU):
             assert (config.data.gray, config.data.flip) == (gray, channels == 3)  # type: ignore[attr-defined]
 
 
 def test_images_of_a_pixel_are_not_cropped() -> None:
-    assert [config.data.crop_padding for config in chosen(Sight((9, 9), 1, 1, True))] == [0, 0]
+    assert [config.data.crop_padding for config in chosen(DataSummary((9, 9), 1, 1, True))] == [0, 0]
 
 
 def test_what_is_asked_for_is_taken() -> None:
@@ -116,7 +116,7 @@ def test_what_is_asked_for_is_taken() -> None:
     for config in (search, retraining):
         assert (config.data.size, config.data.flip, config.seed, config.threads, config.device) == (48, False, 7, 1, "cpu")
     assert retraining.random_genotypes == 2
-    assert not chosen(Sight((9, 9), 1, 28, True))[1].data.flip
+    assert not chosen(DataSummary((9, 9), 1, 28, True))[1].data.flip
 
 
 @pytest.mark.parametrize("method", [*METHODS, *SAMPLING_METHODS])
@@ -144,9 +144,9 @@ def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
 
 def test_too_few_images() -> None:
     with pytest.raises(ValueError, match=r"^data: 12 images to train on are too few; give at least 16"):
-        chosen(Sight((6, 6), 3, 32, True))
+        chosen(DataSummary((6, 6), 3, 32, True))
 
 
 def test_a_class_without_images() -> None:
     with pytest.raises(ValueError, match=r"^data: class 1, counted from 0, has no image to train on$"):
-        chosen(Sight((20, 0, 20), 3, 32, True))
+        chosen(DataSummary((20, 0, 20), 3, 32, True))

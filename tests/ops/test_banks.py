@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ops import build_op, list_ops
-from ops.banks import ChainBank, ModuleBank, PoolBank, ReduceBank, SharedBank, SkipBank, Source, make_bank
+from ops.banks import ChainBank, ModuleBank, PoolBank, ReduceBank, SharedBank, SharedState, SkipBank, make_bank
 from ops.mixing import weighted
 
 EDGES = 3
@@ -19,7 +19,7 @@ def modules_of(name: str, channels: int, stride: int, batch_statistics: bool = F
 
 def run_bank(bank, state: Tensor, weights: Tensor) -> list[Tensor]:
     """weight * finished map of every edge."""
-    source = Source(state)
+    source = SharedState(state)
     if isinstance(bank, SharedBank):
         finished = bank(source)
         return [weight * finished for weight in weights]
@@ -118,7 +118,7 @@ def test_what_a_bank_cannot_share_runs_as_modules(module: nn.Module) -> None:
     bank = make_bank([module])
     assert isinstance(bank, ModuleBank)
     state = torch.randn(2, 4, 5, 5)
-    torch.testing.assert_close(bank(Source(state), [0])[0].map, module(state))
+    torch.testing.assert_close(bank(SharedState(state), [0])[0].map, module(state))
 
 
 def test_users_chain_with_counters_is_shared() -> None:
@@ -127,6 +127,6 @@ def test_users_chain_with_counters_is_shared() -> None:
     bank = make_bank(modules)
     assert isinstance(bank, ChainBank)
     state = torch.randn(2, 4, 5, 5)
-    for edge, branch in enumerate(bank(Source(state), [0, 1])):
+    for edge, branch in enumerate(bank(SharedState(state), [0, 1])):
         torch.testing.assert_close(branch.norm(branch.map), modules[edge](state))
     torch.testing.assert_close(bank.stacked("2.running_mean")[1], modules[1][2].running_mean)

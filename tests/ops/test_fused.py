@@ -15,7 +15,7 @@ import ops.fused
 import ops.kernels
 from benchmarks.plain.pairing import softmax
 from ops import registry
-from ops.banks import Source
+from ops.banks import SharedState
 from ops.fused import FusedCell
 from ops.kernels import launch
 from supernet import Path, Supernet, get_space
@@ -151,7 +151,7 @@ def test_a_cell_with_an_operation_of_another_form_falls_back(monkeypatch: pytest
     cell = MixedCell(other, position, keep, 1, True, "fused")
     monkeypatch.setattr(FusedCell, "__call__", lambda *_: pytest.fail("this cell has an operation without a kernel"))
     weights = torch.full((6, 6), 1 / 6)
-    assert cell([Source(torch.randn(2, 16, 4, 4))], weights).shape == (2, 16, 4, 4)
+    assert cell([SharedState(torch.randn(2, 16, 4, 4))], weights).shape == (2, 16, 4, 4)
 
 
 @pytest.mark.parametrize("space", CELLS)
@@ -203,7 +203,7 @@ def alpha_gradient(name: str, kind: str, stride: int, offset: float, dtype: torc
     cell.to(precise)
     states = [torch.randn(8, 16, 16, 16).bfloat16().to(dtype) for _ in position.in_channels]
     alphas = (0.3 * torch.randn(len(space.edges), len(space.candidates))).to(precise).requires_grad_()
-    output = cell([Source(state.contiguous(memory_format=torch.channels_last)) for state in states], alphas.softmax(-1))
+    output = cell([SharedState(state.contiguous(memory_format=torch.channels_last)) for state in states], alphas.softmax(-1))
     assert output.dtype == dtype
     (output * torch.randn(output.shape).to(dtype)).sum().backward()
     assert alphas.grad is not None

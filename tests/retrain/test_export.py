@@ -14,7 +14,7 @@ import torch
 import retrain.__main__
 from retrain.config import RetrainConfig
 from retrain.evaluation.networks import network_logits
-from retrain.export import Source, export, main
+from retrain.export import ExportInput, export, main
 from retrain.portable import onnx_model
 from retrain.weights import Trained
 from training.images.data import DataConfig, load_images
@@ -54,10 +54,10 @@ def test_no_more_images_are_read_than_calibrate(run: Path, monkeypatch: pytest.M
         return images
 
     monkeypatch.setattr(retrain.export, "load_images", recorded)
-    Source.read(run, {}, calibration=50)
+    ExportInput.read(run, {}, calibration=50)
     assert read == [("test", 360), ("train", 50)]
     (run / "data.json").unlink()
-    Source.read(run, {}, calibration=50)
+    ExportInput.read(run, {}, calibration=50)
     assert read[2:] == [("test", 360), ("train", 1437)]
 
 

@@ -13,7 +13,7 @@ from benchmarks.plain.pairing import copy_weights, pairs, part
 from ops import build_op
 from supernet import Genotype, Path, Supernet, get_space
 from supernet.spaces.space import SearchSpace, list_spaces
-from training.optim import OptimizerConfig, new_optimizer, unchanged
+from training.optim import OptimizerConfig, freezing_slices, new_optimizer
 
 TINY = {"darts": {"channels": 4, "cells": 3}, "nasbench201": {"channels": 4, "cells": 1}}
 SPACES = sorted(TINY)
@@ -217,7 +217,7 @@ def test_idle_slices_are_unchanged_by_the_optimiser(name: str) -> None:
     def step(path: Path | None) -> None:
         optimizer.zero_grad()
         network(images, mixture, path).square().mean().backward()
-        with unchanged(optimizer, {} if path is None else network.idle(path)):
+        with freezing_slices(optimizer, {} if path is None else network.idle(path)):
             optimizer.step()
 
     def snapshot() -> dict:
@@ -251,7 +251,7 @@ def test_frozen_slices_are_unchanged_by_the_optimiser() -> None:
     slices = network.slices({"cell": frozen})
     before = {parameter: parameter.detach().clone() for parameter in network.parameters()}
     network(torch.randn(2, 3, 8, 8), {"cell": torch.full((6, 5), 0.2)}).square().mean().backward()
-    with unchanged(optimizer, slices):
+    with freezing_slices(optimizer, slices):
         optimizer.step()
     assert len(slices) == 3
     for parameter in network.parameters():

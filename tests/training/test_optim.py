@@ -8,12 +8,11 @@ from training.optim import (
     OptimizerConfig,
     cosine,
     descend,
+    frozen,
     linear,
     load_optimizer,
     new_optimizer,
-    requiring_no_grad,
     set_lr,
-    unchanged,
 )
 
 NAMES = ["sgd", "adam", "adamw", "adagrad"]
@@ -54,7 +53,7 @@ def test_slices_behave_as_separate_parameters(name: str) -> None:
         stacked.grad = gradient
         for row, parameter in enumerate(separate):
             parameter.grad = None if idle[row] else gradient[row].clone()
-        with unchanged(optimizers[0], {stacked: idle}):
+        with freezing_slices(optimizers[0], {stacked: idle}):
             optimizers[0].step()
         optimizers[1].step()
         if step == 1:
@@ -154,7 +153,7 @@ def test_the_gradient_is_clipped_over_all_parameters_together(clip: float, moved
 
 def test_parameters_need_no_gradient_inside_and_do_after_an_error() -> None:
     trained, fixed = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1), requires_grad=False)
-    with pytest.raises(RuntimeError, match="inside"), requiring_no_grad([trained, fixed]):
+    with pytest.raises(RuntimeError, match="inside"), frozen([trained, fixed]):
         assert not trained.requires_grad
         raise RuntimeError("inside")
     assert trained.requires_grad and not fixed.requires_grad

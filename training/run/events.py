@@ -12,7 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from base.files import naming
+from base.files import naming_errors
 
 
 class EventFile:
@@ -25,7 +25,7 @@ class EventFile:
         # Files are read in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._path = directory / name
-        with naming(self._path):
+        with naming_errors(self._path):
             self._file = self._path.open("wb")
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
@@ -37,15 +37,15 @@ class EventFile:
 
     def flush(self) -> None:
         """Everything so far to the disk."""
-        with naming(self._path):
+        with naming_errors(self._path):
             self._records.flush()
 
     def close(self) -> None:
         """Flush and close."""
-        with naming(self._path):
+        with naming_errors(self._path):
             self._records.close()
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        with naming(self._path):
+        with naming_errors(self._path):
             self._records.write(event.SerializeToString())

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from base.checks import InputError
-from base.files import naming
+from base.files import naming_errors
 from training.run.command import TrainingDiverged
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Monitor:
 
     def log(self, line: str) -> None:
         """A line to log.txt, with the time, and to the terminal, above the bar."""
-        with naming(self._log_path):
+        with naming_errors(self._log_path):
             print(datetime.now().isoformat(sep=" ", timespec="seconds"), line, file=self._log, flush=True)
         tqdm.write(line, file=sys.stdout)
 
@@ -75,7 +75,7 @@ class Monitor:
         try:
             self._events.close()
         finally:
-            with naming(self._log_path):
+            with naming_errors(self._log_path):
                 self._log.close()
 
     def __enter__(self) -> "Monitor":

@@ -23,7 +23,7 @@ class Sampler(ABC):
     anything else overrides `state_dict` and `load_state_dict`.
     """
 
-    share: float = 1.0
+    evaluation_share: float = 1.0
     """How much of a whole evaluation the architectures asked for last shall have, above 0 and at most 1; see `ask`."""
     has_policy: bool = False
     """It has a distribution of architectures of its own, which `draw` draws from."""
@@ -43,8 +43,8 @@ class Sampler(ABC):
     def ask(self) -> list[Genome]:
         """The architectures to evaluate next; none where there is nothing left to find.
 
-        The same one may be among them twice. It may be asked again before it has been told. After each call, `share` says how
-        much of an evaluation they need: 0.25 is a quarter of the validation images.
+        May contain duplicates. Callers may call `ask` again before `tell`. After each call, `evaluation_share` says how much
+        of an evaluation the architectures need: 0.25 is a quarter of the validation images.
         """
 
     @abstractmethod

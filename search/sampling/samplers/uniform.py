@@ -77,7 +77,7 @@ class UniformSampler(Sampler):
             return [self.encoding.random(self.random)]
         if len(self.told) >= (1 if self.rung else halving.first(self.bracket)):
             self._next_rung()
-        self.share = 1 / halving.eta ** (self.bracket - self.rung)
+        self.evaluation_share = 1 / halving.eta ** (self.bracket - self.rung)
         if self.rung:
             return list(self.survivors)
         return [self.encoding.random(self.random) for _ in range(halving.first(self.bracket) - len(self.told))]

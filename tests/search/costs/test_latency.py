@@ -10,7 +10,7 @@ import torch
 
 from search.costs import latency as measuring
 from search.costs.latency import MeasuredLatency, TableLatency
-from search.costs.tabular import Row, Table
+from search.costs.tabular import Table, TableRow
 from search.sampling.encoding import Encoding
 from supernet import get_space, list_spaces
 from training.run.checkpoint import Checkpoints
@@ -85,6 +85,6 @@ def test_a_real_measurement_leaves_the_random_state_alone_and_is_saved(tmp_path:
 
 @pytest.mark.parametrize(("known", "said"), [(("pixel3",), "pixel3"), ((), "none")])
 def test_a_table_has_no_other_latencies_than_its_columns(known: tuple[str, ...], said: str) -> None:
-    table = Table({"": Row(94.0, 91.0, 85.0, 1, 2, dict.fromkeys(known, 0.5))})
+    table = Table({"": TableRow(94.0, 91.0, 85.0, 1, 2, dict.fromkeys(known, 0.5))})
     with pytest.raises(ValueError, match=rf"^latency: the table has {said}, not 'gpu'; name one of them, or measured$"):
         TableLatency(table, "gpu")

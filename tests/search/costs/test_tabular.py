@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search.costs.tabular
-from search.costs.tabular import Row, Table, best_of_random, random_architecture
+from search.costs.tabular import Table, TableRow, best_of_random, random_architecture
 from supernet import Genotype
 from supernet.genotypes.published import get_genotype
 
@@ -48,7 +48,7 @@ def table_of(*accuracies: tuple[float, float]) -> Table:
     """A table of those accuracies: validation after 12 epochs, test."""
     rows = {}
     for number, (valid_12, test) in enumerate(accuracies):
-        rows[f"|op_{number}~0|+|op~0|op~1|+|op~0|op~1|op~2|"] = Row(test, 0.0, valid_12, 0, 0, {})
+        rows[f"|op_{number}~0|+|op~0|op~1|+|op~0|op~1|op~2|"] = TableRow(test, 0.0, valid_12, 0, 0, {})
     return Table(rows)
 
 
@@ -60,7 +60,7 @@ def table_of(*accuracies: tuple[float, float]) -> Table:
 def test_a_row_holds_what_its_line_says(tmp_path: Path, name: str, kind: type) -> None:
     table = Table.read(kind(write(tmp_path / name, *LINES)))
     assert list(table.rows) == [SKIPS, MIXED]
-    assert table.rows[MIXED] == Row(85.125, 81.5, 63.25, 129306, 15647370, {"pixel3": 3.25})
+    assert table.rows[MIXED] == TableRow(85.125, 81.5, 63.25, 129306, 15647370, {"pixel3": 3.25})
 
 
 def test_columns_are_found_by_name_and_others_passed_over(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_columns_are_found_by_name_and_others_passed_over(tmp_path: Path) -> Non
         f"6,0,not a number,3,{SKIPS},7.5,1,5.0,,2",
     )
     row = Table.read(path).rows[SKIPS]
-    assert row == Row(1.0, 2.0, 3.0, 5, 6, {"a": 7.5, "b": 0.0})
+    assert row == TableRow(1.0, 2.0, 3.0, 5, 6, {"a": 7.5, "b": 0.0})
     assert isinstance(row.parameters, int)
 
 

@@ -9,7 +9,7 @@ import torch
 from benchmarks.timing import random_images
 from search.costs import counted as counting
 from search.costs import latency as measuring
-from search.costs.tabular import Row, Table
+from search.costs.tabular import Table, TableRow
 from search.sampling.config import SamplingConfig
 from search.sampling.costs import ArchitectureCosts, architecture_costs
 from search.sampling.encoding import Encoding, Genome
@@ -51,7 +51,9 @@ class Clock:
 
 
 def small_table(*latencies: str) -> Table:
-    return Table({CONVOLUTIONS: Row(94.0, 91.0, 85.0, 1, 2, {name: 0.5 + number for number, name in enumerate(latencies)})})
+    return Table(
+        {CONVOLUTIONS: TableRow(94.0, 91.0, 85.0, 1, 2, {name: 0.5 + number for number, name in enumerate(latencies)})}
+    )
 
 
 def test_without_latency_there_are_two_costs() -> None:

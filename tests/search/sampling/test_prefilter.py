@@ -42,7 +42,7 @@ class Scripted(Sampler):
 
     def ask(self) -> list[Genome]:
         self.asks += 1
-        asked, self.share = self.script[self.asks - 1] if self.asks <= len(self.script) else ([], 1.0)
+        asked, self.evaluation_share = self.script[self.asks - 1] if self.asks <= len(self.script) else ([], 1.0)
         return list(asked)
 
     def tell(self, scored: Sequence[Scored]) -> None:
@@ -75,7 +75,7 @@ def test_the_best_of_a_batch_are_passed_on_and_told(space: str) -> None:
     sampler = Prefiltered(inner, score, 4)
     asked = sampler.ask()
     assert asked == best(genomes, 3)
-    assert sampler.share == 1.0 and inner.asks == 1
+    assert sampler.evaluation_share == 1.0 and inner.asks == 1
     scored = [(genome, truth(genome)) for genome in asked[:2]]
     sampler.tell(scored)
     assert inner.told == [scored]
@@ -121,12 +121,12 @@ def test_survivors_are_passed_on_whatever_their_rank() -> None:
     worst = chosen[1:]
     script = [(first, 0.25), (worst, 0.5), (worst, 0.5), (second, 0.5), (worst, 1.0), (second[:2], 1.0)]
     sampler = Prefiltered(Scripted(script), score, 4)
-    assert (sampler.ask(), sampler.share) == (chosen, 0.25)
-    assert (sampler.ask(), sampler.share) == (worst, 0.5)
-    assert (sampler.ask(), sampler.share) == (worst, 0.5), "asked for again before it was told"
-    assert (sampler.ask(), sampler.share) == (best(second, 1), 0.5)
-    assert (sampler.ask(), sampler.share) == (worst, 1.0)
-    assert (sampler.ask(), sampler.share) == (best(second[:2], 1), 1.0)
+    assert (sampler.ask(), sampler.evaluation_share) == (chosen, 0.25)
+    assert (sampler.ask(), sampler.evaluation_share) == (worst, 0.5)
+    assert (sampler.ask(), sampler.evaluation_share) == (worst, 0.5), "asked for again before it was told"
+    assert (sampler.ask(), sampler.evaluation_share) == (best(second, 1), 0.5)
+    assert (sampler.ask(), sampler.evaluation_share) == (worst, 1.0)
+    assert (sampler.ask(), sampler.evaluation_share) == (best(second[:2], 1), 1.0)
 
 
 def test_what_was_passed_on_whole_competes_again() -> None:
@@ -147,12 +147,12 @@ def test_survivors_among_new_ones_are_not_ranked() -> None:
 def test_proposals_of_different_shares_are_not_compared() -> None:
     first, second = some(3), some(6, seed=1)
     sampler = Prefiltered(Scripted([(first, 0.5), (second[:3], 1.0), (second[3:], 1.0)]), score, 6)
-    assert (sampler.ask(), sampler.share) == (best(first, 1), 0.5)
+    assert (sampler.ask(), sampler.evaluation_share) == (best(first, 1), 0.5)
     state = sampler.state_dict()
-    assert (sampler.ask(), sampler.share) == (best(second, 1), 1.0)
+    assert (sampler.ask(), sampler.evaluation_share) == (best(second, 1), 1.0)
     again = Prefiltered(Scripted([(first, 0.5), (second[:3], 1.0), (second[3:], 1.0)]), score, 6)
     again.load_state_dict(state)
-    assert (again.ask(), again.share) == (best(second, 1), 1.0), "those that wait are part of the state"
+    assert (again.ask(), again.evaluation_share) == (best(second, 1), 1.0), "those that wait are part of the state"
 
 
 @given(
@@ -170,7 +170,7 @@ def test_whatever_is_asked_there_is_an_end(script: list[tuple[list[int], float]]
         before = inner.asks
         asked = sampler.ask()
         assert inner.asks <= before + 1 + factor
-        assert {(genome, sampler.share) for genome in asked} <= proposed
+        assert {(genome, sampler.evaluation_share) for genome in asked} <= proposed
         if not asked:
             assert any(not ask for ask, _ in asks) or inner.asks > len(script)
     assert inner.asks >= len(script)

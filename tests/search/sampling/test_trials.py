@@ -29,7 +29,7 @@ class Batches(Sampler):
     def ask(self) -> list[Genome]:
         if self.asked >= self.last:
             return []
-        self.share = 0.25 if self.asked % 2 else 1.0
+        self.evaluation_share = 0.25 if self.asked % 2 else 1.0
         self.asked += 1
         return [genome(2 * self.asked - 2), genome(2 * self.asked - 1)]
 

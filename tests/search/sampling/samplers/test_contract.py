@@ -86,7 +86,7 @@ def advance(sampler: Sampler, asks: int = ASKS, told: Callable[[list[Genome]], l
     asked = []
     for _ in range(asks):
         genomes = sampler.ask()
-        asked.append((list(genomes), sampler.share))
+        asked.append((list(genomes), sampler.evaluation_share))
         sampler.tell(scored(told(genomes)))
     return asked
 
@@ -124,7 +124,7 @@ def test_it_may_be_asked_again_before_it_is_told(name: str, options: tuple[str, 
     sampler = new_sampler(name, options, space)
     for _ in range(ASKS):
         first, second, third = ([*sampler.ask()] for _ in range(3))
-        assert_valid([(genomes, sampler.share) for genomes in (first, second, third)], space)
+        assert_valid([(genomes, sampler.evaluation_share) for genomes in (first, second, third)], space)
         sampler.tell(scored(first + third))
     # What was asked for in between may come late.
     sampler.tell(scored(second))

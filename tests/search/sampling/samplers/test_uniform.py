@@ -43,7 +43,7 @@ def test_without_halving_one_architecture_is_wholly_evaluated_an_ask(space: str)
     for _ in range(50):
         (genome,) = sampler.ask()
         sampler.encoding.check(genome)
-        assert sampler.share == 1.0
+        assert sampler.evaluation_share == 1.0
         sampler.tell([(genome, score(genome))])
         seen.add(genome)
     assert len(seen) > 45
@@ -63,7 +63,7 @@ def test_each_rung_is_as_large_and_as_dear_as_in_the_paper(eta: int, largest: in
     before: list[Genome] = []
     for count, part in rungs + rungs:  # the brackets come again
         asked = sampler.ask()
-        assert (len(asked), sampler.share) == (count, 1 / part)
+        assert (len(asked), sampler.evaluation_share) == (count, 1 / part)
         if sampler.rung:
             assert asked == sorted(before, key=score, reverse=True)[:count], "the best of the rung before"
         before = asked
@@ -85,7 +85,7 @@ def test_the_first_rung_is_filled_up_with_others() -> None:
     assert len(first) == len(again) == 27 and not set(first) & set(again)
     sampler.tell([(genome, score(genome)) for genome in first[:20]])
     more = sampler.ask()
-    assert len(more) == 7 and sampler.share == 1 / 27
+    assert len(more) == 7 and sampler.evaluation_share == 1 / 27
     told = first[:20] + more
     sampler.tell([(genome, score(genome)) for genome in more])
     assert sampler.ask() == sorted(told, key=score, reverse=True)[:9]
@@ -96,14 +96,14 @@ def test_a_later_rung_is_the_same_until_some_of_it_is_told() -> None:
     first = sampler.ask()
     sampler.tell([(genome, score(genome)) for genome in first])
     rung = sampler.ask()
-    assert sampler.ask() == rung and sampler.share == 1 / 9
+    assert sampler.ask() == rung and sampler.evaluation_share == 1 / 9
     # A late score of the first rung is from fewer images, and none of this one's.
     late = next(genome for genome in first if genome not in rung)
     sampler.tell([(late, 9.0)])
     assert sampler.ask() == rung
     sampler.tell([(genome, score(genome)) for genome in rung[3:]])
     assert sampler.ask() == rung[3:5], "the best third of those told, of which there are six"
-    assert sampler.share == 1 / 3
+    assert sampler.evaluation_share == 1 / 3
 
 
 def test_one_goes_on_where_a_part_would_be_none() -> None:
@@ -113,9 +113,9 @@ def test_one_goes_on_where_a_part_would_be_none() -> None:
     for share in (1 / 3, 1.0):
         sampler.tell([(rung[-1], 0.5)])
         rung = sampler.ask()
-        assert len(rung) == 1 and sampler.share == share
+        assert len(rung) == 1 and sampler.evaluation_share == share
     sampler.tell([(rung[0], 0.5)])
-    assert len(sampler.ask()) == 12 and sampler.share == 1 / 9, "the next bracket"
+    assert len(sampler.ask()) == 12 and sampler.evaluation_share == 1 / 9, "the next bracket"
 
 
 @pytest.mark.parametrize(
