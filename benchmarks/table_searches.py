@@ -15,7 +15,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-from base.files import write_atomically
+from base.files import naming_errors, write_atomically
 from search.costs.tabular import Table
 from search.methods import get_method
 from search.sampling.config import SamplingConfig

@@ -8,6 +8,7 @@ from training.optim import (
     OptimizerConfig,
     cosine,
     descend,
+    freezing_slices,
     frozen,
     linear,
     load_optimizer,

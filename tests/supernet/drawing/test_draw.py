@@ -208,4 +208,4 @@ def test_matplotlib_is_loaded_only_to_draw_and_never_pyplot() -> None:
         "from supernet.genotypes.published import get_genotype;"
         "supernet.drawing.draw.draw_genotype(get_genotype('DARTS_V1')); assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])

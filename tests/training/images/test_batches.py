@@ -298,9 +298,9 @@ def test_no_process_stays_behind(mixed_files: ImageFiles) -> None:
 PROGRAM = """
 import sys
 import torch
-from training.batches import Batches
-from training.command import command
-from training.images import ImageSet
+from training.images.batches import Batches
+from training.run.command import command
+from training.images.format import ImageSet
 
 images = ImageSet(torch.zeros(64, 1, 4, 4), torch.arange(64) % 2, 2, (0.0,), (1.0,), workers=2)
 batches = Batches(images, 4, "cpu", shuffle=True)  # there until the interpreter ends
@@ -318,7 +318,7 @@ def started(epochs: int) -> "subprocess.Popen[str]":
     """A program in a process group of its own that goes through so many epochs."""
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(epochs)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

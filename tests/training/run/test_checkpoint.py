@@ -404,7 +404,7 @@ def test_a_write_that_the_system_refuses_leaves_the_last_good_one(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "sys.exit(command('program', lambda: checkpoints.save(2, {'x': torch.zeros(100_000)})))\n"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
         env=os.environ | {"PYTHONPATH": str(root)},

@@ -12,7 +12,7 @@ import torch
 
 from training.run.command import TrainingDiverged, command
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROOM = "make room, then the same --run with --resume goes on from the last checkpoint"
 LESS = "less is needed with smaller channels, cells, batch_size or data.limit"
 

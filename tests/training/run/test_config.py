@@ -23,7 +23,7 @@ from training.run.config import (
     shipped_configs,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass

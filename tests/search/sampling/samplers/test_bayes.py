@@ -87,7 +87,7 @@ def test_optuna_is_imported_for_its_own_samplers_alone(tmp_path: Path) -> None:
     program = """
 import sys
 from search.bayes import METHOD
-from search.samplers import Encoding
+from search.sampling.encoding import Encoding
 from supernet import get_space
 config, _ = METHOD.parse(["--space=nasbench201"])
 METHOD.sampler(Encoding(get_space("nasbench201")), config, 0).ask()

@@ -287,10 +287,10 @@ WORKERS = """
     from pathlib import Path
     from random import Random
 
-    import search.samplers.optuna_study
+    import search.sampling.samplers.optuna_study
     from search.bayes import METHOD
-    from search.samplers import Encoding
-    from search.trials import Trials
+    from search.sampling.encoding import Encoding
+    from search.sampling.trials import Trials
     from supernet import get_space
 
     TABLE = {(place, column): Random(f"{place} {column}").gauss(0, 1) for place in range(6) for column in range(5)}
