@@ -32,7 +32,7 @@ class DeferredNorm:
 
     def __call__(self, raw: Tensor, scale: Tensor | None = None) -> Tensor:
         """scale * (raw - mean) / sqrt(var + epsilon) of [B, C, H, W], per channel; `scale` is a scalar."""
-        # Contiguous, because PyTorch's backward for channels_last on the CPU reads a weight as if it were (seen in 2.13).
+        # A strided weight gives a wrong gradient on the CPU (findings/batch_norm_strided_weight.sh).
         weight = None if scale is None else scale.expand(raw.shape[1]).contiguous()
         training = self.training or self.mean is None
         return F.batch_norm(raw, self.mean, self.var, weight, None, training, MOMENTUM, EPSILON)

@@ -152,7 +152,7 @@ def evaluate(
             "macro_f1": MulticlassF1Score(classes, average="macro"),
             "confusion": MulticlassConfusionMatrix(classes),
         },
-        # Groups are formed by what the states hold after the first batch: with no error in it, top 1 and top 5 would be one.
+        # With groups the top-5 accuracy can be wrong (findings/metric_collection_groups.sh).
         compute_groups=False,
     ).to(device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -184,7 +184,7 @@ def _confidence_gaps(logits: Tensor, labels: Tensor) -> Tensor:
     """By how much the images that were recognised outnumber the sum of the confidences, for each bin: float64 [bins].
 
     The calibration error is the sum of their absolute values over all images. The bins are ((m - 1) / M, m / M] as in the
-    paper; torchmetrics has [m / M, (m + 1) / M) and gives the confidence 1, which is frequent in float32, a bin of its own.
+    paper; those of torchmetrics are one more (findings/calibration_error_bins.sh).
     """
     confidence = logits.double().softmax(1).amax(1)
     bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1

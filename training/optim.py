@@ -57,8 +57,7 @@ class OptimizerConfig:
 class ReadySGD(SGD):
     """SGD whose momentum buffers exist from the start, as zeros, which changes no step.
 
-    The fused step needs the buffers of either all its parameters or none, and an operation that is first sampled late would
-    bring one that has none.
+    An operation that is first sampled late would stop the fused step (findings/fused_sgd_late_parameter.sh).
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, **options: Any) -> None:
