@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from base.checks import InputError
@@ -39,6 +40,15 @@ class Registry(Generic[T]):
             module, _, attribute = self._places[name].partition(":")
             self._things[name] = getattr(importlib.import_module(module), attribute)
         return self._things[name]
+
+    @contextmanager
+    def temporarily(self) -> Iterator[None]:
+        """Lets things be added for as long as the context lasts; at its end they are forgotten."""
+        before = dict(self._things)
+        try:
+            yield
+        finally:
+            self._things = before
 
     def unknown(self, name: object) -> str:
         """What is said of a name that is not known."""

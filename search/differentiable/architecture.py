@@ -102,7 +102,8 @@ class Architecture:
         name = self.config.regulariser.name
         if name == "none":
             return None
-        values = [get_regulariser(name)(alpha, self._keep[kind]) for kind, alpha in self.alphas.items()]
+        penalty = get_regulariser(name).penalty
+        values = [penalty(alpha, self._keep[kind]) for kind, alpha in self.alphas.items()]
         return self._penalty * torch.stack(values).sum()
 
     def _normalized(self, kind: str, table: Tensor) -> Tensor:

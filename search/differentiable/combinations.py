@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from search.differentiable.regularisers import get_regulariser
 from search.differentiable.relaxations import get_relaxation
 from supernet import SearchSpace
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 def incompatibility(config: "SearchConfig", space: SearchSpace) -> str | None:
     """Why the parts of `config` do not go together in `space`, in one line; None where they do."""
+    regulariser = get_regulariser(config.regulariser.name)
     one_path = get_relaxation(config.relaxation.name).one_path
     left = [name for name in space.candidates if name not in config.exclude]
     skip = "skip_connect" in left
@@ -59,8 +61,9 @@ def incompatibility(config: "SearchConfig", space: SearchSpace) -> str | None:
             "auxiliary_skip: stages would prune skip connections that it needs; set it to 0 or take stages away",
         ),
         (
-            config.regulariser.name == "kl" and config.relaxation.name != "dirichlet",
-            "regulariser.name: kl compares Dirichlet distributions; set relaxation.name to dirichlet or take beta",
+            regulariser.needs_relaxation not in (None, config.relaxation.name),
+            f"regulariser.name: {config.regulariser.name} {regulariser.because}; set relaxation.name to "
+            f"{regulariser.needs_relaxation} or take another regulariser",
         ),
         (
             not config.bilevel and config.order == "second",

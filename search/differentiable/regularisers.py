@@ -8,10 +8,22 @@ import torch
 from torch import Tensor
 
 from base.checks import InputError
+from base.registry import Registry
 from search.differentiable.relaxations import concentration
 
-Regulariser = Callable[[Tensor, Tensor], Tensor]
+Penalty = Callable[[Tensor, Tensor], Tensor]
 """Alphas [..., edges, candidates] of one kind of cell and what candidates there are [edges, candidates], to a scalar."""
+
+
+@dataclass(frozen=True)
+class Regulariser:
+    """A penalty and the parts of a search that it needs."""
+
+    penalty: Penalty
+    needs_relaxation: str | None = None
+    """Name of the only relaxation that it goes with; None: it goes with any."""
+    because: str = "takes the alphas for those of one relaxation"
+    """The reason for that, a verb and its object, for the message that refuses another relaxation."""
 
 
 @dataclass
@@ -27,14 +39,18 @@ class RegulariserConfig:
     """In the last epoch, linearly from epoch to epoch; null: it stays the same."""
 
     def __post_init__(self) -> None:
-        if self.name != "none" and self.name not in _REGULARISERS:
-            known = ", ".join(["none", *_REGULARISERS])
-            raise InputError(f"regulariser.name: unknown regulariser {self.name!r}; known: {known}")
+        if self.name not in REGULARISERS:
+            raise InputError(f"regulariser.name: {REGULARISERS.unknown(self.name)}")
         for name, value in (("weight", self.weight), ("weight_end", self.weight_end)):
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise InputError(f"regulariser.{name}: must be at least 0, not {value}")
         if (self.name == "none") != (self.weight == 0 and not self.weight_end):
             raise InputError("regulariser: takes a name and a weight (or weight_end) above 0, or neither")
+
+
+def no_penalty(alphas: Tensor, keep: Tensor) -> Tensor:
+    """Returns 0 whatever the alphas are."""
+    return alphas.new_zeros(())
 
 
 def beta_decay(alphas: Tensor, keep: Tensor) -> Tensor:
@@ -57,20 +73,29 @@ def kl_to_uniform(alphas: Tensor, keep: Tensor) -> Tensor:
     return (divergence * present).sum(-1).mean()
 
 
-_REGULARISERS: dict[str, Regulariser] = {"beta": beta_decay, "kl": kl_to_uniform}
+REGULARISERS: Registry[Regulariser] = Registry("regulariser")
 
 
-def register_regulariser(name: str, regulariser: Regulariser) -> None:
-    """Makes `regulariser` known by its name to `--regulariser.name`. Raises ValueError if another one has it."""
-    if name == "none" or _REGULARISERS.setdefault(name, regulariser) is not regulariser:
-        raise InputError(f"regulariser {name!r} is registered already")
+def register_regulariser(
+    name: str, penalty: Penalty, needs_relaxation: str | None = None, because: str = Regulariser.because
+) -> None:
+    """Makes `penalty` known by its name to `--regulariser.name`; `Regulariser` says what the other arguments are.
+
+    Raises InputError if another one has the name.
+    """
+    REGULARISERS.add(name, Regulariser(penalty, needs_relaxation, because))
 
 
 def get_regulariser(name: str) -> Regulariser:
-    """The regulariser of that name."""
-    return _REGULARISERS[name]
+    """Returns the regulariser of that name. Raises InputError for an unknown one."""
+    return REGULARISERS[name]
 
 
 def list_regularisers() -> list[str]:
-    """Names of all registered regularisers."""
-    return list(_REGULARISERS)
+    """Returns the names of all registered regularisers, "none" among them."""
+    return REGULARISERS.names()
+
+
+register_regulariser("none", no_penalty)
+register_regulariser("beta", beta_decay)
+register_regulariser("kl", kl_to_uniform, needs_relaxation="dirichlet", because="compares Dirichlet distributions")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from base.checks import InputError
+from base.registry import Registry
 
 Mixture = dict[str, Tensor]
 """Weights of the candidates for each kind of cell, [..., edges, candidates]."""
@@ -45,8 +46,8 @@ class RelaxationConfig:
     """In the last epoch, linearly from epoch to epoch; null: it stays the same."""
 
     def __post_init__(self) -> None:
-        if self.name not in _RELAXATIONS:
-            raise InputError(f"relaxation.name: unknown relaxation {self.name!r}; known: {', '.join(_RELAXATIONS)}")
+        if self.name not in RELAXATIONS:
+            raise InputError(f"relaxation.name: {RELAXATIONS.unknown(self.name)}")
         for name, value in (("temperature", self.temperature), ("temperature_end", self.temperature_end)):
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"relaxation.{name}: must be above 0, not {value}")
@@ -93,25 +94,25 @@ def dirichlet_mean(alphas: Tensor, keep: Tensor) -> Tensor:
     return concentrations / (concentrations.sum(-1, keepdim=True) + ~keep.any(-1, keepdim=True))
 
 
-_RELAXATIONS: dict[str, Relaxation] = {
-    "softmax": Relaxation(lambda alphas, keep, _: masked_softmax(alphas, keep), masked_softmax, tempered=False),
-    "gumbel": Relaxation(gumbel, masked_softmax),
-    "straight_through": Relaxation(straight_through, masked_softmax, one_path=True),
-    "dirichlet": Relaxation(dirichlet, dirichlet_mean, tempered=False),
-}
+RELAXATIONS: Registry[Relaxation] = Registry("relaxation")
 
 
 def register_relaxation(name: str, relaxation: Relaxation) -> None:
-    """Makes `relaxation` known by its name to `--relaxation.name`. Raises ValueError if another one has it."""
-    if _RELAXATIONS.setdefault(name, relaxation) is not relaxation:
-        raise InputError(f"relaxation {name!r} is registered already")
+    """Makes `relaxation` known by its name to `--relaxation.name`. Raises InputError if another one has it."""
+    RELAXATIONS.add(name, relaxation)
 
 
 def get_relaxation(name: str) -> Relaxation:
-    """The relaxation of that name."""
-    return _RELAXATIONS[name]
+    """Returns the relaxation of that name. Raises InputError for an unknown one."""
+    return RELAXATIONS[name]
 
 
 def list_relaxations() -> list[str]:
-    """Names of all registered relaxations."""
-    return list(_RELAXATIONS)
+    """Returns the names of all registered relaxations."""
+    return RELAXATIONS.names()
+
+
+register_relaxation("softmax", Relaxation(lambda alphas, keep, _: masked_softmax(alphas, keep), masked_softmax, tempered=False))
+register_relaxation("gumbel", Relaxation(gumbel, masked_softmax))
+register_relaxation("straight_through", Relaxation(straight_through, masked_softmax, one_path=True))
+register_relaxation("dirichlet", Relaxation(dirichlet, dirichlet_mean, tempered=False))

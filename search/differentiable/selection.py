@@ -32,6 +32,11 @@ class SelectionConfig:
         if not 1 <= self.tune_epochs <= 1000:
             raise InputError(f"selection.tune_epochs: must be from 1 to 1000, not {self.tune_epochs}")
 
+    @property
+    def needs_last_epoch(self) -> bool:
+        """Whether the selection begins after the last epoch of the search, so that the search has to come there."""
+        return self.name == "perturbation"
+
 
 def strongest(space: SearchSpace, keep: Candidates, mixture: Mapping[str, Tensor], count: int) -> Candidates:
     """Keeps the `count` heaviest of the candidates that each edge still has (DrNAS, Chen et al. 2021).

@@ -6,7 +6,7 @@ from typing import Literal
 
 from base.checks import InputError, check_whole
 from search.sampling.encoding import Encoding
-from search.sampling.scores.proxies import list_proxies
+from search.sampling.scores.proxies import PROXIES
 from supernet import get_space
 from supernet.spaces.skeleton import Stem
 from training.hardware import Precision
@@ -25,8 +25,8 @@ class PrefilterConfig:
     """Proposals of which the one that ranks highest is evaluated."""
 
     def __post_init__(self) -> None:
-        if self.proxy is not None and self.proxy not in list_proxies():
-            raise InputError(f"prefilter.proxy: unknown proxy {self.proxy!r}; known: {', '.join(list_proxies())}")
+        if self.proxy is not None and self.proxy not in PROXIES:
+            raise InputError(f"prefilter.proxy: {PROXIES.unknown(self.proxy)}")
         if not 2 <= self.factor <= 10_000:
             raise InputError(f"prefilter.factor: must be from 2 to 10000, not {self.factor}")
 
@@ -121,8 +121,8 @@ class SamplingConfig:
         for name in ("tabular", "weights_from"):
             if getattr(self, name) == "":
                 raise InputError(f"{name}: is empty; name a path, or null")
-        if self.evaluate not in ("supernet", "table", *list_proxies()):
-            known = ", ".join(("supernet", "table", *list_proxies()))
+        if self.evaluate not in ("supernet", "table", *PROXIES):
+            known = ", ".join(("supernet", "table", *PROXIES))
             raise InputError(f"evaluate: must be one of {known}, not {self.evaluate!r}")
         if self.tabular is not None and space.skeleton.name != "nasbench201":
             raise InputError(

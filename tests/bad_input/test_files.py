@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import training.images.data
 from supernet.genotypes.published import get_genotype
-from training.images.data import DataConfig
+from training.images.data import DATASETS, DataConfig, register_dataset
 from training.images.format import ImageSet
 
 JSON = get_genotype("DARTS_V2").to_text("json")
@@ -152,12 +151,13 @@ def test_benchmark_tables(refuse: Refuse, here: Path, name: str, content: bytes,
 
 
 @both
-def test_images_that_are_too_small(refuse: Refuse, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_too_small(refuse: Refuse, command: str) -> None:
     def tiny(config: DataConfig, part: str) -> ImageSet:
         return ImageSet(torch.zeros(80, 1, 5, 3, dtype=torch.uint8), torch.arange(80) % 2, 2, (0.5,), (0.5,))
 
-    monkeypatch.setitem(training.images.data._OWN, "tiny", tiny)
-    message = refuse(command, "--data.name=tiny", "--data.limit=null", "--data.crop_padding=0")
+    with DATASETS.temporarily():
+        register_dataset("tiny")(tiny)
+        message = refuse(command, "--data.name=tiny", "--data.limit=null", "--data.crop_padding=0")
     assert message == "images: 5x3 is too small, the network needs at least 4x4"
 
 

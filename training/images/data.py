@@ -1,6 +1,5 @@
 """What images a run uses: the settings, the table of data sets, and how they are divided."""
 
-import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from base.checks import InputError, check_choices
 from base.files import write_atomically
+from base.registry import Registry
 from base.seeds import new_generator
 from training.images.augment import Augmentation
 from training.images.files import ImageFiles, in_memory, survey
@@ -110,49 +110,33 @@ class DataConfig:
 
 Loader = Callable[[DataConfig, Part], Images]
 # Imported when they are asked for, as some readers take seconds to import.
-_SHIPPED = {
-    "digits": "digits:load",
-    "cifar10": "vision:load_cifar10",
-    "cifar100": "vision:load_cifar100",
-    "svhn": "vision:load_svhn",
-    "mnist": "vision:load_mnist",
-    "fashion_mnist": "vision:load_fashion_mnist",
-    "folder": "folder:load",
-    "npz": "npz:load",
-}
-_OWN: dict[str, Loader] = {}
+DATASETS: Registry[Loader] = Registry(
+    "data set",
+    {
+        "cifar10": "training.images.readers.vision:load_cifar10",
+        "cifar100": "training.images.readers.vision:load_cifar100",
+        "digits": "training.images.readers.digits:load",
+        "fashion_mnist": "training.images.readers.vision:load_fashion_mnist",
+        "folder": "training.images.readers.folder:load",
+        "mnist": "training.images.readers.vision:load_mnist",
+        "npz": "training.images.readers.npz:load",
+        "svhn": "training.images.readers.vision:load_svhn",
+    },
+)
 
 
 def register_dataset(name: str) -> Callable[[Loader], Loader]:
-    """Make the decorated function the data set `name`: from the settings and "train" or "test" it returns the images, as an
+    """Makes the decorated function the data set `name`: from the settings and "train" or "test" it returns the images, as an
     `ImageSet` or `ImageFiles`.
 
-    Raises:
-        ValueError: there is a data set of that name already.
+    Raises InputError where there is another data set of that name.
     """
-
-    def register(loader: Loader) -> Loader:
-        if name in list_datasets():
-            raise InputError(f"data set {name!r} is registered already")
-        _OWN[name] = loader
-        return loader
-
-    return register
+    return DATASETS.register(name)
 
 
 def list_datasets() -> list[str]:
-    """Names of all data sets."""
-    return sorted((*_SHIPPED, *_OWN))
-
-
-def _loader(name: str) -> Loader:
-    if name in _OWN:
-        return _OWN[name]
-    if name not in _SHIPPED:
-        raise InputError(f"data.name: unknown data set {name!r}; known: {', '.join(list_datasets())}")
-    module, _, function = _SHIPPED[name].partition(":")
-    loader: Loader = getattr(importlib.import_module(f"training.images.readers.{module}"), function)
-    return loader
+    """Returns the names of all data sets, those that were added last."""
+    return DATASETS.names()
 
 
 def load_images(
@@ -179,7 +163,9 @@ def load_images(
         ValueError: an unknown data set, absent or damaged files, a limit above the number of images, images of another format
             than `known`, or a random crop or cutout that could hide all of an image.
     """
-    images = _loader(config.name)(config, part)
+    if config.name not in DATASETS:
+        raise InputError(f"data.name: {DATASETS.unknown(config.name)}")
+    images = DATASETS[config.name](config, part)
     if known is not None:
         _check_format(images.format, known)
     if part == "train" and config.limit is not None:

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, Literal, get_args
 
 from base.checks import InputError, check_whole
+from base.registry import Registry
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.pareto import crowding_distances, non_dominated_fronts
@@ -14,7 +15,6 @@ from search.sampling.samplers.operators import crossover, roulette, tournament
 from search.sampling.samplers.sampler import Costs, Sampler, Scored
 from supernet import get_space
 
-Scheme = Literal["ageing", "generational", "nsga2"]
 Selection = Literal["tournament", "roulette"]
 Objective = Literal["parameters", "multiply_adds", "latency_ms"]
 
@@ -23,9 +23,9 @@ Objective = Literal["parameters", "multiply_adds", "latency_ms"]
 class EvolutionConfig:
     """Who lives, who has children, and how these differ from their parents."""
 
-    name: Scheme = "ageing"
+    name: str = "ageing"
     """ageing: the best of a sample has a child, and the oldest dies; generational: children replace all but the elite; nsga2:
-    for a high score and a small cost, the least dominated of parents and children live."""
+    for a high score and a small cost, the least dominated of parents and children live; or one that was registered."""
     population: int = 100
     """Architectures alive; the first ones are random."""
     sample: int = 25
@@ -49,7 +49,9 @@ class EvolutionConfig:
     """nsga2: the cost that shall be small: parameters, multiply_adds or latency_ms."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("name", Scheme), ("selection", Selection), ("objective", Objective)):
+        if self.name not in SCHEMES:
+            raise InputError(f"evolution.name: {SCHEMES.unknown(self.name)}")
+        for name, kind in (("selection", Selection), ("objective", Objective)):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"evolution.{name}: must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
         for name in ("population", "sample", "tournament", "crossover_points"):
@@ -88,8 +90,8 @@ class EvolutionSearchConfig(SamplingConfig):
             )
 
 
-class _Scheme(ABC):
-    """One of the algorithms: what `EvolutionSampler` does between the scores of one generation and the next."""
+class Scheme(ABC):
+    """An algorithm of evolution: how `EvolutionSampler` comes from one generation to the next."""
 
     def __init__(self, encoding: Encoding, options: EvolutionConfig, random: Random, costs: Costs | None) -> None:
         self.encoding = encoding
@@ -120,7 +122,16 @@ class _Scheme(ABC):
         return child
 
 
-class _Ageing(_Scheme):
+SCHEMES: Registry[type[Scheme]] = Registry("scheme")
+
+
+def register_scheme(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
+    """Makes the decorated class the scheme `name`, for `--evolution.name`. Raises InputError where another has the name."""
+    return SCHEMES.register(name)
+
+
+@register_scheme("ageing")
+class _Ageing(Scheme):
     """Regularised evolution (Real et al. 2019, algorithm 1); the population is in the order of birth."""
 
     children = 1
@@ -133,7 +144,8 @@ class _Ageing(_Scheme):
         return [*population, *children][-self.options.population :]
 
 
-class _Generational(_Scheme):
+@register_scheme("generational")
+class _Generational(Scheme):
     """The genetic algorithm of the textbooks (Goldberg 1989), with an elite."""
 
     @property
@@ -155,7 +167,8 @@ class _Generational(_Scheme):
         return elite + _best(children, self.options.population - len(elite))
 
 
-class _Nsga2(_Scheme):
+@register_scheme("nsga2")
+class _Nsga2(Scheme):
     """NSGA-II (Deb et al. 2002, section III); the population is in the order of the crowded comparison, the best first.
 
     As the space is finite, copies of an architecture would fill the first front: of equal ones one lives.
@@ -190,9 +203,6 @@ class _Nsga2(_Scheme):
         return ranked[: self.options.population]
 
 
-_SCHEMES: dict[str, type[_Scheme]] = {"ageing": _Ageing, "generational": _Generational, "nsga2": _Nsga2}
-
-
 class EvolutionSampler(Sampler):
     """Evolution, by the algorithm that `evolution.name` says.
 
@@ -204,7 +214,7 @@ class EvolutionSampler(Sampler):
         super().__init__(encoding, config, seed, costs)
         if config.evolution.name == "nsga2":
             self.objective = config.evolution.objective
-        self.scheme = _SCHEMES[config.evolution.name](encoding, config.evolution, self.random, costs)
+        self.scheme = SCHEMES[config.evolution.name](encoding, config.evolution, self.random, costs)
         self.population: list[Scored] = []
         self.children: list[Scored] = []
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from base.checks import InputError
+from base.registry import Registry
 from base.seeds import derive_seed
 from search.costs.counted import CostTable
 from search.sampling.encoding import Encoding, Genome
@@ -27,31 +28,22 @@ Proxy = Callable[[nn.Module, Tensor, Tensor], float]
 """A network, which maps images [B, C, H, W] to logits, images and labels [B] to a score; more is better."""
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
-_PROXIES: dict[str, Proxy] = {}
+PROXIES: Registry[Proxy] = Registry("proxy")
 
 
 def register_proxy(name: str) -> Callable[[Proxy], Proxy]:
-    """Makes the decorated function the proxy `name`. Raises ValueError where another one has the name."""
-
-    def register(proxy: Proxy) -> Proxy:
-        if name in _PROXIES:
-            raise InputError(f"proxy {name!r} is registered already")
-        _PROXIES[name] = proxy
-        return proxy
-
-    return register
+    """Makes the decorated function the proxy `name`. Raises InputError where another one has the name."""
+    return PROXIES.register(name)
 
 
 def get_proxy(name: str) -> Proxy:
-    """The proxy of that name. Raises ValueError for an unknown one."""
-    if name not in _PROXIES:
-        raise InputError(f"unknown proxy {name!r}; known: {', '.join(_PROXIES)}")
-    return _PROXIES[name]
+    """Returns the proxy of that name. Raises InputError for an unknown one."""
+    return PROXIES[name]
 
 
 def list_proxies() -> list[str]:
-    """Names of all registered proxies."""
-    return list(_PROXIES)
+    """Returns the names of all registered proxies."""
+    return PROXIES.names()
 
 
 @register_proxy("synflow")

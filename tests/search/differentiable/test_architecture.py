@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from benchmarks.plain.network import PlainCell, PlainSupernet
 from benchmarks.plain.pairing import copy_weights, pairs, part
 from ops.functional import channel_shuffle
-from search.differentiable import regularisers, relaxations
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
-from search.differentiable.regularisers import RegulariserConfig, kl_to_uniform, register_regulariser
-from search.differentiable.relaxations import Relaxation, RelaxationConfig, gumbel, register_relaxation
+from search.differentiable.regularisers import REGULARISERS, RegulariserConfig, kl_to_uniform, register_regulariser
+from search.differentiable.relaxations import RELAXATIONS, Relaxation, RelaxationConfig, gumbel, register_relaxation
 from supernet import Supernet, get_space
 from supernet.spaces.space import SearchSpace
 
@@ -430,14 +429,15 @@ def test_excluded_candidates_weigh_nothing_from_the_start() -> None:
             assert (table[:, :2] == 0).all() and (table[:, 2:] > 0).all()
 
 
-def test_a_search_takes_a_relaxation_and_a_regulariser_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relaxations, "_RELAXATIONS", dict(relaxations._RELAXATIONS))
-    monkeypatch.setattr(regularisers, "_REGULARISERS", dict(regularisers._REGULARISERS))
+def test_a_search_takes_a_relaxation_and_a_regulariser_of_ones_own() -> None:
     sigmoid = Relaxation(lambda alphas, keep, t: (alphas / t).sigmoid() * keep, lambda alphas, keep: alphas.sigmoid() * keep)
-    register_relaxation("sigmoid", sigmoid)
-    register_regulariser("square", lambda alphas, keep: alphas.square().sum())
-    architecture = new_architecture(relaxation=RelaxationConfig("sigmoid", 2.0), regulariser=RegulariserConfig("square", 0.25))
+    with RELAXATIONS.temporarily(), REGULARISERS.temporarily():
+        register_relaxation("sigmoid", sigmoid)
+        register_regulariser("square", lambda alphas, keep: alphas.square().sum())
+        options = {"relaxation": RelaxationConfig("sigmoid", 2.0), "regulariser": RegulariserConfig("square", 0.25)}
+        architecture = new_architecture(**options)
+        penalty = architecture.penalty()
     alphas = architecture.alphas["cell"]
     torch.testing.assert_close(architecture.draw()[0]["cell"], 1 / (1 + (-alphas / 2).exp()), rtol=1e-12, atol=0)
     torch.testing.assert_close(architecture.mean()["cell"], 1 / (1 + (-alphas).exp()), rtol=1e-12, atol=0)
-    torch.testing.assert_close(architecture.penalty(), 0.25 * (alphas**2).sum(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(penalty, 0.25 * (alphas**2).sum(), rtol=1e-12, atol=0)

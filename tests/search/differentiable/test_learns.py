@@ -1,5 +1,6 @@
 """A search finds the operation that a problem needs, and finds nothing where there is nothing to find."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,7 @@ from search.differentiable.method import search
 from supernet.spaces import skeleton, space
 from supernet.spaces.skeleton import CellPosition, Skeleton
 from supernet.spaces.space import SearchSpace
-from training.images import data
-from training.images.data import DataConfig
+from training.images.data import DATASETS, DataConfig, register_dataset
 from training.images.format import ImageSet
 from training.optim import OptimizerConfig
 from training.run.config import RunOptions
@@ -28,7 +28,7 @@ PERIOD = 5  # pixels: further than stem and a 3x3 operation see together (5 wide
 
 
 @pytest.fixture
-def made_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def made_problem(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The space, its skeleton and two data sets: rows of random signs that repeat with the period or do not, honestly labelled
     or with shuffled labels. In any window narrower than the period both classes are the same noise."""
 
@@ -52,8 +52,10 @@ def made_problem(monkeypatch: pytest.MonkeyPatch) -> None:
             labels = labels[torch.randperm(count, generator=generator)]
         return ImageSet((255 * pixels).to(torch.uint8), labels, 2, (0.5,), (0.5,))
 
-    for name, shuffled in (("periods", False), ("shuffled_periods", True)):
-        monkeypatch.setitem(data._OWN, name, lambda config, part, shuffled=shuffled: images(shuffled))
+    with DATASETS.temporarily():
+        for name, shuffled in (("periods", False), ("shuffled_periods", True)):
+            register_dataset(name)(lambda config, part, shuffled=shuffled: images(shuffled))
+        yield
 
 
 def share_of_wide_edges(name: str, seed: int, directory: Path) -> float:

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
-from search.differentiable import regularisers
+from base.checks import InputError
 from search.differentiable.regularisers import (
+    REGULARISERS,
+    Penalty,
+    Regulariser,
     RegulariserConfig,
     beta_decay,
     get_regulariser,
@@ -101,7 +104,7 @@ def test_kl_is_that_of_torch_summed_over_the_edges(table: tuple[Tensor, Tensor])
 
 @pytest.mark.parametrize("cells", [(), (2,)])
 @pytest.mark.parametrize("regulariser", [beta_decay, kl_to_uniform])
-def test_gradients(regulariser: regularisers.Regulariser, cells: tuple[int, ...]) -> None:
+def test_gradients(regulariser: Penalty, cells: tuple[int, ...]) -> None:
     leaf = (ALPHAS + torch.linspace(0, 1, math.prod(cells), dtype=torch.float64).view(*cells, 1, 1)).requires_grad_()
     assert torch.autograd.gradcheck(lambda alphas: regulariser(alphas, KEEP), leaf)
 
@@ -117,7 +120,7 @@ def test_kl_is_least_where_all_candidates_are_alike() -> None:
 
 @pytest.mark.parametrize("name", ["beta", "kl"])
 def test_rows_without_candidates_count_for_nothing(name: str) -> None:
-    regulariser = get_regulariser(name)
+    regulariser = get_regulariser(name).penalty
     assert regulariser(ALPHAS, KEEP).item() == pytest.approx(regulariser(ALPHAS[:3], KEEP[:3]).item(), rel=1e-12)
     leaf = ALPHAS.clone().requires_grad_()
     value = regulariser(leaf, torch.zeros_like(KEEP))
@@ -128,7 +131,7 @@ def test_rows_without_candidates_count_for_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", ["beta", "kl"])
 def test_small_alphas_are_finite_in_single_precision(name: str) -> None:
     leaf = torch.tensor([[-8.0, -8.0, 0.0], [-20.0, 1.0, -20.0]], requires_grad=True)
-    value = get_regulariser(name)(leaf, torch.tensor([[True, True, False], [True, True, True]]))
+    value = get_regulariser(name).penalty(leaf, torch.tensor([[True, True, False], [True, True, True]]))
     value.backward()
     assert value.isfinite() and leaf.grad is not None and leaf.grad.isfinite().all()
 
@@ -156,19 +159,21 @@ def test_a_weight_may_begin_at_zero() -> None:
     assert RegulariserConfig().name == "none"
 
 
-def test_a_regulariser_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regularisers, "_REGULARISERS", dict(regularisers._REGULARISERS))
-
+def test_a_regulariser_of_ones_own() -> None:
     def mine(alphas: Tensor, keep: Tensor) -> Tensor:
         return (alphas * keep).square().sum()
 
-    register_regulariser("square", mine)
-    register_regulariser("square", mine)
-    assert get_regulariser("square") is mine and list_regularisers() == ["beta", "kl", "square"]
-    assert RegulariserConfig("square", 1.0).name == "square"
-    for name in ("none", "beta", "square"):
-        with pytest.raises(ValueError, match=f"regulariser '{name}' is registered already"):
-            register_regulariser(name, lambda alphas, keep: alphas.sum())
-    assert get_regulariser("square") is mine
-    with pytest.raises(ValueError, match="unknown regulariser 'l1'; known: none, beta, kl, square"):
-        RegulariserConfig("l1", 1.0)
+    with REGULARISERS.temporarily():
+        register_regulariser("square", mine, needs_relaxation="softmax")
+        register_regulariser("square", mine, needs_relaxation="softmax")
+        assert get_regulariser("square") == Regulariser(mine, "softmax")
+        assert list_regularisers() == ["none", "beta", "kl", "square"]
+        assert RegulariserConfig("square", 1.0).name == "square"
+        for name in ("none", "beta", "square"):
+            with pytest.raises(InputError, match=f"regulariser '{name}' is registered already"):
+                register_regulariser(name, lambda alphas, keep: alphas.sum())
+        assert get_regulariser("square").penalty is mine
+        with pytest.raises(InputError, match="unknown regulariser 'l1'; known: none, beta, kl, square"):
+            RegulariserConfig("l1", 1.0)
+    with pytest.raises(InputError, match=r"unknown regulariser 'square'; known: none, beta, kl$"):
+        get_regulariser("square")

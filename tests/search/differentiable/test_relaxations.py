@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from search.differentiable import relaxations
+from base.checks import InputError
 from search.differentiable.relaxations import (
+    RELAXATIONS,
     Relaxation,
     RelaxationConfig,
     concentration,
@@ -314,7 +315,10 @@ def test_very_small_concentrations_stay_finite_in_single_precision(others: float
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "sotfmax"}, r"relaxation.name: unknown relaxation 'sotfmax'; known: softmax, gumbel, straight_through, diri"),
+        (
+            {"name": "sotfmax"},
+            r"relaxation.name: unknown relaxation 'sotfmax'; did you mean softmax\? known: softmax, ",
+        ),
         ({"temperature": 0.0}, r"relaxation.temperature: must be above 0, not 0.0"),
         ({"temperature": math.inf}, r"relaxation.temperature: must be above 0, not inf"),
         ({"temperature": math.nan}, r"relaxation.temperature: must be above 0, not nan"),
@@ -326,19 +330,20 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
         RelaxationConfig(**options)
 
 
-def test_a_relaxation_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relaxations, "_RELAXATIONS", dict(relaxations._RELAXATIONS))
+def test_a_relaxation_of_ones_own() -> None:
     mine = Relaxation(lambda alphas, keep, temperature: alphas.sigmoid() * keep, lambda alphas, keep: alphas.sigmoid() * keep)
-    register_relaxation("sigmoid", mine)
-    register_relaxation("sigmoid", mine)
-    assert get_relaxation("sigmoid") is mine and list_relaxations()[-1] == "sigmoid"
-    assert RelaxationConfig("sigmoid").name == "sigmoid"
-    with pytest.raises(ValueError, match="relaxation 'sigmoid' is registered already"):
-        register_relaxation("sigmoid", Relaxation(dirichlet, dirichlet_mean))
-    with pytest.raises(ValueError, match="relaxation 'softmax' is registered already"):
-        register_relaxation("softmax", mine)
-    assert get_relaxation("sigmoid") is mine
-    with pytest.raises(
-        ValueError, match="unknown relaxation 'relu'; known: softmax, gumbel, straight_through, dirichlet, sigmoid"
-    ):
-        RelaxationConfig("relu")
+    with RELAXATIONS.temporarily():
+        register_relaxation("sigmoid", mine)
+        register_relaxation("sigmoid", mine)
+        assert get_relaxation("sigmoid") is mine and list_relaxations()[-1] == "sigmoid"
+        assert RelaxationConfig("sigmoid").name == "sigmoid"
+        with pytest.raises(InputError, match="relaxation 'sigmoid' is registered already"):
+            register_relaxation("sigmoid", Relaxation(dirichlet, dirichlet_mean))
+        with pytest.raises(InputError, match="relaxation 'softmax' is registered already"):
+            register_relaxation("softmax", mine)
+        assert get_relaxation("sigmoid") is mine
+        for get in (RelaxationConfig, get_relaxation):
+            with pytest.raises(
+                InputError, match="unknown relaxation 'relu'; known: softmax, gumbel, straight_through, dirichlet, sigmoid"
+            ):
+                get("relu")

@@ -1,6 +1,7 @@
 """Settings of data sets, and how images are chosen, prepared and divided."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from training.images import data
 from training.images.augment import Augmentation
 from training.images.batches import Batches
 from training.images.data import (
+    DATASETS,
     DataConfig,
     Part,
     class_weights,
@@ -117,14 +119,16 @@ def test_settings_that_do_not_go_together() -> None:
 
 def test_unknown_data_set() -> None:
     with pytest.raises(
-        ValueError, match=r"^data\.name: unknown data set 'cifar1000'; known: cifar10, cifar100, [a-z0-9, _]*svhn$"
+        ValueError,
+        match=r"^data\.name: unknown data set 'cifar1000'; did you mean cifar100\? known: cifar10, cifar100, [a-z0-9, _]*svhn$",
     ):
         load_images(DataConfig("cifar1000"), "train")
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_OWN", dict(data._OWN))
+def registry() -> Iterator[None]:
+    with DATASETS.temporarily():
+        yield
 
 
 @pytest.mark.usefixtures("registry")
@@ -137,7 +141,7 @@ def test_own_data_set() -> None:
     assert len(load_images(DataConfig("numbered", limit=5), "train")) == 5
     assert len(load_images(DataConfig("numbered", limit=5), "test")) == 8
     with pytest.raises(ValueError, match="'numbered' is registered already"):
-        register_dataset("numbered")(load)
+        register_dataset("numbered")(lambda config, part: numbered_images(20))
 
 
 def test_size_averages_blocks(digits: tuple[ImageSet, ImageSet]) -> None:

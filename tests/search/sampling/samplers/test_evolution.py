@@ -270,7 +270,7 @@ def test_an_objective_that_is_not_known_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "ageless"}, "evolution.name: must be one of ageing, generational, nsga2, not 'ageless'"),
+        ({"name": "ageless"}, "evolution.name: unknown scheme 'ageless'; known: ageing, generational, nsga2"),
         ({"selection": "lottery"}, "evolution.selection: must be one of tournament, roulette, not 'lottery'"),
         ({"objective": "watts"}, "evolution.objective: must be one of parameters, multiply_adds, latency_ms, not 'watts'"),
         ({"population": 0}, "evolution.population: must be at least 1, not 0"),

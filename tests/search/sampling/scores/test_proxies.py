@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.sampling.encoding import Encoding, Genome
-from search.sampling.scores import proxies
-from search.sampling.scores.proxies import ProxyScores, get_proxy, list_proxies, register_proxy
+from search.sampling.scores.proxies import PROXIES, ProxyScores, get_proxy, list_proxies, register_proxy
 from supernet import DiscreteNetwork, get_space, list_spaces
 from supernet.spaces.skeleton import Stem
 from training.metrics import count_multiply_adds, count_parameters
@@ -321,9 +320,14 @@ def test_a_score_depends_on_seed_and_architecture_alone(name: str) -> None:
     assert new_scores(name, seed=1)(one, 1.0) != first
 
 
+@pytest.fixture
+def own_proxies() -> Iterator[None]:
+    with PROXIES.temporarily():
+        yield
+
+
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-def test_the_score_is_the_proxy_of_the_network_that_retraining_builds(stem: Stem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxies, "_PROXIES", dict(proxies._PROXIES))
+def test_the_score_is_the_proxy_of_the_network_that_retraining_builds(stem: Stem, own_proxies: None) -> None:
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     @register_proxy("test_proxies_spy")
