@@ -35,9 +35,10 @@ from base.files import write_atomically
 from benchmarks.timing import at_least, command_line, header, shown
 from search.costs.tabular import Table, TableRow, best_of_random, random_architecture
 from search.differentiable.config import SearchConfig
-from search.differentiable.early_stop import Epoch, reason_to_stop
+from search.differentiable.early_stop import reason_to_stop
 from search.differentiable.measures import skip_connections
 from search.differentiable.selection import Perturbation
+from search.history import SamplingEpoch, SamplingRound, SearchEntry, SearchEpoch, read_search_history
 from search.methods import METHODS, SAMPLING_METHODS, get_method
 from search.sampling.config import SamplingConfig
 from supernet import Genotype, get_space
@@ -141,13 +142,12 @@ class Run:
         config: Config = config_from_file(type(get_method(self.method).defaults()), self.path / "config.yaml")
         return config
 
-    def history(self) -> list[dict[str, Any]]:
-        """One entry an epoch (`search.differentiable.recorder`); empty before the first has ended."""
-        path = self.path / "history.jsonl"
+    def history(self) -> list[SearchEntry]:
+        """One entry an epoch; empty before the first has ended."""
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            return read_search_history(self.path)
         except ValueError as error:
-            raise ValueError(f"{path}: not the history of a search ({error}); delete {self.path} to run it again") from error
+            raise ValueError(f"{error}; delete {self.path} to run it again") from error
 
     @property
     def _mark(self) -> Path:
@@ -164,15 +164,17 @@ def planned_epochs(config: Config) -> int:
     return config.epochs + Perturbation(get_space(config.space), config.seed).epochs(config.selection)
 
 
-def is_complete(config: Config, history: Sequence[dict[str, Any]]) -> bool:
+def is_complete(config: Config, history: Sequence[SearchEntry]) -> bool:
     """Whether a search with this history has come to its end: its last epoch, an early stop for a collapse, or nothing left
     to evaluate.
 
     A search that `stop` ended before is not complete.
     """
     if isinstance(config, SamplingConfig):
-        return len(history) >= planned_epochs(config) or bool(history and history[-1].get("exhausted"))
-    judged = [Epoch(entry["skip_share"], entry["eigenvalue"]) for entry in history[: config.epochs]]
+        last = history[-1] if history else None
+        exhausted = isinstance(last, SamplingRound) and bool(last.exhausted)
+        return exhausted or len(history) >= planned_epochs(config)
+    judged = [entry for entry in history if isinstance(entry, SearchEpoch)]
     collapsed = reason_to_stop(judged, config.early_stop, config.epochs) is not None
     return collapsed or len(history) >= planned_epochs(config)
 
@@ -336,16 +338,17 @@ def curves(runs: Sequence[Run], table: Table) -> list[dict[str, Any]]:
     for run in runs:
         for entry in run.history():
             # An epoch that trains shared weights alone derives nothing.
-            if (text := entry.get("genotype")) is None:
+            if isinstance(entry, SamplingEpoch) or (text := entry.genotype) is None:
                 continue
             if text not in known:
                 known[text] = table[Genotype.parse(text)]
             row = known[text]
             points.append({
-                "method": run.method, "seed": run.seed, "epoch": entry["epoch"],
+                "method": run.method, "seed": run.seed, "epoch": entry.epoch,
                 "test_accuracy": row.test_accuracy, "valid_accuracy": row.valid_accuracy, "parameters": row.parameters,
-                "skips": skip_connections(Genotype.parse(text))["cell"], "entropy": entry.get("entropy", {}).get("cell"),
-                **{name: entry.get(name) for name in ("eigenvalue", "supernet_accuracy", "derived_accuracy")},
+                "skips": skip_connections(Genotype.parse(text))["cell"],
+                "entropy": entry.entropy.get("cell") if isinstance(entry, SearchEpoch) else None,
+                **{name: getattr(entry, name, None) for name in ("eigenvalue", "supernet_accuracy", "derived_accuracy")},
             })  # fmt: skip
     return points
 

@@ -9,7 +9,7 @@ from retrain.evaluation.confusion import draw_confusion
 from retrain.result import Compared, Result
 from supernet.drawing.draw import draw_genotype
 from training.metrics import Evaluation
-from training.report.charts import chart, charts, of_history
+from training.report.charts import chart, charts, of_history, of_reading
 from training.report.html import (
     Markup,
     Page,
@@ -163,9 +163,9 @@ def verdict(own: Compared, others: Sequence[Compared]) -> str:
 def _curves(trainer: "Retraining") -> list[Markup | None]:
     history = trainer.history
     return [
-        chart("loss", [of_history(history, "train/loss", "train"), of_history(history, "valid/loss", "validation")]),
+        chart("loss", [of_reading(history, "train/loss", "train"), of_reading(history, "valid/loss", "validation")]),
         chart(
-            "accuracy", [of_history(history, "train/accuracy", "train"), of_history(history, "valid/accuracy", "validation")]
+            "accuracy", [of_reading(history, "train/accuracy", "train"), of_reading(history, "valid/accuracy", "validation")]
         ),
-        chart("learning rate", [of_history(history, "lr")]),
+        chart("learning rate", [of_history(history, "lr", lambda entry: entry.lr)]),
     ]

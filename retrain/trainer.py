@@ -9,6 +9,7 @@ from torch import Tensor
 from base.checks import InputError
 from base.seeds import derive_seed
 from retrain.config import RetrainConfig
+from retrain.history import RetrainEpoch
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from supernet.spaces.skeleton import check_size
@@ -51,7 +52,7 @@ class Retraining:
             # Filled anew in each epoch; where it is 0, as in the first, masks are drawn all the same: the step is one graph.
             self.network.drop_path = torch.zeros((), device=self.device)
         self.optimizer = new_optimizer(config.weights, self.network.parameters())
-        self.history: list[dict[str, Any]] = []
+        self.history: list[RetrainEpoch] = []
         """What was read at the end of each epoch behind, for the curves of the report."""
 
     def _batches(self, images: Images) -> tuple[Batches, Batches | None]:
@@ -86,7 +87,7 @@ class Retraining:
         valid = self._validate(watch)
         watch.monitor.scalars(watch.step, {"lr/weights": rate, "drop_path": drop_path})
         trained = {name: value for name, value in readings.items() if name.startswith("train/")}
-        self.history.append({"epoch": epoch + 1, **trained, **(valid or {}), "lr": rate})
+        self.history.append(RetrainEpoch(epoch=epoch + 1, readings={**trained, **(valid or {})}, lr=rate))
         held_out = "" if valid is None else f", valid loss {valid['valid/loss']:.4f} accuracy {valid['valid/accuracy']:.4f}"
         watch.monitor.log(
             f"epoch {epoch + 1}/{config.epochs}: train loss {readings['train/loss']:.4f} "
@@ -140,7 +141,7 @@ class Retraining:
             "genotype": self.genotype.to_text("json"),
             "network": dict(self.network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
-            "history": self.history,
+            "history": [entry.to_plain() for entry in self.history],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -150,5 +151,5 @@ class Retraining:
             )
         self.network.load_state_dict(state["network"])
         load_optimizer(self.optimizer, state["optimizer"])
-        self.history = list(state["history"])
+        self.history = [RetrainEpoch.from_plain(entry) for entry in state["history"]]
         self.graphed.release()

@@ -1,10 +1,8 @@
 """What a finished search can be compared by."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from training.run.history import HISTORY_FILE
+from search.history import read_search_history
 
 QUANTITIES = ("supernet_accuracy", "derived_accuracy", "best_score", "test_accuracy")
 """In the entries of a history: accuracy of the supernet and, with its weights, of the derived cell on the search's validation
@@ -12,12 +10,9 @@ images; of a sampling search the best score, and the best architecture's test ac
 
 
 def outcome(run: Path) -> dict[str, float]:
-    """The last value of each of the `QUANTITIES` that the search in the directory `run` has measured."""
+    """Returns the last value of each of the `QUANTITIES` that the search in the directory `run` has measured."""
     found: dict[str, float] = {}
-    path = run / HISTORY_FILE
-    if not path.is_file():
-        return found
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry: dict[str, Any] = json.loads(line)
-        found |= {name: entry[name] for name in QUANTITIES if entry.get(name) is not None}
+    for entry in read_search_history(run):
+        values = {name: getattr(entry, name, None) for name in QUANTITIES}
+        found |= {name: value for name, value in values.items() if value is not None}
     return found

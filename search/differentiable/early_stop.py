@@ -9,10 +9,10 @@ All verdicts are functions of the history alone, so that a resumed run comes to 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from base.checks import InputError, check_whole
 
@@ -49,14 +49,16 @@ class EarlyStopConfig:
             raise InputError(f"early_stop.start: must be a share from 0 to 1, not {self.start}")
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What is judged of one epoch."""
+class Epoch(Protocol):
+    """The part of a `search.history.SearchEpoch` that is judged."""
 
-    skip_share: Mapping[str, float]
-    """Share of skip connections in each kind of cell (`monitors.skip_share`)."""
-    eigenvalue: float | None
-    """Dominant eigenvalue of the Hessian at its end; None where it was not measured."""
+    @property
+    def skip_share(self) -> Mapping[str, float]:
+        """Share of skip connections in each kind of cell (`measures.skip_share`)."""
+
+    @property
+    def eigenvalue(self) -> float | None:
+        """Dominant eigenvalue of the Hessian at its end; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,24 @@ def collapse(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> 
 
 
 def reason_to_stop(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> Collapse | None:
-    """The first sign of `collapse` that `config.when` asks to stop for; None to go on."""
-    return next((sign for sign in collapse(history, config, epochs) if config.when in ("either", sign.cause)), None)
+    """Returns the first sign of `collapse` that `config.when` asks to stop for; None to go on.
+
+    Entries of `history` beyond the planned `epochs`, in which a selection goes on, are not judged.
+    """
+    signs = collapse(history[:epochs], config, epochs)
+    return next((sign for sign in signs if config.when in ("either", sign.cause)), None)
+
+
+def new_signs(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> Iterator[tuple[int, Collapse]]:
+    """Yields each sign of collapse with the number of the epoch, from 1, after which it was there and not an epoch before.
+
+    Entries of `history` beyond the planned `epochs` are not judged.
+    """
+    known: set[str] = set()
+    for epoch in range(1, min(len(history), epochs) + 1):
+        signs = collapse(history[:epoch], config, epochs)
+        yield from ((epoch, sign) for sign in signs if sign.cause not in known)
+        known = {sign.cause for sign in signs}
 
 
 def _too_many_skips(history: Sequence[Epoch], config: EarlyStopConfig) -> Collapse | None:

@@ -1,17 +1,16 @@
-"""What a search says of each epoch: curves, pictures, a line of the log, and the history that early stopping judges."""
+"""Records what a differentiable search says of each epoch: history, curves, pictures and a line of the log."""
 
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
-from typing import Any
 
 from torch import Tensor
 
 from base.seeds import new_generator
 from search.costs.tabular import Table, TableRow
-from search.differentiable.early_stop import Collapse, Epoch, collapse, reason_to_stop
+from search.differentiable.early_stop import new_signs
 from search.differentiable.measures import dominant_eigenvalue, entropy, largest_entropy, skip_connections, skip_share
 from search.differentiable.steps import Steps
+from search.history import SearchEpoch
 from supernet import Genotype, Path
 from supernet.drawing.draw import draw_alphas, draw_cell
 from training.images.batches import Batches
@@ -20,9 +19,9 @@ from training.run.history import write_history
 from training.run.monitor import check_finite
 
 
-class Report:
-    """Watches one search. `history` has one entry an epoch, of numbers and text: a checkpoint holds it, and so does the file
-    history.jsonl of the run. Nothing here changes what the search does, but for early stopping."""
+class Recorder:
+    """Watches one search, and changes nothing of it. `history` has one entry an epoch: a checkpoint holds it, and so does the
+    file history.jsonl of the run."""
 
     def __init__(
         self,
@@ -43,76 +42,57 @@ class Report:
         self.table = table
         self.directory = directory
         self.epochs = epochs
-        self.history: list[dict[str, Any]] = []
+        self.history: list[SearchEpoch] = []
 
     def epoch(self, epoch: int, watch: Watch, rate: float, readings: dict[str, float], genotype: Genotype) -> float | None:
-        """Says everything about the epoch that ends. Returns the supernet's accuracy where it was measured."""
+        """Records everything about the epoch that ends. Returns the supernet's accuracy where it was measured."""
         monitor, step = watch.monitor, watch.step
         mixture = {kind: table.detach() for kind, table in self.architecture.mean().items()}
-        entry: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "genotype": genotype.to_text(genotype.text_form),
-            **{name: value for name, value in readings.items() if name.startswith(("train/", "valid/"))},
-            "entropy": entropy(mixture),
-            "skips": skip_connections(genotype),
-            "skip_share": skip_share(genotype),
-            **self._accuracies(epoch, watch, genotype),
-            "eigenvalue": self._eigenvalue(epoch),
-            "mixture": {kind: _rounded(table) for kind, table in mixture.items()},
-        }
+        supernet_accuracy, derived_accuracy = self._accuracies(epoch, watch, genotype)
+        entry = SearchEpoch(
+            epoch=epoch + 1,
+            readings={name: value for name, value in readings.items() if name.startswith(("train/", "valid/"))},
+            genotype=genotype.to_text(genotype.text_form),
+            entropy=entropy(mixture),
+            skips=skip_connections(genotype),
+            skip_share=skip_share(genotype),
+            mixture={kind: _rounded(table) for kind, table in mixture.items()},
+            supernet_accuracy=supernet_accuracy,
+            derived_accuracy=derived_accuracy,
+            eigenvalue=self._eigenvalue(epoch),
+        )
         self.history.append(entry)
         write_history(self.directory, self.history)
         self._curves(entry, watch, rate)
         self._pictures(mixture, genotype, watch)
-        row = None if self.table is None else self.table.rows.get(entry["genotype"])
+        row = None if self.table is None else self.table.rows.get(entry.genotype)
         if row is not None:
             monitor.scalars(step, _table_curves(row))
-        monitor.text("genotype", entry["genotype"], step)
+        monitor.text("genotype", entry.genotype, step)
         genotype.save(self.directory / "genotype.json")
         monitor.log(f"{self._line(entry, row)}, {readings['speed/images_per_second']:.0f} images/s")
         self._warn(watch)
-        accuracy: float | None = entry["supernet_accuracy"]
-        return accuracy
-
-    def collapse_to_stop_for(self) -> Collapse | None:
-        """Why the search should end now, as configured; None to go on."""
-        return reason_to_stop(self._judged(), self.config.early_stop, self.config.epochs)
-
-    def signs(self) -> Iterator[tuple[int, Collapse]]:
-        """Each sign of collapse with the epoch, from 1, after which it was there and had not been an epoch before."""
-        config, judged = self.config, self._judged()
-        known: set[str] = set()
-        for epoch in range(1, len(judged) + 1):
-            signs = collapse(judged[:epoch], config.early_stop, config.epochs)
-            yield from ((epoch, sign) for sign in signs if sign.cause not in known)
-            known = {sign.cause for sign in signs}
-
-    def restore(self, history: list[dict[str, Any]]) -> None:
-        """Goes on from the history of a checkpoint."""
-        self.history = list(history)
-
-    def _judged(self) -> Sequence[Epoch]:
-        return [Epoch(entry["skip_share"], entry["eigenvalue"]) for entry in self.history[: self.config.epochs]]
+        return supernet_accuracy
 
     def _warn(self, watch: Watch) -> None:
-        """A line for each sign of collapse that was not there an epoch ago."""
-        for epoch, sign in self.signs():
+        """Logs a line for each sign of collapse that was not there an epoch ago."""
+        for epoch, sign in new_signs(self.history, self.config.early_stop, self.config.epochs):
             if epoch == len(self.history):
                 watch.monitor.log(f"warning: the search may be collapsing: {sign.reason}")
 
-    def _accuracies(self, epoch: int, watch: Watch, genotype: Genotype) -> dict[str, float | None]:
-        """Of the supernet, and of the derived cell alone with the weights that it has there.
+    def _accuracies(self, epoch: int, watch: Watch, genotype: Genotype) -> tuple[float | None, float | None]:
+        """Returns the validation accuracy of the supernet and of the derived cell, both with the supernet's weights.
 
         Running statistics belong to the whole mixture, so that the derived cell takes those of each batch.
         """
         if (epoch + 1) % self.config.validate_every and epoch + 1 < self.config.epochs:
-            return {"supernet_accuracy": None, "derived_accuracy": None}
+            return None, None
         reading = self.steps.evaluate(self.batches, *self.architecture.evaluated())
         check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "evaluation loss after the step")
         path = Path.of_genotype(genotype, self.space)
         derived = self.steps.evaluate(self.batches, self._one_hot(path), path, training=True)
         watch.monitor.scalars(watch.step, {"evaluation/loss": reading.loss})
-        return {"supernet_accuracy": reading.accuracy, "derived_accuracy": derived.accuracy}
+        return reading.accuracy, derived.accuracy
 
     def _one_hot(self, path: Path) -> dict[str, Tensor]:
         tables = {kind: table.to(self.steps.device) for kind, table in path.one_hot(self.space).items()}
@@ -133,19 +113,19 @@ class Report:
         )
         return value if math.isfinite(value) else None
 
-    def _curves(self, entry: dict[str, Any], watch: Watch, rate: float) -> None:
+    def _curves(self, entry: SearchEpoch, watch: Watch, rate: float) -> None:
         values = {"lr/weights": rate, "lr/alphas": self.config.alphas.lr}
         values |= {f"schedule/{name}": value for name, value in self.architecture.schedule().items()}
-        values |= {f"alphas/entropy_{kind}": value for kind, value in entry["entropy"].items()}
-        values |= {f"genotype/skips_{kind}": value for kind, value in entry["skips"].items()}
+        values |= {f"alphas/entropy_{kind}": value for kind, value in entry.entropy.items()}
+        values |= {f"genotype/skips_{kind}": value for kind, value in entry.skips.items()}
         if (offset := self.steps.network.largest_offset()) is not None:
             values["maps/largest_offset"] = offset
-        if entry["eigenvalue"] is not None:
-            values["alphas/eigenvalue"] = entry["eigenvalue"]
-        if entry["supernet_accuracy"] is not None:
-            supernet, derived = entry["supernet_accuracy"], entry["derived_accuracy"]
-            values |= {"evaluation/accuracy": supernet, "evaluation/derived_accuracy": derived}
-            values["evaluation/gap"] = supernet - derived
+        if entry.eigenvalue is not None:
+            values["alphas/eigenvalue"] = entry.eigenvalue
+        if entry.supernet_accuracy is not None and entry.derived_accuracy is not None:
+            values["evaluation/accuracy"] = entry.supernet_accuracy
+            values["evaluation/derived_accuracy"] = entry.derived_accuracy
+            values["evaluation/gap"] = entry.supernet_accuracy - entry.derived_accuracy
         watch.monitor.scalars(watch.step, values)
 
     def _pictures(self, mixture: dict[str, Tensor], genotype: Genotype, watch: Watch) -> None:
@@ -155,27 +135,25 @@ class Report:
             watch.monitor.figure(f"alphas/{kind}", alphas, watch.step)
             watch.monitor.figure(f"cell/{kind}", draw_cell(genotype.cells[kind], self.space.inputs, kind), watch.step)
 
-    def _line(self, entry: dict[str, Any], row: TableRow | None) -> str:
+    def _line(self, entry: SearchEpoch, row: TableRow | None) -> str:
         parts = [
-            f"{level} loss {entry[f'{level}/loss']:.4f} accuracy {entry[f'{level}/accuracy']:.4f}"
+            f"{level} loss {entry.readings[f'{level}/loss']:.4f} accuracy {entry.readings[f'{level}/accuracy']:.4f}"
             for level in ("train", "valid")
-            if f"{level}/loss" in entry
+            if f"{level}/loss" in entry.readings
         ]
-        if entry["supernet_accuracy"] is not None:
-            parts.append(f"supernet accuracy {entry['supernet_accuracy']:.4f}, derived cell {entry['derived_accuracy']:.4f}")
+        if entry.supernet_accuracy is not None:
+            parts.append(f"supernet accuracy {entry.supernet_accuracy:.4f}, derived cell {entry.derived_accuracy:.4f}")
         most = largest_entropy(self.architecture.keep)
-        parts.append(
-            "entropy " + ", ".join(f"{kind} {value:.4f} of {most[kind]:.4f}" for kind, value in entry["entropy"].items())
-        )
-        parts.append("skips " + ", ".join(f"{kind} {count}" for kind, count in entry["skips"].items()))
-        if entry["eigenvalue"] is not None:
-            parts.append(f"eigenvalue {entry['eigenvalue']:.4f}")
+        parts.append("entropy " + ", ".join(f"{kind} {value:.4f} of {most[kind]:.4f}" for kind, value in entry.entropy.items()))
+        parts.append("skips " + ", ".join(f"{kind} {count}" for kind, count in entry.skips.items()))
+        if entry.eigenvalue is not None:
+            parts.append(f"eigenvalue {entry.eigenvalue:.4f}")
         if self.table is not None and row is None:
             parts.append("not in the table")
         if row is not None:
             latency = "".join(f", {value:.2f} ms on {device}" for device, value in list(row.latency_ms.items())[:1])
             parts.append(f"table: test accuracy {row.test_accuracy:.2f}%, {row.parameters:,} parameters{latency}")
-        return f"epoch {entry['epoch']}/{self.epochs}: {', '.join(parts)}"
+        return f"epoch {entry.epoch}/{self.epochs}: {', '.join(parts)}"
 
 
 def _rounded(table: Tensor) -> list[list[float]]:

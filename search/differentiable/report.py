@@ -1,16 +1,18 @@
 """The report of a differentiable search as one page: what was asked, how it went, and what it found."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.differentiable.early_stop import new_signs
+from search.history import SearchEpoch
 from search.reporting import RunFacts, close, default_costs, introduction
 from supernet import Genotype, SearchSpace
 from supernet.drawing.draw import draw_genotype
 from supernet.spaces.skeleton import Stem
 from training.images.format import ImageFormat
-from training.report.charts import Curve, chart, charts, of_history, raster, scale
+from training.report.charts import Curve, chart, charts, of_history, of_reading, raster, scale
 from training.report.html import (
     Markup,
     Page,
@@ -38,10 +40,10 @@ _WIDEST = 1000
 
 def search_page(search: "BilevelSearch", genotype: Genotype, run_facts: RunFacts) -> Page:
     """Of a differentiable search that ends with `genotype`."""
-    config, history, run = search.config, search.report.history, search.run.path
+    config, history, run = search.config, search.recorder.history, search.run.path
     page = Page(f"Search: {run_facts.method}, {config.data.name}", *introduction(run_facts, config.space))
     costs = default_costs(genotype, search.space, config.stem, search.format)
-    measured = [entry for entry in history if entry["supernet_accuracy"] is not None]
+    measured = next((entry for entry in reversed(history) if entry.supernet_accuracy is not None), None)
     page.section(
         "Result",
         facts(
@@ -50,8 +52,8 @@ def search_page(search: "BilevelSearch", genotype: Genotype, run_facts: RunFacts
                 "multiply-adds": millions(costs["multiply_adds"]),
                 "epochs": f"{run_facts.process.done} of {search.epochs}",
                 "time": duration(run_facts.process.seconds),
-                "accuracy of the supernet": percent(measured[-1]["supernet_accuracy"]) if measured else None,
-                "of the derived cell": percent(measured[-1]["derived_accuracy"]) if measured else None,
+                "accuracy of the supernet": _percent(measured.supernet_accuracy) if measured else None,
+                "of the derived cell": _percent(measured.derived_accuracy) if measured else None,
             }
         ),
         *_ended(search, run_facts.process),
@@ -68,6 +70,10 @@ def search_page(search: "BilevelSearch", genotype: Genotype, run_facts: RunFacts
     return page
 
 
+def _percent(share: float | None) -> str | None:
+    return None if share is None else percent(share)
+
+
 def _ended(search: "BilevelSearch", process: Process) -> list[Markup]:
     """Why it ended before its last epoch, and what was conspicuous on the way."""
     reason = search.reason_to_stop()
@@ -78,7 +84,7 @@ def _ended(search: "BilevelSearch", process: Process) -> list[Markup]:
         parts.append(
             warning("The selection is not complete, and the weights choose where it has not; --resume goes on with it.")
         )
-    for epoch, sign in search.report.signs():
+    for epoch, sign in new_signs(search.recorder.history, search.config.early_stop, search.config.epochs):
         parts.append(warning(f"After epoch {epoch}: the search may be collapsing: {sign.reason}."))
     return parts
 
@@ -98,9 +104,9 @@ def _of_default_network(genotype: Genotype, stem: Stem, images: ImageFormat, cos
 
 
 def _of_table(search: "BilevelSearch", genotype: Genotype) -> list[Markup]:
-    if search.report.table is None:
+    if search.recorder.table is None:
         return []
-    row = search.report.table.rows.get(genotype.to_text(genotype.text_form))
+    row = search.recorder.table.rows.get(genotype.to_text(genotype.text_form))
     if row is None:
         return [paragraph("The benchmark table does not have this cell.")]
     return [
@@ -112,25 +118,26 @@ def _of_table(search: "BilevelSearch", genotype: Genotype) -> list[Markup]:
 
 
 def _curves(search: "BilevelSearch") -> list[Markup | None]:
-    history, kinds = search.report.history, search.space.kinds
+    history, kinds = search.recorder.history, search.space.kinds
 
-    def of_kinds(name: str) -> list[Curve]:
-        return [Curve(kind, [(entry["epoch"], entry[name][kind]) for entry in history]) for kind in kinds]
+    def of_kinds(values: Callable[[SearchEpoch], Mapping[str, float]]) -> list[Curve]:
+        return [of_history(history, kind, lambda entry, kind=kind: values(entry)[kind]) for kind in kinds]  # type: ignore[misc]
 
     drawn = [
-        chart("loss", [of_history(history, "train/loss", "train"), of_history(history, "valid/loss", "validation")]),
+        chart("loss", [of_reading(history, "train/loss", "train"), of_reading(history, "valid/loss", "validation")]),
         chart("accuracy while training", [
-            of_history(history, "train/accuracy", "train"), of_history(history, "valid/accuracy", "validation"),
+            of_reading(history, "train/accuracy", "train"), of_reading(history, "valid/accuracy", "validation"),
         ]),
         chart("accuracy on held-out images", [
-            of_history(history, "supernet_accuracy", "supernet"), of_history(history, "derived_accuracy", "derived cell in it"),
+            of_history(history, "supernet", lambda entry: entry.supernet_accuracy),
+            of_history(history, "derived cell in it", lambda entry: entry.derived_accuracy),
         ]),
-        chart("mean entropy of an edge, in nats", of_kinds("entropy")),
-        chart("skip connections in the cell", of_kinds("skips")),
-        chart("dominant eigenvalue of the Hessian", [of_history(history, "eigenvalue")]),
+        chart("mean entropy of an edge, in nats", of_kinds(lambda entry: entry.entropy)),
+        chart("skip connections in the cell", of_kinds(lambda entry: entry.skips)),
+        chart("dominant eigenvalue of the Hessian", [of_history(history, "eigenvalue", lambda entry: entry.eigenvalue)]),
     ]  # fmt: skip
-    if (known := search.report.table) is not None:
-        rows = [(entry["epoch"], known.rows.get(entry["genotype"])) for entry in history]
+    if (known := search.recorder.table) is not None:
+        rows = [(entry.epoch, known.rows.get(entry.genotype)) for entry in history]
         points = [(epoch, row.test_accuracy) for epoch, row in rows if row is not None]
         drawn.append(chart("test accuracy in the table, %", [Curve("derived cell", points)]))
     return drawn
@@ -139,11 +146,11 @@ def _curves(search: "BilevelSearch") -> list[Markup | None]:
 # Weights over time
 
 
-def weights_over_time(history: Sequence[Mapping[str, Any]], space: SearchSpace, genotype: Genotype) -> list[Markup]:
+def weights_over_time(history: Sequence[SearchEpoch], space: SearchSpace, genotype: Genotype) -> list[Markup]:
     """For each kind of cell the weight of each operation on each edge, epoch by epoch; edges into one node are in one row."""
     parts: list[Markup] = []
     for kind in space.kinds:
-        values = np.array([entry["mixture"][kind] for entry in history])  # [epochs, edges, candidates]
+        values = np.array([entry.mixture[kind] for entry in history])  # [epochs, edges, candidates]
         shown = [column for column in range(len(space.candidates)) if values[:, :, column].any()]
         present = values[values != 0]
         low, high = (float(present.min()), float(present.max())) if present.size else (0.0, 1.0)

@@ -11,10 +11,12 @@ from base.seeds import derive_seed
 from search.costs.tabular import Table
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
-from search.differentiable.recorder import Report
+from search.differentiable.early_stop import Collapse, reason_to_stop
+from search.differentiable.recorder import Recorder
 from search.differentiable.relaxations import Mixture, get_relaxation
 from search.differentiable.selection import Candidates, Perturbation, strongest
 from search.differentiable.steps import Steps
+from search.history import SearchEpoch
 from supernet import Genotype, Supernet, get_space
 from supernet.spaces.skeleton import check_size
 from training.graph import GraphedStep, new_capture
@@ -74,7 +76,7 @@ class BilevelSearch:
         if config.selection.name == "perturbation":
             self.perturbation = Perturbation(self.space, config.seed)
             self.epochs += self.perturbation.epochs(config.selection)
-        self.report = Report(self.step, self.evaluation_batches, self.measured_batches, table, run.path, self.epochs)
+        self.recorder = Recorder(self.step, self.evaluation_batches, self.measured_batches, table, run.path, self.epochs)
 
     def _batches(self, images: Images) -> tuple[Batches, Batches | None, Batches, Batches]:
         """Of both levels, of the whole validation part as it is, and of those of its images that curvature is measured on."""
@@ -99,14 +101,18 @@ class BilevelSearch:
 
     def genotype(self) -> Genotype:
         """What the space's rule derives from the present alphas; after an early stop, from those before the collapse."""
-        if (collapse := self.report.collapse_to_stop_for()) is not None:
-            cells = Genotype.parse(self.report.history[collapse.epoch]["genotype"]).cells
+        if (collapse := self._collapse()) is not None:
+            cells = Genotype.parse(self.recorder.history[collapse.epoch].genotype).cells
             return Genotype(cells, self.space.skeleton, self.space.name, self.config.seed, self.run.config_hash)
         return self.space.derive(self.architecture.mean(), self.config.seed, self.run.config_hash)
 
     def reason_to_stop(self) -> str | None:
-        collapse = self.report.collapse_to_stop_for()
+        collapse = self._collapse()
         return None if collapse is None else f"{collapse.reason}; the genotype is that of epoch {collapse.epoch + 1}"
+
+    def _collapse(self) -> Collapse | None:
+        """The collapse that ends the search now, as configured; None to go on."""
+        return reason_to_stop(self.recorder.history, self.config.early_stop, self.config.epochs)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
         """One epoch of both levels. Returns the supernet's validation accuracy where it is due, otherwise None."""
@@ -118,7 +124,7 @@ class BilevelSearch:
             self.graphed(*batch)
             watch.images += sum(len(labels) for labels in batch[1::2])
         readings = watch.finish()
-        return self.report.epoch(epoch, watch, rate, readings, self.genotype())
+        return self.recorder.epoch(epoch, watch, rate, readings, self.genotype())
 
     def batches_of(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Images and labels of each step: of a training batch and, where the levels are two, of a validation batch."""
@@ -187,7 +193,7 @@ class BilevelSearch:
             **self.architecture.state_dict(),
             "weight_optimizer": self.step.weight_optimizer.state_dict(),
             "alpha_optimizer": self.step.alpha_optimizer.state_dict(),
-            "history": self.report.history,
+            "history": [entry.to_plain() for entry in self.recorder.history],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -197,5 +203,5 @@ class BilevelSearch:
         self.architecture.load_state_dict(state)
         load_optimizer(self.step.weight_optimizer, state["weight_optimizer"])
         load_optimizer(self.step.alpha_optimizer, state["alpha_optimizer"])
-        self.report.restore(state["history"])
+        self.recorder.history = [SearchEpoch.from_plain(entry) for entry in state["history"]]
         self.graphed.release()

@@ -82,7 +82,7 @@ def sample(
         for note in notes:
             monitor.log(note)
         done = run_epochs(trainer, config, run, monitor, method, start)
-        findings = trainer.report.conclude(trainer.trials, monitor, done * trainer.steps)
+        findings = trainer.recorder.conclude(trainer.trials, monitor, done * trainer.steps)
         genotype = None if findings is None else findings.genotype
         if genotype is None:
             monitor.log(f"{method}: no architecture has been evaluated wholly yet, so there is no genotype; --resume goes on")

@@ -1,16 +1,17 @@
-"""What a sampling search says of each epoch and round, and what it ends with: the best architectures and their price."""
+"""Records what a sampling search says of each epoch and round, and what it ends with: the best architectures, their price."""
 
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scipy.stats import kendalltau
 
 from base.files import write_atomically
 from search.costs.tabular import Table, TableRow
+from search.history import SamplingEntry, SamplingEpoch, SamplingRound
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.pareto import pareto_front
@@ -53,9 +54,9 @@ class Findings:
     """Kendall's tau between scores and the benchmark table's test accuracy; None where that cannot be had."""
 
 
-class SamplingReport:
-    """Watches one search. `history` has one entry an epoch or round, of numbers and text: a checkpoint holds it, and so does
-    the file history.jsonl of the run. Nothing here changes what the search does."""
+class SamplingRecorder:
+    """Watches one search, and changes nothing of it. `history` has one entry an epoch or round: a checkpoint holds it, and so
+    does the file history.jsonl of the run."""
 
     def __init__(
         self, config: SamplingConfig, encoding: Encoding, costs: Costs, table: Table | None, run: RunDirectory, epochs: int
@@ -67,13 +68,13 @@ class SamplingReport:
         self.run = run
         self.epochs = epochs
         """Epochs and rounds together."""
-        self.history: list[dict[str, Any]] = []
+        self.history: list[SamplingEntry] = []
 
     def epoch(self, epoch: int, watch: Watch, rate: float, readings: Mapping[str, float]) -> None:
-        """Says everything about an epoch of the weights that ends; `readings` are those of the sampler."""
+        """Records everything about an epoch of the weights that ends; `readings` are those of the sampler."""
         values = watch.finish()
         trained = {name: value for name, value in values.items() if name.startswith("train/")}
-        self._remember({"epoch": epoch + 1, **trained, **readings})
+        self._remember(SamplingEpoch(epoch=epoch + 1, readings={**trained, **readings}))
         watch.monitor.scalars(watch.step, {"lr/weights": rate, **_tagged(readings)})
         said = "".join(f", {name} {value:.4f}" for name, value in readings.items())
         watch.monitor.log(
@@ -82,31 +83,45 @@ class SamplingReport:
         )
 
     def round(self, epoch: int, watch: Watch, trials: Trials, new: Sequence[Trial], readings: Mapping[str, float]) -> None:
-        """Says everything about a round of evaluations that ends, of which those in `new` are."""
+        """Records everything about a round of evaluations that ends, of which those in `new` are."""
         watch.finish()
-        best, before = trials.best(), (self.history[-1].get("genotype") if self.history else None)
-        entry: dict[str, Any] = {"epoch": epoch + 1, "evaluations": round(trials.spent, 6), **readings}
-        parts = [f"{entry['evaluations']:g} of {self.config.evaluations} evaluations"]
-        if new:
-            entry["mean_score"] = sum(trial.score for trial in new) / len(new)
-            parts.append(f"mean score of the round {entry['mean_score']:.4f}")
-        if best is not None:
-            genotype = self.genotype(best.genome)
-            entry |= {"best_score": best.score, "genotype": genotype.to_text(genotype.text_form)}
-            parts.append(f"best {best.score:.4f}")
+        best, last = trials.best(), self.history[-1] if self.history else None
+        genotype = None if best is None else self.genotype(best.genome)
+        entry = SamplingRound(
+            epoch=epoch + 1,
+            readings=readings,
+            evaluations=round(trials.spent, 6),
+            mean_score=sum(trial.score for trial in new) / len(new) if new else None,
+            best_score=None if best is None else best.score,
+            genotype=None if genotype is None else _text(genotype),
+            test_accuracy=None if genotype is None or self.table is None else self.table[genotype].test_accuracy,
+            exhausted=trials.exhausted or None,
+        )
+        if genotype is not None:
             genotype.save(self.run.path / "genotype.json")
-            if self.table is not None:
-                entry["test_accuracy"] = self.table[genotype].test_accuracy
-                parts.append(f"table: test accuracy {entry['test_accuracy']:.2f}%")
-            if entry["genotype"] != before:
+            if entry.genotype != (last.genotype if isinstance(last, SamplingRound) else None):
                 self._picture(genotype, watch)
-        if trials.exhausted:
-            entry["exhausted"] = True
         self._remember(entry)
         self._write_evaluations(trials)
-        numbers = {name: entry[name] for name in ("evaluations", "mean_score", "best_score", "test_accuracy") if name in entry}
-        watch.monitor.scalars(watch.step, {f"search/{name}": value for name, value in numbers.items()} | _tagged(readings))
-        watch.monitor.log(f"round {epoch + 1}/{self.epochs}: {', '.join(parts)}")
+        numbers = {
+            "evaluations": entry.evaluations,
+            "mean_score": entry.mean_score,
+            "best_score": entry.best_score,
+            "test_accuracy": entry.test_accuracy,
+        }
+        measured = {f"search/{name}": value for name, value in numbers.items() if value is not None}
+        watch.monitor.scalars(watch.step, measured | _tagged(readings))
+        watch.monitor.log(f"round {entry.epoch}/{self.epochs}: {self._line(entry)}")
+
+    def _line(self, entry: SamplingRound) -> str:
+        parts = [f"{entry.evaluations:g} of {self.config.evaluations} evaluations"]
+        if entry.mean_score is not None:
+            parts.append(f"mean score of the round {entry.mean_score:.4f}")
+        if entry.best_score is not None:
+            parts.append(f"best {entry.best_score:.4f}")
+        if entry.test_accuracy is not None:
+            parts.append(f"table: test accuracy {entry.test_accuracy:.2f}%")
+        return ", ".join(parts)
 
     def genotype(self, genome: Genome) -> Genotype:
         """As found by this run."""
@@ -159,7 +174,7 @@ class SamplingReport:
     def _truth(self, genome: Genome) -> TableRow | None:
         return None if self.table is None else self.table[self.encoding.genotype(genome)]
 
-    def _remember(self, entry: dict[str, Any]) -> None:
+    def _remember(self, entry: SamplingEntry) -> None:
         self.history.append(entry)
         write_history(self.run.path, self.history)
 

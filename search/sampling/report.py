@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from search.history import SamplingEpoch, SamplingRound
 from search.reporting import RunFacts, close, introduction
 from supernet.drawing.draw import draw_genotype
-from training.report.charts import Curve, Point, chart, charts, of_history
+from training.report.charts import Curve, Point, chart, charts, of_reading
 from training.report.html import Markup, Page, drawing, duration, element, facts, figure, millions, paragraph, table, warning
 from training.report.sections import drawn_genotype, images
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def sampling_page(search: "SamplingSearch", findings: "Findings | None", run_facts: RunFacts) -> Page:
     """Of a search that samples architectures; without findings where none was evaluated wholly yet."""
-    config, report, trials, run = search.config, search.report, search.trials, search.run.path
+    config, report, trials, run = search.config, search.recorder, search.trials, search.run.path
     data = "a table" if config.evaluate == "table" else config.data.name
     page = Page(f"Search: {run_facts.method}, {data}", *introduction(run_facts, config.space))
     genotype = None if findings is None else findings.genotype
@@ -64,8 +65,9 @@ def sampling_page(search: "SamplingSearch", findings: "Findings | None", run_fac
 
 
 def _curves(search: "SamplingSearch") -> list[Markup | None]:
-    history, trials = search.report.history, search.trials
-    epochs = [entry for entry in history if "train/loss" in entry]
+    history, trials = search.recorder.history, search.trials
+    epochs = [entry for entry in history if isinstance(entry, SamplingEpoch)]
+    rounds = [entry for entry in history if isinstance(entry, SamplingRound)]
     spent, best = 0.0, None
     whole: list[Point] = []
     part: list[Point] = []
@@ -77,16 +79,14 @@ def _curves(search: "SamplingSearch") -> list[Markup | None]:
             best = trial.score if best is None else max(best, trial.score)
             so_far.append((spent, best))
     scores = [Curve("best so far", so_far), Curve("evaluated", whole, "dots"), Curve("in part", part, "dots")]
-    known = {"epoch", "evaluations", "mean_score", "best_score", "genotype", "test_accuracy", "exhausted"}
-    readings = sorted({name for entry in history for name in entry} - known - {"train/loss", "train/accuracy"})
-    rounds = [entry for entry in history if "evaluations" in entry]
-    truth = [(entry["evaluations"], entry["test_accuracy"]) for entry in rounds if "test_accuracy" in entry]
-    means = [(entry["evaluations"], entry["mean_score"]) for entry in rounds if "mean_score" in entry]
+    readings = sorted({name for entry in history for name in entry.sampler_readings})
+    truth = [(entry.evaluations, entry.test_accuracy) for entry in rounds if entry.test_accuracy is not None]
+    means = [(entry.evaluations, entry.mean_score) for entry in rounds if entry.mean_score is not None]
     return [
         chart("scores", scores, "evaluations"),
         chart("mean score of a round", [Curve("mean", means)], "evaluations"),
         chart("test accuracy of the best in the table, %", [Curve("best", truth)], "evaluations"),
-        chart("loss of the shared weights", [of_history(epochs, "train/loss", "train")]),
-        chart("accuracy of the shared weights", [of_history(epochs, "train/accuracy", "train")]),
-        *(chart(f"sampler: {name}", [of_history(history, name)], "epoch or round") for name in readings),
+        chart("loss of the shared weights", [of_reading(epochs, "train/loss", "train")]),
+        chart("accuracy of the shared weights", [of_reading(epochs, "train/accuracy", "train")]),
+        *(chart(f"sampler: {name}", [of_reading(history, name)], "epoch or round") for name in readings),
     ]

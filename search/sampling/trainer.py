@@ -7,11 +7,12 @@ import torch
 
 from base.checks import InputError
 from search.costs.tabular import Table
+from search.history import sampling_entry
 from search.sampling.config import SamplingConfig
 from search.sampling.costs import architecture_costs
 from search.sampling.encoding import Encoding
 from search.sampling.prefilter import Prefiltered
-from search.sampling.recorder import SamplingReport
+from search.sampling.recorder import SamplingRecorder
 from search.sampling.samplers.sampler import Sampler
 from search.sampling.scores.proxies import ProxyScores
 from search.sampling.scores.table import TableScores
@@ -70,7 +71,7 @@ class SamplingSearch:
         self.epochs = config.planned_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
         self.meters = {"train": Meter(self.device) if self.weights is None else self.weights.steps.meter}
-        self.report = SamplingReport(config, self.encoding, self.costs, table, run, self.epochs)
+        self.recorder = SamplingRecorder(config, self.encoding, self.costs, table, run, self.epochs)
 
     def _proxy(self, name: str, images: Images) -> ProxyScores:
         config = self.config
@@ -84,12 +85,12 @@ class SamplingSearch:
         if epoch < self.config.trained_epochs:
             assert self.weights is not None
             rate = self.weights.run_epoch(epoch, watch)
-            self.report.epoch(epoch, watch, rate, self.sampler.readings())
+            self.recorder.epoch(epoch, watch, rate, self.sampler.readings())
             return None
         number = epoch - self.config.trained_epochs + 1
         new = self.trials.advance(min(number * self.config.round, self.config.evaluations))
         watch.advance(self.steps)
-        self.report.round(epoch, watch, self.trials, new, self.sampler.readings())
+        self.recorder.round(epoch, watch, self.trials, new, self.sampler.readings())
         best = self.trials.best()
         return best.score if best is not None and self.config.evaluate in ("supernet", "table") else None
 
@@ -98,15 +99,15 @@ class SamplingSearch:
 
     def state_dict(self) -> dict[str, Any]:
         weights = {} if self.weights is None else {"weights": self.weights.state_dict()}
-        own = {"trials": self.trials.state_dict(), "costs": self.costs.state_dict(), "history": self.report.history}
-        return weights | own
+        history = [entry.to_plain() for entry in self.recorder.history]
+        return weights | {"trials": self.trials.state_dict(), "costs": self.costs.state_dict(), "history": history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.weights is not None:
             self.weights.load_state_dict(state["weights"])
         self.costs.load_state_dict(state["costs"])
         self.trials.load_state_dict(state["trials"])
-        self.report.history = list(state["history"])
+        self.recorder.history = [sampling_entry(values) for values in state["history"]]
 
 
 def _check_sampler(config: SamplingConfig, sampler: Sampler) -> None:

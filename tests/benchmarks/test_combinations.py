@@ -1,6 +1,7 @@
 """docs/combinations.md says what is so: every cell of its tables is run, small, or refused."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from search.differentiable.config import SearchConfig
 from search.differentiable.regularisers import list_regularisers
 from search.differentiable.relaxations import list_relaxations
 from search.differentiable.trainer import BilevelSearch
+from search.history import SearchEpoch
 from search.methods import METHODS, get_method
 from supernet import Genotype
 from training.images.data import load_images
@@ -122,20 +124,19 @@ def check_what_comes_later(search: BilevelSearch) -> None:
 def check_verdict(search: BilevelSearch) -> None:
     """It goes on while nothing shows, and ends with the genotype from before the sign that it looks for."""
     sound, when = search.genotype(), search.config.early_stop.when
-    entry = {
-        "genotype": sound.to_text(sound.text_form),
-        "skip_share": dict.fromkeys(search.space.kinds, 0.1),
-        "eigenvalue": 0.1,
-    }
-    search.report.restore([entry] * 15)
+    entry = SearchEpoch(
+        epoch=1, readings={}, genotype=sound.to_text(sound.text_form), entropy={}, skips={}, mixture={},
+        skip_share=dict.fromkeys(search.space.kinds, 0.1), eigenvalue=0.1, supernet_accuracy=None, derived_accuracy=None,
+    )  # fmt: skip
+    search.recorder.history = [entry] * 15
     assert search.reason_to_stop() is None
     bad: dict[str, dict[str, Any]] = {
         "skips": {"skip_share": dict.fromkeys(search.space.kinds, 0.9)},
         "eigenvalue": {"eigenvalue": 9.0},
     }
-    search.report.restore([entry] * 15 + [entry | bad[other] for other in bad if other != when])
+    search.recorder.history = [entry] * 15 + [replace(entry, **bad[other]) for other in bad if other != when]
     assert search.reason_to_stop() is None
-    search.report.restore([entry] * 15 + [entry | bad[when] | {"genotype": "of the collapse"}])
+    search.recorder.history = [entry] * 15 + [replace(entry, genotype="of the collapse", **bad[when])]
     reason = search.reason_to_stop()
     assert reason is not None and {"skips": "skip connections", "eigenvalue": "eigenvalue"}[when] in reason
     assert search.genotype().cells == sound.cells

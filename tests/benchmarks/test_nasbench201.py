@@ -21,6 +21,7 @@ from search.costs.tabular import Table
 from search.differentiable.config import SearchConfig
 from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.selection import SelectionConfig
+from search.history import search_entry
 from search.methods import METHODS, SAMPLING_METHODS
 from supernet import Genotype
 from training.run.config import config_to_yaml
@@ -54,7 +55,7 @@ def entry(epoch: int, text: str) -> dict[str, Any]:
     skips = text.count("skip_connect")
     return {
         "epoch": epoch, "genotype": text, "supernet_accuracy": 0.5, "derived_accuracy": None, "eigenvalue": None,
-        "entropy": {"cell": 1.5}, "skips": {"cell": skips}, "skip_share": {"cell": skips / 6},
+        "entropy": {"cell": 1.5}, "skips": {"cell": skips}, "skip_share": {"cell": skips / 6}, "mixture": {"cell": []},
     }  # fmt: skip
 
 
@@ -291,9 +292,9 @@ def test_epochs_of_a_selection_by_perturbation_count() -> None:
 
 def test_a_run_is_complete_at_its_last_epoch_or_at_an_early_stop() -> None:
     config = SearchConfig(space="nasbench201", epochs=4)
-    sound, collapsed = [entry(number, POOLS) for number in (1, 2, 3)], entry(3, SKIPS)
+    sound, collapsed = [search_entry(entry(number, POOLS)) for number in (1, 2, 3)], search_entry(entry(3, SKIPS))
     assert not is_complete(config, []) and not is_complete(config, sound)
-    assert is_complete(config, [*sound, entry(4, POOLS)])
+    assert is_complete(config, [*sound, search_entry(entry(4, POOLS))])
     assert not is_complete(config, [*sound[:2], collapsed])
     stopping = replace(config, early_stop=EarlyStopConfig("skips", skip_share=0.5))
     assert is_complete(stopping, [*sound[:2], collapsed]) and not is_complete(stopping, sound)

@@ -3,11 +3,12 @@
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from training.report.html import Markup, element, join, paragraph
+from training.run.history import HistoryEntry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,7 @@ MARKED = 60
 """Points of a curve up to which each is marked."""
 
 Point = tuple[float, float]
+E = TypeVar("E", bound=HistoryEntry)
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,15 @@ def charts(*drawn: Markup | None) -> Markup:
     return element("div", *there, class_="charts") if there else paragraph("Nothing has been measured yet.")
 
 
-def of_history(history: Sequence[Mapping[str, object]], key: str, name: str | None = None) -> Curve:
-    """The values of `key` over the epochs of a history; epochs without one are left out."""
-    points = [(entry["epoch"], entry[key]) for entry in history if isinstance(entry.get(key), int | float)]
-    return Curve(name or key, points)  # type: ignore[arg-type]  # numbers
+def of_history(history: Sequence[E], name: str, value: Callable[[E], float | None]) -> Curve:
+    """Makes the curve of a value of each entry over the epochs of a history; entries for which it is None are left out."""
+    values = ((entry.epoch, value(entry)) for entry in history)
+    return Curve(name, [(epoch, one) for epoch, one in values if one is not None])
+
+
+def of_reading(history: Sequence[HistoryEntry], reading: str, name: str | None = None) -> Curve:
+    """Makes the curve of a reading such as "train/loss" over the epochs of a history that have it."""
+    return of_history(history, name or reading, lambda entry: entry.readings.get(reading))
 
 
 def _drawn(curve: Curve, number: int, place: Callable[[Point], Point]) -> Markup:

@@ -1,14 +1,24 @@
 """Tests of search/differentiable/early_stop.py, on histories written out by hand."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.differentiable.early_stop import Collapse, EarlyStopConfig, Epoch, collapse, reason_to_stop
+from search.differentiable.early_stop import Collapse, EarlyStopConfig, collapse, new_signs, reason_to_stop
 
 ALWAYS = EarlyStopConfig(start=0.0)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is judged of one epoch."""
+
+    skip_share: Mapping[str, float]
+    eigenvalue: float | None
 
 
 def skips(*shares: float) -> list[Epoch]:
@@ -226,3 +236,17 @@ def test_values_out_of_range_are_refused(field: str, value: object, message: str
 def test_the_ends_of_the_ranges_are_taken() -> None:
     EarlyStopConfig(skip_share=0.0, ratio=1.0, window=1, back=1, start=0.0)
     EarlyStopConfig(skip_share=1.0, start=1.0)
+
+
+def test_a_sign_is_new_where_it_was_not_there_an_epoch_before() -> None:
+    history = skips(0.6, 0.6, 0.4, 0.7, 0.9)
+    signs = [(epoch, sign.cause) for epoch, sign in new_signs(history, ALWAYS, 5)]
+    assert signs == [(1, "skips"), (4, "skips")]
+    assert [epoch for epoch, _ in new_signs(history, EarlyStopConfig(start=0.4), 5)] == [2, 4]
+
+
+def test_epochs_in_which_a_selection_goes_on_are_not_judged() -> None:
+    history = skips(0.1, 0.1, 0.9)
+    config = EarlyStopConfig("skips", start=0.0)
+    assert reason_to_stop(history, config, 2) is None and list(new_signs(history, config, 2)) == []
+    assert reason_to_stop(history, config, 3) is not None and len(list(new_signs(history, config, 3))) == 1

@@ -14,6 +14,7 @@ import torch
 
 from retrain.config import RetrainConfig
 from search.differentiable.report import weights_over_time
+from search.history import SearchEpoch
 from search.methods import get_method
 from search.reporting import default_costs
 from search.sampling.encoding import Encoding
@@ -146,6 +147,14 @@ def test_a_table_says_what_the_cell_is_worth(searched: Path, tmp_path: Path, rea
 # Weights over time
 
 
+def with_mixture(mixture: dict[str, list[list[float]]]) -> SearchEpoch:
+    """An epoch in which nothing but the mixture was measured."""
+    return SearchEpoch(
+        epoch=1, readings={}, genotype="", entropy={}, skips={}, skip_share={}, mixture=mixture,
+        supernet_accuracy=None, derived_accuracy=None, eigenvalue=None,
+    )  # fmt: skip
+
+
 def field_count(parts: list[Any]) -> tuple[int, int]:
     """Fields, and outlined rows in them."""
     made = "".join(parts)
@@ -158,7 +167,7 @@ def test_each_edge_has_a_field_in_which_the_chosen_operation_is_outlined(name: s
     shape = (3, len(space.edges), len(space.candidates))
     tables = {kind: torch.rand(shape) for kind in space.kinds}
     genotype = space.derive({kind: values[-1] for kind, values in tables.items()})
-    entries = [{"mixture": {kind: values[epoch].tolist() for kind, values in tables.items()}} for epoch in range(3)]
+    entries = [with_mixture({kind: values[epoch].tolist() for kind, values in tables.items()}) for epoch in range(3)]
     parts = weights_over_time(entries, space, genotype)
     chosen = sum(len(feeds) for cell in genotype.cells.values() for feeds in cell.nodes)
     assert field_count(parts) == (len(space.kinds) * len(space.edges), chosen)
@@ -174,7 +183,7 @@ def test_candidates_that_never_have_a_weight_are_left_out_and_own_spaces_are_sho
     table = torch.rand(len(space.edges), len(candidates))
     table[:, [0, 3]] = 0
     genotype = space.derive({"cell": table})
-    parts = weights_over_time([{"mixture": {"cell": table.tolist()}}] * 2, space, genotype)
+    parts = weights_over_time([with_mixture({"cell": table.tolist()})] * 2, space, genotype)
     made = "".join(parts)
     assert "sep_conv_7x7" in made and ">none<" not in made and "nor_conv_3x3" not in made
     assert field_count(parts) == (15, 15) and "epochs 1 to 2" in made

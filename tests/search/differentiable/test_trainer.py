@@ -26,7 +26,7 @@ from search.darts import main
 from search.differentiable import recorder as report
 from search.differentiable import trainer as loop
 from search.differentiable.config import AlphaConfig, SearchConfig, StagesConfig
-from search.differentiable.recorder import Report
+from search.differentiable.recorder import Recorder
 from search.differentiable.relaxations import RelaxationConfig
 from search.differentiable.steps import Steps
 from search.differentiable.trainer import BilevelSearch
@@ -581,14 +581,14 @@ def test_meters_are_the_same_in_every_epoch_and_start_each_one_empty(tmp_path: P
     path = tmp_path / "run"
     meters: list[tuple[int, ...]] = []
     with pytest.MonkeyPatch.context() as patch:
-        epoch = Report.epoch
+        epoch = Recorder.epoch
 
-        def recorded(self: Report, *arguments: Any) -> float | None:
+        def recorded(self: Recorder, *arguments: Any) -> float | None:
             assert [meter.read().images for meter in self.steps.meters.values()] == [32, 32]
             meters.append(tuple(map(id, self.steps.meters.values())))
             return epoch(self, *arguments)
 
-        patch.setattr(Report, "epoch", recorded)
+        patch.setattr(Recorder, "epoch", recorded)
         assert main(argv(path)) == 0
     assert len(meters) == 2 and len(set(meters)) == 1
 

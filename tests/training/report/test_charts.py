@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from matplotlib import colormaps
 from PIL import Image
 
-from training.report.charts import HEIGHT, WIDTH, Curve, _ticks, chart, charts, of_history, raster, scale
+from training.report.charts import HEIGHT, WIDTH, Curve, _ticks, chart, charts, of_history, of_reading, raster, scale
+from training.run.history import HistoryEntry
 
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False)
 
@@ -53,8 +54,9 @@ def test_long_curves_are_lines_without_marks() -> None:
 
 
 def test_a_history_gives_the_epochs_that_have_a_value() -> None:
-    history = [{"epoch": 1, "a": None}, {"epoch": 2, "a": 0.5}, {"epoch": 3}, {"epoch": 4, "a": 2}]
-    assert of_history(history, "a", "name") == Curve("name", [(2, 0.5), (4, 2)])
+    history = [HistoryEntry(epoch=epoch, readings=readings) for epoch, readings in ((1, {}), (2, {"a": 0.5}), (4, {"a": 2}))]
+    assert of_reading(history, "a") == Curve("a", [(2, 0.5), (4, 2)]) and of_reading(history, "a", "name").name == "name"
+    assert of_history(history, "late", lambda entry: None if entry.epoch < 2 else 0.0) == Curve("late", [(2, 0.0), (4, 0.0)])
 
 
 @given(points=st.lists(st.tuples(st.integers(1, 700), NUMBERS), min_size=1, max_size=9))
