@@ -50,11 +50,36 @@ SMALL: dict[str, Any] = {
 CELLS = {"darts": 3, "nasbench201": 1}
 # The candidates that take longest, of the kinds of those that stay.
 LEFT_OUT = {"darts": ["sep_conv_5x5", "dil_conv_5x5"], "nasbench201": []}
-TRIPLES = [(space, method, part.name) for space in SPACES for method in METHODS for part in PARTS]
+Triple = tuple[str, str, str]
+"""A space, a method and a part."""
+TRIPLES: list[Triple] = [(space, method, part.name) for space in SPACES for method in METHODS for part in PARTS]
 REFUSED = [triple for triple in TRIPLES if reason_to_refuse(triple[1], PART[triple[2]], triple[0]) is not None]
+ACCEPTED = [triple for triple in TRIPLES if triple not in REFUSED]
 
 
-RUN = [triple for triple in TRIPLES if triple not in REFUSED]
+def made(triple: Triple) -> SearchConfig:
+    space, method, part = triple
+    return combination(method, PART[part], space)
+
+
+def distinct(triples: list[Triple]) -> list[Triple]:
+    """The first triple of each configuration: a method's own parts all stand for the method as it is."""
+    configs: list[SearchConfig] = []
+    return [triple for triple in triples if (config := made(triple)) not in configs and not configs.append(config)]
+
+
+def sample(space: str) -> list[Triple]:
+    """Two methods with each part, methods by turns, so that each of them is there more than once."""
+    chosen = []
+    for number, part in enumerate(PART):
+        methods = [method for name, method, other in ACCEPTED if (name, other) == (space, part)]
+        chosen += [(space, methods[(number + half) % len(methods)], part) for half in (0, len(methods) // 2)]
+    return distinct(chosen)
+
+
+# Cells of NAS-Bench-201 take a third of the time, so that all combinations are run there, and a sample of them in DARTS.
+QUICK = [*sample("darts"), *(triple for triple in ACCEPTED if triple[0] == "nasbench201")]
+RUN = [pytest.param(*triple, marks=[] if triple in QUICK else pytest.mark.slow) for triple in distinct([*QUICK, *ACCEPTED])]
 WATCH: Any = SimpleNamespace(monitor=SimpleNamespace(log=lambda line: None))
 """All of an epoch's watch that the beginning of the epoch asks for."""
 
@@ -109,7 +134,7 @@ def check_what_comes_later(search: BilevelSearch) -> None:
     """What the parts do after some epochs: a new stage, a decision, a verdict."""
     config = search.config
     if config.stages.keep:
-        search._enter(config.epochs // 2, WATCH)
+        search._begin_epoch(config.epochs // 2, WATCH)
         assert all((keep.sum(-1) == config.stages.keep[0]).all() for keep in search.architecture.keep.values())
         assert {cell.partial for cell in search.network.mixed_cells()} == set(config.stages.partial)
         two_steps(search)
@@ -145,11 +170,23 @@ def check_verdict(search: BilevelSearch) -> None:
 @pytest.mark.parametrize(("space", "method", "part"), RUN)
 def test_what_the_page_says_to_run_runs(space: str, method: str, part: str, images: ImageSet, tmp_path: Path) -> None:
     search = new_search(combination(method, PART[part], space), images, tmp_path)
-    assert PART[part].is_own(search.config)
     two_steps(search)
     check_genotype(search)
     check_what_comes_later(search)
     check_genotype(search)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_sample_has_every_method_and_every_part(space: str) -> None:
+    """Those that `make test` runs where it does not run all."""
+    chosen = sample(space)
+    assert len(chosen) >= 25
+    assert {method for _, method, _ in chosen} == set(METHODS)
+    assert all(any(PART[name].is_own(made(triple)) for triple in chosen) for name in PART)
+
+
+def test_a_combination_has_its_part() -> None:
+    assert all(PART[triple[2]].is_own(made(triple)) for triple in ACCEPTED)
 
 
 @pytest.mark.parametrize(("space", "method", "part"), REFUSED)
