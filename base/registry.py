@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from base.checks import InputError
-from base.texts import did_you_mean
+from base.texts import did_you_mean, show
 
 T = TypeVar("T")
+
+_AT_A_GLANCE = 2  # names: in a list no longer than this, the reader sees the nearest one
 
 
 class Registry(Generic[T]):
@@ -17,16 +19,19 @@ class Registry(Generic[T]):
     A thing may be named by where it is, "module:attribute", and is then imported when it is first asked for.
     """
 
-    def __init__(self, sort: str, lazily: Mapping[str, str] | None = None) -> None:
-        """`sort` is what a message calls one of them: "space". `lazily` maps names to places."""
+    def __init__(self, sort: str, lazily: Mapping[str, str] | None = None, alphabetical: bool = False) -> None:
+        """`sort` is what a message calls one of them: "space". `lazily` maps names to places. `alphabetical`: names are listed
+        in that order instead."""
         self.sort = sort
+        self.alphabetical = alphabetical
         self._things: dict[str, T] = {}
         self._places: dict[str, str] = dict(lazily or {})
 
     def add(self, name: str, thing: T) -> T:
         """Makes `thing` known as `name` and returns it. Raises InputError if another thing has the name."""
-        if name in self._places or self._things.setdefault(name, thing) != thing:
+        if name in self and self[name] != thing:
             raise InputError(f"{self.sort} {name!r} is registered already")
+        self._things.setdefault(name, thing)
         return thing
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -51,10 +56,10 @@ class Registry(Generic[T]):
             self._things = before
 
     def unknown(self, name: object) -> str:
-        """What is said of a name that is not known."""
+        """Returns the message for a name that is not known: the nearest one, unless the list is short, and all of them."""
         known = self.names()
-        near = did_you_mean(str(name), known)
-        return f"unknown {self.sort} {name!r}{near}{'' if near else ';'} known: {', '.join(known) or 'none'}"
+        near = did_you_mean(str(name), known) if len(known) > _AT_A_GLANCE else ""
+        return f"unknown {self.sort} {show(name)}{near or ';'} known: {', '.join(known) or 'none'}"
 
     def check(self, name: str) -> None:
         """Raises InputError, with the nearest known name, unless `name` is known; imports nothing."""
@@ -62,8 +67,8 @@ class Registry(Generic[T]):
             raise InputError(self.unknown(name))
 
     def names(self) -> list[str]:
-        """All names, those that came with the project first."""
-        return list(self)
+        """All names: in alphabetical order if the registry has it, otherwise those that came with the project first."""
+        return sorted(self) if self.alphabetical else list(self)
 
     def __contains__(self, name: object) -> bool:
         return name in self._things or name in self._places

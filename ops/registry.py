@@ -5,10 +5,11 @@ from collections.abc import Callable
 from torch import nn
 
 from base.checks import InputError
+from base.registry import Registry
 
 Factory = Callable[[int, int, bool], nn.Module]
 
-_FACTORIES: dict[str, Factory] = {}
+OPERATIONS: Registry[Factory] = Registry("operation", alphabetical=True)
 
 
 def register_op(name: str) -> Callable[[Factory], Factory]:
@@ -18,17 +19,9 @@ def register_op(name: str) -> Callable[[Factory], Factory]:
     whether its batch norms have weights (in the supernet they have not). Raises ValueError for a name that is taken or is not
     an identifier.
     """
-
     if not name.isidentifier():
         raise InputError(f"operation name {name!r}: use letters, digits and underscores only")
-
-    def register(factory: Factory) -> Factory:
-        if name in _FACTORIES:
-            raise InputError(f"operation {name!r} is registered already")
-        _FACTORIES[name] = factory
-        return factory
-
-    return register
+    return OPERATIONS.register(name)
 
 
 def build_op(name: str, channels: int, stride: int, affine: bool = True, batch_statistics: bool = False) -> nn.Module:
@@ -37,13 +30,12 @@ def build_op(name: str, channels: int, stride: int, affine: bool = True, batch_s
     With `batch_statistics` its batch norms keep no running statistics and use the batch's own in evaluation, too.
     Raises ValueError for an unknown name, a stride other than 1 and 2, or fewer than one channel.
     """
-    if name not in _FACTORIES:
-        raise InputError(f"unknown operation {name!r}; known: {', '.join(list_ops())}")
+    OPERATIONS.check(name)
     if stride not in (1, 2):
         raise InputError(f"operation {name}: stride must be 1 or 2, not {stride}")
     if channels < 1:
         raise InputError(f"operation {name}: channels must be at least 1, not {channels}")
-    module = _FACTORIES[name](channels, stride, affine)
+    module = OPERATIONS[name](channels, stride, affine)
     if not isinstance(module, nn.Module):
         raise InputError(f"operation {name}: its factory returned {type(module).__name__}, not an nn.Module")
     if batch_statistics:
@@ -60,5 +52,5 @@ def drop_running_statistics(module: nn.Module) -> None:
 
 
 def list_ops() -> list[str]:
-    """Names of all registered operations, sorted."""
-    return sorted(_FACTORIES)
+    """Returns the names of all registered operations, sorted."""
+    return OPERATIONS.names()

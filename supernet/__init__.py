@@ -4,7 +4,6 @@ from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from supernet.network import Supernet
 from supernet.path import Path
-from supernet.spaces import darts, nasbench201  # registers the spaces that ship with the project
 from supernet.spaces.space import SearchSpace, get_space, list_spaces, register_space
 
 __all__ = [
@@ -17,5 +16,3 @@ __all__ = [
     "list_spaces",
     "register_space",
 ]
-
-del darts, nasbench201

@@ -19,7 +19,6 @@ from pathlib import Path
 from base.checks import InputError, check_whole
 from base.texts import show
 from supernet import Genotype
-from supernet.genotypes.texts import misfit_of
 
 LARGEST_TABLE = 2**28  # bytes, decompressed: a hundred times the whole benchmark; a small gzip file can hold any number
 
@@ -77,7 +76,7 @@ class Table:
 
         Raises ValueError for a genotype that has no NAS-Bench-201 text or is not in the table.
         """
-        misfit = misfit_of(genotype, "nasbench201")
+        misfit = genotype.misfit("nasbench201")
         if misfit:
             raise InputError(
                 f"tabular: a genotype of space {genotype.space} has no NAS-Bench-201 text: {misfit}; "

@@ -1,7 +1,7 @@
 """Genotypes: which operations make up the cells of one architecture, as a value that is checked, saved and loaded."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -9,13 +9,14 @@ from types import MappingProxyType
 from base.checks import InputError
 from base.files import write_atomically
 from base.texts import show
-from ops.registry import list_ops
+from ops.registry import OPERATIONS
 from supernet.genotypes.texts import (
     FORMS,
     LARGEST_TEXT,
     MOST_STATES,
     READERS,
     WRITERS,
+    ParsedGenotype,
     items,
     misfit_of,
     state_number,
@@ -82,9 +83,8 @@ class Genotype:
         if set(self.cells) != set(kinds):
             given = ", ".join(show(kind) for kind in self.cells) or "none"
             raise InputError(f"cells: the {self.skeleton.name} skeleton has the kinds {', '.join(kinds)}, not {given}")
-        known = list_ops()
         for kind in kinds:
-            _check_cell(kind, self.cells[kind], self.skeleton.inputs, known)
+            _check_cell(kind, self.cells[kind], self.skeleton.inputs)
         object.__setattr__(self, "cells", MappingProxyType({kind: self.cells[kind] for kind in kinds}))
 
     def __eq__(self, other: object) -> bool:
@@ -103,7 +103,7 @@ class Genotype:
     @property
     def text_form(self) -> str:
         """The form for `to_text` that the genotype's field prints: "darts" or "nasbench201", "json" where it fits neither."""
-        return next((form for form in FORMS if form == self.skeleton.name and not misfit_of(self, form)), "json")
+        return next((form for form in FORMS if form == self.skeleton.name and not self.misfit(form)), "json")
 
     def to_text(self, form: str) -> str:
         """The genotype as "json", which keeps everything, or in a form of its field, "darts" or "nasbench201", cells alone.
@@ -112,12 +112,20 @@ class Genotype:
         """
         if form not in FORMS:
             raise InputError(f"unknown text form {show(form)}; known: {', '.join(FORMS)}")
-        misfit = misfit_of(self, form)
+        misfit = self.misfit(form)
         if misfit:
             raise InputError(
                 f"a genotype of space {self.space} has no {form} text: {misfit}; the form json takes every genotype"
             )
-        return WRITERS[form](self)
+        return WRITERS[form](self._plain())
+
+    def misfit(self, form: str) -> str | None:
+        """Returns why the genotype cannot be written in the text form `form`, None if it can."""
+        return misfit_of(self._plain(), form)
+
+    def _plain(self) -> ParsedGenotype:
+        cells = {kind: (cell.nodes, cell.concat) for kind, cell in self.cells.items()}
+        return ParsedGenotype(cells, self.skeleton, self.space, self.seed, self.config_hash)
 
     @classmethod
     def parse(cls, text: str) -> "Genotype":
@@ -178,16 +186,16 @@ def _make_cell(kind: str, nodes: object, concat: object) -> CellGenotype:
         raise InputError(f"{kind}, {error}") from None
 
 
-def _check_cell(kind: str, cell: CellGenotype, inputs: int, known: Iterable[str]) -> None:
+def _check_cell(kind: str, cell: CellGenotype, inputs: int) -> None:
     states = inputs + len(cell.nodes)
     if not cell.nodes or states > MOST_STATES:
         raise InputError(f"{kind}: a cell has 1 to {MOST_STATES - inputs} nodes, not {len(cell.nodes)}")
     for node, feeds in enumerate(cell.nodes):
         for number, (operation, source) in enumerate(feeds):
             place = f"{kind}, node {node}, input {number}"
-            if operation not in known:
+            if operation not in OPERATIONS:
                 raise InputError(
-                    f"{place}: unknown operation {show(operation)}; known: {', '.join(known)}; "
+                    f"{place}: {OPERATIONS.unknown(operation)}; "
                     "one of your own is known once the file with its @register_op is imported"
                 )
             if not 0 <= source < inputs + node:

@@ -1,6 +1,6 @@
 """The texts that genotypes are written in: this project's JSON, and the forms of DARTS and of NAS-Bench-201.
 
-Readers return what a text says, `ParsedGenotype`; that it makes sense is for the genotype to check.
+Both ways go through `ParsedGenotype`, which says what a text says. Readers only parse; `Genotype` checks that it is valid.
 """
 
 import ast
@@ -8,14 +8,11 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from base.checks import InputError
 from base.texts import show
 from supernet.spaces.skeleton import DARTS, NASBENCH201, SKELETONS, Skeleton
-
-if TYPE_CHECKING:
-    from supernet.genotypes.genotype import CellGenotype, Genotype
 
 FORMAT = 1  # version of the JSON
 LARGEST_TEXT = 2**20  # characters, bytes of a file: far above any genotype, far below what would exhaust memory
@@ -23,7 +20,10 @@ MOST_STATES = 1000  # of a cell: a text of a few bytes can name any number
 
 
 class ParsedGenotype(NamedTuple):
-    """What a text says: the nodes and the concatenation of each kind of cell, and the other fields of a genotype."""
+    """The plain value of a genotype: (nodes, concat) of each kind of cell, as `CellGenotype` has them, and the other fields.
+
+    What a reader has made is unchecked. What a writer is given has been checked: it comes from a `Genotype`.
+    """
 
     cells: Mapping[str, tuple[Any, Any]]
     skeleton: Skeleton
@@ -46,22 +46,22 @@ def state_number(place: str, value: object) -> int:
     return value
 
 
-def misfit_of(genotype: "Genotype", form: str) -> str | None:
-    """Why `genotype` cannot be written in `form`; None if it can."""
+def misfit_of(genotype: ParsedGenotype, form: str) -> str | None:
+    """Returns why `genotype` cannot be written in `form`, None if it can."""
     if form == "json":
         return None
     if genotype.skeleton.name != form:
         return f"its skeleton is {genotype.skeleton.name}"
-    for kind, cell in genotype.cells.items():
+    for kind, (nodes, concat) in genotype.cells.items():
         if form == "nasbench201":
-            if len(cell.nodes) != 3 or cell.concat != (3,):
+            if len(nodes) != 3 or concat != (3,):
                 return f"{kind}: it needs 3 nodes, the last of them the output"
-            wrong = next(filter(None, (_wrong_sources(kind, node, feeds) for node, feeds in enumerate(cell.nodes))), None)
+            wrong = next(filter(None, (_wrong_sources(kind, node, feeds) for node, feeds in enumerate(nodes))), None)
             if wrong:
                 return wrong
-        elif not cell.nodes[-1] and genotype.skeleton.inputs + len(cell.nodes) - 1 > max(cell.concat):
+        elif not nodes[-1] and genotype.skeleton.inputs + len(nodes) - 1 > max(concat):
             # Triples show how many nodes there are by naming the last one.
-            return f"{kind}, node {len(cell.nodes) - 1}: it has no input and is not concatenated"
+            return f"{kind}, node {len(nodes) - 1}: it has no input and is not concatenated"
     return None
 
 
@@ -74,11 +74,11 @@ def _wrong_sources(kind: str, node: int, feeds: Iterable[tuple[str, int]]) -> st
     return f"{kind}, node {node}: it needs exactly one operation from each of the states 0 to {node}, but has {given}"
 
 
-def write_json(genotype: "Genotype") -> str:
-    """All of a genotype, one node a line."""
+def write_json(genotype: ParsedGenotype) -> str:
+    """Writes all of a genotype, one node a line."""
     skeleton = genotype.skeleton
     space = {"name": genotype.space, "skeleton": skeleton.name, "inputs": skeleton.inputs, "kinds": skeleton.kinds}
-    cells = ",\n".join(f"    {json.dumps(kind)}: {_write_cell(cell)}" for kind, cell in genotype.cells.items())
+    cells = ",\n".join(f"    {json.dumps(kind)}: {_write_cell(*cell)}" for kind, cell in genotype.cells.items())
     entries = {
         "format": json.dumps(FORMAT),
         "space": json.dumps(space),
@@ -90,10 +90,10 @@ def write_json(genotype: "Genotype") -> str:
     return f"{{\n{lines}\n}}\n"
 
 
-def _write_cell(cell: "CellGenotype") -> str:
+def _write_cell(nodes: Any, concat: Any) -> str:
     # One node a line: json.dumps would write one value a line.
-    nodes = ",\n".join(f"        {json.dumps(feeds)}" for feeds in cell.nodes)
-    return f'{{\n      "nodes": [\n{nodes}\n      ],\n      "concat": {json.dumps(cell.concat)}\n    }}'
+    lines = ",\n".join(f"        {json.dumps(feeds)}" for feeds in nodes)
+    return f'{{\n      "nodes": [\n{lines}\n      ],\n      "concat": {json.dumps(concat)}\n    }}'
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -154,11 +154,11 @@ def read_json(text: str) -> ParsedGenotype:
     return ParsedGenotype(cells, skeleton, space["name"], content.get("seed"), content.get("config_hash"))
 
 
-def write_nasbench201(genotype: "Genotype") -> str:
-    """`|op~0|+|op~0|op~1|+|op~0|op~1|op~2|` (Dong & Yang 2020), the inputs of each node ordered by their source."""
-    (cell,) = genotype.cells.values()
-    nodes = (sorted(feeds, key=lambda feed: feed[1]) for feeds in cell.nodes)
-    return "+".join("|" + "".join(f"{operation}~{source}|" for operation, source in feeds) for feeds in nodes)
+def write_nasbench201(genotype: ParsedGenotype) -> str:
+    """Writes `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|` (Dong & Yang 2020), the inputs of each node ordered by their source."""
+    ((nodes, _),) = genotype.cells.values()
+    ordered = (sorted(feeds, key=lambda feed: feed[1]) for feeds in nodes)
+    return "+".join("|" + "".join(f"{operation}~{source}|" for operation, source in feeds) for feeds in ordered)
 
 
 def read_nasbench201(text: str) -> ParsedGenotype:
@@ -183,20 +183,20 @@ def read_nasbench201(text: str) -> ParsedGenotype:
     return ParsedGenotype({"cell": (nodes, [len(nodes)])}, NASBENCH201, "nasbench201")
 
 
-def write_darts(genotype: "Genotype") -> str:
-    """`Genotype(normal=[...], ...)` with pairs where every node has two inputs, otherwise with triples."""
+def write_darts(genotype: ParsedGenotype) -> str:
+    """Writes `Genotype(normal=[...], ...)` with pairs where every node has two inputs, otherwise with triples."""
     inputs = genotype.skeleton.inputs
-    in_pairs = all(len(feeds) == 2 for cell in genotype.cells.values() for feeds in cell.nodes)
+    in_pairs = all(len(feeds) == 2 for nodes, _ in genotype.cells.values() for feeds in nodes)
     fields = []
-    for kind, cell in genotype.cells.items():
+    for kind, (nodes, concat) in genotype.cells.items():
         entries = [
             (operation, source) if in_pairs else (operation, inputs + node, source)
-            for node, feeds in enumerate(cell.nodes)
+            for node, feeds in enumerate(nodes)
             for operation, source in feeds
         ]
-        first, last = cell.concat[0], cell.concat[-1]
-        contiguous = cell.concat == tuple(range(first, last + 1))
-        fields += [f"{kind}={entries}", f"{kind}_concat={f'range({first}, {last + 1})' if contiguous else list(cell.concat)}"]
+        first, last = concat[0], concat[-1]
+        contiguous = concat == tuple(range(first, last + 1))
+        fields += [f"{kind}={entries}", f"{kind}_concat={f'range({first}, {last + 1})' if contiguous else list(concat)}"]
     return f"Genotype({', '.join(fields)})"
 
 
@@ -290,6 +290,10 @@ def _nodes_of_entries(kind: str, entries: Iterable[object], concat: list[int], i
 
 
 FORMS = ("darts", "nasbench201", "json")
-WRITERS: dict[str, Callable[["Genotype"], str]] = {"darts": write_darts, "nasbench201": write_nasbench201, "json": write_json}
+WRITERS: dict[str, Callable[[ParsedGenotype], str]] = {
+    "darts": write_darts,
+    "nasbench201": write_nasbench201,
+    "json": write_json,
+}
 # By what a text begins with.
 READERS: dict[str, Callable[[str], ParsedGenotype]] = {"Genotype": read_darts, "|": read_nasbench201, "{": read_json}

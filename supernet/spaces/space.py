@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from base.checks import InputError
-from ops.registry import list_ops
+from base.registry import Registry
+from ops.registry import OPERATIONS
 from supernet.genotypes.genotype import CellGenotype, Genotype
 from supernet.spaces.skeleton import Skeleton
 
@@ -36,10 +37,9 @@ class SearchSpace:
     batch_statistics: bool = False
 
     def __post_init__(self) -> None:
-        known = list_ops()
         for name in (*self.candidates, *self.searched_as.values()):
-            if name not in known:
-                raise InputError(f"space {self.name}: unknown operation {name!r}; known: {', '.join(known)}")
+            if name not in OPERATIONS:
+                raise InputError(f"space {self.name}: {OPERATIONS.unknown(name)}")
         if len(set(self.candidates)) < len(self.candidates) or not self.candidates:
             raise InputError(f"space {self.name}: candidates must be distinct and at least one")
         if self.nodes < 1:
@@ -139,23 +139,26 @@ class SearchSpace:
         return CellGenotype(tuple(nodes), self.concat)
 
 
-_SPACES: dict[str, SearchSpace] = {}
+SPACES: Registry[SearchSpace] = Registry(
+    "space",
+    lazily={
+        "darts": "supernet.spaces.darts:DARTS_SPACE",
+        "nasbench201": "supernet.spaces.nasbench201:NASBENCH201_SPACE",
+    },
+    alphabetical=True,
+)
 
 
 def register_space(space: SearchSpace) -> SearchSpace:
-    """Makes `space` known by its name. Raises ValueError if another space has it."""
-    if _SPACES.setdefault(space.name, space) != space:
-        raise InputError(f"space {space.name!r} is registered already")
-    return space
+    """Makes `space` known by its name and returns it. Raises InputError if another space has the name."""
+    return SPACES.add(space.name, space)
 
 
 def get_space(name: str) -> SearchSpace:
-    """The space of that name. Raises ValueError for an unknown one."""
-    if name not in _SPACES:
-        raise InputError(f"unknown space {name!r}; known: {', '.join(sorted(_SPACES))}")
-    return _SPACES[name]
+    """Returns the space of that name. Raises InputError for an unknown one."""
+    return SPACES[name]
 
 
 def list_spaces() -> list[str]:
-    """Names of all registered spaces."""
-    return sorted(_SPACES)
+    """Returns the names of all registered spaces, sorted."""
+    return SPACES.names()

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-import ops.registry
+from ops import register_op
+from ops.registry import OPERATIONS
 
 CELL = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|my_op~2|"
 Refuse = Callable[..., str]
@@ -175,10 +176,12 @@ def test_an_operation_that_has_changed_since(refuse: Refuse, here: Path, monkeyp
     def of_kernel(kernel: int) -> Callable[[int, int, bool], nn.Module]:
         return lambda channels, stride, affine: nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)
 
-    monkeypatch.setitem(ops.registry._FACTORIES, "my_op", of_kernel(3))
     (here / "mine.txt").write_text(CELL)
     mine = ["--run=run", "--genotype=mine.txt", "--cells=1"]
-    assert run("retrain", *mine) == 0
-    monkeypatch.setitem(ops.registry._FACTORIES, "my_op", of_kernel(5))
-    message = refuse("retrain", *mine, "--resume")
+    with OPERATIONS.temporarily():
+        register_op("my_op")(of_kernel(3))
+        assert run("retrain", *mine) == 0
+    with OPERATIONS.temporarily():
+        register_op("my_op")(of_kernel(5))
+        message = refuse("retrain", *mine, "--resume")
     assert message.startswith("run/checkpoints: the checkpoint of epoch 2 does not fit the network, whose code has changed")

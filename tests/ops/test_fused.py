@@ -14,10 +14,10 @@ from torch.func import functional_call
 import ops.fused
 import ops.kernels
 from benchmarks.plain.pairing import softmax
-from ops import registry
 from ops.banks import SharedState
 from ops.fused import FusedCell
 from ops.kernels import launch
+from ops.registry import OPERATIONS, register_op
 from supernet import Path, Supernet, get_space
 from supernet.cell import MixedCell
 from supernet.spaces.skeleton import CellPosition
@@ -143,12 +143,13 @@ def test_one_pixel_of_one_image_has_no_statistics() -> None:
 
 
 def test_a_cell_with_an_operation_of_another_form_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._FACTORIES, "tanh", lambda channels, stride, affine: nn.Tanh())
     space = get_space("nasbench201")
-    other = replace(space, name="with_tanh", candidates=(*space.candidates, "tanh"))
     position = CellPosition(0, "cell", 0, 16, (16,), 1, False)
-    keep = [[True] * len(other.candidates)] * len(other.edges)
-    cell = MixedCell(other, position, keep, 1, True, "fused")
+    with OPERATIONS.temporarily():
+        register_op("tanh")(lambda channels, stride, affine: nn.Tanh())
+        other = replace(space, name="with_tanh", candidates=(*space.candidates, "tanh"))
+        keep = [[True] * len(other.candidates)] * len(other.edges)
+        cell = MixedCell(other, position, keep, 1, True, "fused")
     monkeypatch.setattr(FusedCell, "__call__", lambda *_: pytest.fail("this cell has an operation without a kernel"))
     weights = torch.full((6, 6), 1 / 6)
     assert cell([SharedState(torch.randn(2, 16, 4, 4))], weights).shape == (2, 16, 4, 4)

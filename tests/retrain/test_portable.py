@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ops.registry
+from ops.registry import OPERATIONS, register_op
 from retrain.portable import IR_VERSION, OPSET, PixelNetwork, describe, export_onnx, export_torch
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
@@ -169,15 +169,16 @@ class Own(nn.Module):
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Tensor], Tensor]], Trained]:
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[Tensor], Tensor]], Trained]]:
     """A network whose cells compute a function of the test's choice."""
 
     def make(compute: Callable[[Tensor], Tensor]) -> Trained:
-        monkeypatch.setitem(ops.registry._FACTORIES, "own", lambda channels, stride, affine: Own())
         monkeypatch.setattr(Own, "compute", staticmethod(compute))
         return trained("|own~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|")
 
-    return make
+    with OPERATIONS.temporarily():
+        register_op("own")(lambda channels, stride, affine: Own())
+        yield make
 
 
 @pytest.mark.parametrize("export", [export_torch, export_onnx])

@@ -1,5 +1,6 @@
 """A search on the fused kernels goes the way of a search in plain torch."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,8 @@ import torch
 from ops.kernels import launch
 from search.differentiable.config import SearchConfig
 from search.differentiable.trainer import BilevelSearch
-from supernet.spaces import space
 from supernet.spaces.skeleton import DARTS
-from supernet.spaces.space import SearchSpace
+from supernet.spaces.space import SPACES, SearchSpace, register_space
 from training.images.data import DataConfig, load_images
 from training.run.checkpoint import RunDirectory
 
@@ -18,11 +18,13 @@ OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_
 
 
 @pytest.fixture
-def one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_node() -> Iterator[None]:
     """A space of two edges: what the interpreter can train in seconds."""
     pools = {name: f"{name}_bn" for name in ("max_pool_3x3", "avg_pool_3x3")}
     found = SearchSpace("test_kernels", DARTS, 1, OPERATIONS, (2,), searched_as=pools)
-    monkeypatch.setitem(space._SPACES, found.name, found)
+    with SPACES.temporarily():
+        register_space(found)
+        yield
 
 
 def curve(kernels: str, path: Path, steps: int) -> tuple[list[list[float]], torch.Tensor]:

@@ -38,7 +38,7 @@ def made_problem(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(skeleton.LAYOUTS, "flat", layout)
     monkeypatch.setitem(skeleton.SKELETONS, "flat", FLAT)
     made = SearchSpace("made", FLAT, nodes=1, candidates=(*NARROW, *WIDE), concat=(4,), batch_statistics=True, derived_inputs=2)
-    monkeypatch.setitem(space._SPACES, "made", made)
+    monkeypatch.setitem(space.SPACES._things, "made", made)
 
     def images(shuffled: bool) -> ImageSet:
         generator = torch.Generator().manual_seed(7)

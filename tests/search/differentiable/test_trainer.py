@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -19,8 +19,9 @@ import retrain.__main__
 import supernet
 from base.seeds import derive_seed
 from benchmarks.plain.pairing import softmax
-from ops import register_op, registry
+from ops import register_op
 from ops.banks import ChainBank, ModuleBank
+from ops.registry import OPERATIONS
 from retrain.weights import Trained
 from search.darts import main
 from search.differentiable import recorder as report
@@ -30,10 +31,9 @@ from search.differentiable.recorder import Recorder
 from search.differentiable.relaxations import RelaxationConfig
 from search.differentiable.steps import Steps
 from search.differentiable.trainer import BilevelSearch
-from supernet import Genotype, Supernet
-from supernet.spaces import space
+from supernet import Genotype, Supernet, get_space
 from supernet.spaces.skeleton import DARTS
-from supernet.spaces.space import SearchSpace, register_space
+from supernet.spaces.space import SPACES, SearchSpace, register_space
 from training.images.data import DataConfig, load_images
 from training.images.format import ImageSet
 from training.loop import Watch
@@ -126,7 +126,7 @@ def test_it_ends_with_a_genotype_that_says_where_it_is_from(finished: Path) -> N
     assert genotype.space == "nasbench201"
     assert genotype.skeleton.name == "nasbench201"
     mixture = softmax(alphas(finished))
-    assert genotype == space.get_space("nasbench201").derive(mixture)
+    assert genotype == get_space("nasbench201").derive(mixture)
     assert json.loads((finished / "genotype.json").read_text())["format"] == 1
     assert genotype.to_text("nasbench201") in (finished / "log.txt").read_text()
 
@@ -186,7 +186,7 @@ def test_every_kind_of_search_ends_with_a_genotype(variant: str, tmp_path: Path,
     path = tmp_path / "run"
     assert main(argv(path, **settings)) == 0
     genotype = Genotype.load(path / "genotype.json")
-    searched = space.get_space(genotype.space)
+    searched = get_space(genotype.space)
     tables = alphas(path)
     assert genotype == searched.derive(softmax(tables))
     for kind, table in tables.items():
@@ -727,13 +727,18 @@ def grouped(channels: int, stride: int, affine: bool) -> nn.Module:
     )
 
 
+@pytest.fixture
+def own_names() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    with OPERATIONS.temporarily(), SPACES.temporarily():
+        yield
+
+
 @pytest.mark.parametrize(("factory", "bank"), [(squeeze, ModuleBank), (grouped, ChainBank)])
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_an_operation_of_ones_own_is_searched_and_retrained(
-    factory: Any, bank: type, order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_pictures: None
+    factory: Any, bank: type, order: str, tmp_path: Path, own_names: None, without_pictures: None
 ) -> None:
-    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
-    monkeypatch.setattr(space, "_SPACES", dict(space._SPACES))
     register_op("my_op")(factory)
     mine = SearchSpace("mine", DARTS, nodes=2, candidates=("none", "my_op"), concat=(2, 3), derived_inputs=2)
     register_space(mine)
@@ -790,7 +795,7 @@ def test_a_search_resumed_while_it_selects_has_the_same_bits(tmp_path: Path, wit
     kept = state["keep"]["cell"]
     assert kept.sum(-1).tolist() == [1] * 6 and not kept[:, 0].any()
     genotype = Genotype.load(whole / "genotype.json")
-    assert genotype == space.get_space("nasbench201").derive({"cell": kept.float()})
+    assert genotype == get_space("nasbench201").derive({"cell": kept.float()})
     assert_same_but_for_the_history(stopped, whole)
     for name in ("history.jsonl", "genotype.json"):
         assert (stopped / name).read_bytes() == (whole / name).read_bytes()
@@ -880,9 +885,7 @@ def test_what_was_not_sampled_does_not_move(
 
 
 @pytest.mark.parametrize("one_path", [True, False])
-def test_only_what_is_sampled_runs(one_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
-    monkeypatch.setattr(space, "_SPACES", dict(space._SPACES))
+def test_only_what_is_sampled_runs(one_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None) -> None:
     for name in ("my_op", "your_op"):
         register_op(name)(squeeze)
     mine = SearchSpace("mine", DARTS, nodes=2, candidates=("none", "my_op", "your_op"), concat=(2, 3), derived_inputs=2)

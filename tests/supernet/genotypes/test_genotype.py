@@ -224,7 +224,10 @@ def test_a_genotype_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (a_cell((("sep_conv_9x9", 0),)), r"normal, node 0, input 0: unknown operation 'sep_conv_9x9'; known: .*sep_conv_5x5"),
+        (
+            a_cell((("sep_conv_9x9", 0),)),
+            r"normal, node 0, input 0: unknown operation 'sep_conv_9x9'; did you mean .* known: avg_",
+        ),
         (a_cell((("none", 0),), (("none", 0), ("none", 3))), r"normal, node 1, input 1: state 3 is out of range, .* 0 to 2"),
         (a_cell((("none", -1),)), r"normal, node 0, input 0: state -1 is out of range"),
         (a_cell(concat=(3,)), r"normal, concat: state 3 is out of range, it must be 0 to 2"),
@@ -297,7 +300,7 @@ def test_impossible_genotypes(change: dict[str, object], message: str) -> None:
         (ARCH.replace("~2", "~1"), "cell, node 2: it needs exactly one operation from each .* 0 to 2, but has 0, 1, 1"),
         (ARCH.replace("~2", "~3"), "cell, node 2: .* but has 0, 1, 3"),
         (ARCH.replace("~2", "~"), "cell, node 2, input 2: expected operation~state, got 'skip_connect~'"),
-        (ARCH.replace("avg_pool_3x3", "avg_pool_4x4"), "cell, node 1, input 1: unknown operation 'avg_pool_4x4'; known: "),
+        (ARCH.replace("avg_pool_3x3", "avg_pool_4x4"), "cell, node 1, input 1: unknown operation 'avg_pool_4x4'; did "),
         # pairs
         (PAIRS.replace(", ('none', 0)", ""), "reduce: every node takes two pairs, but 1 is an odd number"),
         (PAIRS.replace("('none', 0)", "('none', 2)"), "reduce, node 0, input 1: state 2 is out of range, it must be 0 to 1"),
