@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from base.checks import InputError
 from base.files import write_atomically
 from benchmarks.timing import at_least, command_line, header, shown
 from search.costs.tabular import Table, TableRow, best_of_random, random_architecture
@@ -147,7 +148,7 @@ class Run:
         try:
             return read_search_history(self.path)
         except ValueError as error:
-            raise ValueError(f"{error}; delete {self.path} to run it again") from error
+            raise InputError(f"{error}; delete {self.path} to run it again") from error
 
     @property
     def _mark(self) -> Path:
@@ -201,7 +202,7 @@ def check_same(directory: Path, run: Run, config: Config) -> None:
     saved, now = config_to_dict(run.config()), config_to_dict(replace(config, seed=run.seed))
     other = [name for name in now if name not in MAY_CHANGE and saved[name] != now[name]]
     if other:
-        raise ValueError(
+        raise InputError(
             f"{directory}: holds runs with other settings ({run.name}: {', '.join(other)}); "
             "repeat their options, or name another --directory"
         )
@@ -500,23 +501,23 @@ def _checked(options: argparse.Namespace, through: Sequence[str]) -> tuple[list[
         get_method(method)
     for seed in seeds:
         if not (seed.isascii() and seed.isdecimal()):
-            raise ValueError(f"--seeds: must be whole numbers of at least 0, not {seed}")
+            raise InputError(f"--seeds: must be whole numbers of at least 0, not {seed}")
     numbers = [int(seed) for seed in seeds]
     for name, values in (("--methods", methods), ("--seeds", numbers)):
         if len(set(values)) < len(values):
-            raise ValueError(f"{name}: names one of them twice: {' '.join(map(str, values))}")
+            raise InputError(f"{name}: names one of them twice: {' '.join(map(str, values))}")
     for name in OWN:
         if any(argument.partition("=")[0] == name for argument in through):
-            raise ValueError(f"{name}: is set for each search; name --directory and --seeds instead")
+            raise InputError(f"{name}: is set for each search; name --directory and --seeds instead")
     if options.directory.exists() and not options.directory.is_dir():
-        raise ValueError(f"--directory: {options.directory} is a file; name a folder")
+        raise InputError(f"--directory: {options.directory} is a file; name a folder")
     if options.report and not options.directory.exists():
-        raise ValueError(f"--directory: there is no {options.directory} to report on")
+        raise InputError(f"--directory: there is no {options.directory} to report on")
     if not (options.report or methods):
-        raise ValueError(f"--methods: name at least one of {', '.join(ALL)}")
+        raise InputError(f"--methods: name at least one of {', '.join(ALL)}")
     for name, path in (("--curves", options.curves), ("--figure", options.figure)):
         if path is not None and not path.parent.is_dir():
-            raise ValueError(f"{name}: there is no folder {path.parent}; make it first")
+            raise InputError(f"{name}: there is no folder {path.parent}; make it first")
     return methods, numbers
 
 

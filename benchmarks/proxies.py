@@ -15,6 +15,7 @@ from random import Random
 import torch
 from scipy.stats import kendalltau, spearmanr
 
+from base.checks import InputError
 from base.files import write_atomically
 from base.seeds import derive_seed
 from benchmarks.timing import at_least, command_line, header, shown
@@ -59,7 +60,7 @@ class Result:
 def draw(table: Table, encoding: Encoding, settings: Settings) -> dict[Genome, float]:
     """The architectures, and the test accuracy of each in percent. Raises ValueError where the table has fewer."""
     if settings.architectures > len(table.rows):
-        raise ValueError(f"--architectures: the table has {len(table.rows)}, not {settings.architectures}")
+        raise InputError(f"--architectures: the table has {len(table.rows)}, not {settings.architectures}")
     texts = Random(derive_seed(settings.seed, "architectures")).sample(list(table.rows), settings.architectures)
     return {encoding.of_genotype(Genotype.parse(text)): table.rows[text].test_accuracy for text in texts}
 

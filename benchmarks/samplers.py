@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from base.checks import InputError
 from base.files import write_atomically
 from benchmarks.table_searches import STEP, VARIANTS, Record, Search, Searches, read_table, search_all, settings_of
 from benchmarks.timing import at_least, command_line, goal, header
@@ -292,7 +293,7 @@ def benchmark(options: argparse.Namespace, typed: str) -> None:
         search_all(asked, configs, options.seeds, options.jobs)
     found = {record.variant: searches for record in records if (searches := record.read())}
     if not found:
-        raise ValueError(f"--directory: there is no search in {options.directory} to report on")
+        raise InputError(f"--directory: there is no search in {options.directory} to report on")
     facts = header(torch.device("cpu"), "one thread a search", *(["report of earlier searches"] if options.report else []))
     text = f"# Samplers on NAS-Bench-201, CIFAR-10\n\n{facts}\n\n{typed}\n\n{report(found, table, options.evaluations)}"
     print(text, end="")
@@ -309,17 +310,17 @@ def _check(options: argparse.Namespace) -> None:
     """Raises ValueError for what is wrong about the options."""
     for name in options.methods:
         if name not in VARIANTS:
-            raise ValueError(f"--methods: unknown variant {name!r}; known: {', '.join(VARIANTS)}")
+            raise InputError(f"--methods: unknown variant {name!r}; known: {', '.join(VARIANTS)}")
     if options.evaluations % STEP:
-        raise ValueError(f"--evaluations: must be a multiple of {STEP}, not {options.evaluations}")
+        raise InputError(f"--evaluations: must be a multiple of {STEP}, not {options.evaluations}")
     if options.directory.exists() and not options.directory.is_dir():
-        raise ValueError(f"--directory: {options.directory} is a file; name a folder")
+        raise InputError(f"--directory: {options.directory} is a file; name a folder")
     for option in ("csv", "figure", "table"):
         path: Path | None = getattr(options, option)
         if path is not None and not path.parent.is_dir():
-            raise ValueError(f"--{option}: there is no folder {path.parent}; make it first")
+            raise InputError(f"--{option}: there is no folder {path.parent}; make it first")
         if path is not None and path.is_dir():
-            raise ValueError(f"--{option}: {path} is a folder; name a file")
+            raise InputError(f"--{option}: {path} is a folder; name a file")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
+from base.checks import InputError
 from base.files import naming_errors, write_atomically
 from search.costs.tabular import Table
 from search.methods import get_method
@@ -144,15 +145,15 @@ class Record:
         """What is there. Raises ValueError, naming the line, for a file that was not written by `add`."""
         head, *lines = self._lines() or [self._head()]
         if head != self._head():
-            raise ValueError(f"{self.path}: line 1 does not name the columns; delete the file to search again")
+            raise InputError(f"{self.path}: line 1 does not name the columns; delete the file to search again")
         searches: dict[int, Search] = {}
         for number, line in enumerate(lines, start=2):
             try:
                 found = self._parse(line)
             except ValueError:
-                raise ValueError(f"{self.path}: line {number} is no search; delete it to search again") from None
+                raise InputError(f"{self.path}: line {number} is no search; delete it to search again") from None
             if found.seed in searches:
-                raise ValueError(f"{self.path}: line {number} has seed {found.seed} again; delete one of the two")
+                raise InputError(f"{self.path}: line {number} has seed {found.seed} again; delete one of the two")
             searches[found.seed] = found
         return dict(sorted(searches.items()))
 
@@ -174,10 +175,10 @@ class Record:
             saved = json.loads(self.settings.read_text(encoding="utf-8"))
             assert isinstance(saved, dict)
         except (FileNotFoundError, ValueError, AssertionError):
-            raise ValueError(f"{self.settings}: does not say what {self.path.name} was run with; delete both") from None
+            raise InputError(f"{self.settings}: does not say what {self.path.name} was run with; delete both") from None
         other = [name for name in {**settings, **saved} if saved.get(name) != settings.get(name)]
         if other:
-            raise ValueError(
+            raise InputError(
                 f"{self.directory}: holds searches with other settings ({self.variant}: {', '.join(other)}); "
                 "repeat their options, or name another --directory"
             )
@@ -237,7 +238,7 @@ def search_all(records: Sequence[Record], configs: Mapping[str, SamplingConfig],
                         process.terminate()
                 raise
     except BrokenProcessPool as error:
-        raise ValueError(
+        raise InputError(
             "a process of the searches died; it has said why, or was killed, as where memory is short; the same command goes on"
         ) from error
 

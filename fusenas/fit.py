@@ -3,7 +3,6 @@
 import difflib
 import io
 import os
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from base.checks import InputError
+from base.checks import FieldError, InputError
 from base.files import write_atomically
 from base.seeds import new_generator
 from fusenas.settings import DataSummary, FitConfig, suitable
@@ -93,13 +92,13 @@ def fit(
         return fit_configured(_configured(str(data), settings), options)
     file = options.run / ARRAYS_FILE
     config = _configured(str(file), settings)
-    with _words_of_a_fit():
+    with _own_names():
         RunDirectory.check(options.run, config, resume, overwrite)
         try:
             arrays = _named(data)
             summary = _summarise(npz.image_set(arrays, "train", any_size=config.size is not None))
-        except ValueError as error:
-            raise InputError(f"data: {error}") from error
+        except InputError as error:
+            raise FieldError("data", *error.parts) from error
         content = _packed(arrays)
         if resume and file.is_file() and file.read_bytes() != content:
             raise InputError(f"{file}: the run was begun with other arrays; begin it anew with overwrite=True")
@@ -109,9 +108,9 @@ def fit(
 def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
     """What `fit` does, with data on the disk. Raises as it does."""
     if not config.data:
-        raise InputError("data: give a folder of images, an .npz file or the name of a data set with --data")
+        raise FieldError("data", "give a folder of images, an .npz file or the name of a data set with --data")
     data = _data_config(config)
-    with _words_of_a_fit("data" if data.name in ("folder", "npz") else "root"):
+    with _own_names("data" if data.name in ("folder", "npz") else "root"):
         RunDirectory.check(options.run, config, options.resume, options.overwrite)
         if data.name in ("folder", "npz"):
             _check_apart(Path(config.data), options)
@@ -128,28 +127,19 @@ def _configured(data: str, settings: Mapping[str, Any]) -> FitConfig:
 
 
 @contextmanager
-def _words_of_a_fit(root: str = "data") -> Iterator[None]:
-    """What reads the images names options of search and retraining; here they have the names that a fit has for them.
+def _own_names(root: str = "data") -> Iterator[None]:
+    """What reads the images names fields of search and retraining; here they have the names that a fit has for them.
 
-    `root`: what data.root is here.
+    `root` is the name of data.root here.
     """
+    own = {f"data.{field.name}": field.name for field in fields(FitConfig)} | {"data.name": "data", "data.root": root}
     try:
         yield
-    except ValueError as error:
-        said = str(error)
-        said = re.sub(
-            r"^data\.test_fraction: (\S+) of (.*?); choose another share or",
-            r"data: the share \1 of \2, where there is no folder test or val;",
-            said,
-        )
-        said = said.replace(" (--data.name folder)", "")
-        said = re.sub(r"^data\.name:", "data:", said)
-        said = re.sub(r"^data\.root:", f"{root}:", said).replace(" --data.root ", f" --{root} ")
-        own = "|".join(field.name for field in fields(FitConfig))
-        said = re.sub(rf"(^|(?<= --))data\.(?=({own})\b)", "", said)
-        if said == str(error):
-            raise
-        raise InputError(said) from error
+    except folder.EmptyPart as error:
+        said = f"the share {error.found}, where there is no folder test or val; give more images"
+        raise FieldError("data", said) from error
+    except FieldError as error:
+        raise error.renamed(lambda name: own.get(name, name)) from error
 
 
 def _check_apart(data: Path, options: RunOptions) -> None:
@@ -158,8 +148,8 @@ def _check_apart(data: Path, options: RunOptions) -> None:
     # A link counts as well as what it leads to: each can be deleted.
     of_data = (path.resolve(), path.parent.resolve() / path.name)
     if options.overwrite and any(place.is_relative_to(run) for place in of_data):
-        raise InputError(
-            f"data: {data} is in {options.run}, whose files --overwrite deletes; choose another directory with --run"
+        raise FieldError(
+            "data", f"{data} is in {options.run}, whose files --overwrite deletes; choose another directory with --run"
         )
     classes = of_data[0] / "train" if (path / "train").is_dir() else of_data[0]
     below = run.relative_to(classes).parts if run.is_relative_to(classes) else ()
@@ -211,7 +201,7 @@ def _data_config(config: FitConfig) -> DataConfig:
     if config.data in list_datasets() and config.data not in ("folder", "npz"):
         return DataConfig(config.data, config.root, download=config.download)
     names = ", ".join(name for name in list_datasets() if name not in ("folder", "npz"))
-    raise InputError(f"data: {config.data}: no such folder or .npz file, and no data set of that name; known: {names}")
+    raise FieldError("data", f"{config.data}: no such folder or .npz file, and no data set of that name; known: {names}")
 
 
 def summarise_data(data: DataConfig) -> DataSummary:
@@ -222,7 +212,7 @@ def summarise_data(data: DataConfig) -> DataSummary:
         every = max(1, len(files) // _LOOKED_AT)
         some = [header for file in files.files[::every] if (header := _header(file)) is not None]
         if not some:
-            raise InputError(f"data: {data.root}: no image can be read; {files.files[0]} is none, for one")
+            raise FieldError("data", f"{data.root}: no image can be read; {files.files[0]} is none, for one")
         sizes = [header.size for header in some]
         # A single one in colour is enough, so that all are looked at where these are grey.
         headers = chain(some, map(_header, files.files))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from base.checks import InputError, check_choices, check_whole
+from base.checks import FieldError, InputError, between, choices, whole
 from retrain.config import RetrainConfig
 from search.differentiable.config import SearchConfig
 from search.methods import get_method
@@ -67,16 +67,14 @@ class FitConfig:
     """CPU threads; null: one for each core."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        choices(self)
         try:
             get_method(self.method)
-        except ValueError as error:
-            raise InputError(f"method: {error}") from error
-        if self.size is not None and not 4 <= self.size <= 4096:
-            raise InputError(f"size: must be from 4 to 4096 pixels, or null, not {self.size}")
-        if not 0 <= self.random_genotypes <= 1000:
-            raise InputError(f"random_genotypes: must be from 0 to 1000, not {self.random_genotypes}")
-        check_whole("threads", self.threads)
+        except InputError as error:
+            raise FieldError("method", *error.parts) from error
+        between(4, 4096, self, "size", said="from 4 to 4096 pixels, or null")
+        between(0, 1000, self, "random_genotypes")
+        whole(self, "threads")
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,9 @@ def suitable(
     are too few images.
     """
     if summary.images < _FEWEST_IMAGES:
-        raise InputError(f"data: {summary.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
+        raise FieldError("data", f"{summary.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
     if not all(summary.counts):
-        raise InputError(f"data: class {summary.counts.index(0)}, counted from 0, has no image to train on")
+        raise FieldError("data", f"class {summary.counts.index(0)}, counted from 0, has no image to train on")
     effort = config.effort
     if effort == "auto":
         effort = "normal" if device.type == "cuda" else "quick"

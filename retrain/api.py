@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from base.checks import InputError
+from base.checks import FieldError, InputError, Name
 from base.files import write_atomically
 from base.seeds import new_generator
 from retrain.config import RetrainConfig
@@ -125,8 +125,8 @@ def _random_runs(
     for number in range(config.random_genotypes):
         try:
             other = random_genotype(genotype.space, number)
-        except ValueError as error:
-            raise InputError(f"random_genotypes: {error}; a space of your own is known once its file is imported") from error
+        except InputError as error:
+            raise FieldError("random_genotypes", f"{error}; a space of your own is known once its file is imported") from error
         path = options.run / f"random_{number}"
         # Cut short they would be no match for the genotype that was not.
         alone = replace(config, random_genotypes=0, stop=StopConfig())
@@ -146,9 +146,11 @@ def _test_images(
     images = load_images(config.data, "test", device, form, log, surveyed)
     if images.format.shape != form.shape:
         (_, height, width), (_, trained_height, trained_width) = images.format.shape, form.shape
-        raise InputError(
-            f"data.size: test images have {width}x{height} pixels and training images {trained_width}x{trained_height}; "
-            "bring all to one size with --data.size"
+        raise FieldError(
+            "data.size",
+            f"test images have {width}x{height} pixels and training images {trained_width}x{trained_height}; "
+            "bring all to one size with --",
+            Name("data.size"),
         )
     return images
 
@@ -160,20 +162,22 @@ def _genotype(given: Genotype | None, config: RetrainConfig, options: RunOptions
     if options.resume and saved.is_file():
         try:
             begun = Genotype.load(saved)
-        except ValueError as error:
+        except InputError as error:
             again = f"delete it to read {config.genotype} again, or " if given is None else ""
             raise InputError(f"{error}; {again}begin anew with --overwrite") from error
         if given is not None and given != begun:
-            raise InputError(f"genotype: the run was begun with another one, which {saved} has; begin anew with overwrite=True")
+            raise FieldError(
+                "genotype", f"the run was begun with another one, which {saved} has; begin anew with overwrite=True"
+            )
         return begun
     if given is not None:
         return given
     if not config.genotype:
-        raise InputError(f"genotype: give a file or one of {', '.join(list_genotypes())} with --genotype")
+        raise FieldError("genotype", f"give a file or one of {', '.join(list_genotypes())} with --genotype")
     try:
         return read_genotype(config.genotype)
-    except ValueError as error:
-        raise InputError(f"genotype: {error}") from error
+    except InputError as error:
+        raise FieldError("genotype", *error.parts) from error
 
 
 def _introduce(genotype: Genotype, monitor: Monitor) -> None:

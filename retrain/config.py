@@ -1,9 +1,8 @@
 """What retraining can be told: the schema of its YAML and of its command line."""
 
-import math
 from dataclasses import dataclass, field
 
-from base.checks import InputError, check_whole
+from base.checks import FieldError, at_least, below_one, between, whole
 from supernet.spaces.skeleton import Stem
 from training.hardware import Precision
 from training.images.data import DataConfig
@@ -57,17 +56,12 @@ class RetrainConfig:
     """When to end before the last epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "cells", "epochs", "log_every", "threads"):
-            check_whole(name, getattr(self, name))
+        whole(self, "channels", "cells", "epochs", "log_every", "threads")
         if self.batch_size < 2:
-            raise InputError(f"batch_size: must be at least 2, which batch norm needs, not {self.batch_size}")
-        check_whole("batch_size", self.batch_size)
-        if not (math.isfinite(self.auxiliary_weight) and self.auxiliary_weight >= 0):
-            raise InputError(f"auxiliary_weight: must be at least 0, not {self.auxiliary_weight}")
-        if not 0 <= self.random_genotypes <= 1000:
-            raise InputError(f"random_genotypes: must be from 0 to 1000, not {self.random_genotypes}")
-        for name in ("drop_path", "validation_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}: must be from 0 to below 1, not {getattr(self, name)}")
+            raise FieldError("batch_size", f"must be at least 2, which batch norm needs, not {self.batch_size}")
+        whole(self, "batch_size")
+        at_least(0, self, "auxiliary_weight")
+        between(0, 1000, self, "random_genotypes")
+        below_one(self, "drop_path", "validation_fraction")
         if self.stop.accuracy is not None and self.validation_fraction == 0:
-            raise InputError("stop.accuracy: needs images to validate on; hold some out with validation_fraction above 0")
+            raise FieldError("stop.accuracy", "needs images to validate on; hold some out with validation_fraction above 0")

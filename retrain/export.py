@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 
-from base.checks import InputError, check_whole
+from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
 from base.seeds import new_generator
 from retrain.evaluation.networks import check_directory, data_of_run
@@ -93,7 +93,7 @@ class ExportInput:
             config = data_of_run(path, data, trained.format)[0]
             test = _load(config, "test", trained)
             train = _load(_of_calibration(config, path, calibration), "train", trained) if calibration else None
-        except (ValueError, OSError) as error:
+        except (InputError, OSError) as error:
             if calibration:
                 raise InputError(f"--int8 needs images of the training to calibrate with: {error}") from error
             if data:
@@ -115,9 +115,9 @@ def _load(config: DataConfig, part: Part, trained: Trained) -> Images:
     images = load_images(config, part, "cpu", without_normalisation(trained.format))
     ours, theirs = ("x".join(map(str, form.shape)) for form in (images.format, trained.format))
     if ours != theirs:
-        raise InputError(f"data.size: the images of {config.name} are {ours}, those that the network was trained on {theirs}")
+        raise FieldError("data.size", f"the images of {config.name} are {ours}, those that the network was trained on {theirs}")
     if not len(images):
-        raise InputError(f"data.name: {config.name} has no {part} images")
+        raise FieldError("data.name", f"{config.name} has no {part} images")
     return images
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from base.checks import InputError
+from base.checks import FieldError, InputError
 from base.seeds import derive_seed
 from retrain.config import RetrainConfig
 from retrain.history import RetrainEpoch
@@ -61,8 +61,8 @@ class Retraining:
         train, valid = images, None
         if config.validation_fraction:
             if not 0 < int((1 - config.validation_fraction) * len(images)) < len(images):
-                raise InputError(
-                    f"validation_fraction: {config.validation_fraction} of {len(images)} images leaves a part empty"
+                raise FieldError(
+                    "validation_fraction", f"{config.validation_fraction} of {len(images)} images leaves a part empty"
                 )
             train, valid = split_halves(images, 1 - config.validation_fraction, config.seed)
         # Batch norm cannot learn from the single image that might be left over.

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from base.checks import InputError
+from base.checks import FieldError
 from base.texts import one_line
 from training.optim import CAPTURABLE, OptimizerName
 
@@ -138,7 +138,7 @@ def new_capture(
     elif not same_each_step:
         obstacle = "the operations that run differ from step to step"
     if wanted and obstacle:
-        raise InputError(f"graph: {obstacle}; null uses one where that can be done")
+        raise FieldError("graph", f"{obstacle}; null uses one where that can be done")
     return None if obstacle or wanted is False else CudaCapture(device)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from base.checks import InputError
+from base.checks import FieldError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -50,5 +50,5 @@ def choose_device(name: str, threads: int | None = None) -> torch.device:
         device = torch.device(name)
         torch.zeros((), device=device).item()  # meta has nothing to compute with
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device: {name!r} cannot be used here; try auto or cpu") from error
+        raise FieldError("device", f"{name!r} cannot be used here; try auto or cpu") from error
     return device

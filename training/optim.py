@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-from base.checks import InputError
+from base.checks import FieldError, Name, above_zero, at_least, below_one, choices
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad"]
 
@@ -38,20 +38,14 @@ class OptimizerConfig:
     """Largest norm of the gradient of all weights together; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(OptimizerName):
-            raise InputError(f"weights.name: unknown optimiser {self.name!r}; known: {', '.join(get_args(OptimizerName))}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"weights.lr: must be above 0, not {self.lr}")
+        choices(self)
+        above_zero(self, "lr")
         if not 0 <= self.lr_min <= self.lr:
-            raise InputError(f"weights.lr_min: must be from 0 to weights.lr = {self.lr}, not {self.lr_min}")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"weights.momentum: must be from 0 to below 1, not {self.momentum}")
+            raise FieldError("lr_min", "must be from 0 to ", Name("lr"), f" = {self.lr}, not {self.lr_min}")
+        below_one(self, "momentum")
         if self.nesterov and (self.name != "sgd" or not self.momentum):
-            raise InputError("weights.nesterov: needs weights.name sgd and weights.momentum above 0")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InputError(f"weights.weight_decay: must be at least 0, not {self.weight_decay}")
-        if not (math.isfinite(self.clip) and self.clip >= 0):
-            raise InputError(f"weights.clip: must be at least 0, not {self.clip}")
+            raise FieldError("nesterov", "needs ", Name("name"), " sgd and ", Name("momentum"), " above 0")
+        at_least(0, self, "weight_decay", "clip")
 
 
 class ReadySGD(SGD):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base.checks import InputError
+from base.checks import FieldError, InputError
 from retrain.config import RetrainConfig
 from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
 from retrain.evaluation.speed import Speed, measure_speed
@@ -91,7 +91,7 @@ def data_of_run(path: Path, data: Mapping[str, Any], form: ImageFormat) -> tuple
     """
     try:
         config = config_from_file(RetrainConfig, path / CONFIG_FILE)
-    except ValueError as error:
+    except InputError as error:
         if "name" not in data:
             raise InputError(f"{error}; to do without this file, name the data set with --data.name") from error
         config = RetrainConfig()
@@ -151,7 +151,7 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
         if images is None:
             images = load_images(run.data, "test", device, form, surveyed=True)
         if not len(images):
-            raise InputError(f"data.name: {run.data.name} has no test images")
+            raise FieldError("data.name", f"{run.data.name} has no test images")
         found.append(images)
     return found
 

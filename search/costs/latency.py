@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from base.checks import InputError
+from base.checks import FieldError
 from search.costs.counted import (
     AdditiveCost,
     Choices,
@@ -77,8 +77,8 @@ class TableLatency:
     def __init__(self, table: Table, name: str) -> None:
         known = next(iter(table.rows.values())).latency_ms
         if name not in known:
-            raise InputError(
-                f"latency: the table has {', '.join(known) or 'none'}, not {name!r}; name one of them, or measured"
+            raise FieldError(
+                "latency", f"the table has {', '.join(known) or 'none'}, not {name!r}; name one of them, or measured"
             )
         self._table = table
         self._name = name

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from base.checks import InputError, check_whole
+from base.checks import FieldError, InputError, check_whole
 from base.texts import show
 from supernet import Genotype
 
@@ -69,7 +69,7 @@ class Table:
             return cls(_read_rows(_read_bytes(path)))
         except ValueError as error:
             name = str(path)
-            raise InputError(f"tabular: {name if name.isprintable() else repr(name)}: {error}") from None
+            raise FieldError("tabular", f"{name if name.isprintable() else repr(name)}: {error}") from None
 
     def __getitem__(self, genotype: Genotype) -> TableRow:
         """The row of `genotype`, whatever the order of the inputs within its nodes.
@@ -78,15 +78,17 @@ class Table:
         """
         misfit = genotype.misfit("nasbench201")
         if misfit:
-            raise InputError(
-                f"tabular: a genotype of space {genotype.space} has no NAS-Bench-201 text: {misfit}; "
-                "a table judges searches in the space nasbench201 alone"
+            raise FieldError(
+                "tabular",
+                f"a genotype of space {genotype.space} has no NAS-Bench-201 text: {misfit}; "
+                "a table judges searches in the space nasbench201 alone",
             )
         architecture = genotype.to_text("nasbench201")
         if architecture not in self.rows:
-            raise InputError(
-                f"tabular: the table has no {architecture}; "
-                "take a table of the whole space, or keep the search to operations that the table has"
+            raise FieldError(
+                "tabular",
+                f"the table has no {architecture}; "
+                "take a table of the whole space, or keep the search to operations that the table has",
             )
         return self.rows[architecture]
 

@@ -1,6 +1,5 @@
 """What a search can be told: the schema of its YAML and of its command line."""
 
-import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -8,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from base.checks import InputError, check_whole
+from base.checks import FieldError, InputError, above_zero, at_least, below_one, between, inside, whole
 from search.differentiable.combinations import incompatibility
 from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.regularisers import RegulariserConfig
@@ -40,17 +39,10 @@ class AlphaConfig:
     """Share of the epochs (of each stage) in which only the weights are trained, before the alphas are."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr >= 0):
-            raise InputError(f"alphas.lr: must be at least 0, not {self.lr}")
-        for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
-            if not 0 <= beta < 1:
-                raise InputError(f"alphas.{name}: must be from 0 to below 1, not {beta}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InputError(f"alphas.weight_decay: must be at least 0, not {self.weight_decay}")
-        if not (math.isfinite(self.scale) and self.scale >= 0):
-            raise InputError(f"alphas.scale: must be at least 0, not {self.scale}")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"alphas.warmup: must be from 0 to below 1, not {self.warmup}")
+        at_least(0, self, "lr")
+        below_one(self, "beta1", "beta2")
+        at_least(0, self, "weight_decay", "scale")
+        below_one(self, "warmup")
 
 
 @dataclass
@@ -65,14 +57,12 @@ class StagesConfig:
 
     def __post_init__(self) -> None:
         if len(self.keep) != len(self.partial):
-            raise InputError(
-                f"stages: keep and partial need one number each a further stage, not {self.keep} and {self.partial}"
-            )
-        for name, numbers in (("keep", self.keep), ("partial", self.partial)):
-            if any(not 1 <= number <= 4096 for number in numbers):
-                raise InputError(f"stages.{name}: numbers from 1 to 4096, not {numbers}")
+            raise FieldError("", f"keep and partial need one number each a further stage, not {self.keep} and {self.partial}")
+        for name in ("keep", "partial"):
+            if any(not 1 <= number <= 4096 for number in getattr(self, name)):
+                raise FieldError(name, f"numbers from 1 to 4096, not {getattr(self, name)}")
         if any(later >= earlier for earlier, later in pairwise(self.keep)):
-            raise InputError(f"stages.keep: each stage prunes, so numbers fall, not {self.keep}")
+            raise FieldError("keep", f"each stage prunes, so numbers fall, not {self.keep}")
 
 
 @dataclass
@@ -155,23 +145,18 @@ class SearchConfig:
     def __post_init__(self) -> None:
         try:
             space = get_space(self.space)
-        except ValueError as error:
-            raise InputError(f"space: {error}") from error
-        for name in ("channels", "cells", "partial", "epochs", "batch_size", "validate_every", "log_every", "threads"):
-            check_whole(name, getattr(self, name))
-        if not 0 < self.train_fraction < 1:
-            raise InputError(f"train_fraction: must lie between 0 and 1, both excluded, not {self.train_fraction}")
-        if not (math.isfinite(self.hessian_epsilon) and self.hessian_epsilon > 0):
-            raise InputError(f"hessian_epsilon: must be above 0, not {self.hessian_epsilon}")
-        if not 0 <= self.eigenvalue_every <= 1_000_000:
-            raise InputError(f"eigenvalue_every: must be from 0 (never) to a million, not {self.eigenvalue_every}")
-        if not 0 <= self.auxiliary_skip <= 1000:
-            raise InputError(f"auxiliary_skip: must be from 0 to 1000, not {self.auxiliary_skip}")
+        except InputError as error:
+            raise FieldError("space", *error.parts) from error
+        whole(self, "channels", "cells", "partial", "epochs", "batch_size", "validate_every", "log_every", "threads")
+        inside(self, "train_fraction")
+        above_zero(self, "hessian_epsilon")
+        between(0, 1_000_000, self, "eigenvalue_every", said="from 0 (never) to a million")
+        between(0, 1000, self, "auxiliary_skip")
         for name in self.exclude:
             if name not in space.candidates:
-                raise InputError(f"exclude: space {space.name} has {', '.join(space.candidates)}, not {name!r}")
+                raise FieldError("exclude", f"space {space.name} has {', '.join(space.candidates)}, not {name!r}")
         if set(space.candidates) - {"none"} <= set(self.exclude):
-            raise InputError(f"exclude: nothing is left of space {space.name} but none")
+            raise FieldError("exclude", f"nothing is left of space {space.name} but none")
         if reason := incompatibility(self, space):
             raise InputError(reason)
 

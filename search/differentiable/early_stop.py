@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
-from base.checks import InputError, check_whole
+from base.checks import at_least, between, choices, whole
 
 When = Literal["never", "skips", "eigenvalue", "either"]
 
@@ -37,16 +37,11 @@ class EarlyStopConfig:
     """Share of the epochs before which nothing is judged, nor any reading of the eigenvalue taken into account."""
 
     def __post_init__(self) -> None:
-        if self.when not in get_args(When):
-            raise InputError(f"early_stop.when: must be one of {', '.join(get_args(When))}, not {self.when!r}")
-        if not 0 <= self.skip_share <= 1:
-            raise InputError(f"early_stop.skip_share: must be a share from 0 to 1, not {self.skip_share}")
-        if not (math.isfinite(self.ratio) and self.ratio >= 1):
-            raise InputError(f"early_stop.ratio: must be at least 1, not {self.ratio}")
-        for name in ("window", "back"):
-            check_whole(f"early_stop.{name}", getattr(self, name))
-        if not 0 <= self.start <= 1:
-            raise InputError(f"early_stop.start: must be a share from 0 to 1, not {self.start}")
+        choices(self)
+        between(0, 1, self, "skip_share", said="a share from 0 to 1")
+        at_least(1, self, "ratio")
+        whole(self, "window", "back")
+        between(0, 1, self, "start", said="a share from 0 to 1")
 
 
 class Epoch(Protocol):

@@ -1,13 +1,12 @@
 """Penalties on the architecture parameters, added to the loss that these descend."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from base.checks import InputError
+from base.checks import FieldError, at_least
 from base.registry import Registry
 from search.differentiable.relaxations import concentration
 
@@ -40,12 +39,10 @@ class RegulariserConfig:
 
     def __post_init__(self) -> None:
         if self.name not in REGULARISERS:
-            raise InputError(f"regulariser.name: {REGULARISERS.unknown(self.name)}")
-        for name, value in (("weight", self.weight), ("weight_end", self.weight_end)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise InputError(f"regulariser.{name}: must be at least 0, not {value}")
+            raise FieldError("name", REGULARISERS.unknown(self.name))
+        at_least(0, self, "weight", "weight_end")
         if (self.name == "none") != (self.weight == 0 and not self.weight_end):
-            raise InputError("regulariser: takes a name and a weight (or weight_end) above 0, or neither")
+            raise FieldError("", "takes a name and a weight (or weight_end) above 0, or neither")
 
 
 def no_penalty(alphas: Tensor, keep: Tensor) -> Tensor:

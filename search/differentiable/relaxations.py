@@ -4,7 +4,6 @@ Each works on one table of alphas [..., edges, candidates] and `keep` [edges, ca
 still are: the others weigh 0, and so does a whole edge of which none is left.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from base.checks import InputError
+from base.checks import FieldError, above_zero
 from base.registry import Registry
 
 Mixture = dict[str, Tensor]
@@ -47,10 +46,8 @@ class RelaxationConfig:
 
     def __post_init__(self) -> None:
         if self.name not in RELAXATIONS:
-            raise InputError(f"relaxation.name: {RELAXATIONS.unknown(self.name)}")
-        for name, value in (("temperature", self.temperature), ("temperature_end", self.temperature_end)):
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"relaxation.{name}: must be above 0, not {value}")
+            raise FieldError("name", RELAXATIONS.unknown(self.name))
+        above_zero(self, "temperature", "temperature_end")
 
 
 def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from base.checks import InputError
+from base.checks import between, choices
 from base.seeds import new_generator
 from search.differentiable.relaxations import Mixture
 from supernet import SearchSpace
@@ -29,8 +29,8 @@ class SelectionConfig:
     """Perturbation: epochs of training between two decisions."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.tune_epochs <= 1000:
-            raise InputError(f"selection.tune_epochs: must be from 1 to 1000, not {self.tune_epochs}")
+        choices(self)
+        between(1, 1000, self, "tune_epochs")
 
     @property
     def needs_last_epoch(self) -> bool:

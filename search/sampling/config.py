@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from base.checks import InputError, check_whole
+from base.checks import FieldError, InputError, between, inside, whole
 from search.sampling.encoding import Encoding
 from search.sampling.scores.proxies import PROXIES
 from supernet import get_space
@@ -26,9 +26,8 @@ class PrefilterConfig:
 
     def __post_init__(self) -> None:
         if self.proxy is not None and self.proxy not in PROXIES:
-            raise InputError(f"prefilter.proxy: {PROXIES.unknown(self.proxy)}")
-        if not 2 <= self.factor <= 10_000:
-            raise InputError(f"prefilter.factor: must be from 2 to 10000, not {self.factor}")
+            raise FieldError("proxy", PROXIES.unknown(self.proxy))
+        between(2, 10_000, self, "factor")
 
 
 @dataclass
@@ -104,36 +103,34 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         try:
             space = get_space(self.space)
-        except ValueError as error:
-            raise InputError(f"space: {error}") from error
-        names = ("channels", "cells", "evaluations", "round", "evaluated_images", "epochs", "batch_size", "best", "log_every")
-        for name in (*names, "threads"):
-            check_whole(name, getattr(self, name))
-        for name in ("recalibrate", "guide"):
-            if not 0 <= getattr(self, name) <= 1_000_000:
-                raise InputError(f"{name}: must be from 0 to a million, not {getattr(self, name)}")
-        if not 0 < self.train_fraction < 1:
-            raise InputError(f"train_fraction: must lie between 0 and 1, both excluded, not {self.train_fraction}")
+        except InputError as error:
+            raise FieldError("space", *error.parts) from error
+        whole(self, "channels", "cells", "evaluations", "round", "evaluated_images", "epochs", "batch_size", "best")
+        whole(self, "log_every", "threads")
+        between(0, 1_000_000, self, "recalibrate", "guide", said="from 0 to a million")
+        inside(self, "train_fraction")
         for name in self.exclude:
             if name not in space.candidates:
-                raise InputError(f"exclude: space {space.name} has {', '.join(space.candidates)}, not {name!r}")
+                raise FieldError("exclude", f"space {space.name} has {', '.join(space.candidates)}, not {name!r}")
         Encoding(space, self.exclude)
         for name in ("tabular", "weights_from"):
             if getattr(self, name) == "":
-                raise InputError(f"{name}: is empty; name a path, or null")
+                raise FieldError(name, "is empty; name a path, or null")
         if self.evaluate not in ("supernet", "table", *PROXIES):
             known = ", ".join(("supernet", "table", *PROXIES))
-            raise InputError(f"evaluate: must be one of {known}, not {self.evaluate!r}")
+            raise FieldError("evaluate", f"must be one of {known}, not {self.evaluate!r}")
         if self.tabular is not None and space.skeleton.name != "nasbench201":
-            raise InputError(
-                f"tabular: it has cells of NAS-Bench-201, not of space {space.name}; leave it out or set space to nasbench201"
-            )
+            cells = f"it has cells of NAS-Bench-201, not of space {space.name}"
+            raise FieldError("tabular", f"{cells}; leave it out or set space to nasbench201")
         if self.evaluate == "table" and self.tabular is None:
-            raise InputError("evaluate: table needs a benchmark table; name its file with --tabular")
+            raise FieldError("evaluate", "table needs a benchmark table; name its file with --tabular")
         if self.latency not in (None, "measured") and self.tabular is None:
-            raise InputError(f"latency: {self.latency} is a column of a table, and there is none; set tabular or take measured")
+            column = f"{self.latency} is a column of a table, and there is none"
+            raise FieldError("latency", f"{column}; set tabular or take measured")
         if self.weights_from is not None and self.evaluate != "supernet":
-            raise InputError(f"weights_from: {self.evaluate} scores without weights; leave it out or set evaluate to supernet")
+            raise FieldError(
+                "weights_from", f"{self.evaluate} scores without weights; leave it out or set evaluate to supernet"
+            )
 
     @property
     def needs_images(self) -> bool:

@@ -9,7 +9,7 @@ from random import Random
 
 import numpy as np
 
-from base.checks import InputError
+from base.checks import FieldError
 from supernet import Genotype, Path, SearchSpace
 from supernet.genotypes.genotype import CellGenotype
 
@@ -62,7 +62,7 @@ class Encoding:
         self.operations = tuple(column for column, name in enumerate(space.candidates) if name not in without)
         """Candidates that an architecture may have, as indices."""
         if not self.operations:
-            raise InputError(f"exclude: nothing is left of space {space.name}")
+            raise FieldError("exclude", f"nothing is left of space {space.name}")
         self.nodes = [
             NodeSlots(kind, target, places, min(len(places), space.derived_inputs or len(places)))
             for number, kind in enumerate(space.kinds)

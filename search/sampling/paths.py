@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from base.checks import InputError
+from base.checks import FieldError
 from base.seeds import derive_seed
 from ops.banks import Bank
 from ops.mixing import MOMENTUM
@@ -114,7 +114,7 @@ class SupernetScores:
         self._together = together
         count = len(valid) if config.evaluated_images is None else config.evaluated_images
         if count > len(valid):
-            raise InputError(f"evaluated_images: there are {len(valid)} validation images, not {count}")
+            raise FieldError("evaluated_images", f"there are {len(valid)} validation images, not {count}")
         self._valid = valid.take(torch.arange(count))
         self._batches: dict[float, Batches] = {}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from base.checks import InputError
+from base.checks import FieldError
 from search.costs.tabular import Table
 from search.history import sampling_entry
 from search.sampling.config import SamplingConfig
@@ -113,6 +113,6 @@ class SamplingSearch:
 def _check_sampler(config: SamplingConfig, sampler: Sampler) -> None:
     """Raises ValueError where the configuration asks of the sampler what it cannot."""
     if config.trained_epochs and config.paths == "sampler" and not sampler.has_policy:
-        raise InputError("paths: this method has no policy of its own while weights are trained; set it to uniform or fair")
+        raise FieldError("paths", "this method has no policy of its own while weights are trained; set it to uniform or fair")
     if config.trained_epochs and config.guide and not sampler.learns_while_weights_move:
-        raise InputError("guide: this method compares scores, which must be of the same weights; set it to 0")
+        raise FieldError("guide", "this method compares scores, which must be of the same weights; set it to 0")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from base.checks import InputError
+from base.checks import FieldError
 from base.plain_yaml import read_yaml
 from base.seeds import derive_seed
 from search.sampling.config import SamplingConfig
@@ -92,19 +92,21 @@ class Weights:
         """
         file = directory / "config.yaml"
         if not file.is_file():
-            raise InputError(f"weights_from: {directory} is no run of a search; name its directory")
+            raise FieldError("weights_from", f"{directory} is no run of a search; name its directory")
         saved, own = read_yaml(file), config_to_dict(self.config)
         if other := [name for name in SHARED if saved.get(name) != own[name]]:
-            raise InputError(f"weights_from: {directory} was begun with other settings: {', '.join(other)}; set the same here")
+            raise FieldError(
+                "weights_from", f"{directory} was begun with other settings: {', '.join(other)}; set the same here"
+            )
         latest = Checkpoints(directory).load_latest()
         done, epochs = 0 if latest is None else latest[0], 1 if saved.get("weights_from") else saved.get("epochs")
         if latest is None or not isinstance(epochs, int) or done < epochs:
-            raise InputError(f"weights_from: {directory} has {done} of {epochs} epochs behind; finish it with --resume")
+            raise FieldError("weights_from", f"{directory} has {done} of {epochs} epochs behind; finish it with --resume")
         try:
             self.network.load_state_dict(latest[1]["trainer"]["weights"]["network"])
         except (KeyError, TypeError, RuntimeError) as error:
-            raise InputError(
-                f"weights_from: {directory} holds no weights of such a supernet; name a search that trained one"
+            raise FieldError(
+                "weights_from", f"{directory} holds no weights of such a supernet; name a search that trained one"
             ) from error
 
 

@@ -163,13 +163,13 @@ def test_parameters_need_no_gradient_inside_and_do_after_an_error() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("name", "sdg", "weights.name: unknown optimiser 'sdg'; known: sgd, adam, adamw, adagrad"),
-        ("lr", 0.0, "weights.lr: must be above 0, not 0.0"),
-        ("lr_min", 1.0, "weights.lr_min: must be from 0 to weights.lr = 0.025, not 1.0"),
-        ("nesterov", True, "weights.nesterov: needs weights.name sgd and weights.momentum above 0"),
-        ("momentum", 1.0, "weights.momentum: must be from 0 to below 1, not 1.0"),
-        ("weight_decay", -1.0, "weights.weight_decay: must be at least 0, not -1.0"),
-        ("clip", float("nan"), "weights.clip: must be at least 0, not nan"),
+        ("name", "sdg", "name: must be one of sgd, adam, adamw, adagrad, not sdg"),
+        ("lr", 0.0, "lr: must be above 0, not 0.0"),
+        ("lr_min", 1.0, "lr_min: must be from 0 to lr = 0.025, not 1.0"),
+        ("nesterov", True, "nesterov: needs name sgd and momentum above 0"),
+        ("momentum", 1.0, "momentum: must be from 0 to below 1, not 1.0"),
+        ("weight_decay", -1.0, "weight_decay: must be at least 0, not -1.0"),
+        ("clip", float("nan"), "clip: must be at least 0, not nan"),
     ],
 )
 def test_values_out_of_range_are_refused(field: str, value: object, message: str) -> None:

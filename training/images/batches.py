@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from base.checks import InputError
+from base.checks import FieldError, InputError
 from base.seeds import new_generator
 from training.images.augment import Augmentation, Draws
 from training.images.format import Images
@@ -65,7 +65,7 @@ class _Workers:
         self._augment = augment
         self._stay = stay
         # Those of epochs that are over or were left; each with the list of requests that it goes through.
-        self._idle: list[tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | str]]] = []
+        self._idle: list[tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | InputError]]] = []
 
     def close(self) -> None:
         self._idle.clear()
@@ -82,7 +82,7 @@ class _Workers:
             if self._stay:
                 self._idle.append((requests, loader))
 
-    def _new_loader(self) -> "tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | str]]":
+    def _new_loader(self) -> "tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | InputError]]":
         requests: list[_Request] = []
         loader = new_loader(
             _Reader(self._images, self._augment),
@@ -94,20 +94,20 @@ class _Workers:
         return requests, loader
 
 
-class _Reader(Dataset[tuple[Tensor, Tensor] | str]):
-    """In a worker: makes the batch that a request asks for; a text where it cannot, as an error would lose its one line."""
+class _Reader(Dataset[tuple[Tensor, Tensor] | InputError]):
+    """In a worker: makes the batch that a request asks for; where it cannot, the error; raised, it would lose its one line."""
 
     def __init__(self, images: Images, augment: Augmentation) -> None:
         self._images = images
         self._augment = augment
 
-    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor] | str:
+    def __getitem__(self, request: _Request) -> tuple[Tensor, Tensor] | InputError:
         chosen, draws = torch.from_numpy(request.chosen), Draws(*map(torch.from_numpy, request.draws))
         try:
             crops = self._augment.crops(draws)
             pixels = self._images.pixels(chosen) if crops is None else self._images.crops(chosen, crops)
-        except ValueError as error:
-            return str(error)
+        except InputError as error:
+            return error
         padded = self._augment.pad(pixels)
         return self._augment.crop_and_flip(padded, torch.arange(len(chosen)), draws), self._images.labels[chosen]
 
@@ -146,9 +146,9 @@ class Batches:
         stream: str = "",
     ) -> None:
         if batch_size < 1:
-            raise InputError(f"batch_size: must be at least 1, not {batch_size}")
+            raise FieldError("batch_size", f"must be at least 1, not {batch_size}")
         if batch_size > len(images):
-            raise InputError(f"batch_size: {batch_size} is larger than the {len(images)} images it is taken from")
+            raise FieldError("batch_size", f"{batch_size} is larger than the {len(images)} images it is taken from")
         self.batch_size = batch_size
         self.device = torch.device(device)
         self._count = len(images)
@@ -161,7 +161,7 @@ class Batches:
         self._drop_last = drop_last
         self._dtype = dtype
         if self._augment.crop_area < 1 and not images.workers:
-            raise InputError("data.crop_area: only worker processes cut out parts of images; set data.loading to workers")
+            raise FieldError("data.crop_area", "only worker processes cut out parts of images; set data.loading to workers")
         # What is gone through once in a while, without shuffling, is not worth processes that wait for it.
         self._source = (
             _Workers(images, self.device, self._augment, stay=shuffle)

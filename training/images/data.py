@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from base.checks import InputError, check_choices
+from base.checks import FieldError, InputError, Name, between, choices
 from base.files import write_atomically
 from base.registry import Registry
 from base.seeds import new_generator
@@ -73,26 +73,23 @@ class DataConfig:
     """Processes that read images for a stream of batches, of which a search has one for each level; null: one for each core."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "data.")
+        choices(self)
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
-                raise InputError(f"data.{name}: must be 0 or more pixels, not {getattr(self, name)}")
+                raise FieldError(name, f"must be 0 or more pixels, not {getattr(self, name)}")
         if not 0 < self.crop_area <= 1:
-            raise InputError(f"data.crop_area: must be a share above 0 and at most 1, not {self.crop_area}")
+            raise FieldError("crop_area", f"must be a share above 0 and at most 1, not {self.crop_area}")
         if self.crop_area < 1 and self.loading == "resident":
-            raise InputError("data.crop_area: only worker processes cut parts out; set data.loading to auto or workers")
+            raise FieldError("crop_area", "only worker processes cut parts out; set ", Name("loading"), " to auto or workers")
         if self.limit is not None and self.limit < 1:
-            raise InputError(f"data.limit: must be at least 1 image, or null for all, not {self.limit}")
-        if self.size is not None and not 4 <= self.size <= 4096:
-            raise InputError(f"data.size: must be from 4 to 4096 pixels, or null for images as they are, not {self.size}")
+            raise FieldError("limit", f"must be at least 1 image, or null for all, not {self.limit}")
+        between(4, 4096, self, "size", said="from 4 to 4096 pixels, or null for images as they are")
         if self.resize is not None and not (self.size is not None and self.fit == "crop" and self.size <= self.resize <= 8192):
-            raise InputError(
-                f"data.resize: must be from data.size to 8192 pixels, and needs it and data.fit crop, not {self.resize}"
-            )
+            needed = (" to 8192 pixels, and needs it and ", Name("fit"), f" crop, not {self.resize}")
+            raise FieldError("resize", "must be from ", Name("size"), *needed)
         if not 0 < self.test_fraction <= 0.5:
-            raise InputError(f"data.test_fraction: must be above 0 and at most 0.5, not {self.test_fraction}")
-        if self.workers is not None and not 1 <= self.workers <= 1024:
-            raise InputError(f"data.workers: must be from 1 to 1024 processes, or null, not {self.workers}")
+            raise FieldError("test_fraction", f"must be above 0 and at most 0.5, not {self.test_fraction}")
+        between(1, 1024, self, "workers", said="from 1 to 1024 processes, or null")
 
     def augmentation(self) -> Augmentation:
         """The random changes that these settings ask for."""
@@ -164,13 +161,13 @@ def load_images(
             than `known`, or a random crop or cutout that could hide all of an image.
     """
     if config.name not in DATASETS:
-        raise InputError(f"data.name: {DATASETS.unknown(config.name)}")
+        raise FieldError("data.name", DATASETS.unknown(config.name))
     images = DATASETS[config.name](config, part)
     if known is not None:
         _check_format(images.format, known)
     if part == "train" and config.limit is not None:
         if config.limit > len(images):
-            raise InputError(f"data.limit: {config.limit} is more than the {len(images)} training images of {config.name}")
+            raise FieldError("data.limit", f"{config.limit} is more than the {len(images)} training images of {config.name}")
         images = images.take(stratified(images.labels, config.limit, new_generator("limit")))
     if isinstance(images, ImageSet):
         if config.size is not None:
@@ -188,7 +185,7 @@ def _check_augmentation(config: DataConfig, form: ImageFormat) -> None:
     _, height, width = form.shape
     for name, pixels in (("crop_padding", config.crop_padding), ("cutout", config.cutout)):
         if pixels and pixels >= min(height, width):
-            raise InputError(f"data.{name}: {pixels} pixels could hide all of an image of {height}x{width}; use fewer")
+            raise FieldError(f"data.{name}", f"{pixels} pixels could hide all of an image of {height}x{width}; use fewer")
 
 
 def _workers(images: Images, config: DataConfig, device: torch.device) -> int:
@@ -220,9 +217,8 @@ def _prepared(
         first = found.unreadable[0]
         if not config.skip_unreadable:
             more = f", and {len(found.unreadable) - 1} more" if len(found.unreadable) > 1 else ""
-            raise InputError(
-                f"data.root: {first}{more}; mend or delete it, or leave such files out, --data.skip_unreadable true"
-            )
+            mend = f"{first}{more}; mend or delete it, or leave such files out, --"
+            raise FieldError("data.root", mend, Name("data.skip_unreadable"), " true")
         log(f"left out, unreadable: {len(found.unreadable)} of {len(files)} {part} images")
         for problem in found.unreadable:
             log(f"left out: {problem}")
@@ -230,7 +226,7 @@ def _prepared(
     before, left = (labels.bincount(minlength=len(names)) for labels in (files.labels, files.labels[found.readable]))
     lost = (before > 0) & (left == 0)
     if not left.any() or (part == "train" and lost.any()):
-        raise InputError(f"data.root: no image of class {names[int(lost.int().argmax())]!r} can be read")
+        raise FieldError("data.root", f"no image of class {names[int(lost.int().argmax())]!r} can be read")
     if known is None and part == "test":
         # Asked for alone, the test part has the statistics of the training part all the same.
         known = load_images(config, "train", device, log=log).format
@@ -246,14 +242,15 @@ def _normalised(files: ImageFiles, mean: tuple[float, ...], std: tuple[float, ..
 def _check_format(form: ImageFormat, known: ImageFormat) -> None:
     """Raises ValueError for images of other classes or channels than those of `known`."""
     if form.class_names != known.class_names:
-        raise InputError(
-            f"data.name: the images have {form.class_names_in_short()}, those that the network was trained on "
-            f"{known.class_names_in_short()}"
+        raise FieldError(
+            "data.name",
+            f"the images have {form.class_names_in_short()}, those that the network was trained on "
+            f"{known.class_names_in_short()}",
         )
     described = [(f"{other.shape[0]} channels", f"pixels that are divided by {other.scale:g}") for other in (form, known)]
     for ours, theirs in zip(*described, strict=True):
         if ours != theirs:
-            raise InputError(f"data.name: the images have {ours}, those that the network was trained on {theirs}")
+            raise FieldError("data.name", f"the images have {ours}, those that the network was trained on {theirs}")
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -277,7 +274,7 @@ def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImag
     """
     count = int(fraction * len(images))
     if not 0 < count < len(images):
-        raise InputError(f"train_fraction: {fraction} of {len(images)} images leaves one of the two parts empty")
+        raise FieldError("train_fraction", f"{fraction} of {len(images)} images leaves one of the two parts empty")
     order = torch.randperm(len(images), generator=new_generator(seed, "split"))
     return images.take(order[:count]), images.take(order[count:])
 
@@ -316,5 +313,5 @@ def class_weights(images: Images, config: DataConfig) -> Tensor | None:
     counts = images.labels.bincount(minlength=images.classes)
     if not counts.all():
         name = images.format.class_names[int(counts.argmin())]
-        raise InputError(f"data.class_weights: class {name!r} has no training image; leave the weights out or add images")
+        raise FieldError("data.class_weights", f"class {name!r} has no training image; leave the weights out or add images")
     return (len(images) / (images.classes * counts)).float()

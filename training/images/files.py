@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from base.checks import InputError
+from base.checks import FieldError, InputError, Name
 from training.images.format import BYTE, Crop, ImageFormat, ImageSet, statistics_of_sums
 from training.images.workers import new_loader, results
 
@@ -108,7 +108,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).encode(errors="backslashreplace").decode()
 
 
-class OfOtherSize(ValueError):
+class OfOtherSize(FieldError):
     """An image has another size than the others, and there is none that all are brought to."""
 
 
@@ -149,8 +149,11 @@ class ImageFiles:
         if tuple(image.shape) != self.format.shape:
             ours, others = (f"{width}x{height}" for _, height, width in (image.shape, self.format.shape))
             raise OfOtherSize(
-                f"data.size: {_one_line(file)} has {ours} pixels where another image has {others}; "
-                "images of different sizes need one that all are brought to, such as --data.size 64"
+                "data.size",
+                f"{_one_line(file)} has {ours} pixels where another image has {others}; "
+                "images of different sizes need one that all are brought to, such as --",
+                Name("data.size"),
+                " 64",
             )
         return image
 
@@ -207,22 +210,22 @@ class _Found:
     """Of the readable ones, none where they are not to be kept."""
 
 
-class _Surveyor(Dataset[_Found | str]):
+class _Surveyor(Dataset[_Found | InputError]):
     """In a worker: decodes some of the images and adds up their pixels, exactly, in whole numbers."""
 
     def __init__(self, images: ImageFiles, keep: bool) -> None:
         self._images = images
         self._keep = keep
 
-    def __getitem__(self, places: range) -> _Found | str:
+    def __getitem__(self, places: range) -> _Found | InputError:
         readable, unreadable, pixels = [], [], []
         for place in places:
             try:
                 pixels.append(self._images.pixels(torch.tensor([place])))
                 readable.append(place)
             except OfOtherSize as error:
-                return str(error)
-            except ValueError as error:
+                return error
+            except InputError as error:
                 unreadable.append(str(error))
         values = torch.cat([torch.empty(0, *self._images.format.shape, dtype=torch.uint8), *pixels])
         by_channel = rearrange(values, "n c h w -> c (n h w)").long()

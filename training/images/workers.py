@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from base.checks import InputError
+
 Request = TypeVar("Request")
 Made = TypeVar("Made")
 
@@ -22,11 +24,11 @@ def available_cores() -> int:
 
 
 def new_loader(
-    maker: "Dataset[Made | str]", requests: Sequence[Request], workers: int, **options: Any
-) -> "DataLoader[Made | str]":
+    maker: "Dataset[Made | InputError]", requests: Sequence[Request], workers: int, **options: Any
+) -> "DataLoader[Made | InputError]":
     """Hands out what `maker` makes of each of the `requests`, in their order, made by that many processes; 0: by this one.
 
-    A maker returns a text where the input is at fault: an error would come back with the traceback of its process.
+    A maker returns an error where the input is at fault: raised, it would come back with the traceback of its process.
     """
     return DataLoader(
         maker,
@@ -40,8 +42,8 @@ def new_loader(
     )
 
 
-def results(loader: "DataLoader[Made | str]") -> Iterator[Made]:
-    """What the maker has made. Raises ValueError with the text that it returned instead."""
+def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
+    """What the maker has made. Raises the InputError that it returned instead."""
     # A process that is told to end before it has learnt how to would be an error at the exit of its parent.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     try:
@@ -49,8 +51,8 @@ def results(loader: "DataLoader[Made | str]") -> Iterator[Made]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     for made in started:
-        if isinstance(made, str):
-            raise ValueError(made)
+        if isinstance(made, InputError):
+            raise made
         yield made
 
 

@@ -151,7 +151,7 @@ class Checkpoints:
             return None
         try:
             return self._read(files[-1])
-        except (ValueError, OSError) as error:
+        except (InputError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             earlier = f"go on from epoch {_epoch(files[-2])}" if len(files) > 1 else "start from the beginning"
             raise InputError(f"{files[-1]}: {reason}; delete it to {earlier}, or begin anew with --overwrite") from error
@@ -232,7 +232,7 @@ def _progress(path: Path) -> str:
 def _check_same_config(path: Path, config: "DataclassInstance", may_change: Collection[str]) -> None:
     try:
         saved, new = leaves(read_yaml(path / CONFIG_FILE)), leaves(config_to_dict(config))
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{error}; the run cannot be resumed, begin anew with --overwrite") from error
     for name in [*new, *(name for name in saved if name not in new)]:
         if name.partition(".")[0] in may_change:

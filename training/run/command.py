@@ -1,14 +1,20 @@
-"""Runs what a command line asks for: every foreseeable end is one line and an exit status."""
+"""Runs what a command line asks for: every end is one line and an exit status."""
 
 import errno
+import re
 import signal
 import sys
 import threading
+import traceback
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
+from base.checks import InputError
 from base.texts import one_line
+
+_LACK_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 
 class TrainingDiverged(RuntimeError):
@@ -16,10 +22,10 @@ class TrainingDiverged(RuntimeError):
 
 
 def command(prog: str, main: Callable[[], None]) -> int:
-    """Run `main` and return the exit status: 0, or one line on stderr and
+    """Runs `main` and returns the exit status: 0, or one line on stderr and
 
-    - 2: something is wrong with the input or the disk (ValueError, OSError), or memory is short,
-    - 1: training diverged,
+    - 2: something is wrong with the input or the disk (InputError, OSError), or memory is short,
+    - 1: training diverged, or an error of ours, whose traceback is in the log of the run that was open (`Monitor`),
     - 130: stopped by Ctrl-C or SIGTERM.
     """
     try:
@@ -29,30 +35,47 @@ def command(prog: str, main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: stopped; the same --run with --resume goes on from the last checkpoint", file=sys.stderr)
         return 130
-    except TrainingDiverged as error:
-        message, status = one_line(error), 1
-    except OSError as error:
+    except Exception as error:
+        end = foreseen(error)
+        if end is None:
+            # The notes of an error that was raised while a run was open say where its traceback is.
+            notes = getattr(error, "__notes__", None) or [f"raised {_place(error)}, while no run was open to log more"]
+            end = End(one_line(f"internal error: {type(error).__name__}: {error}; {'; '.join(notes)}"), 1)
+        print(f"{prog}: error: {end.message}", file=sys.stderr)
+        return end.status
+
+
+class End(NamedTuple):
+    """How a command ends for an error."""
+
+    message: str
+    status: int
+
+
+def foreseen(error: BaseException) -> End | None:
+    """How a command ends for an error that is no mistake of ours; None for one that is."""
+    if isinstance(error, TrainingDiverged):
+        return End(one_line(error), 1)
+    if isinstance(error, OSError):
         reason = error.strerror or one_line(error)
-        message, status = f"{error.filename}: {reason}" if error.filename is not None else reason, 2
+        message = f"{error.filename}: {reason}" if error.filename is not None else reason
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message += "; make room, then the same --run with --resume goes on from the last checkpoint"
-    except ValueError as error:
-        message, status = one_line(error), 2
-    except (MemoryError, RuntimeError) as error:
-        status = 2
-        if _is_lack_of_memory(error):
-            message = "not enough memory; less is needed with smaller channels, cells, batch_size or data.limit"
-        elif "DataLoader worker" in str(error):
-            message = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
-        else:
-            raise
-    print(f"{prog}: error: {message}", file=sys.stderr)
-    return status
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
+        return End(message, 2)
+    if isinstance(error, InputError):
+        return End(one_line(error), 2)
     # On a GPU torch raises a RuntimeError of its own class, on the CPU a plain one.
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _LACK_OF_MEMORY.search(str(error))):
+        return End("not enough memory; less is needed with smaller channels, cells, batch_size or data.limit", 2)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return End("a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers", 2)
+    return None
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised: file, line and function."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"in {frame.filename}, line {frame.lineno}, {frame.name}"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import docstring_parser
 import jsonargparse
 import yaml
 
-from base.checks import InputError
+from base.checks import FieldError, InputError
 from base.plain_yaml import read_yaml
 from base.texts import one_line
 
@@ -384,7 +384,10 @@ def _build(schema: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     for field in dataclasses.fields(schema):
         name, hint = prefix + field.name, hints[field.name]
         nested = dataclasses.is_dataclass(hint) and isinstance(hint, type)
-        arguments[field.name] = _build(hint, values, f"{name}.") if nested else values[name]
+        try:
+            arguments[field.name] = _build(hint, values, f"{name}.") if nested else values[name]
+        except FieldError as error:
+            raise error.within(field.name) from error
     return schema(**arguments)
 
 

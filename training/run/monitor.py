@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,9 +15,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from base.checks import InputError
+from base.checks import FieldError
 from base.files import naming_errors
-from training.run.command import TrainingDiverged
+from training.run.command import TrainingDiverged, foreseen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,13 +82,20 @@ class Monitor:
     def __enter__(self) -> "Monitor":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
+            if isinstance(error, Exception) and foreseen(error) is None:
+                self._keep(error)
             self.close()
         except OSError:
             # What ended the run says more than that the last lines could not be written.
             if error is None:
                 raise
+
+    def _keep(self, error: Exception) -> None:
+        """Writes the traceback of an error of ours to the log, and into the error where it is."""
+        print(*traceback.format_exception(error), sep="", end="", file=self._log, flush=True)
+        error.add_note(f"its traceback is in {self._log_path}")
 
 
 class Bar:
@@ -126,7 +134,7 @@ class Bar:
     def __enter__(self) -> "Bar":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -141,9 +149,9 @@ class StopConfig:
 
     def __post_init__(self) -> None:
         if self.hours is not None and not self.hours > 0:
-            raise InputError(f"stop.hours: must be positive, not {self.hours}")
+            raise FieldError("hours", f"must be positive, not {self.hours}")
         if self.accuracy is not None and not 0 < self.accuracy <= 1:
-            raise InputError(f"stop.accuracy: must be a share above 0 and at most 1, not {self.accuracy}")
+            raise FieldError("accuracy", f"must be a share above 0 and at most 1, not {self.accuracy}")
 
 
 class StopConditions:

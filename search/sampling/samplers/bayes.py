@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from base.checks import InputError, check_whole
+from base.checks import FieldError, Name, choices, whole
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.model_based import ModelBasedSampler
@@ -35,20 +35,16 @@ class BayesConfig:
     """Name of the study in the storage; null: fusenas."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("model", Model), ("encoding", EncodingName)):
-            value = getattr(self, name)
-            if value not in get_args(kind) and (value is not None or name == "model"):
-                raise InputError(f"bayes.{name}: must be one of {', '.join(get_args(kind))}, not {value!r}")
-        for name in ("initial", "batch"):
-            check_whole(f"bayes.{name}", getattr(self, name))
+        choices(self)
+        whole(self, "initial", "batch")
         for name in ("encoding", "batch") if self.by_optuna else ("storage", "study"):
             if getattr(self, name) is not None:
-                raise InputError(f"bayes.{name}: has no meaning for {self.model}; leave it out")
+                raise FieldError(name, f"has no meaning for {self.model}; leave it out")
         for name in ("storage", "study"):
             if getattr(self, name) == "":
-                raise InputError(f"bayes.{name}: must not be empty")
+                raise FieldError(name, "must not be empty")
         if self.study is not None and self.storage is None:
-            raise InputError("bayes.study: a study has a name in a storage alone; set bayes.storage, or leave it out")
+            raise FieldError("study", "a study has a name in a storage alone; set ", Name("storage"), ", or leave it out")
 
     @property
     def by_optuna(self) -> bool:
@@ -96,5 +92,5 @@ def _sampler_class(bayes: BayesConfig) -> type[Sampler]:
     try:
         from search.sampling.samplers.optuna_study import OptunaSampler
     except ModuleNotFoundError as error:
-        raise InputError(f"bayes.model: {bayes.model} needs Optuna: pip install 'fusenas[bayes]'") from error
+        raise FieldError("bayes.model", f"{bayes.model} needs Optuna: pip install 'fusenas[bayes]'") from error
     return OptunaSampler

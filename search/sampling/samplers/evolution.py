@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from base.checks import InputError, check_whole
+from base.checks import FieldError, choices, share, whole
 from base.registry import Registry
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
@@ -50,19 +50,14 @@ class EvolutionConfig:
 
     def __post_init__(self) -> None:
         if self.name not in SCHEMES:
-            raise InputError(f"evolution.name: {SCHEMES.unknown(self.name)}")
-        for name, kind in (("selection", Selection), ("objective", Objective)):
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(f"evolution.{name}: must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
-        for name in ("population", "sample", "tournament", "crossover_points"):
-            check_whole(f"evolution.{name}", getattr(self, name))
-        for name in ("edge_share", "crossover_share", "mutation_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"evolution.{name}: must be from 0 to 1, not {getattr(self, name)}")
+            raise FieldError("name", SCHEMES.unknown(self.name))
+        choices(self)
+        whole(self, "population", "sample", "tournament", "crossover_points")
+        share(self, "edge_share", "crossover_share", "mutation_share")
         if self.name == "generational" and not 0 <= self.elite < self.population:
-            raise InputError(f"evolution.elite: must be from 0 to below population = {self.population}, not {self.elite}")
+            raise FieldError("elite", f"must be from 0 to below population = {self.population}, not {self.elite}")
         if self.name != "ageing" and not self.crossover_share and not self.mutation_share:
-            raise InputError("evolution.mutation_share: must be above 0 where crossover_share is 0, or nothing changes")
+            raise FieldError("mutation_share", "must be above 0 where crossover_share is 0, or nothing changes")
 
 
 @dataclass
@@ -78,15 +73,15 @@ class EvolutionSearchConfig(SamplingConfig):
         super().__post_init__()
         evolution = self.evolution
         if evolution.population >= self.evaluations:
-            raise InputError(
-                f"evolution.population: must be below evaluations = {self.evaluations}, or none has a child, "
-                f"not {evolution.population}"
+            raise FieldError(
+                "evolution.population",
+                f"must be below evaluations = {self.evaluations}, or none has a child, not {evolution.population}",
             )
         blocks = len(Encoding(get_space(self.space), self.exclude).blocks)
         if evolution.name != "ageing" and evolution.crossover_share and evolution.crossover_points >= blocks:
-            raise InputError(
-                f"evolution.crossover_points: space {self.space} can be cut in {blocks - 1} places, "
-                f"not in {evolution.crossover_points}"
+            raise FieldError(
+                "evolution.crossover_points",
+                f"space {self.space} can be cut in {blocks - 1} places, not in {evolution.crossover_points}",
             )
 
 
@@ -178,9 +173,10 @@ class _Nsga2(Scheme):
         super().__init__(encoding, options, random, costs)
         known: Mapping[str, float] = costs(encoding.of_values([0] * len(encoding.variables))) if costs is not None else {}
         if costs is None or options.objective not in known:
-            raise InputError(
-                f"evolution.objective: {options.objective} of an architecture is not known here, but "
-                f"{', '.join(known) or 'nothing'}; --latency measured, or a column of the table, adds latency_ms"
+            raise FieldError(
+                "evolution.objective",
+                f"{options.objective} of an architecture is not known here, but "
+                f"{', '.join(known) or 'nothing'}; --latency measured, or a column of the table, adds latency_ms",
             )
         self.costs = costs
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from base.checks import InputError, check_whole
+from base.checks import FieldError, choices, share, whole
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.operators import crossover, tournament
@@ -36,13 +36,9 @@ class HybridConfig:
     """Mutations that move an operation to another edge, as a share; the others change an operation."""
 
     def __post_init__(self) -> None:
-        if self.survival not in get_args(Survival):
-            raise InputError(f"hybrid.survival: must be one of {', '.join(get_args(Survival))}, not {self.survival!r}")
-        for name in ("population", "tournament", "crossover_points"):
-            check_whole(f"hybrid.{name}", getattr(self, name))
-        for name in ("share", "crossover_share", "edge_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"hybrid.{name}: must be from 0 to 1, not {getattr(self, name)}")
+        choices(self)
+        whole(self, "population", "tournament", "crossover_points")
+        share(self, "share", "crossover_share", "edge_share")
 
 
 @dataclass
@@ -58,7 +54,9 @@ class HybridSearchConfig(SamplingConfig):
         super().__post_init__()
         blocks, points = len(Encoding(get_space(self.space), self.exclude).blocks), self.hybrid.crossover_points
         if self.hybrid.crossover_share and points >= blocks:
-            raise InputError(f"hybrid.crossover_points: space {self.space} can be cut in {blocks - 1} places, not in {points}")
+            raise FieldError(
+                "hybrid.crossover_points", f"space {self.space} can be cut in {blocks - 1} places, not in {points}"
+            )
 
 
 class HybridSampler(PolicySampler):

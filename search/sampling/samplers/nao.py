@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from base.checks import InputError, check_whole
+from base.checks import FieldError, above_zero, choices, inside, whole
 from base.seeds import derive_seed
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome, Variable
@@ -53,19 +53,14 @@ class NaoConfig:
     """Learning rate of Adam."""
 
     def __post_init__(self) -> None:
-        for name in ("initial", "proposals", "seeds", "steps", "hidden", "updates", "batch_size"):
-            check_whole(f"nao.{name}", getattr(self, name))
-        if self.target not in get_args(Target):
-            raise InputError(f"nao.target: must be one of {', '.join(get_args(Target))}, not {self.target!r}")
+        whole(self, "initial", "proposals", "seeds", "steps", "hidden", "updates", "batch_size")
+        choices(self)
         if self.hidden % 2:
-            raise InputError(f"nao.hidden: must be even, not {self.hidden}")
-        for name in ("step", "lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"nao.{name}: must be above 0, not {getattr(self, name)}")
-        if not 0 < self.prediction < 1:
-            raise InputError(f"nao.prediction: must lie between 0 and 1, both excluded, not {self.prediction}")
+            raise FieldError("hidden", f"must be even, not {self.hidden}")
+        above_zero(self, "step", "lr")
+        inside(self, "prediction")
         if not math.isfinite(self.entropy):
-            raise InputError(f"nao.entropy: must be a finite number, not {self.entropy}")
+            raise FieldError("entropy", f"must be a finite number, not {self.entropy}")
 
 
 @dataclass
@@ -80,9 +75,8 @@ class NaoSearchConfig(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nao.initial >= self.evaluations:
-            raise InputError(
-                f"nao.initial: must be below evaluations = {self.evaluations}, or nothing is learned, not {self.nao.initial}"
-            )
+            needed = f"must be below evaluations = {self.evaluations}, or nothing is learned, not {self.nao.initial}"
+            raise FieldError("nao.initial", needed)
 
 
 class NaoSampler(Sampler):

@@ -1,7 +1,6 @@
 """A policy over architectures that learns from their scores by REINFORCE (Williams 1992), and the sampler of ENAS."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from base.checks import InputError, check_whole
+from base.checks import above_zero, at_least, below_one, between, inside, whole
 from base.seeds import new_generator
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
@@ -53,19 +52,12 @@ class ControllerConfig:
     epsilon)."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "batch"):
-            check_whole(f"controller.{name}", getattr(self, name))
-        for name in ("temperature", "tanh_constant", "lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"controller.{name}: must be above 0, not {getattr(self, name)}")
-        if not 0 <= self.baseline_decay < 1:
-            raise InputError(f"controller.baseline_decay: must be from 0 to below 1, not {self.baseline_decay}")
-        if not (math.isfinite(self.entropy) and self.entropy >= 0):
-            raise InputError(f"controller.entropy: must be at least 0, not {self.entropy}")
-        if not 0 <= self.replay_epochs <= 1000:
-            raise InputError(f"controller.replay_epochs: must be from 0 to 1000, not {self.replay_epochs}")
-        if not 0 < self.clip < 1:
-            raise InputError(f"controller.clip: must lie between 0 and 1, both excluded, not {self.clip}")
+        whole(self, "hidden", "batch")
+        above_zero(self, "temperature", "tanh_constant", "lr")
+        below_one(self, "baseline_decay")
+        at_least(0, self, "entropy")
+        between(0, 1000, self, "replay_epochs")
+        inside(self, "clip")
 
 
 @dataclass
@@ -77,7 +69,7 @@ class EnasControllerConfig(ControllerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole("controller.replay_size", self.replay_size)
+        whole(self, "replay_size")
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from base.checks import InputError
+from base.checks import FieldError
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.sampler import Costs, Sampler, Scored
@@ -21,10 +21,10 @@ class HalvingConfig:
 
     def __post_init__(self) -> None:
         if self.eta != 0 and self.eta < 2:
-            raise InputError(f"halving.eta: must be 0 (whole evaluations) or at least 2, not {self.eta}")
+            raise FieldError("eta", f"must be 0 (whole evaluations) or at least 2, not {self.eta}")
         if not 1e-4 <= self.smallest <= 1 / max(1, self.eta):
             most = f"1 / eta = {1 / self.eta:.4g}" if self.eta else "1"
-            raise InputError(f"halving.smallest: must be from 0.0001 to {most}, not {self.smallest}")
+            raise FieldError("smallest", f"must be from 0.0001 to {most}, not {self.smallest}")
 
     @property
     def deepest(self) -> int:
@@ -49,7 +49,7 @@ class RandomSearchConfig(SamplingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.halving.eta and self.evaluate != "supernet":
-            raise InputError(f"halving.eta: {self.evaluate} has no evaluations in part; set it to 0 or evaluate to supernet")
+            raise FieldError("halving.eta", f"{self.evaluate} has no evaluations in part; set it to 0 or evaluate to supernet")
 
 
 class UniformSampler(Sampler):

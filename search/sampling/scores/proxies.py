@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from base.checks import InputError
+from base.checks import FieldError
 from base.registry import Registry
 from base.seeds import derive_seed
 from search.costs.counted import CostTable
@@ -166,7 +166,7 @@ class ProxyScores:
     def __call__(self, genome: Genome, share: float) -> float:
         """Raises ValueError for a part of an evaluation, which a proxy does not have."""
         if share != 1:
-            raise InputError("evaluate: a proxy has whole evaluations only; take a sampler without parts, or a supernet")
+            raise FieldError("evaluate", "a proxy has whole evaluations only; take a sampler without parts, or a supernet")
         if self._count is not None:
             return self._count(genome)
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):

@@ -1,6 +1,6 @@
 """Where the score of an architecture comes from."""
 
-from base.checks import InputError
+from base.checks import FieldError
 from search.costs.tabular import Table
 from search.sampling.encoding import Encoding, Genome
 
@@ -15,5 +15,5 @@ class TableScores:
     def __call__(self, genome: Genome, share: float) -> float:
         """Raises ValueError for a part of an evaluation, which a table does not have."""
         if share != 1:
-            raise InputError("evaluate: a table has whole evaluations only; take a sampler without parts, or a supernet")
+            raise FieldError("evaluate", "a table has whole evaluations only; take a sampler without parts, or a supernet")
         return self._table[self._encoding.genotype(genome)].valid_accuracy_12 / 100

@@ -315,14 +315,11 @@ def test_very_small_concentrations_stay_finite_in_single_precision(others: float
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"name": "sotfmax"},
-            r"relaxation.name: unknown relaxation 'sotfmax'; did you mean softmax\? known: softmax, ",
-        ),
-        ({"temperature": 0.0}, r"relaxation.temperature: must be above 0, not 0.0"),
-        ({"temperature": math.inf}, r"relaxation.temperature: must be above 0, not inf"),
-        ({"temperature": math.nan}, r"relaxation.temperature: must be above 0, not nan"),
-        ({"temperature_end": -1.0}, r"relaxation.temperature_end: must be above 0, not -1.0"),
+        ({"name": "sotfmax"}, r"name: unknown relaxation 'sotfmax'; did you mean softmax\? known: softmax, "),
+        ({"temperature": 0.0}, r"temperature: must be above 0, not 0.0"),
+        ({"temperature": math.inf}, r"temperature: must be above 0, not inf"),
+        ({"temperature": math.nan}, r"temperature: must be above 0, not nan"),
+        ({"temperature_end": -1.0}, r"temperature_end: must be above 0, not -1.0"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:

@@ -1,6 +1,7 @@
 """Tests of training/run/command.py."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from base.checks import FieldError, InputError
 from training.run.command import TrainingDiverged, command
+from training.run.monitor import Monitor
 
 ROOT = Path(__file__).parents[3]
 ROOM = "make room, then the same --run with --resume goes on from the last checkpoint"
@@ -27,7 +30,8 @@ def raising(error: BaseException):
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (ValueError("epochs: must be\n  positive"), 2, "error: epochs: must be positive"),
+        (InputError("epochs: must be\n  positive"), 2, "error: epochs: must be positive"),
+        (FieldError("epochs", "must be positive"), 2, "error: epochs: must be positive"),
         (OSError(28, "No space left on device", "x/1.pt"), 2, f"error: x/1.pt: No space left on device; {ROOM}"),
         (OSError(28, "No space left on device"), 2, f"error: No space left on device; {ROOM}"),
         (OSError(13, "Permission denied", "x"), 2, "error: x: Permission denied"),
@@ -48,9 +52,40 @@ def test_command_lets_the_rest_through(capsys):
     assert command("prog", lambda: None) == 0
     with pytest.raises(SystemExit, match="0"):
         command("prog", raising(SystemExit(0)))
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
-        command("prog", raising(RuntimeError("a mistake of ours")))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, KeyError, AssertionError])
+def test_a_mistake_of_ours_is_not_called_wrong_input(capsys, kind):
+    assert command("prog", raising(kind("shapes\ndiffer"))) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"prog: error: internal error: {kind.__name__}: ") and line.count("\n") == 1
+    assert re.search(r"; raised in \S*test_command\.py, line \d+, main, while no run was open to log more\n$", line)
+
+
+def test_the_traceback_of_a_mistake_of_ours_is_in_the_log_of_the_run(capsys, tmp_path):
+    def main() -> None:
+        with Monitor(tmp_path) as monitor:
+            monitor.log("first line")
+            raise ValueError("shapes differ")
+
+    assert command("prog", main) == 1
+    assert capsys.readouterr().err == (
+        f"prog: error: internal error: ValueError: shapes differ; its traceback is in {tmp_path / 'log.txt'}\n"
+    )
+    log = (tmp_path / "log.txt").read_text()
+    assert "first line\nTraceback (most recent call last):\n" in log
+    assert log.endswith('in main\n    raise ValueError("shapes differ")\nValueError: shapes differ\n')
+
+
+def test_the_log_has_no_traceback_of_wrong_input(capsys, tmp_path):
+    def main() -> None:
+        with Monitor(tmp_path):
+            raise InputError("no such image")
+
+    assert command("prog", main) == 2
+    assert (tmp_path / "log.txt").read_text() == ""
+    assert capsys.readouterr().err == "prog: error: no such image\n"
 
 
 def test_command_takes_sigterm_for_ctrl_c(capsys):
@@ -62,7 +97,7 @@ def test_command_takes_sigterm_for_ctrl_c(capsys):
 
 def test_command_works_in_a_thread():
     statuses: list[int] = []
-    thread = threading.Thread(target=lambda: statuses.append(command("prog", raising(ValueError("x")))))
+    thread = threading.Thread(target=lambda: statuses.append(command("prog", raising(InputError("x")))))
     thread.start()
     thread.join()
     assert statuses == [2]

@@ -167,11 +167,11 @@ def test_hours(monkeypatch):
 
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
 def test_hours_out_of_range(hours):
-    with pytest.raises(ValueError, match=r"^stop\.hours: must be positive, not "):
+    with pytest.raises(ValueError, match=r"^hours: must be positive, not "):
         StopConfig(hours=hours)
 
 
 @pytest.mark.parametrize("accuracy", [0.0, -0.1, 1.01, 97.0, float("nan")])
 def test_accuracy_out_of_range(accuracy):
-    with pytest.raises(ValueError, match=r"^stop\.accuracy: must be a share above 0 and at most 1, not "):
+    with pytest.raises(ValueError, match=r"^accuracy: must be a share above 0 and at most 1, not "):
         StopConfig(accuracy=accuracy)

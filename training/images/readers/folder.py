@@ -3,10 +3,11 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from base.checks import InputError
+from base.checks import FieldError, InputError
 from base.seeds import new_generator
 from training.images.data import DataConfig, Part, stratified
 from training.images.files import Decoding, ImageFiles, image_files
@@ -15,6 +16,19 @@ from training.images.format import BYTE, ImageFormat
 TEST_FOLDERS = ("test", "val")
 _Files = Mapping[str, Sequence[Path]]
 _NAMED = 8  # classes that a message names
+
+
+class EmptyPart(FieldError):
+    """The share of a folder that is its test part leaves nothing in one of the parts."""
+
+    def __init__(self, share: float, images: int, part: str) -> None:
+        """`part` is what would be empty: "the test part" or a class of the training part."""
+        self.found = f"{share} of {images} images leaves {part} empty"
+        super().__init__("data.test_fraction", f"{self.found}; choose another share or give more images")
+        self._made_of = (share, images, part)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._made_of
 
 
 def load(config: DataConfig, part: Part) -> ImageFiles:
@@ -27,14 +41,14 @@ def load(config: DataConfig, part: Part) -> ImageFiles:
     root = Path(config.root)
     if not root.is_dir():
         fault = "is a file" if root.exists() else "there is no such folder"
-        raise InputError(f"data.root: {root}: {fault}; name a folder that has one folder of images for each class")
+        raise FieldError("data.root", f"{root}: {fault}; name a folder that has one folder of images for each class")
     try:
         has_train = _has_train(root)
         train = _by_class(root / "train" if has_train else root)
         test_folder = next((root / name for name in TEST_FOLDERS if has_train and (root / name).is_dir()), None)
         test = None if test_folder is None else _by_class(test_folder)
     except OSError as error:
-        raise InputError(f"data.root: {error.filename}: cannot be read: {error.strerror}") from error
+        raise FieldError("data.root", f"{error.filename}: cannot be read: {error.strerror}") from error
     names = _class_names(train, root)
     if test is not None:
         assert test_folder is not None
@@ -65,8 +79,8 @@ def _by_class(folder: Path) -> _Files:
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith(".") and (files := list(image_files(entry))):
             if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
-                raise InputError(
-                    f"data.root: {entry.name!r} is no name for a class, as it cannot be printed; rename the folder"
+                raise FieldError(
+                    "data.root", f"{entry.name!r} is no name for a class, as it cannot be printed; rename the folder"
                 )
             found[entry.name] = files
     return found
@@ -75,18 +89,20 @@ def _by_class(folder: Path) -> _Files:
 def _class_names(train: _Files, root: Path) -> tuple[str, ...]:
     expected = "expected are folders with images in them, one for each class, such as cats/1.jpg and dogs/1.jpg"
     if not train:
-        raise InputError(f"data.root: {root}: no images found; {expected}, in it or in a folder train in it")
+        raise FieldError("data.root", f"{root}: no images found; {expected}, in it or in a folder train in it")
     if len(train) == 1:
-        raise InputError(f"data.root: {root}: only one class, {next(iter(train))!r}, has images; {expected}")
+        raise FieldError("data.root", f"{root}: only one class, {next(iter(train))!r}, has images; {expected}")
     return tuple(train)
 
 
 def _check_known(test: _Files, names: Sequence[str], folder: Path) -> None:
     if not test:
-        raise InputError(f"data.root: {folder}: no images found; delete the folder to have a share of the others as test part")
+        raise FieldError(
+            "data.root", f"{folder}: no images found; delete the folder to have a share of the others as test part"
+        )
     if unknown := [name for name in test if name not in names]:
         known = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
-        raise InputError(f"data.root: {folder / unknown[0]}: the training part has no class {unknown[0]!r}, only {known}")
+        raise FieldError("data.root", f"{folder / unknown[0]}: the training part has no class {unknown[0]!r}, only {known}")
 
 
 def _flat(files: _Files, names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
@@ -102,10 +118,7 @@ def _test_part(labels: torch.Tensor, config: DataConfig, names: Sequence[str]) -
     left = labels[~chosen].bincount(minlength=len(names))
     if count == 0 or not left.all():
         short = "the test part" if count == 0 else f"class {names[int(left.argmin())]!r} of the training part"
-        raise InputError(
-            f"data.test_fraction: {config.test_fraction} of {len(labels)} images leaves {short} empty; "
-            "choose another share or give more images"
-        )
+        raise EmptyPart(config.test_fraction, len(labels), short)
     return chosen
 
 
@@ -116,6 +129,6 @@ def _first_size(files: Sequence[Path], decoding: Decoding) -> tuple[int, int]:
         try:
             _, height, width = decoding.read(str(file)).shape
             return height, width
-        except ValueError as error:
+        except InputError as error:
             problem = problem or error
-    raise InputError(f"data.root: no image can be read: {problem}")
+    raise FieldError("data.root", f"no image can be read: {problem}")

@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from base.checks import InputError
+from base.checks import FieldError, InputError, Name
 from base.texts import one_line
 from training.images.data import DataConfig, Part
 from training.images.format import ImageSet, channel_statistics
@@ -30,12 +30,12 @@ def load(config: DataConfig, part: Part) -> ImageSet:
     path = Path(config.root)
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "there is no such file"
-        raise InputError(f"data.root: {path}: {fault}; name an .npz file that holds {', '.join(ARRAYS)}")
+        raise FieldError("data.root", f"{path}: {fault}; name an .npz file that holds {', '.join(ARRAYS)}")
     arrays = _read(path)
     try:
         return image_set(arrays, part, any_size=config.size is not None)
-    except ValueError as error:
-        raise InputError(f"data.root: {path}: {error}") from error
+    except InputError as error:
+        raise FieldError("data.root", f"{path}: ", *error.parts) from error
 
 
 def image_set(arrays: Mapping[str, np.ndarray[Any, Any]], part: Part, any_size: bool = False) -> ImageSet:
@@ -52,17 +52,22 @@ def image_set(arrays: Mapping[str, np.ndarray[Any, Any]], part: Part, any_size: 
         if not len(images[name]):
             raise InputError(f"x_{name}: has no images")
     train, test = images["train"], images["test"]
-    for what, differ, ours, theirs in (
-        ("have as many channels", train.shape[1] != test.shape[1], train.shape[1], test.shape[1]),
-        ("be of one type", train.dtype != test.dtype, arrays["x_train"].dtype, arrays["x_test"].dtype),
+
+    def shape(pixels: Tensor) -> str:
+        return "x".join(map(str, pixels.shape[2:]))
+
+    for needed, differ, ours, theirs in (
+        (("have as many channels",), train.shape[1] != test.shape[1], train.shape[1], test.shape[1]),
+        (("be of one type",), train.dtype != test.dtype, arrays["x_train"].dtype, arrays["x_test"].dtype),
         (
-            "be of one size, or be brought to one with --data.size",
+            ("be of one size, or be brought to one with --", Name("data.size")),
             train.shape[2:] != test.shape[2:] and not any_size,
-            *("x".join(map(str, pixels.shape[2:])) for pixels in (train, test)),
+            shape(train),
+            shape(test),
         ),
     ):
         if differ:
-            raise InputError(f"x_train and x_test: must {what}, not {ours} and {theirs}")
+            raise InputError("x_train and x_test: must ", *needed, f", not {ours} and {theirs}")
     mean, std = channel_statistics(images["train"])
     return ImageSet(images[part], labels[part], classes, mean, std)
 
@@ -77,13 +82,15 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
                 raise InputError(f"has no array {missing[0]}, only {held}; {mend}")
             _check_memory(archive)
             return {name: _read_array(archive, name) for name in ARRAYS}
+    except InputError as error:
+        raise FieldError("data.root", f"{path}: ", *error.parts) from error
     except ValueError as error:
-        raise InputError(f"data.root: {path}: {one_line(error)}") from error
+        raise FieldError("data.root", f"{path}: {one_line(error)}") from error
     except PermissionError as error:
-        raise InputError(f"data.root: {path}: cannot be read: {error.strerror}") from error
+        raise FieldError("data.root", f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # of any type: zipfile and numpy trust what a damaged file says of itself
         reason = one_line(error) or type(error).__name__
-        raise InputError(f"data.root: {path}: damaged, or no .npz file ({reason}); {mend}") from error
+        raise FieldError("data.root", f"{path}: damaged, or no .npz file ({reason}); {mend}") from error
 
 
 def _check_memory(archive: zipfile.ZipFile) -> None:
@@ -98,7 +105,7 @@ def _check_memory(archive: zipfile.ZipFile) -> None:
     if needed > free:
         raise InputError(
             f"to read its arrays takes {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; a folder of "
-            "images (--data.name folder) is read as it is needed"
+            "images is read as it is needed"
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from base.checks import InputError
+from base.checks import FieldError, Name
 from training.images.data import DataConfig, Part
 from training.images.format import ImageSet, channel_statistics
 from training.vision import import_torchvision
@@ -70,7 +70,7 @@ def _gray(source: _Source, config: DataConfig, part: Part, names: tuple[str, ...
     for read in (train, data):
         # Its reader compares neither checksums nor one file with the other.
         if not _is_whole(read.data, read.targets, len(names)):
-            raise InputError(_damaged(source, Path(config.root) / source.folder, [], _mend(config)))
+            raise _damaged(source, Path(config.root) / source.folder, [], config)
     mean, std = channel_statistics(rearrange(train.data, "n h w -> n 1 h w"))
     return ImageSet(rearrange(data.data, "n h w -> n 1 h w"), data.targets.long(), 10, mean, std, names)
 
@@ -102,9 +102,13 @@ def _read(source: _Source, config: DataConfig, part: Part) -> Any:
     try:
         if not config.download and not folder.is_dir():
             below = f"the folder above {Path(source.folder).parts[0]}" if source.folder else "its folder"
-            raise InputError(
-                f"data.root: there is no folder {folder}; name {below} with --data.root "
-                f"or download {source.title} with --data.download true"
+            raise FieldError(
+                "data.root",
+                f"there is no folder {folder}; name {below} with --",
+                Name("data.root"),
+                f" or download {source.title} with --",
+                Name("data.download"),
+                " true",
             )
         datasets = import_torchvision().datasets
         chosen = {"split": part} if source is _SVHN else {"train": part == "train"}
@@ -112,22 +116,21 @@ def _read(source: _Source, config: DataConfig, part: Part) -> Any:
     except OSError as error:
         action = "download or read" if config.download else "read"
         reason = " ".join(str(error).split())
-        raise InputError(f"data.root: cannot {action} {source.title} in {config.root}: {reason}") from error
+        raise FieldError("data.root", f"cannot {action} {source.title} in {config.root}: {reason}") from error
+    except FieldError:
+        raise
     except ValueError as error:
-        if str(error).startswith("data.root"):
-            raise
-        raise InputError(_damaged(source, folder, [], _mend(config))) from error
+        raise _damaged(source, folder, [], config) from error
     except Exception as error:  # of any type: a reader trusts what a damaged file says of itself
-        raise InputError(_damaged(source, folder, _bad_files(source, folder), _mend(config))) from error
+        raise _damaged(source, folder, _bad_files(source, folder), config) from error
 
 
-def _mend(config: DataConfig) -> str:
-    return "try the download again" if config.download else "delete the folder and download it again with --data.download true"
-
-
-def _damaged(source: _Source, folder: Path, files: list[str], mend: str) -> str:
+def _damaged(source: _Source, folder: Path, files: list[str], config: DataConfig) -> FieldError:
     named = f" ({', '.join(files)})" if files else ""
-    return f"data.root: {source.title} in {folder} is incomplete or damaged{named}; {mend}"
+    said = f"{source.title} in {folder} is incomplete or damaged{named}; "
+    if config.download:
+        return FieldError("data.root", said, "try the download again")
+    return FieldError("data.root", said, "delete the folder and download it again with --", Name("data.download"), " true")
 
 
 def _bad_files(source: _Source, folder: Path) -> list[str]:

@@ -206,14 +206,14 @@ def test_it_goes_on_bit_for_bit_in_the_middle_of_a_search(space: str, moment: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"initial": 0}, "nao.initial: must be at least 1, not 0"),
-        ({"proposals": 0}, "nao.proposals: must be at least 1, not 0"),
-        ({"hidden": 7}, "nao.hidden: must be even, not 7"),
-        ({"target": "range"}, "nao.target: must be one of rank, score, not 'range'"),
-        ({"step": 0.0}, "nao.step: must be above 0, not 0.0"),
-        ({"lr": float("nan")}, "nao.lr: must be above 0, not nan"),
-        ({"prediction": 1.0}, "nao.prediction: must lie between 0 and 1, both excluded, not 1.0"),
-        ({"entropy": float("inf")}, "nao.entropy: must be a finite number, not inf"),
+        ({"initial": 0}, "initial: must be at least 1, not 0"),
+        ({"proposals": 0}, "proposals: must be at least 1, not 0"),
+        ({"hidden": 7}, "hidden: must be even, not 7"),
+        ({"target": "range"}, "target: must be one of rank, score, not range"),
+        ({"step": 0.0}, "step: must be above 0, not 0.0"),
+        ({"lr": float("nan")}, "lr: must be above 0, not nan"),
+        ({"prediction": 1.0}, "prediction: must lie between 0 and 1, both excluded, not 1.0"),
+        ({"entropy": float("inf")}, "entropy: must be a finite number, not inf"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, Any], message: str) -> None:

@@ -300,5 +300,5 @@ def test_what_was_drawn_in_advance_is_dropped_when_the_policy_learns() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(field: str, value: float, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"^controller\.{field}: {message}, not {value}$"):
+    with pytest.raises(ValueError, match=rf"^{field}: {message}, not {value}$"):
         replace(EnasControllerConfig(), **{field: value})

@@ -121,12 +121,12 @@ def test_one_goes_on_where_a_part_would_be_none() -> None:
 @pytest.mark.parametrize(
     ("eta", "smallest", "message"),
     [
-        (1, 0.1, r"halving.eta: must be 0 \(whole evaluations\) or at least 2, not 1"),
-        (-3, 0.1, r"halving.eta: must be 0 \(whole evaluations\) or at least 2, not -3"),
-        (3, 0.5, r"halving.smallest: must be from 0.0001 to 1 / eta = 0.3333, not 0.5"),
-        (0, 1.5, r"halving.smallest: must be from 0.0001 to 1, not 1.5"),
-        (3, 0.0, r"halving.smallest: must be from 0.0001 to 1 / eta = 0.3333, not 0.0"),
-        (3, math.nan, r"halving.smallest: must be from 0.0001 to 1 / eta = 0.3333, not nan"),
+        (1, 0.1, r"eta: must be 0 \(whole evaluations\) or at least 2, not 1"),
+        (-3, 0.1, r"eta: must be 0 \(whole evaluations\) or at least 2, not -3"),
+        (3, 0.5, r"smallest: must be from 0.0001 to 1 / eta = 0.3333, not 0.5"),
+        (0, 1.5, r"smallest: must be from 0.0001 to 1, not 1.5"),
+        (3, 0.0, r"smallest: must be from 0.0001 to 1 / eta = 0.3333, not 0.0"),
+        (3, math.nan, r"smallest: must be from 0.0001 to 1 / eta = 0.3333, not nan"),
     ],
 )
 def test_wrong_options_are_refused(eta: int, smallest: float, message: str) -> None:
