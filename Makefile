@@ -1,24 +1,27 @@
 # make demo: install, search a cell on scikit-learn's digits, retrain it, compare it with random cells (4 to 6 minutes on 2 cores).
-# make test: install what the tests need; run them, the linter and the type checker.
+# make test: install what the tests need; run the linter, the type checker and the unit tests (minutes).
+# make test-all: the same with tests/end_to_end and the tests that are slow: whole products, real fits, processes that are killed.
 # make aot: build every variant of every kernel for sm_90, without a GPU, and check what the compiler made of it (5 minutes).
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 DEMO ?= runs/demo
 
-.PHONY: demo test test-slow aot clean
+.PHONY: demo check test test-all aot clean
 
 demo: $(VENV)/installed
 	$(RUN) -m benchmarks.demo --directory $(DEMO)
 
-test: $(VENV)/installed-test
+check: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/installed-test
-	$(RUN) -m pytest -n 2 --dist loadfile -m slow
+test: check
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/end_to_end
+
+test-all: check
+	$(RUN) -m pytest -n 2 --dist worksteal --durations 25
 
 aot: $(VENV)/installed-test
 	$(RUN) -m benchmarks.aot --all --table benchmarks/results/aot_sm90.md

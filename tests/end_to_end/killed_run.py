@@ -24,6 +24,7 @@ import sklearn.model_selection
 import torch
 import torch.utils.tensorboard
 from matplotlib.figure import Figure
+from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import base.files
@@ -31,12 +32,11 @@ import retrain.__main__
 import retrain.page
 import retrain.trainer
 import search.darts
-import search.differentiable.bilevel
 import search.differentiable.recorder
 import search.differentiable.report
 import search.differentiable.trainer
-import supernet.cell
-import supernet.discrete
+from supernet.cell import MixedCell
+from supernet.discrete import DiscreteCell
 from training.run.checkpoint import Checkpoints
 from training.run.monitor import Monitor
 from training.vision import import_torchvision
@@ -108,9 +108,13 @@ def watch(moments: Moments) -> None:
     for trainer in (search.differentiable.trainer.BilevelSearch, retrain.trainer.Retraining):
         wrap(trainer, "run_epoch", before=begin)
     wrap(Checkpoints, "save", after=end)
-    for cell in (supernet.cell.MixedCell, supernet.discrete.DiscreteCell):
-        wrap(cell, "forward", after=passing("cell forward"))
-    wrap(search.differentiable.bilevel, "_gradient", after=passing("architecture gradient"))
+
+    def forward(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, MixedCell | DiscreteCell):
+            moments.passed("cell forward")
+
+    register_module_forward_hook(forward)
+    wrap(torch.autograd, "grad", after=passing("architecture gradient"))
     register_optimizer_step_pre_hook(lambda optimizer, *_: moments.passed(f"{level(optimizer)} before step"))
     register_optimizer_step_post_hook(lambda optimizer, *_: moments.passed(f"{level(optimizer)} after step"))
     wrap(Monitor, "flush", before=passing("curves unflushed"))
@@ -118,7 +122,10 @@ def watch(moments: Moments) -> None:
 
 
 def watch_files(moments: Moments) -> None:
-    """A file is half written, written (under its temporary name) and replaced (under its own)."""
+    """A file is half written, written (under its temporary name) and replaced (under its own).
+
+    Between two halves of a write there is no seam, so that `write_atomically` is given a file that stops there.
+    """
 
     def name_of(path: str | Path) -> str:
         name = Path(path).name.removesuffix(".tmp")

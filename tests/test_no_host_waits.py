@@ -127,7 +127,11 @@ SEARCHES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("variant", SEARCHES)
+SLOW = ("bfloat16, second order", "bfloat16, second order, exact", "bfloat16, darts", "darts, second order", "partial channels")
+"""Both halves of each are variants of their own, which every run of the tests takes."""
+
+
+@pytest.mark.parametrize("variant", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SEARCHES])
 def test_a_search_step_never_waits_for_the_device(variant: str, tmp_path: Path) -> None:
     search = new_search(tmp_path, **SEARCHES[variant])
     if search.config.weights.name == "sgd":

@@ -19,9 +19,9 @@ from retrain.weights import Trained
 from supernet.genotypes.genotype import Genotype
 from training.run.checkpoint import Checkpoints
 
-TESTS = Path(__file__).parent
+HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(TESTS.parent),
+    "PYTHONPATH": str(HERE.parents[1]),
     # One thread: the same bits each time, and nothing that a fork would lose.
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
 }
@@ -38,7 +38,9 @@ class Scenario:
     results: tuple[str, ...]
     """Files that must be the same, byte for byte."""
     chains: tuple[tuple[str, ...], ...]
-    """Moments at which a run is killed, one after the other; see killed_run.py for what they are called."""
+    """Moments at which a run is killed, one after the other; see killed_run.py for their names."""
+    quick: int = 0
+    """So many of the chains, the first ones, are not slow."""
 
 
 SCENARIOS = {
@@ -48,33 +50,36 @@ SCENARIOS = {
         ("genotype.json", "history.jsonl"),
         (
             ("config.yaml half written", "cell forward", "genotype.json half written"),
-            ("history.jsonl half written", "history.jsonl replaced"),
             ("architecture gradient", "checkpoint half written", "weights before step"),
+            ("history.jsonl half written", "history.jsonl replaced"),
             ("alphas before step", "checkpoint written", "weights after step"),
             ("alphas after step", "checkpoint replaced", "genotype.json written"),
             ("curves unflushed", "genotype.json replaced"),
         ),
+        quick=2,
     ),
     "second": Scenario(
         "search.darts",
         {"order": "second", **NASBENCH},
         ("genotype.json", "history.jsonl"),
         (
-            ("architecture gradient", "alphas before step", "checkpoint replaced"),
             ("alphas after step", "checkpoint half written", "weights after step"),
+            ("architecture gradient", "alphas before step", "checkpoint replaced"),
             ("cell forward", "architecture gradient", "weights before step"),
         ),
+        quick=1,
     ),
     "retrain": Scenario(
         "retrain",
         {"genotype": "", "cells": 1, "drop_path": 0.3, "auxiliary_weight": 0, **SIZE},
         ("genotype.json", "weights.safetensors", "metrics.json"),
         (
-            ("genotype.json half written", "cell forward", "weights before step"),
             ("checkpoint half written", "weights after step", "weights.safetensors half written"),
             ("checkpoint replaced", "curves unflushed", "weights.safetensors written"),
+            ("genotype.json half written", "cell forward", "weights before step"),
             ("checkpoint written", "metrics.json half written", "metrics.json written"),
         ),
+        quick=2,
     ),
     "darts": Scenario(
         "search.darts",
@@ -90,7 +95,11 @@ SCENARIOS = {
         (("cell forward", "weights.safetensors replaced"),),
     ),
 }
-CHAINS = [(name, chain) for name, scenario in SCENARIOS.items() for chain in scenario.chains]
+CHAINS = [
+    pytest.param(name, chain, id=f"{name}: {', '.join(chain)}", marks=[] if number < scenario.quick else pytest.mark.slow)
+    for name, scenario in SCENARIOS.items()
+    for number, chain in enumerate(scenario.chains)
+]
 Run = Callable[..., tuple[int, list[tuple[str, int]]]]
 
 
@@ -102,7 +111,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """
     files = tmp_path_factory.mktemp("server")
     (files / "genotype.txt").write_text(NASBENCH_TEXT)
-    command = [sys.executable, "-P", str(TESTS / "killed_run.py")]
+    command = [sys.executable, "-P", str(HERE / "killed_run.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
 
         def run_one(scenario: Scenario, path: Path, *flags: str, fatal: tuple[str, int] | None = None):
@@ -199,7 +208,7 @@ def check_same_run(path: Path, expected: Path, results: tuple[str, ...]) -> None
     assert not list(path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(("name", "chain"), CHAINS, ids=[f"{name}: {', '.join(chain)}" for name, chain in CHAINS])
+@pytest.mark.parametrize(("name", "chain"), CHAINS)
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(
     name: str, chain: tuple[str, ...], run: Run, whole: Callable[[str], tuple[Path, list[tuple[str, int]]]], tmp_path: Path
 ) -> None:

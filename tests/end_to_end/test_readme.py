@@ -15,7 +15,7 @@ import retrain.evaluate
 import retrain.export
 from fusenas import settings
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 ONE_CALL, EXAMPLE = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 OWN_IMAGES = README[README.index("## Your own images") : README.index("## Search, then retrain")]
 
