@@ -22,7 +22,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from base.files import write_atomically
-from search.methods import METHODS, SAMPLING_METHODS
+from search.differentiable.method import DifferentiableMethod
+from search.methods import get_method, list_methods
 
 SPACES = ("darts", "nasbench201")
 _DATA = "--data.name digits --data.limit 80 --data.crop_padding 1 --device cpu --threads 1 --log_every 2"
@@ -54,10 +55,10 @@ _RETRAIN = f"{_DATA} --epochs 3 --batch_size 16 --channels 4 --cells 3 --validat
 
 def runs() -> Iterator[tuple[str, str, list[str]]]:
     """(name, module of the command, arguments) of everything that is compared."""
-    named = {method: (method, "") for method in (*METHODS, *SAMPLING_METHODS)} | _VARIANTS
+    named = {method: (method, "") for method in list_methods()} | _VARIANTS
     for space in SPACES:
         for name, (method, more) in named.items():
-            family = _GRADIENT if method in METHODS else _SAMPLING
+            family = _GRADIENT if isinstance(get_method(method), DifferentiableMethod) else _SAMPLING
             partial = "--channels 8" if method == "pcdarts" else ""
             words = f"{_SEARCH} {_SIZES[space]} {family} {partial} {_OWN.get(method, '')} {more}".split()
             yield f"{name}, {space}", f"search.{method}", words

@@ -14,7 +14,8 @@ from typing import Any
 
 from base.files import write_atomically
 from search.differentiable.config import SearchConfig
-from search.methods import METHODS, get_method
+from search.differentiable.method import DifferentiableMethod
+from search.methods import get_method, list_methods
 
 PAGE = Path(__file__).parent.parent / "docs" / "combinations.md"
 SPACES = ("darts", "nasbench201")
@@ -154,7 +155,9 @@ def _section(space: str) -> str:
         f"| method | {' | '.join(part.name for part in PARTS)} |",
         "|---" * (len(PARTS) + 1) + "|",
     ]
-    lines += [f"| {method} | {' | '.join(cell(method, part) for part in PARTS)} |" for method in METHODS]
+    lines += [
+        f"| {method} | {' | '.join(cell(method, part) for part in PARTS)} |" for method in list_methods(DifferentiableMethod)
+    ]
     lines += ["", *(f"{number}. {reason}" for reason, number in notes.items()), ""]
     return "\n".join(lines)
 

@@ -38,10 +38,12 @@ from search.costs.tabular import Table, TableRow, best_of_random, random_archite
 from search.differentiable.config import SearchConfig
 from search.differentiable.early_stop import reason_to_stop
 from search.differentiable.measures import skip_connections
+from search.differentiable.method import DifferentiableMethod
 from search.differentiable.selection import Perturbation
 from search.history import SamplingEpoch, SamplingRound, SearchEntry, SearchEpoch, read_search_history
-from search.methods import METHODS, SAMPLING_METHODS, get_method
+from search.methods import Percent, get_method, list_methods
 from search.sampling.config import SamplingConfig
+from search.sampling.method import SamplingMethod
 from supernet import Genotype, get_space
 from supernet.drawing.draw import DOTS, INK, TEXT, save_figure
 from training.hardware import choose_device
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROG = "benchmarks.nasbench201"
-ALL = (*METHODS, *SAMPLING_METHODS)
+ALL = (*list_methods(DifferentiableMethod), *list_methods(SamplingMethod))
 Config = SearchConfig | SamplingConfig
 OWN = ("--run", "--seed", "--resume", "--overwrite")
 """Options of a search that this program sets itself."""
@@ -72,33 +74,7 @@ COLUMNS = (
     "skips", "entropy", "eigenvalue", "supernet_accuracy", "derived_accuracy",
 )  # fmt: skip
 """Of the file of curves, a line an epoch: what the table says of the genotype then (percent), and what the search measured."""
-Accuracy = tuple[float, float | None]
-"""Mean and standard deviation, in percent."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """What was published of a method: searched on CIFAR-10, judged by the table on CIFAR-10."""
-
-    test: Accuracy
-    valid: Accuracy | None
-    source: str
-
-
-PUBLISHED = {
-    "darts": Published((54.30, 0.00), (39.77, 0.00), "Dong & Yang 2020"),
-    "gdas": Published((93.61, 0.09), (89.89, 0.08), "Dong & Yang 2020"),
-    "snas": Published((92.77, 0.83), (90.10, 1.04), "Chen et al. 2021 (DrNAS)"),
-    "drnas": Published((94.36, 0.00), (91.55, 0.00), "Chen et al. 2021 (DrNAS)"),
-    "pcdarts": Published((93.41, 0.30), (89.96, 0.15), "Chen et al. 2021 (DrNAS)"),
-    "darts_minus": Published((93.80, 0.40), (91.03, 0.44), "Chu et al. 2021"),
-    "beta_darts": Published((94.36, 0.00), (91.55, 0.00), "Ye et al. 2022"),
-    "darts_pt": Published((88.11, None), None, "Wang et al. 2021"),
-    "random": Published((87.66, 1.69), (84.16, 1.69), "Dong & Yang 2020"),
-    "enas": Published((54.30, 0.00), (39.77, 0.00), "Dong & Yang 2020"),
-}
-"""Of the others that sample architectures no such row was published."""
-PUBLISHED_BASELINES: tuple[Accuracy, ...] = ((87.06, None), (93.74, 0.34), (94.37, None))
+PUBLISHED_BASELINES: tuple[Percent, ...] = ((87.06, None), (93.74, 0.34), (94.37, None))
 """Dong & Yang 2020, and the table itself: a random architecture, the best of 100 by repeated draws, the optimum."""
 
 
@@ -279,15 +255,15 @@ def report(runs: Sequence[Run], table: Table) -> str:
         loses = bool(judged) and round(fmean(row.test_accuracy for row in judged), 2) <= round(best[0], 2)
         if loses:
             marked.append(method)
-        published = PUBLISHED.get(method)
+        published = get_method(method).published
         rows.append([
             f"{method} *" if loses else method,
             f"{len(finished)} of {len(asked)}",
             _over_runs([row.test_accuracy for row in judged]),
-            published and _accuracy(published.test),
+            published.nasbench201 and _accuracy(published.nasbench201),
             _over_runs([row.valid_accuracy for row in judged]),
-            published and published.valid and _accuracy(published.valid),
-            published and published.source,
+            published.nasbench201_validation and _accuracy(published.nasbench201_validation),
+            published.nasbench201_source,
             (f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else epochs[0]) if epochs else None,
             shown(fmean(hours) if hours else None),
         ])  # fmt: skip
@@ -327,7 +303,7 @@ def _over_runs(accuracies: Sequence[float]) -> str | None:
     return f"{fmean(accuracies):.2f} ± {f'{stdev(accuracies):.2f}' if len(accuracies) > 1 else '-'}"
 
 
-def _accuracy(accuracy: Accuracy) -> str:
+def _accuracy(accuracy: Percent) -> str:
     mean, deviation = accuracy
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 

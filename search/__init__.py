@@ -1,5 +1,33 @@
 """Floor 4: search methods. `python -m search.darts --help` lists what one takes; `search.run` is the same from Python."""
 
 from search.api import run
+from search.differentiable.config import SearchConfig
+from search.differentiable.method import DifferentiableMethod
+from search.differentiable.regularisers import register_regulariser
+from search.differentiable.relaxations import Relaxation, RelaxationConfig, register_relaxation
+from search.methods import Method, get_method, list_methods, register_method
+from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.method import SamplingMethod
+from search.sampling.samplers.sampler import Sampler
+from search.sampling.scores.proxies import register_proxy
 
-__all__ = ["run"]
+__all__ = [
+    "DifferentiableMethod",
+    "Encoding",
+    "Genome",
+    "Method",
+    "Relaxation",
+    "RelaxationConfig",
+    "Sampler",
+    "SamplingConfig",
+    "SamplingMethod",
+    "SearchConfig",
+    "get_method",
+    "list_methods",
+    "register_method",
+    "register_proxy",
+    "register_regulariser",
+    "register_relaxation",
+    "run",
+]

@@ -23,8 +23,8 @@ def run(
 
     Args:
         config: what the method takes: a `SearchConfig` for those that descend a gradient, for one that samples the
-            configuration of its module. `search.methods.get_method(name).defaults()` is one as published; None: that.
-        method: name of the method, in `search.methods.METHODS` or `SAMPLING_METHODS`.
+            configuration of its module. `search.get_method(name).defaults()` is one as published; None: that.
+        method: name of the method, one of `search.list_methods()`.
         run: directory of the run; None: runs/search_METHOD.
         resume: go on from the run's last checkpoint.
         overwrite: replace the run that the directory holds.

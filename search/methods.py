@@ -1,12 +1,13 @@
 """What a method of search is: a name, where it is from, and its parts as a configuration."""
 
-import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from base.checks import InputError
+from base.registry import Registry
 from search.outcome import outcome
 from supernet import Genotype
 from training.run.checkpoint import MAY_CHANGE
@@ -18,6 +19,22 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 C = TypeVar("C", bound="DataclassInstance")
+Percent = tuple[float, float | None]
+"""Mean and standard deviation over seeds, in percent; None where a single number was published."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The results of a method in publications; each is None where there is none."""
+
+    cifar10_error: Percent | None = None
+    """Test error on CIFAR-10 of the retrained cell of the DARTS space."""
+    nasbench201: Percent | None = None
+    """CIFAR-10 test accuracy of the derived cell, looked up in the table of NAS-Bench-201."""
+    nasbench201_validation: Percent | None = None
+    """Validation accuracy from the same table."""
+    nasbench201_source: str | None = None
+    """Authors and year of the publication that has those two."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class Method(ABC, Generic[C]):
     summary: str
     """What it does, in one line."""
     defaults: Callable[[], C]
+    published: Published = field(default=Published(), kw_only=True)
 
     @property
     def prog(self) -> str:
@@ -75,15 +93,30 @@ class Method(ABC, Generic[C]):
         return command(self.prog, run)
 
 
-METHODS = ("darts", "gdas", "snas", "drnas", "pcdarts", "darts_minus", "beta_darts", "darts_pt")
-"""Names of the published methods that descend a gradient; each is a module of `search` with a METHOD."""
-SAMPLING_METHODS = ("random", "local", "evolution", "bayes", "enas", "hybrid", "nao")
-"""Names of those that sample whole architectures."""
+def _shipped() -> dict[str, str]:
+    """Finds the modules of this folder that make a METHOD, {name: place}, without importing them."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    found = [file.stem for file in files if re.search(r"^METHOD = ", file.read_text(encoding="utf-8"), re.MULTILINE)]
+    return {name: f"search.{name}:METHOD" for name in found}
+
+
+METHODS: Registry[Method[Any]] = Registry("method", _shipped())
+
+
+def register_method(method: Method[C]) -> Method[C]:
+    """Makes `method` known by its name to `search.run` and `fusenas.fit`, and returns it.
+
+    Raises InputError if another one has the name.
+    """
+    METHODS.add(method.name, method)
+    return method
 
 
 def get_method(name: str) -> Method[Any]:
-    """The method of that name. Raises ValueError for an unknown one."""
-    if name not in (known := (*METHODS, *SAMPLING_METHODS)):
-        raise InputError(f"unknown method {name!r}; known: {', '.join(known)}")
-    method: Method[Any] = importlib.import_module(f"search.{name}").METHOD
-    return method
+    """Returns the method of that name. Raises InputError for an unknown one."""
+    return METHODS[name]
+
+
+def list_methods(family: type[Method[Any]] | None = None) -> list[str]:
+    """Returns the names of all methods, or of those of a `family`: `DifferentiableMethod` or `SamplingMethod`."""
+    return [name for name in METHODS if family is None or isinstance(METHODS[name], family)]

@@ -5,6 +5,7 @@ it and decoded to new ones. Training goes on with these, round by round. Of the 
 weights.
 """
 
+from search.methods import Published
 from search.sampling.method import SamplingMethod
 from search.sampling.samplers.nao import NaoSampler, NaoSearchConfig
 
@@ -14,6 +15,7 @@ METHOD = SamplingMethod(
     "moves the best architectures along the gradient of a predictor in a learned continuous space",
     NaoSearchConfig,
     sampler=NaoSampler,
+    published=Published(cifar10_error=(3.53, None)),
 )
 main = METHOD.main
 

@@ -8,6 +8,7 @@ validation images, there are few: a tenth, to watch the search by.
 from search.differentiable.config import SearchConfig
 from search.differentiable.method import DifferentiableMethod
 from search.differentiable.relaxations import RelaxationConfig
+from search.methods import Published
 
 METHOD = DifferentiableMethod(
     "snas",
@@ -18,6 +19,12 @@ METHOD = DifferentiableMethod(
         bilevel=False,
         train_fraction=0.9,
         relaxation=RelaxationConfig("gumbel", temperature=1.0, temperature_end=0.03),
+    ),
+    published=Published(
+        cifar10_error=(2.85, 0.02),
+        nasbench201=(92.77, 0.83),
+        nasbench201_validation=(90.10, 1.04),
+        nasbench201_source="Chen et al. 2021 (DrNAS)",
     ),
 )
 main = METHOD.main

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scipy.stats import kendalltau
-
 from base.files import write_atomically
 from search.costs.tabular import Table, TableRow
 from search.history import SamplingEntry, SamplingEpoch, SamplingRound
@@ -169,6 +167,8 @@ class SamplingRecorder:
         scores = [rank.score for rank in ranked if rank.truth is not None]
         if len(set(truths)) < 2 or len(set(scores)) < 2:
             return None
+        from scipy.stats import kendalltau  # takes seconds to import
+
         return float(kendalltau(scores, truths).statistic)
 
     def _truth(self, genome: Genome) -> TableRow | None:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from search.methods import METHODS, get_method
+from search.differentiable.method import DifferentiableMethod
+from search.methods import get_method, list_methods
 
 Refuse = Callable[..., str]
 Run = Callable[..., int | str | None]
@@ -172,7 +173,7 @@ def test_options_of_a_search_that_do_not_go_together(refuse: Refuse, options: li
     assert refuse("search.darts", *options).startswith(message)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", list_methods(DifferentiableMethod))
 def test_every_method_refuses_what_it_does_not_know(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
         get_method(method).main(["--relaxation.name=sparsemax"])

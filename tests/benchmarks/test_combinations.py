@@ -26,17 +26,19 @@ from benchmarks.combinations import (
     with_options,
 )
 from search.differentiable.config import SearchConfig
+from search.differentiable.method import DifferentiableMethod
 from search.differentiable.regularisers import list_regularisers
 from search.differentiable.relaxations import list_relaxations
 from search.differentiable.trainer import BilevelSearch
 from search.history import SearchEpoch
-from search.methods import METHODS, get_method
+from search.methods import get_method, list_methods
 from supernet import Genotype
 from training.images.data import load_images
 from training.images.format import ImageSet
 from training.run.checkpoint import RunDirectory
 from training.run.config import parse_command_line
 
+METHODS = list_methods(DifferentiableMethod)
 PART = {part.name: part for part in PARTS}
 SMALL: dict[str, Any] = {
     "data.name": "digits",

@@ -20,12 +20,14 @@ from benchmarks.nasbench201 import Run, curves, draw_curves, is_complete, planne
 from search.costs.tabular import Table
 from search.differentiable.config import SearchConfig
 from search.differentiable.early_stop import EarlyStopConfig
+from search.differentiable.method import DifferentiableMethod
 from search.differentiable.selection import SelectionConfig
 from search.history import search_entry
-from search.methods import METHODS, SAMPLING_METHODS
+from search.methods import get_method, list_methods
 from supernet import Genotype
 from training.run.config import config_to_yaml
 
+METHODS = list_methods(DifferentiableMethod)
 TINY = [
     "--data.name", "digits", "--channels", "2", "--cells", "1", "--epochs", "2", "--data.limit", "64", "--batch_size", "16",
     "--threads", "1", "--data.crop_padding", "1", "--eigenvalue_every", "0",
@@ -301,8 +303,9 @@ def test_a_run_is_complete_at_its_last_epoch_or_at_an_early_stop() -> None:
 
 
 def test_every_method_has_a_published_row_and_a_protocol(tabular: str) -> None:
-    assert set(nasbench201.PUBLISHED) == {*METHODS, "random", "enas"}
-    epochs = {method: nasbench201.configuration(method, tabular, []).epochs for method in (*METHODS, *SAMPLING_METHODS)}
+    published = {name for name in list_methods() if get_method(name).published.nasbench201}
+    assert published == {*METHODS, "random", "enas"}
+    epochs = {method: nasbench201.configuration(method, tabular, []).epochs for method in list_methods()}
     assert epochs["darts"] == 50 and epochs["gdas"] == 250 and epochs["random"] == 250
 
 
@@ -331,7 +334,7 @@ def test_the_command_of_a_search_names_its_protocol_and_goes_on_where_there_is_a
         (["--methods", "darts", "--run=there"], "--run: is set for each search"),
         (["--methods", "darts", "--device", "cuda:77"], "device: 'cuda:77' cannot be used here"),
         (["--report"], "to report on"),
-        ([], "--methods: name at least one of darts, gdas"),
+        ([], "--methods: name at least one of beta_darts, darts, "),
     ],
 )
 def test_wrong_input_is_said_in_one_line(

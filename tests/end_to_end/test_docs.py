@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import retrain.__main__ as retrain_main
 import retrain.evaluate
 import retrain.export
 from benchmarks import nasbench201
-from search.methods import METHODS, SAMPLING_METHODS, get_method
+from search.methods import Percent, get_method, list_methods
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -33,7 +34,7 @@ BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 EXTENDING = "docs/extending.md"
 
 Main = Callable[[list[str]], int]
-PROGRAMS: dict[str, Main] = {f"search.{name}": get_method(name).main for name in (*METHODS, *SAMPLING_METHODS)}
+PROGRAMS: dict[str, Main] = {f"search.{name}": get_method(name).main for name in list_methods()}
 PROGRAMS |= {"retrain": retrain_main.main, "fusenas": fusenas_main.main}
 WITHOUT_CONFIG: dict[str, Main] = {"retrain.evaluate": retrain.evaluate.main, "retrain.export": retrain.export.main}
 
@@ -133,6 +134,33 @@ def test_programs_exist() -> None:
     named = {module for text in PAGES.values() for module in re.findall(r"python -m ([\w.]+[a-z0-9])(?=[ `\n])", text)}
     assert len(named) > 20
     assert [module for module in named if importlib.util.find_spec(module) is None] == []
+
+
+def percent(value: Percent | None) -> str:
+    """As the tables write it."""
+    return "-" if value is None else f"{value[0]:.2f}" if value[1] is None else f"{value[0]:.2f}±{value[1]:.2f}"
+
+
+def test_tables_of_methods_say_what_their_files_say_was_published() -> None:
+    lines = [line for text in PAGES.values() for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines]
+    columns: list[str] = []
+    seen = set()
+    for row, below in pairwise([*rows, [""]]):
+        columns = row if set(below[0]) == {"-"} else columns
+        if columns[0] != "method" or row[0] not in list_methods():
+            continue
+        published, said = get_method(row[0]).published, dict(zip(columns, row, strict=True))
+        for column, value in (
+            ("CIFAR-10 error", published.cifar10_error),
+            ("NAS-Bench-201", published.nasbench201),
+            ("published test accuracy", published.nasbench201),
+        ):
+            # Beside the number there may be that of a variant, in brackets.
+            if column in said:
+                assert said[column].partition(" (")[0] == percent(value), (row[0], column)
+                seen.add((row[0], column))
+    assert {*product(list_methods(), ("CIFAR-10 error", "NAS-Bench-201"))} <= seen
 
 
 @pytest.mark.parametrize("target", sorted({line.split()[1] for _, line in COMMANDS if line.startswith("make ")}))

@@ -1,5 +1,6 @@
 """Tests of fusenas/settings.py."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from fusenas.settings import DataSummary, FitConfig, suitable
 from retrain.config import RetrainConfig
-from search.methods import METHODS, SAMPLING_METHODS
+from search.differentiable.config import SearchConfig
+from search.methods import METHODS, get_method, list_methods, register_method
 from training.images.data import DataConfig, stratified
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -119,11 +121,18 @@ def test_what_is_asked_for_is_taken() -> None:
     assert not chosen(DataSummary((9, 9), 1, 28, True))[1].data.flip
 
 
-@pytest.mark.parametrize("method", [*METHODS, *SAMPLING_METHODS])
+@pytest.mark.parametrize("method", list_methods())
 def test_every_method_can_be_chosen(method: str) -> None:
     search, _ = chosen(CIFAR10, method=method)
     assert search.channels % getattr(search, "partial", 1) == 0
     assert search.cells == 3
+
+
+def test_a_method_of_ones_own_can_be_chosen() -> None:
+    mine = replace(get_method("darts"), name="mine", defaults=lambda: SearchConfig(order="second"))
+    with METHODS.temporarily():
+        register_method(mine)
+        assert chosen(CIFAR10, method="mine")[0].order == "second"
 
 
 @pytest.mark.parametrize(

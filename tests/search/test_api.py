@@ -8,7 +8,7 @@ import pytest
 
 import search
 from search.differentiable.config import SearchConfig
-from search.methods import get_method
+from search.methods import METHODS, get_method
 from supernet import Genotype
 from training.images.data import DataConfig
 
@@ -38,6 +38,14 @@ def test_a_method_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown method 'best'"):
         search.run(SMALL, method="best", run=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_method_of_ones_own_by_name(tmp_path: Path) -> None:
+    mine = search.DifferentiableMethod("mine", "unpublished", "DARTS on few images", lambda: SMALL)
+    with METHODS.temporarily():
+        search.register_method(mine)
+        found = search.run(method="mine", run=tmp_path / "mine")
+    assert found == search.run(SMALL, run=tmp_path / "darts")
 
 
 def test_seeds_end_with_mean_and_deviation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,10 @@ import itertools
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,20 @@ import torch
 from matplotlib.figure import Figure
 
 import search
+from base.checks import InputError
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
+from search.differentiable.method import DifferentiableMethod
 from search.differentiable.selection import Perturbation
 from search.differentiable.steps import Steps
-from search.methods import METHODS, SAMPLING_METHODS, get_method
+from search.methods import get_method, list_methods, register_method
+from search.sampling.method import SamplingMethod
 from supernet import Genotype, get_space, list_spaces
 from supernet import Path as CellPath
 from training.run.checkpoint import Checkpoints
 from training.run.config import config_from_file, parse_command_line, shipped_configs
 
+METHODS = list_methods(DifferentiableMethod)
 Same = Callable[[Any, Any], None]
 
 # One step an epoch. Channels of DrNAS can be cut into 6 parts.
@@ -264,18 +270,40 @@ def test_a_shipped_config_is_the_method_in_the_space_of_the_benchmark(method: st
 
 def test_every_method_is_a_short_file_of_its_own() -> None:
     (folder,) = search.__path__
-    for method in (*METHODS, *SAMPLING_METHODS):
+    for method in list_methods():
         file = Path(folder) / f"{method}.py"
         assert len(file.read_text(encoding="utf-8").splitlines()) < 60
         assert get_method(method).name == method
 
 
+def test_methods_are_found_without_being_imported() -> None:
+    found = "names = search.list_methods(); print(names, any(f'search.{name}' in sys.modules for name in names))"
+    done = subprocess.run([sys.executable, "-c", f"import sys, search; {found}"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{list_methods()} False\n"
+    assert {*list_methods(DifferentiableMethod), *list_methods(SamplingMethod)} == set(list_methods())
+    assert not {*list_methods(DifferentiableMethod)} & {*list_methods(SamplingMethod)}
+
+
 def test_an_unknown_method_is_named_beside_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"^unknown method 'spos'; known: darts, gdas, .*, darts_pt, random, .*, nao$"):
+    with pytest.raises(InputError, match=rf"^unknown method 'spos'; known: {', '.join(list_methods())}$"):
         get_method("spos")
+    with pytest.raises(InputError, match=r"^unknown method 'dart'; did you mean darts\? known: "):
+        get_method("dart")
 
 
-@pytest.mark.parametrize("method", (*METHODS, *SAMPLING_METHODS))
+def test_a_method_of_ones_own_has_a_name_like_all() -> None:
+    mine = replace(get_method("darts"), name="mine")
+    with search.methods.METHODS.temporarily():
+        assert register_method(mine) is mine is get_method("mine")
+        assert "mine" in list_methods(DifferentiableMethod) and "mine" not in list_methods(SamplingMethod)
+        for taken in (replace(mine, paper="another"), replace(mine, name="drnas")):
+            with pytest.raises(InputError, match=f"^method '{taken.name}' is registered already$"):
+                register_method(taken)
+    with pytest.raises(InputError, match=r"^unknown method 'mine'"):
+        get_method("mine")
+
+
+@pytest.mark.parametrize("method", list_methods())
 def test_help_says_whose_the_method_is(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         get_method(method).main(["--help"])

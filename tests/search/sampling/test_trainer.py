@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from search.methods import SAMPLING_METHODS, get_method
+from search.methods import get_method, list_methods
 from search.sampling import trainer as sampling
 from search.sampling.encoding import Encoding
+from search.sampling.method import SamplingMethod
 from search.sampling.paths import PathSteps
 from search.sampling.trials import Trials
 from supernet import Genotype, get_space, list_spaces
 from training.run.checkpoint import Checkpoints
 
+SAMPLING_METHODS = list_methods(SamplingMethod)
 Same = Callable[[Any, Any], None]
 
 SIZE: dict[str, Any] = {

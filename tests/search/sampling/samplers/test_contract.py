@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from search.methods import SAMPLING_METHODS, get_method
+from search.methods import get_method, list_methods
 from search.sampling.encoding import Encoding, Genome
+from search.sampling.method import SamplingMethod
 from search.sampling.samplers.sampler import Sampler, Scored
 from supernet import get_space, list_spaces
 from training.run.checkpoint import Checkpoints
@@ -39,7 +40,7 @@ VARIANTS: dict[str, list[tuple[str, ...]]] = {
 """Options that make another sampler of a method, or a small one; what is not here is tried as it is published."""
 CASES = [
     pytest.param(name, options, space, id="-".join([name, *(option.lstrip("-") for option in options), space]))
-    for name in SAMPLING_METHODS
+    for name in list_methods(SamplingMethod)
     for options in VARIANTS.get(name, [()])
     for space in list_spaces()
 ]
