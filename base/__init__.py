@@ -1,1 +1,4 @@
-"""Floor 0: what every other package stands on. Nothing here knows of networks, images or searches."""
+"""Floor 0: small tools that every other package uses.
+
+Nothing here knows of networks, images or searches.
+"""

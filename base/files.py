@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Atomic writing of files: a reader never meets half of one."""
 
 import os
 from collections.abc import Iterator
@@ -7,13 +7,16 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace the file at `path` by `content` (text as UTF-8): afterwards it holds all of it or, after a failure, what it held.
+    """Replaces the file at `path` by `content` (text as UTF-8), wholly or, if that fails, not at
+    all.
 
-    The content goes to `<name>.tmp` in the same directory and is on the disk before it takes the name. The temporary name is
-    fixed so that a process killed in between leaves at most one such file, which the next write replaces.
+    The content goes to `<name>.tmp` in the same directory and is on the disk before it takes the
+    name. The temporary name is fixed so that a process killed in between leaves at most one such
+    file, which the next write replaces.
 
     Raises:
-        OSError: the file could not be written (no space, no permission, no such directory); it names `path`.
+        OSError: the file could not be written (no space, no permission, no such directory); it
+            names `path`.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.tmp")
@@ -31,7 +34,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """The new name to the disk: without it a power cut may bring back the old file."""
+    """Writes the new name to the disk: without it a power cut may bring back the old file."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -41,7 +44,7 @@ def _sync_directory(directory: Path) -> None:
 
 @contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """An OSError inside, such as that of a failed write, which says nothing of a file, names `path`."""
+    """Makes an OSError raised inside name `path`; that of a failed write names no file."""
     try:
         yield
     except OSError as error:

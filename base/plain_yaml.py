@@ -13,9 +13,10 @@ LARGEST_FILE = 2**18  # bytes: far above any configuration; the reader needs sec
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Without tags of Python, without aliases, by which a few lines can stand for gigabytes, and with no key twice.
+    """A loader that refuses tags of Python, aliases and keys that are there twice.
 
-    That a key is there once is YAML's own rule, easily broken; the plain reader would silently keep the last one.
+    Aliases let a few lines stand for gigabytes. Each key once is YAML's own rule; the plain reader
+    would silently keep the last of two.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -34,10 +35,11 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path | Traversable) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Returns the mapping that a YAML file holds.
 
     Raises:
-        ValueError: the file cannot be read, is no UTF-8 text, no plain YAML, empty, or not a mapping of names.
+        ValueError: the file cannot be read, is empty, or is anything else than a mapping of names
+            in plain YAML and UTF-8.
     """
     try:
         with path.open("rb") as file:

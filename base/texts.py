@@ -10,13 +10,13 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 
 def one_line(message: object) -> str:
-    """The text of `message` on one line, cut after 400 characters."""
+    """Returns the text of `message` on one line, cut after 400 characters."""
     line = " ".join(str(message).split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
 
 
 def show(value: object) -> str:
-    """The value as Python would write it, on one short line, whatever it is."""
+    """Returns any value as Python would write it, on one short line."""
     if isinstance(value, int) and value.bit_length() > 64:
         return "an integer of more than 64 bits"
     try:
@@ -26,9 +26,11 @@ def show(value: object) -> str:
 
 
 def did_you_mean(name: str, known: Collection[str], prefix: str = "") -> str:
-    """`; did you mean NAME?` with the nearest of the `known` names behind `prefix`; empty where none is near.
+    """Returns `; did you mean NAME?` with the nearest known name behind `prefix`; empty if none is
+    near.
 
-    Of dotted names the last part decides where no whole name is near: `root` is meant for `data.root`.
+    If no whole name is near, the last part of dotted names decides: `root` is taken for
+    `data.root`.
     """
     endings = {key.rpartition(".")[2]: key for key in known}
     close = difflib.get_close_matches(name, known, n=1)

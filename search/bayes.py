@@ -1,8 +1,10 @@
-"""`python -m search.bayes`: BANANAS (White, Neiswanger & Savani 2021), and Bayesian optimisation with other models.
+"""`python -m search.bayes`: BANANAS (White, Neiswanger & Savani 2021), and Bayesian optimisation
+with other models.
 
-An ensemble of small neural networks predicts scores from encoded architectures; of mutations of the best ones, those are
-evaluated next that are best in a draw from its predictions (Thompson sampling). With --bayes.model it is a Gaussian process, or
-a sampler of Optuna, whose study several processes can share: give each its own --run, and all the same --bayes.storage.
+An ensemble of small neural networks predicts scores from encoded architectures; the mutations of
+the best ones that are best in a draw from its predictions (Thompson sampling) are evaluated next.
+With --bayes.model it is a Gaussian process, or a sampler of Optuna, whose study several processes
+can share: give each its own --run, and all the same --bayes.storage.
 """
 
 from search.sampling.method import SamplingMethod

@@ -1,8 +1,9 @@
 """`python -m search.local`: local search (White, Nolen & Savani 2021).
 
-From a random architecture it goes to better ones, one edit away, until there is none, and then begins again at another. By
-default to the first that is better, for the paper's variant that evaluates all before it moves finds less with as many
-evaluations: in the table of NAS-Bench-201, 500 seeds, 300 evaluations, a test accuracy of 94.31±0.18 against 94.36±0.09.
+It goes from a random architecture to better ones, one edit away, until there is none, and then
+begins again at another. By default it moves to the first that is better. The paper's variant, which
+evaluates all before it moves, finds less with as many evaluations: in the table of NAS-Bench-201,
+500 seeds, 300 evaluations, a test accuracy of 94.31±0.18 against 94.36±0.09.
 """
 
 from search.sampling.method import SamplingMethod

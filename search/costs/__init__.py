@@ -1,1 +1,1 @@
-"""What architectures cost, and what a benchmark table knows of them."""
+"""Costs of architectures, and the benchmark table that knows them."""

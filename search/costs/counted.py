@@ -1,7 +1,7 @@
-"""Costs that add up: what each operation of an architecture adds to its network, read off a table.
+"""Costs that add up: each operation's part in the network of an architecture, read off a table.
 
-An architecture is a tuple of `choices`: for each kind of cell and each of its edges, in the order of the space, the index of
-the candidate that runs there, -1 where the edge is left out.
+An architecture is a tuple of `choices`: for each kind of cell and each of its edges, in the order
+of the space, the index of the candidate that runs there, -1 where the edge is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,26 +20,29 @@ Shape = tuple[int, int, int]
 """Channels, height, width."""
 Choices = tuple[int, ...]
 ABSENT = -1
-"""The choice on an edge that is left out."""
+"""The choice that stands for an edge that is left out."""
 
 
 @dataclass(frozen=True)
 class AdditiveCost:
-    """A cost that is a sum: what all architectures have in common, and a part for the operation on each edge."""
+    """A cost that is a sum of a common part and a part for the operation on each edge."""
 
     common: float
     parts: tuple[Mapping[int, float], ...]
-    """For each place of the choices, {candidate: what it adds in all cells together}; 0 for an edge that is left out."""
+    """For each place of the choices, {candidate: its part in all cells together}; 0 for an edge
+    that is left out."""
 
     def __call__(self, choices: Choices) -> float:
         return self.common + sum([part[column] for part, column in zip(self.parts, choices, strict=True)])
 
 
 class CostTable:
-    """Parameters and multiply-adds, as `training.metrics` counts them, of the networks that retraining builds.
+    """Parameters and multiply-adds, as `training.metrics` counts them, of the networks that
+    retraining builds.
 
-    `channels`, `cells` and `stem` are as `supernet.DiscreteNetwork` takes them. Nothing is computed to make the table, and a
-    call takes microseconds. Raises ValueError for numbers that the skeleton has no network for.
+    `channels`, `cells` and `stem` are as `supernet.DiscreteNetwork` takes them. The table is made
+    from shapes alone, and a call takes microseconds. Raises ValueError for a size that the skeleton
+    has no network of.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class CostTable:
         stem: Stem = "cifar",
         operations: Sequence[str] | None = None,
     ) -> None:
-        """`operations`: names of the candidates that architectures have; None: all of the space."""
+        """`operations` are the names of the candidates that architectures have; None: all of the
+        space."""
         with torch.device("meta"):
             frame = empty_network(space, channels, cells, classes, image_shape, stem)
             places = places_of(space, frame, image_shape)
@@ -65,7 +69,8 @@ class CostTable:
         )
 
     def __call__(self, choices: Choices) -> dict[str, float]:
-        """{"parameters": ..., "multiply_adds": ...}, both whole numbers, the second one for one image."""
+        """Returns {"parameters": ..., "multiply_adds": ...}, whole numbers, the second one for one
+        image."""
         return {"parameters": self._parameters(choices), "multiply_adds": self._multiply_adds(choices)}
 
 
@@ -74,11 +79,11 @@ class CostTable:
 
 @dataclass(frozen=True)
 class Place:
-    """What an operation on one edge of one cell is given."""
+    """The input of an operation on one edge of one cell."""
 
     stride: int
     shape: Shape
-    """Of the state that it reads."""
+    """Shape of the state that the operation reads."""
 
 
 Key = tuple[str, Place]
@@ -87,14 +92,14 @@ Key = tuple[str, Place]
 def empty_network(
     space: SearchSpace, channels: int, cells: int, classes: int, image_shape: Shape, stem: Stem
 ) -> DiscreteNetwork:
-    """The network of an architecture that has no edges, in evaluation mode."""
+    """Returns the network of an architecture without edges, in evaluation mode."""
     empty = CellGenotype(((),) * space.nodes, space.concat)
     genotype = Genotype(dict.fromkeys(space.kinds, empty), space.skeleton, space.name)
     return DiscreteNetwork(genotype, channels, cells, classes, image_shape[0], stem=stem).eval()
 
 
 def places_of(space: SearchSpace, frame: DiscreteNetwork, image_shape: Shape) -> list[list[Place]]:
-    """For each place of the choices what it is in each cell of its kind."""
+    """Returns, for each place of the choices, its `Place` in each cell of its kind."""
     edges = len(space.edges)
     places: list[list[Place]] = [[] for _ in range(edges * len(space.kinds))]
 
@@ -117,7 +122,7 @@ def places_of(space: SearchSpace, frame: DiscreteNetwork, image_shape: Shape) ->
 
 
 def operations_at(names: Sequence[str], places: Sequence[Sequence[Place]]) -> list[Key]:
-    """Every operation at every place, each pair once."""
+    """Yields every operation at every place, each pair once."""
     distinct = dict.fromkeys(place for cells in places for place in cells)
     return [(name, place) for name in names for place in distinct]
 
@@ -127,7 +132,8 @@ def build_operation(name: str, place: Place) -> nn.Module:
 
 
 def added_up(space: SearchSpace, places: Sequence[Sequence[Place]], common: float, costs: Mapping[Key, float]) -> AdditiveCost:
-    """The sum over all cells of the `costs` of each operation at its places, and what is `common` to all architectures."""
+    """Adds up, over all cells, the `costs` of each operation at its places and the `common`
+    part."""
     known = {name for name, _ in costs}
     columns = [(column, name) for column, name in enumerate(space.candidates) if name in known]
     parts = [{column: sum([costs[name, place] for place in cells]) for column, name in columns} for cells in places]

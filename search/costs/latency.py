@@ -25,15 +25,17 @@ from supernet.spaces.skeleton import Stem
 from training.hardware import Precision, autocast
 
 CALLS = 5
-"""In a row between two looks at the clock: in a network on a GPU, too, the host starts an operation while another runs."""
+"""Number of calls between two looks at the clock: as in a network on a GPU, the host starts an
+operation while another runs."""
 
 
 class MeasuredLatency:
-    """Milliseconds of a forward pass of one image, added up from its operations, each measured by itself on `device`.
+    """Milliseconds of a forward pass of one image, added up from operations measured on `device`.
 
-    As the lookup tables of ProxylessNAS (Cai et al. 2019) and FBNet (Wu et al. 2019): the median over `turns`, in each of which
-    everything is measured once, of modules in evaluation mode in `precision`. What is around the operations is measured as a
-    network without any. The state is the table, so that a search that goes on has the same numbers.
+    It is a lookup table as in ProxylessNAS (Cai et al. 2019) and FBNet (Wu et al. 2019): the median
+    over `turns`, in each of which every operation is measured once, of modules in evaluation mode
+    in `precision`. The network around the operations is measured as one without any. The state is
+    the table, so that a resumed search has the same numbers.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class MeasuredLatency:
         stem: Stem = "cifar",
         operations: Sequence[str] | None = None,
     ) -> None:
-        """`operations`: names of the candidates that architectures have; None: all of the space."""
-        # The weights are drawn, and the random state of the caller shall not know it.
+        """`operations` are the names of the candidates that architectures have; None: all of the
+        space."""
+        # Drawing the weights must leave the random state of the caller alone.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             frame = empty_network(space, channels, cells, classes, image_shape, stem)
             places = places_of(space, frame, image_shape)
@@ -72,7 +75,10 @@ class MeasuredLatency:
 
 
 class TableLatency:
-    """The milliseconds in the column latency_ms_`name` of a benchmark table. Raises ValueError where it has no such column."""
+    """The milliseconds in the column latency_ms_`name` of a benchmark table.
+
+    Raises ValueError if it has no such column.
+    """
 
     def __init__(self, table: Table, name: str) -> None:
         known = next(iter(table.rows.values())).latency_ms
@@ -88,7 +94,7 @@ class TableLatency:
 
 
 class _Added(nn.Module):
-    """An operation with the sum of a node that its output goes into."""
+    """An operation with the sum into a node that follows it."""
 
     def __init__(self, operation: nn.Module) -> None:
         super().__init__()
@@ -108,7 +114,10 @@ def _forward_pass(module: nn.Module, shape: Shape, device: torch.device) -> Call
 
 @torch.no_grad()
 def _milliseconds(calls: Sequence[Callable[[], object]], device: torch.device, turns: int) -> list[float]:
-    """The median over turns of the time of each call; all take turns, so that a slow moment meets all. One more warms up."""
+    """Returns the median over turns of the time of each call.
+
+    All calls take turns, so that a slow moment meets all; one more turn warms up.
+    """
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(turns + 1):
         for call, own in zip(calls, times, strict=True):

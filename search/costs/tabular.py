@@ -1,7 +1,7 @@
-"""A benchmark table as judge of a search: what is known of every architecture of NAS-Bench-201 (Dong & Yang 2020) on CIFAR-10.
+"""A benchmark table as judge of a search: NAS-Bench-201 (Dong & Yang 2020) on CIFAR-10.
 
-The table is a CSV file, plain or gzip, that the user names. Beside it stand the exact results of two baselines: an architecture
-drawn at random, and the best of some.
+The table is a CSV file, plain or gzip, that the user names. Beside it stand the exact results of
+two baselines: an architecture drawn at random, and the best of some.
 """
 
 import csv
@@ -30,39 +30,44 @@ _LATENCY = "latency_ms_"
 
 @dataclass(frozen=True)
 class TableRow:
-    """What the table knows of one architecture; accuracies in percent on CIFAR-10."""
+    """The row of one architecture; accuracies are in percent on CIFAR-10."""
 
     test_accuracy: float
-    """On the test images, after 200 epochs (cifar10_test_200)."""
+    """Accuracy on the test images, after 200 epochs (cifar10_test_200)."""
     valid_accuracy: float
-    """On the validation images, after 200 epochs (cifar10_valid_200)."""
+    """Accuracy on the validation images, after 200 epochs (cifar10_valid_200)."""
     valid_accuracy_12: float
-    """On the validation images, after the schedule of 12 epochs (cifar10_valid_12)."""
+    """Accuracy on the validation images, after the schedule of 12 epochs (cifar10_valid_12)."""
     parameters: int
     """Trainable parameters of the network (params_cifar10)."""
     multiply_adds: int
     """Multiply-adds of one image, as the benchmark counts them (flops_cifar10)."""
     latency_ms: Mapping[str, float]
-    """Milliseconds of one forward pass by device: NAME for each column latency_ms_NAME, so it may be empty."""
+    """Milliseconds of one forward pass by device: NAME for each column latency_ms_NAME, so it may
+    be empty."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A benchmark table: `table[genotype]` is what is known of that architecture."""
+    """A benchmark table; `table[genotype]` is the row of that architecture."""
 
     rows: Mapping[str, TableRow]
-    """By architecture string, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, in the order of the file."""
+    """Rows by architecture string, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, in the order of the
+    file."""
 
     @classmethod
     def read(cls, path: str | Path) -> "Table":
-        """Reads a CSV file in UTF-8, gzip if its name ends in .gz, whose first line names the columns.
+        """Reads a CSV file in UTF-8, gzip if its name ends in .gz, whose first line names the
+        columns.
 
-        Needed are arch, cifar10_test_200, cifar10_valid_200, cifar10_valid_12, params_cifar10 and flops_cifar10. Columns
-        latency_ms_NAME are read, too; all others are passed over.
+        It needs the columns arch, cifar10_test_200, cifar10_valid_200, cifar10_valid_12,
+        params_cifar10 and flops_cifar10. Columns latency_ms_NAME are read, too; all others are
+        passed over.
 
         Raises:
-            ValueError: a file that cannot be read or is damaged, larger than 256 MiB when decompressed, or no such table. One
-                line that begins with "tabular:" and the path and names line and column where there are any.
+            ValueError: a file that cannot be read or is damaged, larger than 256 MiB when
+                decompressed, or no such table. The message is one line that begins with "tabular:"
+                and the path, and names line and column if there are any.
         """
         path = Path(path)
         try:
@@ -72,9 +77,9 @@ class Table:
             raise FieldError("tabular", f"{name if name.isprintable() else repr(name)}: {error}") from None
 
     def __getitem__(self, genotype: Genotype) -> TableRow:
-        """The row of `genotype`, whatever the order of the inputs within its nodes.
+        """Returns the row of `genotype`, in any order of the inputs within its nodes.
 
-        Raises ValueError for a genotype that has no NAS-Bench-201 text or is not in the table.
+        Raises ValueError for a genotype that has no NAS-Bench-201 text or no row.
         """
         misfit = genotype.misfit("nasbench201")
         if misfit:
@@ -94,17 +99,22 @@ class Table:
 
 
 def random_architecture(table: Table) -> tuple[float, float]:
-    """Mean and standard deviation of the test accuracy, in percent, of an architecture drawn uniformly from the table."""
+    """Returns mean and standard deviation of the test accuracy of a random architecture, in
+    percent.
+
+    It is drawn uniformly from the table.
+    """
     accuracies = [row.test_accuracy for row in table.rows.values()]
     return statistics.fmean(accuracies), statistics.pstdev(accuracies)
 
 
 def best_of_random(table: Table, count: int) -> tuple[float, float]:
-    """Mean and standard deviation of the test accuracy, in percent, of the best of `count` random architectures.
+    """Returns mean and standard deviation of the test accuracy of the best of `count`, in percent.
 
-    They are drawn uniformly with replacement, and the best is the one with the highest validation accuracy after 12 epochs;
-    equals are chosen from with equal chances. Both numbers are exact: of n architectures, the best has a validation accuracy
-    that at most m of them do not exceed with probability (m / n)^count. Raises ValueError for a `count` below 1.
+    The `count` architectures are drawn uniformly with replacement, and the best is the one with the
+    highest validation accuracy after 12 epochs; equals have equal chances. Both numbers are exact:
+    of n architectures, the best has a validation accuracy that at most m of them do not exceed with
+    probability (m / n)^count. Raises ValueError for a `count` below 1.
     """
     check_whole("count", count)
     ranked = sorted(table.rows.values(), key=lambda row: row.valid_accuracy_12)
@@ -117,13 +127,14 @@ def best_of_random(table: Table, count: int) -> tuple[float, float]:
         weights += [chance / len(tied)] * len(tied)
         accuracies += tied
     mean = math.fsum(weight * accuracy for weight, accuracy in zip(weights, accuracies, strict=True))
-    # About the mean: the difference of two large moments would lose the digits of a small deviation.
+    # Moments about the mean: a difference of two large moments would lose the digits of a small
+    # deviation.
     variance = math.fsum(weight * (accuracy - mean) ** 2 for weight, accuracy in zip(weights, accuracies, strict=True))
     return mean, math.sqrt(variance)
 
 
 def _read_bytes(path: Path) -> bytes:
-    """The decompressed content of the file, of which no more is read than a table may have."""
+    """Returns the decompressed content of the file, read as far as the largest size of a table."""
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
             content = file.read(LARGEST_TABLE + 1)
@@ -141,7 +152,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_rows(content: bytes) -> dict[str, TableRow]:
-    """The rows by architecture string."""
+    """Returns the rows by architecture string."""
     lines = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""), strict=True)
     rows: dict[str, TableRow] = {}
     try:
@@ -178,7 +189,7 @@ def _read_rows(content: bytes) -> dict[str, TableRow]:
 
 
 def _check_header(header: list[str], latencies: list[str]) -> None:
-    """Raises ValueError unless the columns that are read are there, and once."""
+    """Raises ValueError unless each column that is read is there once."""
     missing = [column for column in _REQUIRED if column not in header]
     if missing:
         raise InputError(f"columns missing: {', '.join(missing)}; the first line must name them, with commas between")

@@ -1,1 +1,1 @@
-"""Images: which there are, how they are read, changed at random and cut into batches."""
+"""Images: their formats, their readers, their random changes, and the batches cut from them."""

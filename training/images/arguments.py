@@ -20,7 +20,8 @@ def _choices(field: str) -> list[str]:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the fields of `DataConfig` that say what the images are; only those that are given are set."""
+    """Adds the fields of `DataConfig` that describe the images; only those that are given are
+    set."""
     data = parser.add_argument_group("data", "Where left out, as in config.yaml of the run.")
     given = partial(data.add_argument, default=argparse.SUPPRESS)
     known = f"Data set: {', '.join(list_datasets())}, or one that was added with @register_dataset."
@@ -41,5 +42,5 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def data_fields(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `DataConfig` that were given, from the attributes of what was parsed."""
+    """Returns the fields of `DataConfig` that were given, from the parsed attributes."""
     return {name.removeprefix(_PREFIX): value for name, value in options.items() if name.startswith(_PREFIX)}

@@ -1,4 +1,5 @@
-"""Random crop, flip and cutout of a batch at once, as tensor operations on the device that holds the images."""
+"""Random crop, flip and cutout of a batch at once, as tensor operations on the device that holds
+the images."""
 
 import math
 from dataclasses import dataclass
@@ -27,20 +28,21 @@ class Draws(NamedTuple):
     column: Tensor
     """Column of the centre of the cutout."""
     part: Tensor
-    """Of `crop_area`: share of the area, logarithm of the aspect, and place down and to the right, [n, 4]."""
+    """The draws for `crop_area`: share of the area, logarithm of the aspect, place down and to the
+    right, [n, 4]."""
 
     def to(self, device: torch.device) -> "Draws":
-        """The same choices on `device`."""
+        """Returns the same choices on `device`."""
         return Draws(*(draw.to(device) for draw in self))
 
     def between(self, start: int, stop: int) -> "Draws":
-        """The choices for the images from `start` up to, not including, `stop`."""
+        """Returns the choices for the images from `start` up to, not including, `stop`."""
         return Draws(*(draw[start:stop] for draw in self))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is changed at random in a training image; each is off by default."""
+    """The random changes of a training image; each is off by default."""
 
     crop_padding: int = 0
     """Pixels of zeros around the image before a crop of its own size is taken at random."""
@@ -49,14 +51,15 @@ class Augmentation:
     cutout: int = 0
     """Side in pixels of the square that is blanked (DeVries and Taylor, arXiv:1708.04552)."""
     crop_area: float = 1.0
-    """A part of the image of at least that share of its area, its sides at most 4 to 3, takes the place of the image (Szegedy
-    et al., arXiv:1409.4842); of a longer image, which may have no such part, the largest that comes near it. 1: none does."""
+    """A part of the image of at least this share of its area, its sides at most 4 to 3, replaces
+    the image (Szegedy et al., arXiv:1409.4842). A longer image may have no such part; then the
+    largest that comes near it does. 1 keeps images whole."""
 
     def draw(self, count: int, height: int, width: int, *seed: int | str) -> Draws:
-        """The random choices for `count` images of `height` x `width` pixels, on the CPU.
+        """Draws the random choices for `count` images of `height` x `width` pixels, on the CPU.
 
-        They are drawn there so that the same seed gives the same images on every device. Each kind of choice has its own
-        stream: switching the crop off leaves flips and cutouts as they were.
+        They are drawn there so that the same seed gives the same images on every device. Each kind
+        of choice has its own stream: switching the crop off leaves flips and cutouts as they were.
         """
         crop, flip, cutout = (new_generator(*seed, purpose) for purpose in ("crop", "flip", "cutout"))
         offsets = 2 * self.crop_padding + 1
@@ -77,17 +80,23 @@ class Augmentation:
         return least + (most - least) * torch.rand(count, 4, generator=generator)
 
     def crops(self, draws: Draws) -> list[Crop] | None:
-        """The parts that take the places of the images; None where the images stay whole."""
+        """Returns the parts that replace the images; None if the images stay whole."""
         if self.crop_area == 1:
             return None
         return [Crop(area, math.exp(aspect), down, right) for area, aspect, down, right in draws.part.tolist()]
 
     def pad(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] to [N, H + 2 padding, W + 2 padding, C] with a border of zeros, as `crop_and_flip` takes them."""
+        """Adds a border of zeros, as `crop_and_flip` needs it.
+
+        Images [N, C, H, W] become [N, H + 2 padding, W + 2 padding, C].
+        """
         return F.pad(rearrange(images, "n c h w -> n h w c"), (0, 0, *[self.crop_padding] * 4)).contiguous()
 
     def crop_and_flip(self, padded: Tensor, chosen: Tensor, draws: Draws) -> Tensor:
-        """The augmented crops [B, H, W, C] of the images `chosen` [B] among `padded` [N, H + 2 padding, W + 2 padding, C]."""
+        """Crops and flips the images `chosen` [B] of `padded`.
+
+        `padded` is [N, H + 2 padding, W + 2 padding, C], as `pad` returns it. Returns [B, H, W, C].
+        """
         if self.crop_padding == 0 and not self.flip:
             return padded.index_select(0, chosen)
         height, width = (side - 2 * self.crop_padding for side in padded.shape[1:3])
@@ -99,7 +108,8 @@ class Augmentation:
         return padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
 
     def cut_out(self, images: Tensor, draws: Draws) -> Tensor:
-        """Images [B, H, W, C] with a square of zeros round the drawn centre, cut off at the border of the image."""
+        """Returns images [B, H, W, C] with a square of zeros round the drawn centre, cut off at the
+        border."""
         if self.cutout == 0:
             return images
         rows = self._covered(draws.row, images.shape[1])
@@ -107,6 +117,7 @@ class Augmentation:
         return images.masked_fill((rows[:, :, None] & columns[:, None, :])[..., None], 0)
 
     def _covered(self, centres: Tensor, length: int) -> Tensor:
-        """Which of the positions 0 to `length` - 1 lie within the square round each centre: bool [B, length]."""
+        """Says which positions from 0 to `length` - 1 lie within the square round each centre: bool
+        [B, length]."""
         distance = torch.arange(length, device=centres.device) - (centres[:, None] - self.cutout // 2)
         return (distance >= 0) & (distance < self.cutout)

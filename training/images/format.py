@@ -1,4 +1,4 @@
-"""Labelled images in memory, and what someone has to know who gives a network one more."""
+"""Labelled images in memory, and the format that a network expects of another image."""
 
 import math
 import reprlib
@@ -13,32 +13,35 @@ from torch.nn import functional as F
 
 from base.checks import InputError
 
-# The values of 4096 images of CIFAR-10, 100 MB in float64.
+# The number of values of 4096 images of CIFAR-10, 100 MB in float64.
 _VALUES_AT_ONCE = 4096 * 3 * 32 * 32
 BYTE = 255.0
 """Scale of images of bytes."""
 LONGEST = 4 / 3
-"""Longer over shorter side of a part of an image that is drawn at random (Szegedy et al., arXiv:1409.4842)."""
+"""Longer over shorter side of a part of an image that is drawn at random (Szegedy et al.,
+arXiv:1409.4842)."""
 _LARGEST = 1e30  # beyond it, and below its inverse, the arithmetic of float32 ends in infinity
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What images of a data set are: how a network that was trained on them wants another one, and what its answers mean.
+    """The format of the images of a data set, and the meaning of the logits of a network trained on
+    them.
 
-    A network is given `(pixel / scale - mean) / std`. Raises ValueError for values that do not fit together.
+    A network is given `(pixel / scale - mean) / std`. Raises ValueError for values that do not fit
+    together.
     """
 
     shape: tuple[int, int, int]
     """C, H, W."""
     scale: float
-    """What pixels are divided by first: 255 for bytes, 1 for floating numbers."""
+    """Number that pixels are divided by first: 255 for bytes, 1 for floating numbers."""
     mean: tuple[float, ...]
     """Mean of pixel / scale over the training images, one a channel."""
     std: tuple[float, ...]
     """Standard deviation of pixel / scale over the training images, one a channel."""
     class_names: tuple[str, ...]
-    """Of each class, in the order of the logits."""
+    """Name of each class, in the order of the logits."""
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or not all(type(length) is int and length > 0 for length in self.shape):
@@ -54,12 +57,15 @@ class ImageFormat:
             raise InputError(f"image format: class_names must be texts, not {reprlib.repr(self.class_names)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain numbers, texts and lists, ready for JSON."""
+        """Returns the fields as plain numbers, texts and lists, ready for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, content: object) -> Self:
-        """What `to_dict` made. Raises ValueError for anything else."""
+        """Returns the format that `to_dict` made the content of.
+
+        Raises ValueError for any other content.
+        """
         lists = ("shape", "mean", "std", "class_names")
         if not isinstance(content, dict) or set(content) != {"scale", *lists}:
             raise InputError(f"image format: must have scale, {', '.join(lists)}")
@@ -68,12 +74,12 @@ class ImageFormat:
         return cls(scale=content["scale"], **{name: tuple(content[name]) for name in lists})
 
     def class_names_in_short(self) -> str:
-        """How many classes there are, and the first of them."""
+        """Returns the number of classes and the names of the first, as text."""
         first = ", ".join(self.class_names[:3])
         return f"{len(self.class_names)} classes ({first}{', ...' if len(self.class_names) > 3 else ''})"
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Pixels [..., C, H, W] as a network is given them, float32."""
+        """Returns pixels [..., C, H, W] as a network is given them, float32."""
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
         return (pixels.float() / self.scale - mean) / std
 
@@ -90,7 +96,7 @@ class Images(Protocol):
 
     @property
     def workers(self) -> int:
-        """Processes that make batches of them; 0: all stay on the device."""
+        """Number of processes that make batches of them; 0: all stay on the device."""
 
     @property
     def classes(self) -> int: ...
@@ -98,13 +104,15 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, indices: Tensor) -> Self:
-        """The images at `indices` [n], in that order, of the same format."""
+        """Returns the images at `indices` [n], in that order, of the same format."""
 
     def pixels(self, indices: Tensor | None = None) -> Tensor:
-        """Those at `indices` [n] (None: all) as [n, C, H, W], uint8 or, where the format's scale is 1, float32."""
+        """Returns the pixels at `indices` [n] (None: all), [n, C, H, W]: uint8 or, if the scale is
+        1, float32."""
 
     def crops(self, indices: Tensor, crops: "Sequence[Crop]") -> Tensor:
-        """Parts of the images at `indices` [n], resized to the size of the whole: [n, C, H, W]."""
+        """Returns parts of the images at `indices` [n], resized to the size of the whole: [n, C, H,
+        W]."""
 
 
 @dataclass(frozen=True)
@@ -112,18 +120,20 @@ class Crop:
     """A part of an image, drawn before the image's size is known."""
 
     area: float
-    """Its share of the area of the image, above 0 and at most 1."""
+    """Share of the area of the image, above 0 and at most 1."""
     aspect: float
-    """Its width over its height, from 1 / `LONGEST` to `LONGEST`."""
+    """Width over height, from 1 / `LONGEST` to `LONGEST`."""
     down: float
-    """Where it lies: share, 0 to 1, of the room that it leaves above and below which is above."""
+    """Place from top to bottom: the part above it as a share, 0 to 1, of the room above and
+    below."""
     right: float
-    """The same from left to right."""
+    """Place from left to right: the part to its left as a share, 0 to 1, of the room beside it."""
 
     def box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom in an image of that size.
+        """Returns left, top, right and bottom in an image of that size.
 
-        Where a side would be longer than the image's, the aspect gives way as far as it may, and then the area.
+        If a side would be longer than the image's, the aspect gives way as far as it may, then the
+        area.
         """
         whole = width / height
         aspect = min(max(self.aspect, whole * self.area), whole / self.area)
@@ -148,9 +158,9 @@ class ImageSet:
     std: tuple[float, ...]
     """Standard deviation for each of the C channels, of pixel / 255 where pixels are bytes."""
     class_names: tuple[str, ...] = ()
-    """Where left out: the numbers of the classes."""
+    """Names of the classes; left out, their numbers."""
     workers: int = 0
-    """Processes that make batches of them; 0: all stay on the device."""
+    """Number of processes that make batches of them; 0: all stay on the device."""
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
@@ -176,15 +186,17 @@ class ImageSet:
         return len(self.images)
 
     def take(self, indices: Tensor) -> "ImageSet":
-        """The images at `indices` [n], in that order, with the same classes and statistics."""
+        """Returns the images at `indices` [n], in that order, with the same classes and
+        statistics."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def pixels(self, indices: Tensor | None = None) -> Tensor:
-        """Those at `indices` [n], or all."""
+        """Returns the pixels at `indices` [n], or all."""
         return self.images if indices is None else self.images[indices]
 
     def crops(self, indices: Tensor, crops: Sequence[Crop]) -> Tensor:
-        """Parts of the images at `indices` [n], resized with a filter as wide as they shrink: [n, C, H, W]."""
+        """Returns parts of the images at `indices` [n], resized with a filter as wide as they
+        shrink: [n, C, H, W]."""
         height, width = self.images.shape[2:]
         made = self.images.new_empty(len(indices), *self.images.shape[1:])
         for image, crop, target in zip(self.images[indices], crops, made, strict=True):
@@ -198,14 +210,16 @@ class ImageSet:
 
 
 def resize(images: Tensor, size: int, stretch: bool = True, shorter: int | None = None) -> Tensor:
-    """Images [N, C, H, W] to [N, C, size, size]; those of that size are returned themselves.
+    """Resizes images [N, C, H, W] to [N, C, size, size]; images of that size are returned
+    themselves.
 
-    With `stretch` each axis is resized by itself; without, a square is cut from the middle: what remains of an image whose
-    shorter side is made `shorter` pixels (None: `size`).
+    With `stretch` each axis is resized by itself; otherwise the shorter side is made `shorter`
+    pixels (None: `size`), and a square is cut from the middle.
 
-    Along an axis that shrinks, a pixel becomes the mean of the old pixels that its area touches. Where `size` divides the axis
-    this is the box filter with which ImageNet was downsampled (Chrabaszcz et al., arXiv:1707.08819). An axis that grows is
-    interpolated linearly between the centres of the pixels.
+    Along an axis that shrinks, a pixel becomes the mean of the old pixels that its area touches. If
+    `size` divides the axis this is the box filter with which ImageNet was downsampled (Chrabaszcz
+    et al., arXiv:1707.08819). An axis that grows is interpolated linearly between the centres of
+    the pixels.
     """
     if not stretch:
         side = max(1, round(min(images.shape[2:]) * size / max(size, shorter or size)))
@@ -218,7 +232,8 @@ def resize(images: Tensor, size: int, stretch: bool = True, shorter: int | None 
     resized = images.new_empty(len(images), channels, size, size)
     count = max(1, _VALUES_AT_ONCE // (channels * max(height * width, size * size)))
     for part, target in zip(images.split(count), resized.split(count), strict=True):
-        # In float32 the sum over a large area is so inexact that white would become 256, which is black in uint8.
+        # In float32 the sum over a large area is so inexact (findings/average_pool_large_area.sh)
+        # that white would become 256, which is black in uint8.
         values = F.interpolate(part.double(), between, mode="area")
         if between != (size, size):
             values = F.interpolate(values, (size, size), mode="bilinear", align_corners=False)
@@ -227,7 +242,10 @@ def resize(images: Tensor, size: int, stretch: bool = True, shorter: int | None 
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation over images [N, C, H, W], of pixel / 255 where they are uint8; one of each for a channel."""
+    """Returns mean and standard deviation over images [N, C, H, W], one of each for a channel.
+
+    They are those of pixel / 255 if the images are uint8.
+    """
     channels = images.shape[1]
     # Bytes are added up exactly, in whole numbers.
     exact = torch.float64 if images.is_floating_point() else torch.int64
@@ -241,11 +259,14 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def statistics_of_sums(total: Tensor, squares: Tensor, count: int, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of pixel / scale, one of each for a channel, from the sums [C] of `count` pixels and of their
-    squares; where all pixels are alike the deviation is said to be 1, by which they can be divided."""
+    """Returns mean and standard deviation of pixel / scale, one of each for a channel.
+
+    They are computed from the sums [C] of `count` pixels and of their squares. If all pixels are
+    alike the deviation is 1, so that pixels can be divided by it.
+    """
     mean = total.double() / count
     variance = squares.double() / count - mean.square()
-    # What is left of a variance of 0 after rounding is no variance.
+    # The rest of a variance of 0 after rounding is no variance.
     constant = variance <= 1e-12 * (squares.double() / count)
     std = torch.where(constant, 1.0, variance.clamp(min=0).sqrt() / scale)
     return tuple((mean / scale).tolist()), tuple(std.tolist())

@@ -1,4 +1,4 @@
-"""How much memory is free."""
+"""The amount of memory that is free."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 _GROUPS = Path("/sys/fs/cgroup")
-# Of the first and the second version of control groups: the limit, what is in use, and what of that is given back on demand.
+# The files of the first and the second version of control groups: the limit, the memory in use, and
+# the part of it that is given back on demand.
 _FILES = {
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     "": ("memory.max", "memory.current", "inactive_file"),
@@ -15,9 +16,10 @@ _FILES = {
 
 
 def available_memory() -> int:
-    """Bytes of the host's memory that new data can take, as far as the system says; what it has in all where it does not.
+    """Returns the bytes of the host's memory that new data can take; all of it if the system does
+    not say.
 
-    The limits of a container count.
+    Limits of a container count.
     """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
@@ -28,7 +30,7 @@ def available_memory() -> int:
 
 
 def _rooms(membership: Path) -> Iterator[int]:
-    """Bytes that are left in each control group around this process that has a limit."""
+    """Yields the bytes that are left in each control group around this process that has a limit."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -50,6 +52,7 @@ def _rooms(membership: Path) -> Iterator[int]:
 
 
 def free_on(device: torch.device) -> int:
-    """Bytes that new data can take on `device` and, on the way there, in the memory of the host."""
+    """Returns the bytes that new data can take on `device` and, on the way there, in the memory of
+    the host."""
     host = available_memory()
     return min(host, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else host

@@ -1,1 +1,1 @@
-"""Pages that say what a run was and what came of it."""
+"""Pages that describe a run and its results."""

@@ -1,4 +1,5 @@
-"""Curves and heat maps as SVG within a page: drawn in the colours of the page, so that they suit a dark one, too."""
+"""Curves and heat maps as SVG within a page: drawn in the colours of the page, so that they suit a
+dark one, too."""
 
 import base64
 import io
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 34
 COLOURS = 7
-"""Curves of different colours in one chart; further ones begin again."""
+"""Number of curves of different colours in one chart; further ones begin again."""
 MARKED = 60
-"""Points of a curve up to which each is marked."""
+"""Number of points of a curve up to which each is marked."""
 
 Point = tuple[float, float]
 E = TypeVar("E", bound=HistoryEntry)
@@ -26,7 +27,7 @@ E = TypeVar("E", bound=HistoryEntry)
 
 @dataclass(frozen=True)
 class Curve:
-    """Points from left to right; those of which a number is not finite are left out."""
+    """A line through points from left to right; points that are not finite are left out."""
 
     name: str
     points: Sequence[Point]
@@ -34,7 +35,8 @@ class Curve:
 
 
 def chart(title: str, curves: Sequence[Curve], across: str = "epoch") -> Markup | None:
-    """Curves over whole numbers such as epochs, with the last value of each line; None where there is no point."""
+    """Draws curves over whole numbers such as epochs, with the last value of each; None if there is
+    no point."""
     curves = [Curve(curve.name, [p for p in curve.points if all(map(math.isfinite, p))], curve.style) for curve in curves]
     curves = [curve for curve in curves if curve.points]
     if not curves:
@@ -68,19 +70,21 @@ def chart(title: str, curves: Sequence[Curve], across: str = "epoch") -> Markup 
 
 
 def charts(*drawn: Markup | None) -> Markup:
-    """Charts beside each other, as many in a row as there is room for; those that are None are left out."""
+    """Puts charts beside each other, as many in a row as there is room for; None is left out."""
     there = [one for one in drawn if one is not None]
     return element("div", *there, class_="charts") if there else paragraph("Nothing has been measured yet.")
 
 
 def of_history(history: Sequence[E], name: str, value: Callable[[E], float | None]) -> Curve:
-    """Makes the curve of a value of each entry over the epochs of a history; entries for which it is None are left out."""
+    """Makes the curve of a value of each entry over the epochs of a history; entries for which it
+    is None are left out."""
     values = ((entry.epoch, value(entry)) for entry in history)
     return Curve(name, [(epoch, one) for epoch, one in values if one is not None])
 
 
 def of_reading(history: Sequence[HistoryEntry], reading: str, name: str | None = None) -> Curve:
-    """Makes the curve of a reading such as "train/loss" over the epochs of a history that have it."""
+    """Makes the curve of a reading such as "train/loss" over the epochs of a history that have
+    it."""
     return of_history(history, name or reading, lambda entry: entry.readings.get(reading))
 
 
@@ -110,7 +114,8 @@ def _short(value: float) -> str:
 
 
 def _ticks(low: float, high: float, count: int, whole: bool = False) -> list[float]:
-    """About `count` round numbers that reach over `low` to `high`; with `whole` there are no fractions among them."""
+    """Returns about `count` round numbers from `low` or below to `high` or above; with `whole`,
+    whole numbers."""
     if not low < high:
         room = abs(low) / 10 or 0.5
         low, high = low - room, high + room
@@ -134,8 +139,8 @@ def _tick_format(ticks: Sequence[float]) -> Callable[[float], str]:
 
 
 def raster(values: "np.ndarray", low: float, high: float) -> str:
-    """An array [rows, columns] as a picture of one pixel a value in viridis, as a data URI; 0 and what is not finite is
-    transparent."""
+    """Returns an array [rows, columns] as a data URI of a picture in viridis, one pixel a value; 0
+    and values that are not finite are transparent."""
     import numpy as np
     from matplotlib import colormaps
     from PIL import Image
@@ -148,7 +153,7 @@ def raster(values: "np.ndarray", low: float, high: float) -> str:
 
 
 def scale(low: float, high: float) -> Markup:
-    """Which colour of a raster stands for which value."""
+    """Returns the scale of a raster: its colours and their values."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

@@ -1,7 +1,7 @@
-"""One file of HTML that says what a run was and what came of it; it needs nothing else to be shown, nor any script.
+"""A page of HTML in one file about a run; to show it takes no other file and no script.
 
-Text is escaped wherever it becomes HTML; only `Markup` is taken as it is, and it comes from the functions here, which
-close what they open.
+Text is escaped wherever it becomes HTML; only `Markup` is taken as it is. It comes from the
+functions here, which close each element that they open.
 """
 
 import base64
@@ -26,8 +26,11 @@ class Markup(str):
 
 
 def element(name: str, /, *content: object, **attributes: object) -> Markup:
-    """An element with its content and attributes, all escaped but for `Markup`; `class_` and `stroke_width` are written as
-    `class` and `stroke-width`, and an attribute that is None is left out."""
+    """Returns an element with its content and attributes, all escaped but for `Markup`.
+
+    `class_` and `stroke_width` are written as `class` and `stroke-width`, and an attribute that is
+    None is left out.
+    """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items() if value is not None
     )
@@ -35,7 +38,7 @@ def element(name: str, /, *content: object, **attributes: object) -> Markup:
 
 
 def join(*content: object) -> Markup:
-    """Everything in a row, escaped but for `Markup`."""
+    """Joins everything in a row, escaped but for `Markup`."""
     return Markup("".join(part if isinstance(part, Markup) else escape(str(part)) for part in content))
 
 
@@ -44,12 +47,12 @@ def paragraph(*content: object) -> Markup:
 
 
 def block(text: str) -> Markup:
-    """A text to copy, in its own lines."""
+    """Returns a text to copy, in its own lines."""
     return element("pre", element("code", text))
 
 
 def details(summary: str, *content: object) -> Markup:
-    """What is shown when the summary is opened."""
+    """Returns a summary and the content that opens with it."""
     return element("details", element("summary", summary), *content)
 
 
@@ -58,13 +61,15 @@ def warning(*content: object) -> Markup:
 
 
 def figure(picture: Markup, caption: object = "", narrowest: int = 0) -> Markup:
-    """A picture with a caption; on a screen narrower than `narrowest` pixels it is scrolled, not shrunk."""
+    """Returns a picture with a caption; on a screen narrower than `narrowest` pixels it is
+    scrolled, not shrunk."""
     shown = element("div", element("div", picture, style=f"min-width:{narrowest}px"), class_="wide") if narrowest else picture
     return element("figure", shown, *([element("figcaption", caption)] if caption else []))
 
 
 def table(columns: Sequence[object], rows: Iterable[Sequence[object]], right: Collection[int] = ()) -> Markup:
-    """A table with these heads (none: without); None is a dash, and the columns in `right` (numbers) are right-aligned."""
+    """Returns a table, with a line of heads if there are any; None is a dash, and the columns in
+    `right` (numbers) are right-aligned."""
 
     def line(name: str, cells: Sequence[object]) -> Markup:
         return element(
@@ -81,17 +86,18 @@ def table(columns: Sequence[object], rows: Iterable[Sequence[object]], right: Co
 
 
 def facts(values: Mapping[str, object]) -> Markup:
-    """The few numbers that matter most, in large letters, by what they are; those that are None are left out."""
+    """Returns the few numbers that matter most, in large letters, by name; None is left out."""
     tiles = [element("div", element("dt", name), element("dd", value)) for name, value in values.items() if value is not None]
     return element("dl", *tiles, class_="facts")
 
 
 def drawing(drawn: "Figure", description: str) -> Markup:
-    """A matplotlib figure as a vector picture of its natural size, or as wide as there is room."""
+    """Returns a matplotlib figure as a vector picture of its natural size, or as wide as there is
+    room."""
     from matplotlib import rc_context
 
     content = io.BytesIO()
-    # Names of its parts that are random otherwise.
+    # Without a salt the names of its parts are random.
     with rc_context({"svg.hashsalt": "fusenas"}):
         drawn.savefig(content, format="svg", metadata={"Date": None})
     encoded = base64.b64encode(content.getvalue()).decode()
@@ -109,11 +115,11 @@ class Page:
         self._parts: list[Markup] = [element("header", element("h1", title), *introduction)]
 
     def section(self, heading: str, *content: object) -> None:
-        """The next section."""
+        """Adds a section."""
         self._parts.append(element("section", element("h2", heading), *content))
 
     def html(self) -> str:
-        """All of it."""
+        """Returns the whole page."""
         head = element(
             "head",
             element("meta", charset="utf-8"),
@@ -125,14 +131,17 @@ class Page:
         return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
     def write(self, run: Path) -> Path:
-        """Writes report.html in the directory of a run and returns its path. Raises OSError where that cannot be done."""
+        """Writes report.html in the directory of a run and returns its path.
+
+        Raises OSError where that cannot be done.
+        """
         path = run / PAGE_FILE
         write_atomically(path, self.html())
         return path
 
 
 def duration(seconds: float) -> str:
-    """3.2 s, 4 min 10 s, 2 h 05 min."""
+    """Returns a duration as text: 3.2 s, 4 min 10 s, 2 h 05 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -140,14 +149,15 @@ def duration(seconds: float) -> str:
 
 
 def millions(count: float) -> str:
-    """A number of parameters or multiply-adds, with three digits that count: 73.3 k, 3.35 M."""
+    """Returns a number of parameters or multiply-adds with three digits that count: 73.3 k, 3.35
+    M."""
     if count < 999_500:
         return f"{count / 1e3:.3g} k"
     return f"{count / 1e6:.3g} M" if count < 1e9 else f"{count / 1e6:,.0f} M"
 
 
 def percent(share: float) -> str:
-    """A share as 97.22%."""
+    """Returns a share as text: 97.22%."""
     return f"{100 * share:.2f}%"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with these heads; None is a dash."""
+    """Returns a table with these heads; None is a dash."""
     lines = [columns, *(["-" if cell is None else str(cell) for cell in row] for row in rows)]
     # A bar within a cell, as in the texts of genotypes, would end it.
     head, *body = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)

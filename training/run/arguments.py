@@ -7,7 +7,7 @@ from base.checks import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the other commands do."""
+    """An argument parser whose errors are one line, as those of the other commands."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message.removeprefix("argument "))
@@ -34,4 +34,4 @@ def truth(text: str) -> bool:
 
 
 TRUTH: dict[str, Any] = {"type": truth, "nargs": "?", "const": True, "metavar": "true|false"}
-"""How an argument is added that is true where it is named without a value."""
+"""Options of `add_argument` for an argument that is true if it is named without a value."""

@@ -1,6 +1,7 @@
-"""TensorBoard's event files, written by whoever asks for it.
+"""TensorBoard's event files, written in the thread of the caller.
 
-TensorBoard's own writer does that in a thread, where a full disk ends in a traceback on the terminal while the run goes on.
+TensorBoard's own writer has a thread of its own: there a full disk ends in a traceback on the
+terminal while the run goes on.
 """
 
 import os
@@ -16,9 +17,10 @@ from base.files import naming_errors
 
 
 class EventFile:
-    """A new event file in `directory`. Events from step `first_step` on in the files before it are taken back.
+    """A new event file in `directory`; events of older files from step `first_step` on are taken
+    back.
 
-    All methods raise OSError, which names the file, where it cannot be written.
+    All methods raise OSError, naming the file, if it cannot be written.
     """
 
     def __init__(self, directory: Path, first_step: int) -> None:
@@ -32,16 +34,16 @@ class EventFile:
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, summary: Summary, step: int) -> None:
-        """One summary, as the functions of `torch.utils.tensorboard.summary` make them."""
+        """Adds one summary, as the functions of `torch.utils.tensorboard.summary` make them."""
         self._write(Event(step=step, summary=summary))
 
     def flush(self) -> None:
-        """Everything so far to the disk."""
+        """Writes everything so far to the disk."""
         with naming_errors(self._path):
             self._records.flush()
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flushes and closes the file."""
         with naming_errors(self._path):
             self._records.close()
 

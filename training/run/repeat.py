@@ -1,4 +1,4 @@
-"""One run for each of several seeds, and what they have in common."""
+"""One run for each of several seeds, and the mean and deviation over them."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,7 +26,7 @@ class Spread:
 
     name: str
     values: tuple[float, ...]
-    """One a seed."""
+    """One value for each seed."""
 
     @property
     def mean(self) -> float:
@@ -34,7 +34,8 @@ class Spread:
 
     @property
     def std(self) -> float | None:
-        """Standard deviation of the sample (divided by n - 1); None for a single seed."""
+        """Returns the standard deviation of the sample (divided by n - 1); None for a single
+        seed."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
@@ -48,18 +49,21 @@ def repeat(
     options: RunOptions,
     may_change: Collection[str] = MAY_CHANGE,
 ) -> list[Spread]:
-    """Calls `run` for each of `options.seeds`, with the configuration of that seed and a directory of its own below the run's.
+    """Calls `run` for each of `options.seeds`, with that seed and a directory of its own below the
+    run's.
 
-    `run` returns what it measured by name. Says the mean and standard deviation of each quantity that all seeds have, and
-    writes them to seeds.json. On `resume`, runs that are there go on and the others begin.
+    `run` returns measured quantities by name. The mean and standard deviation of each quantity that
+    all seeds have are printed and written to seeds.json. On `resume`, runs that are there go on and
+    the others begin.
 
-    For `may_change` see `RunDirectory.open`. Raises ValueError, before any run begins, where a directory cannot be taken.
+    For `may_change` see `RunDirectory.open`. Raises ValueError, before any run begins, where a
+    directory cannot be taken.
     """
     runs = [_of_seed(config, options, seed) for seed in options.seeds]
     _check_directory(options)
     for one, theirs in runs:
         RunDirectory.check(theirs.run, one, theirs.resume, theirs.overwrite, may_change)
-    # Until all are there again it would speak of other runs.
+    # Until all seeds have run again the file would speak of other runs.
     (options.run / SEEDS_FILE).unlink(missing_ok=True)
     measured = []
     for seed, (one, theirs) in zip(options.seeds, runs, strict=True):
@@ -72,7 +76,7 @@ def repeat(
 
 
 def _check_directory(options: RunOptions) -> None:
-    """Raises ValueError where the directory above the runs holds something else than such runs, or nothing to resume."""
+    """Raises ValueError if the directory above the runs holds other files, or nothing to resume."""
     path = options.run
     if not path.exists():
         if options.resume:
@@ -88,7 +92,7 @@ def _check_directory(options: RunOptions) -> None:
 
 
 def spread(measured: Sequence[Mapping[str, float]]) -> list[Spread]:
-    """The quantities that all have."""
+    """Returns the quantities that all seeds have."""
     names = [name for name in measured[0] if all(name in other for other in measured)]
     return [Spread(name, tuple(values[name] for values in measured)) for name in names]
 
@@ -111,5 +115,5 @@ def _write(options: RunOptions, measured: Sequence[Mapping[str, float]], spreads
 
 
 def _number(value: float) -> str:
-    """Counts as they are, shares with four digits."""
+    """Returns a number as text: counts as they are, shares with four digits."""
     return f"{value:,.0f}" if value == 0 or abs(value) >= 1000 else f"{value:.4f}"

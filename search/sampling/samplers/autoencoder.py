@@ -1,4 +1,5 @@
-"""What NAO learns of architectures: an encoder to a continuous space, a predictor of the score there, and a decoder back."""
+"""The networks of NAO: an encoder to a continuous space, a predictor of scores there, a decoder
+back."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,19 +12,20 @@ from search.sampling.encoding import Variable
 
 
 class Losses(NamedTuple):
-    """Means over a batch, of which training weighs the sum; scalars."""
+    """The terms of the loss, scalar means over a batch; training descends their weighted sum."""
 
     prediction: Tensor
     """Squared error of the predicted scores."""
     reconstruction: Tensor
     """Negative log-likelihood of a value, in nats, given the ones before it and the states."""
     entropy: Tensor
-    """Of the distributions that the decoder has for a value, in nats."""
+    """Entropy of the decoder's distributions for a value, in nats."""
 
     def total(self, share: float, entropy: float) -> Tensor:
-        """share * prediction + (1 - share) * reconstruction - entropy * entropy of the decoder.
+        """Returns share * prediction + (1 - share) * reconstruction - entropy * entropy of the
+        decoder.
 
-        The first two as in Luo et al. 2018, equation 1 with `share` for lambda.
+        The first two terms are those of Luo et al. 2018, equation 1, with `share` for lambda.
         """
         return share * self.prediction + (1 - share) * self.reconstruction - entropy * self.entropy
 
@@ -31,18 +33,22 @@ class Losses(NamedTuple):
 class Autoencoder(nn.Module):
     """Encoder, performance predictor and decoder of NAO (Luo et al. 2018, section 3.2).
 
-    An architecture is the sequence of the values of its `variables`. Each value is a token; variables of the same sort with
-    equally many options share theirs (the operations, say), and what is told apart by its place has an embedding of its own
-    added. The latent representation is one vector of length 1 for each variable, the state of a bidirectional LSTM plus the
-    embedding. The predictor reads the direction of their mean. The decoder, an LSTM that begins from that direction, attends
-    to the states; its distribution for a variable is over the values of that variable alone, so that all that is decoded is an
-    architecture.
+    An architecture is the sequence of the values of its `variables`. Each value is a token;
+    variables of the same sort with equally many options share their tokens (the operations, say),
+    and an embedding of the place is added to tell them apart. The latent representation is one
+    vector of length 1 for each variable, the state of a bidirectional LSTM plus the embedding. The
+    predictor reads the direction of their mean. The decoder, an LSTM that begins from that
+    direction, attends to the states; its distribution for a variable is over the values of that
+    variable alone, so that every decoded sequence is an architecture.
 
-    Where values or states are asked for, n is any number: values int64 [n, variables], states [n, variables, hidden].
+    Values are int64 [n, variables] and states [n, variables, hidden] for any n.
     """
 
     def __init__(self, variables: Sequence[Variable], hidden: int) -> None:
-        """`hidden`: length of a latent vector; even. Raises ValueError for an odd one."""
+        """`hidden` is the length of a latent vector, an even number.
+
+        Raises ValueError for an odd one.
+        """
         super().__init__()
         if hidden % 2:
             raise ValueError(f"hidden: must be even, for two directions of an LSTM, not {hidden}")
@@ -63,20 +69,21 @@ class Autoencoder(nn.Module):
         self.register_buffer("foreign", foreign, persistent=False)
 
     def encode(self, values: Tensor) -> Tensor:
-        """The latent states of architectures."""
+        """Returns the latent states of architectures."""
         embedded = self.tokens(values + self.firsts) + self.places
         states, _ = self.encoder(embedded)
         return F.normalize(states + embedded, dim=-1)
 
     def predict(self, states: Tensor) -> Tensor:
-        """Predicted scores between 0 and 1, [n]."""
+        """Returns predicted scores between 0 and 1, [n]."""
         predicted: Tensor = self.predictor(_direction(states))
         return predicted.squeeze(-1)
 
     def move(self, states: Tensor, step: float) -> Tensor:
-        """The states `step` times the gradient of the predicted score further, of length 1 again; without a graph.
+        """Moves the states by `step` times the gradient of the predicted score, back to length 1.
 
-        That is equation 2 of the paper, from all states of an architecture at once.
+        This is equation 2 of the paper, for all states of an architecture at once. Returns states
+        without a graph.
         """
         with torch.enable_grad():
             leaf = states.detach().requires_grad_()
@@ -84,10 +91,11 @@ class Autoencoder(nn.Module):
         return F.normalize(states.detach() + step * gradient, dim=-1)
 
     def log_probs(self, states: Tensor, values: Tensor) -> Tensor:
-        """Log-probabilities of all tokens for each variable, given the states and the values of those before it.
+        """Returns log-probabilities of all tokens for each variable, given the states and the
+        earlier values.
 
-        [n, variables, vocabulary]; the value v of variable t is token `firsts[t]` + v, and tokens of others have probability 0,
-        a log-probability that is finite.
+        They are [n, variables, vocabulary]. The value v of variable t is token `firsts[t]` + v;
+        tokens of other variables have probability 0, with a finite log-probability.
         """
         before = self.tokens(values[:, :-1] + self.firsts[:-1]) + self.places[:-1]
         inputs = torch.cat([self.start.expand(len(values), 1, -1), before], 1)
@@ -96,7 +104,8 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, states: Tensor) -> Tensor:
-        """For each variable in turn the likeliest value, given those chosen before: values [n, variables]."""
+        """Chooses for each variable in turn the likeliest value, given those before: values
+        [n, variables]."""
         inputs, memory = self.start.expand(len(states), 1, -1), _memory(states)
         tokens: list[Tensor] = []
         for place in range(len(self.firsts)):
@@ -106,7 +115,10 @@ class Autoencoder(nn.Module):
         return torch.cat(tokens, 1) - self.firsts
 
     def losses(self, values: Tensor, scores: Tensor) -> Losses:
-        """What architectures and their `scores` between 0 and 1 cost; the first `len(scores)` of `values` have one."""
+        """Returns the losses of architectures and their `scores` between 0 and 1.
+
+        The first `len(scores)` of `values` have a score.
+        """
         states = self.encode(values)
         log_probs = self.log_probs(states, values)
         chosen = log_probs.gather(-1, (values + self.firsts).unsqueeze(-1))
@@ -114,7 +126,8 @@ class Autoencoder(nn.Module):
         return Losses(prediction, -chosen.mean(), entropy(log_probs).mean())
 
     def _log_probs(self, outputs: Tensor, states: Tensor, places: slice) -> Tensor:
-        """From outputs of the decoder [n, places, hidden], by attention to the states (Luo et al. 2018, decoder)."""
+        """Turns outputs of the decoder [n, places, hidden] into log-probabilities, by attention to
+        the states (Luo et al. 2018, decoder)."""
         weights = ((outputs + self.places[places]) @ states.transpose(1, 2)).softmax(-1)
         mixed = self.attention(torch.cat([weights @ states, outputs], -1)).tanh()
         logits: Tensor = self.output(mixed)
@@ -122,12 +135,16 @@ class Autoencoder(nn.Module):
 
 
 def entropy(log_probs: Tensor) -> Tensor:
-    """In nats, of distributions over the last dimension; log-probabilities of what is impossible have to be finite."""
+    """Returns the entropy, in nats, of distributions over the last dimension.
+
+    Log-probabilities of impossible values have to be finite.
+    """
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def _tokens(variables: Sequence[Variable]) -> tuple[Tensor, int]:
-    """The token of the value 0 of each variable, int64 [variables], and how many tokens there are."""
+    """Returns the token of the value 0 of each variable, int64 [variables], and the number of
+    tokens."""
     firsts: dict[tuple[bool, int], int] = {}
     count = 0
     for variable in variables:
@@ -138,11 +155,12 @@ def _tokens(variables: Sequence[Variable]) -> tuple[Tensor, int]:
 
 
 def _direction(states: Tensor) -> Tensor:
-    """Of the mean of the states, [n, hidden]."""
+    """Returns the direction of the mean of the states, [n, hidden]."""
     return F.normalize(states.mean(1), dim=-1)
 
 
 def _memory(states: Tensor) -> tuple[Tensor, Tensor]:
-    """What the decoder begins from: all that it knows is in the states, so that it follows them when they are moved."""
+    """Returns the state that the decoder begins from: it knows the latent states alone, so that it
+    follows them when they are moved."""
     direction = _direction(states).unsqueeze(0)
     return direction, torch.zeros_like(direction)

@@ -1,4 +1,4 @@
-"""Bayesian optimisation of architectures: what it can be told, and which model it is."""
+"""Bayesian optimisation of architectures: its configuration and its models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,18 +19,20 @@ class BayesConfig:
     """The model of scores, and how architectures are proposed by it."""
 
     model: Model = "bananas"
-    """bananas: an ensemble of neural networks; gp: a Gaussian process; optuna_tpe, optuna_gp: Optuna's samplers, a
-    tree-structured Parzen estimator and its own Gaussian process (pip install 'fusenas[bayes]')."""
+    """bananas: an ensemble of neural networks; gp: a Gaussian process; optuna_tpe, optuna_gp:
+    Optuna's samplers, a tree-structured Parzen estimator and its own Gaussian process (pip install
+    'fusenas[bayes]')."""
     encoding: EncodingName | None = None
-    """What bananas and gp see of an architecture: path, which sequences of operations lead through its cells; one_hot, the
-    operation of each edge. null: path for bananas, one_hot for gp."""
+    """What bananas and gp see of an architecture: path, which sequences of operations lead through
+    its cells; one_hot, the operation of each edge. null: path for bananas, one_hot for gp."""
     initial: int = 10
     """Random architectures to begin with."""
     batch: int | None = None
-    """Architectures that bananas and gp propose from one fit; null: 10. Optuna's samplers propose one at a time."""
+    """Architectures that bananas and gp propose from one fit; null: 10. Optuna's samplers propose
+    one at a time."""
     storage: str | None = None
-    """Where Optuna keeps the study, for several processes and its dashboard: a file for its journal, or the URL of a database,
-    such as sqlite:///study.db; null: in memory."""
+    """Where Optuna keeps the study, for several processes and its dashboard: a file for its
+    journal, or the URL of a database, such as sqlite:///study.db; null: in memory."""
     study: str | None = None
     """Name of the study in the storage; null: fusenas."""
 
@@ -62,7 +64,7 @@ class BayesSearchConfig(SamplingConfig):
 class BayesSampler(Sampler):
     """Bayesian optimisation with the model that `bayes.model` names.
 
-    Raises ValueError where Optuna is wanted and not installed, or its storage cannot be used.
+    Raises ValueError if Optuna is wanted and not installed, or if its storage cannot be used.
     """
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:

@@ -1,4 +1,5 @@
-"""The controller of ENAS (Pham et al. 2018, section 2.2): a recurrent network that decides an architecture choice by choice."""
+"""The controller of ENAS (Pham et al. 2018, section 2.2): a recurrent network that decides an
+architecture choice by choice."""
 
 from collections.abc import Sequence
 
@@ -6,17 +7,19 @@ import torch
 from torch import Tensor, nn
 
 INITIAL = 0.1
-"""Weights begin uniform between minus this and this (section 3.1)."""
+"""Weights begin uniform between minus this number and this number (section 3.1)."""
 
 
 class Controller(nn.Module):
-    """A distribution of tuples of values, `options[t]` possible ones for variable t, as `Encoding.variables` lists them.
+    """A distribution of tuples of values, `options[t]` possible ones for variable t, as
+    `Encoding.variables` lists them.
 
-    An LSTM reads the embedding of the decision before, at first a learned vector, and a linear head says how likely each value
-    of the next variable is: the softmax of `tanh_constant` * tanh(logits / `temperature`) (Bello et al. 2017), which keeps
-    any two values within a factor of exp(2 `tanh_constant`). Each variable has a head and embeddings of its own, stored side
-    by side and padded to the most options. Where tuples of values are the architectures one to one, the probability of an
-    architecture is exact.
+    An LSTM reads the embedding of the decision before, at first a learned vector, and a linear head
+    says how likely each value of the next variable is: the softmax of `tanh_constant` * tanh(logits
+    / `temperature`) (Bello et al. 2017), which keeps any two values within a factor of exp(2
+    `tanh_constant`). Each variable has a head and embeddings of its own, stored side by side and
+    padded to the most options. If tuples of values are the architectures one to one, the
+    probability of an architecture is exact.
     """
 
     def __init__(
@@ -43,23 +46,25 @@ class Controller(nn.Module):
                 parameter.uniform_(-INITIAL, INITIAL, generator=generator)
 
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of architectures [n, variables], each [n] and differentiable in the weights.
+        """Returns log-probability and entropy of architectures [n, variables].
 
-        The entropy is the sum over the variables of that of the next decision, given those before: its mean over architectures
-        that the controller samples is the entropy of its distribution.
+        Each is [n] and differentiable in the weights.
+
+        The entropy is the sum over the variables of the entropy of each decision, given those
+        before: its mean over sampled architectures is the entropy of the controller's distribution.
         """
         log_probs = self._log_probs(values)
         chosen = log_probs.gather(-1, values.unsqueeze(-1)).squeeze(-1)
         return chosen.sum(-1), -(log_probs.exp() * log_probs).sum((-1, -2))
 
     def log_prob(self, values: Tensor) -> Tensor:
-        """Log-probability of architectures [n, variables], [n]."""
+        """Returns the log-probability [n] of architectures [n, variables]."""
         log_prob, _ = self(values)
         return log_prob
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` independent architectures, [count, variables]."""
+        """Samples `count` independent architectures, [count, variables]."""
         inputs, state = self.start.expand(count, 1, -1), None
         values = torch.empty(count, len(self.heads), dtype=torch.long)
         for number in range(len(self.heads)):
@@ -71,14 +76,16 @@ class Controller(nn.Module):
         return values
 
     def _log_probs(self, values: Tensor) -> Tensor:
-        """Log-probabilities of all values of each variable given those before it, [n, variables, most options]."""
+        """Returns log-probabilities of all values of each variable given those before it,
+        [n, variables, most options]."""
         before = self.embeddings[torch.arange(len(self.embeddings)), values[:, :-1]]
         hidden, _ = self.cell(torch.cat([self.start.expand(len(values), 1, -1), before], 1))
         return self._decide(hidden, slice(None))
 
     def _decide(self, hidden: Tensor, variables: slice) -> Tensor:
-        """Log-probabilities [n, variables, most options] from hidden states [n, variables, hidden]."""
+        """Maps hidden states [n, variables, hidden] to log-probabilities
+        [n, variables, most options]."""
         logits = torch.einsum("nth,toh->nto", hidden, self.heads[variables]) + self.biases[variables]
         logits = self.tanh_constant * torch.tanh(logits / self.temperature)
-        # The lowest number and not -inf, of which the entropy would make NaN.
+        # The lowest number, as the entropy would make NaN of -inf.
         return logits.masked_fill(self.padding[variables], torch.finfo(logits.dtype).min).log_softmax(-1)

@@ -21,20 +21,22 @@ Objective = Literal["parameters", "multiply_adds", "latency_ms"]
 
 @dataclass
 class EvolutionConfig:
-    """Who lives, who has children, and how these differ from their parents."""
+    """The rules of who lives, who has children, and how children differ from parents."""
 
     name: str = "ageing"
-    """ageing: the best of a sample has a child, and the oldest dies; generational: children replace all but the elite; nsga2:
-    for a high score and a small cost, the least dominated of parents and children live; or one that was registered."""
+    """ageing: the best of a sample has a child, and the oldest dies; generational: children replace
+    all but the elite; nsga2: for a high score and a small cost, the least dominated of parents and
+    children live; or one that was registered."""
     population: int = 100
     """Architectures alive; the first ones are random."""
     sample: int = 25
     """ageing: architectures drawn, with replacement, the best of which has the child."""
     edge_share: float = 0.2
-    """Mutations that move an operation to another edge, as a share; the others change an operation."""
+    """Mutations that move an operation to another edge, as a share; the others change an
+    operation."""
     selection: Selection = "tournament"
-    """generational: parents are the best of a few that are drawn (tournament), or drawn in proportion to the score minus the
-    smallest score (roulette)."""
+    """generational: parents are the best of a few that are drawn (tournament), or drawn in
+    proportion to the score minus the smallest score (roulette)."""
     tournament: int = 5
     """generational: architectures drawn for a tournament."""
     elite: int = 5
@@ -86,7 +88,7 @@ class EvolutionSearchConfig(SamplingConfig):
 
 
 class Scheme(ABC):
-    """An algorithm of evolution: how `EvolutionSampler` comes from one generation to the next."""
+    """An algorithm of evolution: the way of `EvolutionSampler` from one generation to the next."""
 
     def __init__(self, encoding: Encoding, options: EvolutionConfig, random: Random, costs: Costs | None) -> None:
         self.encoding = encoding
@@ -96,18 +98,18 @@ class Scheme(ABC):
     @property
     @abstractmethod
     def children(self) -> int:
-        """How many a generation has."""
+        """Number of children of a generation."""
 
     @abstractmethod
     def child(self, population: Sequence[Scored]) -> Genome:
-        """One of the next generation."""
+        """Returns one architecture of the next generation."""
 
     @abstractmethod
     def survivors(self, population: Sequence[Scored], children: Sequence[Scored]) -> list[Scored]:
-        """The next population, from the present one, empty at first, and its children."""
+        """Returns the next population, from the present one, empty at first, and its children."""
 
     def _bred(self, parent: Callable[[], Genome]) -> Genome:
-        """A child by crossover and mutation of parents that `parent` chooses."""
+        """Returns a child by crossover and mutation of parents that `parent` chooses."""
         options = self.options
         child = parent()
         if self.random.random() < options.crossover_share:
@@ -121,13 +123,17 @@ SCHEMES: Registry[type[Scheme]] = Registry("scheme")
 
 
 def register_scheme(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
-    """Makes the decorated class the scheme `name`, for `--evolution.name`. Raises InputError where another has the name."""
+    """Makes the decorated class the scheme `name`, for `--evolution.name`.
+
+    Raises InputError where another has the name.
+    """
     return SCHEMES.register(name)
 
 
 @register_scheme("ageing")
 class _Ageing(Scheme):
-    """Regularised evolution (Real et al. 2019, algorithm 1); the population is in the order of birth."""
+    """Regularised evolution (Real et al. 2019, algorithm 1); the population is in the order of
+    birth."""
 
     children = 1
 
@@ -164,9 +170,10 @@ class _Generational(Scheme):
 
 @register_scheme("nsga2")
 class _Nsga2(Scheme):
-    """NSGA-II (Deb et al. 2002, section III); the population is in the order of the crowded comparison, the best first.
+    """NSGA-II (Deb et al. 2002, section III); the population is in the order of the crowded
+    comparison, the best first.
 
-    As the space is finite, copies of an architecture would fill the first front: of equal ones one lives.
+    One of equal architectures lives: the space is finite, and copies would fill the first front.
     """
 
     def __init__(self, encoding: Encoding, options: EvolutionConfig, random: Random, costs: Costs | None) -> None:
@@ -200,10 +207,11 @@ class _Nsga2(Scheme):
 
 
 class EvolutionSampler(Sampler):
-    """Evolution, by the algorithm that `evolution.name` says.
+    """Evolution by the algorithm that `evolution.name` names.
 
-    A generation ends when as many children have been told as it has; asked before that, it asks for as many others as are
-    missing, from the same parents. The first generation is random.
+    A generation ends when all of its children have been told. Asked before that, the sampler asks
+    for others in place of those that are missing, from the same parents. The first generation is
+    random.
     """
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
@@ -237,5 +245,5 @@ class EvolutionSampler(Sampler):
 
 
 def _best(scored: Sequence[Scored], count: int) -> list[Scored]:
-    """The best `count`, the first of equals."""
+    """Returns the best `count`; of equals the first."""
     return sorted(scored, key=lambda one: one[1], reverse=True)[:count]

@@ -1,4 +1,5 @@
-"""A controller and genetic operators that propose architectures from, and learn from, one population."""
+"""A controller and genetic operators that propose architectures from, and learn from, one
+population."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,12 +18,13 @@ Survival = Literal["ageing", "elitist"]
 
 @dataclass
 class HybridConfig:
-    """The population, and who proposes."""
+    """The population, and the share of each proposer."""
 
     share: float = 0.5
     """Proposals of the controller, as a share; the others are children of the population."""
     population: int = 30
-    """Architectures alive, whoever proposed them. While there are fewer, random ones take the place of children."""
+    """Architectures alive, whoever proposed them. While there are fewer, random ones take the place
+    of children."""
     survival: Survival = "ageing"
     """ageing: the last ones that were told live; elitist: the best of all, each once, however
     long ago their scores were made."""
@@ -33,7 +35,8 @@ class HybridConfig:
     crossover_points: int = 1
     """Places where a child changes from one parent to the other."""
     edge_share: float = 0.2
-    """Mutations that move an operation to another edge, as a share; the others change an operation."""
+    """Mutations that move an operation to another edge, as a share; the others change an
+    operation."""
 
     def __post_init__(self) -> None:
         choices(self)
@@ -48,7 +51,7 @@ class HybridSearchConfig(SamplingConfig):
     controller: ControllerConfig = field(default_factory=lambda: ControllerConfig(replay_epochs=4))
     """The controller, and how it learns."""
     hybrid: HybridConfig = field(default_factory=HybridConfig)
-    """The population, and who proposes."""
+    """The population, and the share of each proposer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,15 +63,17 @@ class HybridSearchConfig(SamplingConfig):
 
 
 class HybridSampler(PolicySampler):
-    """A policy-gradient controller proposes, genetic operators refine; both have one population.
+    """A controller that proposes and genetic operators that refine, with one population.
 
-    It is meant to find good architectures with as few evaluations as evolution does, and to have a policy besides, along which
-    shared weights can be trained and which evolution lacks; and to explore by the policy where operators have converged.
+    It is meant to find good architectures with as few evaluations as evolution, to have a policy
+    along which shared weights can be trained, and to explore by the policy where operators have
+    converged.
 
-    Each architecture asked for is the controller's with the chance `share`, else a child: the winner of a tournament, perhaps
-    crossed with another winner, and mutated. All that are told enter the population. The controller makes a step of REINFORCE
-    from those that it proposed itself, and `replay_epochs` with clipped importance weights from the population, in which a
-    child counts as proposed with the probability that it had when it was told.
+    Each architecture asked for is the controller's with the chance `share`, else a child: the
+    winner of a tournament, perhaps crossed with another winner, and mutated. All architectures that
+    are told enter the population. The controller makes a step of REINFORCE from its own proposals,
+    and `replay_epochs` with clipped importance weights from the population, in which a child counts
+    as proposed with the probability that it had when it was told.
     """
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
@@ -79,7 +84,7 @@ class HybridSampler(PolicySampler):
         batch, share = self.config.controller.batch, self.config.hybrid.share
         own = sum(self.random.random() < share for _ in range(batch))
         children = [self._child() for _ in range(batch - own)]
-        # From now on these are no proposals of the controller, even if they once were.
+        # From now on these count as children, even if the controller once proposed them.
         self.proposed = {genome: log_prob for genome, log_prob in self.proposed.items() if genome not in children}
         return (self.propose(own) if own else []) + children
 
@@ -106,7 +111,8 @@ class HybridSampler(PolicySampler):
         return self.population[tournament(scores, self.config.hybrid.tournament, self.random)][0]
 
     def _survivors(self, members: Sequence[Experience]) -> list[Experience]:
-        """Of the population and those told after it, in that order."""
+        """Returns the survivors of the population and the architectures told after it, in that
+        order."""
         count = self.config.hybrid.population
         if self.config.hybrid.survival == "ageing":
             return list(members[-count:])

@@ -11,11 +11,11 @@ from search.sampling.samplers.sampler import Costs, Sampler, Scored
 
 @dataclass
 class LocalConfig:
-    """How a neighbourhood is searched."""
+    """The way that a neighbourhood is searched."""
 
     first_improvement: bool = True
-    """Evaluate neighbours one by one, in random order, and move to the first that is better; false: evaluate all of them, and
-    move to the best."""
+    """Evaluate neighbours one by one, in random order, and move to the first that is better; false:
+    evaluate all of them, and move to the best."""
 
 
 @dataclass
@@ -23,26 +23,27 @@ class LocalSearchConfig(SamplingConfig):
     """Local search."""
 
     local: LocalConfig = field(default_factory=LocalConfig)
-    """How a neighbourhood is searched."""
+    """The way that a neighbourhood is searched."""
 
 
 class LocalSampler(Sampler):
-    """Local search (White et al. 2021): from a random architecture to better neighbours, and again from another where there is
-    none.
+    """Local search (White et al. 2021) to better neighbours, begun again where there is none.
 
-    Neighbours are all architectures one edit away (`Encoding.neighbours`). A score that is known is used, not asked for again.
-    It ends with the last architecture of the space. Of neighbours asked for at once, those that are left out when some are told
-    count as no better.
+    It begins with a random architecture, each time.
+
+    Neighbours are all architectures one edit away (`Encoding.neighbours`). A score that is known is
+    used, not asked for again. It ends with the last architecture of the space. If some of the
+    neighbours asked for at once are told, the others count as worse.
     """
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
         super().__init__(encoding, config, seed, costs)
         self.scores: dict[Genome, float] = {}
-        """Of all that were told."""
+        """Scores of all architectures that were told."""
         self.here: Genome | None = None
-        """The present architecture; None while one to begin at has been asked for."""
+        """The present architecture; None until a beginning has been told."""
         self.left: list[Genome] = []
-        """Neighbours that have not been asked for."""
+        """Neighbours that are still to be asked for."""
         self.asked: list[Genome] = []
         """Neighbours, or architectures to begin at, that have been asked for."""
 
@@ -70,7 +71,8 @@ class LocalSampler(Sampler):
         return max(genomes, key=lambda genome: self.scores[genome])
 
     def _better(self) -> Genome | None:
-        """The best neighbour whose score is known, if it is better than the present architecture."""
+        """Returns the best neighbour of known score, if it is better than the present
+        architecture."""
         assert self.here is not None
         known = [genome for genome in self.encoding.neighbours(self.here) if genome in self.scores]
         best = self._best([self.here, *known])

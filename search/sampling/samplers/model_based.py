@@ -12,24 +12,25 @@ from search.sampling.samplers.sampler import Costs, Sampler, Scored
 ENCODINGS = {"bananas": "path", "gp": "one_hot"}
 """The encoding that a model is given by default."""
 BATCH = 10
-"""Proposals from one fit by default."""
+"""Number of proposals from one fit by default."""
 PARENTS = 10
-"""The best architectures so far, of which candidates are mutations."""
+"""Number of the best architectures so far whose mutations are candidates."""
 MUTATIONS = 100
-"""Candidates that are mutations, the same number of each parent."""
+"""Number of candidates that are mutations, the same for each parent."""
 RANDOM = 100
-"""Candidates that are drawn at random."""
+"""Number of candidates that are drawn at random."""
 EDGE_SHARE = 0.1
-"""Mutations that move an operation to another edge, as a share."""
+"""Share of mutations that move an operation to another edge."""
 
 
 class ModelBasedSampler(Sampler):
-    """Begins with random architectures, then proposes those that may be best by what a predictor has learnt from all scores.
+    """A sampler that begins at random, then proposes by a predictor that learns from all scores.
 
-    Candidates are mutations of the best architectures so far and some random ones, without those that were evaluated. Of each
-    one score is drawn from the predictor's normal distribution, and those that got the highest are asked for: independent
-    Thompson sampling, as in BANANAS (White et al. 2021). Asked again before it is told, it proposes others. When
-    it has asked for every architecture of the space, it ends.
+    Candidates are mutations of the best architectures so far and some random ones, without those
+    that were evaluated. The predictor's normal distribution gives each a drawn score, and the
+    highest are asked for: independent Thompson sampling, as in BANANAS (White et al. 2021). Asked
+    again before it is told, it proposes others. When it has asked for every architecture of the
+    space, it ends.
     """
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
@@ -38,9 +39,9 @@ class ModelBasedSampler(Sampler):
         self._features = encoding.features[bayes.encoding or ENCODINGS[bayes.model]]
         self._predictor: Predictor = Ensemble(seed) if bayes.model == "bananas" else GaussianProcess()
         self._scores: dict[Genome, float] = {}
-        """Of all that were told."""
+        """Scores of all architectures that were told."""
         self._asked: list[Genome] = []
-        """What was asked for since the last tell."""
+        """Architectures asked for since the last tell."""
 
     def ask(self) -> list[Genome]:
         bayes, known = self.config.bayes, {*self._scores, *self._asked}
@@ -69,7 +70,7 @@ class ModelBasedSampler(Sampler):
         self._predictor.load_state_dict(state["predictor"])
 
     def _draw(self, count: int, known: Collection[Genome]) -> list[Genome]:
-        """Random architectures that are not known, as many as there are up to `count`."""
+        """Returns random architectures that are not known, as many as there are up to `count`."""
         drawn: dict[Genome, None] = {}
         while len(drawn) < min(count, self.encoding.size - len(known)):
             genome = self.encoding.random(self.random)
@@ -100,5 +101,5 @@ class ModelBasedSampler(Sampler):
 
 
 def thompson(mean: np.ndarray, deviation: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """One draw from each normal distribution [candidates], all independent."""
+    """Draws once from each normal distribution [candidates], all independent."""
     return mean + deviation * generator.standard_normal(len(mean))

@@ -1,4 +1,5 @@
-"""Neural architecture optimisation (Luo et al. 2018): gradient ascent in a continuous space of architectures."""
+"""Neural architecture optimisation (Luo et al. 2018): gradient ascent in a continuous space of
+architectures."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,19 +31,23 @@ class NaoConfig:
     proposals: int = 25
     """Architectures to evaluate between two trainings."""
     seeds: int = 25
-    """Of the best so far, how many have their latent states moved along the gradient of the predicted score."""
+    """Of the best so far, how many have their latent states moved along the gradient of the
+    predicted score."""
     step: float = 1.0
-    """Size of the first move, in gradients. As long as there are too few proposals, moves of 2, 3, 4 ... times the size
-    follow."""
+    """Size of the first move, in gradients. As long as there are too few proposals, moves of 2, 3,
+    4 ... times the size follow."""
     steps: int = 20
     """Sizes to try at most; random architectures make up for proposals that are still missing."""
     target: Target = "rank"
-    """What is predicted: the rank of a score, or the score itself as published, from 0 for the worst to 1 for the best."""
+    """What is predicted: the rank of a score, or the score itself as published, from 0 for the
+    worst to 1 for the best."""
     prediction: float = 0.8
-    """Weight of the predictor's squared error in the loss; that of the decoder's negative log-likelihood is 1 minus it."""
+    """Weight of the predictor's squared error in the loss; that of the decoder's negative
+    log-likelihood is 1 minus it."""
     entropy: float = 0.05
-    """Weight with which the entropy of the decoder's distributions is taken off the loss. Above 0 it keeps the decoder
-    undecided between tokens, so that smaller moves change them; below 0 it makes the decoder surer than the data do."""
+    """Weight with which the entropy of the decoder's distributions is taken off the loss. Above 0
+    it keeps the decoder undecided between tokens, so that smaller moves change them; below 0 it
+    makes the decoder surer than the data do."""
     hidden: int = 32
     """Length of a latent vector; even."""
     updates: int = 60
@@ -80,25 +85,28 @@ class NaoSearchConfig(SamplingConfig):
 
 
 class NaoSampler(Sampler):
-    """NAO: random architectures first, then those that the gradient of a learned predictor leads to.
+    """NAO: random architectures first, then those that the gradient of a learned predictor leads
+    to.
 
-    Each ask after a tell trains the `Autoencoder` on all scores. The latent states of the best architectures are moved along
-    the gradient of the predicted score and decoded; what was never asked for before is a proposal. Moves get longer, from the
-    original states, until there are enough of them.
+    Each ask after a tell trains the `Autoencoder` on all scores. The latent states of the best
+    architectures are moved along the gradient of the predicted score and decoded; architectures
+    that were never asked for before are proposals. Moves get longer, from the original states,
+    until there are enough of them.
 
-    Unlike the authors' code, each training begins from new weights, by a seed of its own: those that go on from the last ones
-    lead to ever fewer new architectures. So the state is nothing but the scores. An architecture that was asked for is not
-    asked for again, told or not, before all others have been; none is asked for once all have been told.
+    Unlike the authors' code, each training begins from new weights, by a seed of its own: those
+    that go on from the last ones lead to ever fewer new architectures. So the scores are the whole
+    state. An architecture is asked for again only after all others have been; once all have been
+    told, none is asked for.
     """
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
         super().__init__(encoding, config, seed, costs)
         self.scores: dict[Genome, float | None] = {}
-        """Of all that were asked for; None: not told."""
+        """Scores of all architectures that were asked for; None until they are told."""
         self.losses: dict[str, float] = {}
-        """Of the last training, at its end, by name."""
+        """Losses at the end of the last training, by name."""
         self._model: Autoencoder | None = None
-        """Trained on all that was told; None where it has to be trained first."""
+        """Model trained on all that was told; None if it has to be trained first."""
 
     def ask(self) -> list[Genome]:
         options: NaoConfig = self.config.nao
@@ -129,7 +137,8 @@ class NaoSampler(Sampler):
         self.scores, self.losses, self._model = dict(state["scores"]), dict(state["losses"]), None
 
     def _uphill(self, told: Sequence[Scored]) -> Iterator[Genome]:
-        """Architectures never asked for, by longer and longer moves, each from the best architecture to the worst seed."""
+        """Yields architectures never asked for, by longer and longer moves, each from the best
+        architecture to the worst seed."""
         options: NaoConfig = self.config.nao
         if self._model is None:
             self._model, self.losses = self._train(told)
@@ -145,7 +154,8 @@ class NaoSampler(Sampler):
                     yield genome
 
     def _others(self, count: int, but: Sequence[Genome]) -> list[Genome]:
-        """Random architectures never asked for, not those in `but`; fewer than `count` where fewer are left."""
+        """Returns random architectures never asked for and not in `but`; fewer than `count` if
+        fewer are left."""
         left = self.encoding.size - len(self.scores) - len(but)
         if left <= count:
             others = [genome for genome in self.encoding.all() if genome not in self.scores and genome not in but]
@@ -171,9 +181,11 @@ class NaoSampler(Sampler):
 
 
 def scaled(scores: Sequence[float], target: Target) -> Tensor:
-    """From 0, the worst, to 1, the best, float32 [n]: by rank, where equals share the mean of theirs, or by score.
+    """Scales scores from 0, the worst, to 1, the best, float32 [n].
 
-    All are 0.5 where all are equal.
+    By rank, equals share the mean of their ranks; otherwise the scale is that of the scores.
+
+    If all scores are equal, all become 0.5.
     """
     values = rankdata(scores) if target == "rank" else np.array(scores, dtype=np.float64)
     low, high = values.min(), values.max()
@@ -181,9 +193,11 @@ def scaled(scores: Sequence[float], target: Target) -> Tensor:
 
 
 def train(variables: Sequence[Variable], values: Tensor, targets: Tensor, options: NaoConfig, seed: int) -> Autoencoder:
-    """An autoencoder of architectures, int64 [n, variables], and a predictor of their `targets`, [n], trained from new weights.
+    """Trains an autoencoder of architectures, int64 [n, variables], with a predictor of their
+    `targets` [n].
 
-    The same for the same arguments, whatever the state of torch's random generators, which it leaves as they are.
+    It begins from new weights. The result depends on the arguments alone; torch's random generators
+    are left as they are.
     """
     with torch.random.fork_rng([]), torch.enable_grad():
         torch.default_generator.manual_seed(seed)

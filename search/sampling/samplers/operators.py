@@ -1,4 +1,4 @@
-"""Genetic operators without a state: who becomes a parent, and how two parents make a child.
+"""Genetic operators without a state: the choice of parents, and the child of two parents.
 
 Mutations belong to the space: see `Encoding`. More of a score is better.
 """
@@ -10,17 +10,20 @@ from search.sampling.encoding import Genome
 
 
 def tournament(scores: Sequence[float], size: int, random: Random) -> int:
-    """The index of the best of `size` that are drawn with replacement, the first drawn of equals.
+    """Returns the index of the best of `size` drawn with replacement; of equals the first drawn.
 
-    Of n different scores, the r-th best is chosen with the probability ((n - r + 1)^size - (n - r)^size) / n^size.
+    Of n different scores, the r-th best is chosen with the probability ((n - r + 1)^size - (n -
+    r)^size) / n^size.
     """
     return max((random.randrange(len(scores)) for _ in range(size)), key=lambda index: scores[index])
 
 
 def roulette(scores: Sequence[float], random: Random) -> int:
-    """An index, drawn with a probability in proportion to its fitness: the score minus the smallest one.
+    """Draws an index with a probability in proportion to its fitness, the score minus the smallest
+    one.
 
-    So scores may be negative, and the worst is never drawn; where all are equal, all have the same chance.
+    So scores may be negative, and the worst is never drawn; if all are equal, all have the same
+    chance.
     """
     least = min(scores)
     fitness = [score - least for score in scores]
@@ -30,10 +33,11 @@ def roulette(scores: Sequence[float], random: Random) -> int:
 
 
 def crossover(one: Genome, other: Genome, blocks: Sequence[Sequence[int]], points: int, random: Random) -> Genome:
-    """A child that has the first blocks of `one`, and the other parent's after each of `points` cuts in turn.
+    """Returns a child that has the first blocks of `one`, and changes parent at each of `points`
+    cuts.
 
-    `blocks` are places of a genome that stay together (`Encoding.blocks`). All sets of cuts between them have the same chance.
-    Raises ValueError where there are fewer places to cut than `points`.
+    `blocks` are places of a genome that stay together (`Encoding.blocks`). All sets of cuts between
+    them have the same chance. Raises ValueError if there are fewer places to cut than `points`.
     """
     cuts = set(random.sample(range(1, len(blocks)), points))
     child = list(one)

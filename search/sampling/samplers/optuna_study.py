@@ -1,6 +1,6 @@
 """Architectures proposed by a sampler of Optuna, through a study that several processes can share.
 
-The only module that imports Optuna, which is installed with the extra `bayes`.
+This is the only module that imports Optuna, which is installed with the extra `bayes`.
 """
 
 import json
@@ -32,24 +32,29 @@ from search.sampling.samplers.sampler import Costs, Sampler, Scored
 STUDY = "fusenas"
 """The name of a study that is given no other."""
 ATTEMPTS = 5
-"""Proposals in a row that have been evaluated before an architecture that has not is drawn at random."""
+"""Number of proposals in a row that may repeat known architectures; then a new one is drawn at
+random."""
 OPENING_WAITS = (0.1, 0.2, 0.4, 0.8)
 """Seconds between attempts to open a database."""
 IDENTITY = "fusenas"
-"""The attribute of a study that says what it is of."""
+"""The attribute of a study that identifies its architectures and scores."""
 
 
 class OptunaSampler(Sampler):
-    """Asks a study of Optuna for one architecture at a time: the variables of the encoding are its categorical parameters.
+    """A sampler that asks a study of Optuna for one architecture at a time.
 
-    A proposal that has been evaluated is told the study as failed, and another one made. What was asked for and left out when
-    others were told fails with the next ask.
+    The variables of the encoding are the study's categorical parameters.
 
-    Without `bayes.storage` the study is in memory, and a checkpoint holds all its trials. With it, any number of processes with
-    a sampler of their own work at the study until it has `evaluations` finished trials, or up to one more for each other
-    process. A process that is killed leaves its trial running; resumed, it tells the study that the trial failed.
+    A proposal that has been evaluated is told to the study as failed, and another one is made. An
+    architecture that was asked for and left out when others were told fails with the next ask.
 
-    Raises ValueError for a storage that cannot be opened and for a study of other architectures or scores.
+    Without `bayes.storage` the study is in memory, and a checkpoint holds all its trials. With it,
+    any number of processes with a sampler of their own work at the study until it has `evaluations`
+    finished trials, or up to one more for each other process. A process that is killed leaves its
+    trial running; resumed, it tells the study that the trial failed.
+
+    Raises ValueError for a storage that cannot be opened and for a study of other architectures or
+    scores.
     """
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
@@ -60,10 +65,10 @@ class OptunaSampler(Sampler):
         }
         self._worker = f"{platform.node()} {uuid.uuid4().hex[:8]}"
         self._running: dict[int, Genome] = {}
-        """Trials that were asked for and not told, by number."""
+        """Trials that were asked for and are to be told, by number."""
         self._told: list[Genome] = []
         self._heard = False
-        """Something has been told since the last ask."""
+        """Whether a score has been told since the last ask."""
         self._study = self._open()
 
     def ask(self) -> list[Genome]:
@@ -87,7 +92,7 @@ class OptunaSampler(Sampler):
                 if number is not None:
                     del self._running[number]
                 if number is None or self._study.tell(number, score, skip_if_finished=True).state != TrialState.COMPLETE:
-                    # It had been given up.
+                    # The trial had been given up.
                     self._study.add_trial(self._trial(genome, TrialState.COMPLETE, score))
 
     def gathered(self) -> Sequence[Scored]:
@@ -140,9 +145,9 @@ class OptunaSampler(Sampler):
         return study
 
     def _propose(self, known: set[Genome]) -> Genome:
-        """A new trial of an architecture that is not known."""
+        """Returns a new trial of an architecture that is not known."""
         for attempt in range(ATTEMPTS + 1):
-            # Not by enqueueing, as another process might take what this one has put there.
+            # Another process might take a trial that this one enqueues.
             self._sampler.forced = self._params(_unknown(self.encoding, known, self.random)) if attempt == ATTEMPTS else None
             trial = self._study.ask(self._distributions)
             genome = self._genome(trial.params)
@@ -155,7 +160,7 @@ class OptunaSampler(Sampler):
         return genome
 
     def _give_up(self, numbers: Sequence[int]) -> None:
-        """These trials fail, unless they are finished."""
+        """Makes these trials fail, unless they are finished."""
         for number in numbers:
             self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
             self._running.pop(number, None)
@@ -173,7 +178,7 @@ class OptunaSampler(Sampler):
         )
 
     def _attributes(self, genome: Genome) -> dict[str, str]:
-        """What a trial says of itself, on Optuna's dashboard for one."""
+        """Returns the attributes of a trial, for Optuna's dashboard for one."""
         genotype = self.encoding.genotype(genome)
         return {"worker": self._worker, "genotype": genotype.to_text(genotype.text_form)}
 
@@ -186,7 +191,7 @@ class OptunaSampler(Sampler):
 
     @contextmanager
     def _storage_errors(self) -> Iterator[None]:
-        """What goes wrong with the storage is said in one line."""
+        """Turns errors of the storage into an error of one line."""
         storage = self.config.bayes.storage
         try:
             yield
@@ -195,10 +200,13 @@ class OptunaSampler(Sampler):
 
 
 class SeededSampler(BaseSampler):
-    """For each trial a new sampler of Optuna, seeded by the trial's number: what it proposes depends on the study, the seed and
-    the number alone, not on the process or on what it has proposed before. Where `forced` has parameters, it proposes these.
+    """A new sampler of Optuna for each trial, seeded by the trial's number.
 
-    All trials have the parameters `distributions`: a new sampler would have to compare those of all trials to see it.
+    So a proposal depends on the study, the seed and the number alone: neither on the process nor on
+    earlier proposals. If `forced` has parameters, it proposes these.
+
+    All trials have the parameters `distributions`, which a new sampler would have to find by
+    comparing all trials.
     """
 
     def __init__(self, new: Callable[[int], BaseSampler], seed: int, distributions: Mapping[str, BaseDistribution]) -> None:
@@ -229,19 +237,20 @@ def _new_sampler(model: str, initial: int, seed: int) -> BaseSampler:
     if model == "optuna_tpe":
         return TPESampler(n_startup_trials=initial, multivariate=True, constant_liar=True, seed=seed)
     with warnings.catch_warnings():
-        # deterministic_objective is an experimental option. The same weights give an architecture the same score.
+        # deterministic_objective is an experimental option. The same weights give an architecture
+        # the same score.
         warnings.simplefilter("ignore", ExperimentalWarning)
         return GPSampler(n_startup_trials=initial, deterministic_objective=True, seed=seed)
 
 
 def _choices(encoding: Encoding) -> dict[str, list[str] | list[int]]:
-    """The values of each variable: operations by name, inputs by number."""
+    """Returns the values of each variable: operations by name, inputs by number."""
     operations = [encoding.space.candidates[column] for column in encoding.operations]
     return {each.name: list(range(each.options)) if each.is_inputs else operations for each in encoding.variables}
 
 
 def _unknown(encoding: Encoding, known: set[Genome], random: Random) -> Genome:
-    """An architecture that is not in `known`, each with the same chance."""
+    """Returns an architecture that is not in `known`, each with the same chance."""
     while (genome := encoding.random(random)) in known:
         pass
     return genome
@@ -251,7 +260,7 @@ def _unknown(encoding: Encoding, known: set[Genome], random: Random) -> Genome:
 
 
 def _storage(name: str) -> BaseStorage:
-    """A database for a URL, else a journal: a file that processes append to."""
+    """Opens a database for a URL, else a journal: a file that processes append to."""
     try:
         return _database(name) if "://" in name else JournalStorage(JournalFileBackend(name))
     except Exception as error:  # a damaged file can raise anything
@@ -259,7 +268,8 @@ def _storage(name: str) -> BaseStorage:
 
 
 def _database(url: str) -> BaseStorage:
-    """Tried again, as of processes that make the tables of a new database at the same time all but one fail."""
+    """Opens a database in several attempts: of processes that make its tables at the same time, one
+    succeeds."""
     for wait in OPENING_WAITS:
         try:
             return RDBStorage(url)
@@ -269,7 +279,7 @@ def _database(url: str) -> BaseStorage:
 
 
 def _reason(error: Exception) -> str:
-    """Why a storage cannot be used, in one line."""
+    """Returns the reason why a storage cannot be used, in one line."""
     known = error.__cause__ if isinstance(error, ImportError | OptunaError) and error.__cause__ else error
     if isinstance(known, OSError) and known.strerror:
         return f"{known.strerror}; name a file of Optuna's journal, or a URL such as sqlite:///study.db"
@@ -281,7 +291,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the news that a study was created or found."""
+    """Silences the news that a study was created or found."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
     try:
@@ -291,12 +301,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _identity(encoding: Encoding, config: Any) -> dict[str, Any]:
-    """What trials of one study have in common."""
+    """Returns the settings that all trials of a study share."""
     return {"space": encoding.space.name, "variables": _choices(encoding), "evaluate": config.evaluate}
 
 
 def _check_study(study: Study, identity: dict[str, Any]) -> None:
-    """Raises ValueError unless the study is of these architectures and scores, or new: then it is from now on."""
+    """Raises ValueError unless the study is of these architectures and scores; a new one is from
+    now on."""
     if study.directions != [StudyDirection.MAXIMIZE]:
         raise InputError(f"bayes.study: {study.study_name} exists and does not maximize one value; name another")
     if IDENTITY not in study.user_attrs:

@@ -1,4 +1,4 @@
-"""What predicts the scores of architectures from their encoding, with its own uncertainty."""
+"""Predictors of the scores of architectures from their encoding, with their own uncertainty."""
 
 import math
 import warnings
@@ -19,37 +19,42 @@ from training.optim import cosine, set_lr
 
 
 class Predictor(Protocol):
-    """Learns scores from features and predicts those of others, on the scale of `normal_scores`."""
+    """A model that learns scores from features and predicts others, on the scale of
+    `normal_scores`."""
 
     def fit(self, features: np.ndarray, scores: np.ndarray) -> None:
-        """Learns from all that is known: float32 [architectures, features] and [architectures], more is better."""
+        """Learns from features, float32 [architectures, features], and scores [architectures], more
+        is better."""
 
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation [architectures] of the scores to expect."""
+        """Returns mean and standard deviation [architectures] of the scores to expect."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next fit takes over from those before."""
+        """Returns the state that the next fit takes over from those before."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes `state_dict` back."""
 
 
 def normal_scores(scores: np.ndarray) -> np.ndarray:
-    """Scores [n] by rank alone, as the quantiles (rank - 1/2) / n of the standard normal distribution; equals share a rank.
+    """Maps scores [n] to quantiles (rank - 1/2) / n of the standard normal distribution; equals
+    share a rank.
 
-    So a predictor is the same for accuracies, with their long tail of architectures that hardly learn, and for the scores of
-    proxies, which have any scale.
+    So a predictor is the same for accuracies, with their long tail of architectures that hardly
+    learn, and for the scores of proxies, which have any scale.
     """
     return norm.ppf((rankdata(scores) - 0.5) / len(scores))
 
 
 class Ensemble:
-    """Small networks that are trained alike from different initial weights, each without a part of the data.
+    """Small networks that are trained alike from different initial weights, each without a part of
+    the data.
 
-    After BANANAS (White et al. 2021): the mean of the networks is the prediction, their spread its uncertainty. The spread of
-    networks that have seen all data is smaller than their errors, so each leaves out a fifth, another one each, and the mean
-    squared error there is added to the variance. Of 12 searches of the NAS-Bench-201 table with the one-hot encoding one ended
-    in a local optimum with the spread alone, none with this; with the path encoding, none either way.
+    After BANANAS (White et al. 2021): the mean of the networks is the prediction, their spread its
+    uncertainty. The spread of networks that have seen all data is smaller than their errors, so
+    each leaves out another fifth, and the mean squared error there is added to the variance. With
+    the one-hot encoding, 1 of 12 searches of the NAS-Bench-201 table ended in a local optimum with
+    the spread alone and 0 with this; with the path encoding 0 either way.
 
     `fit` draws from a generator of its own, seeded by `seed` and the number of scores.
     """
@@ -58,9 +63,9 @@ class Ensemble:
     width = 32
     """Neurons in each of the two hidden layers; the paper has ten layers of 20."""
     steps = 60
-    """Of Adam, each on all data."""
+    """Number of steps of Adam, each on all data."""
     lr = 0.01
-    """At the first step; it falls to 0 by half a cosine."""
+    """Learning rate at the first step; it falls to 0 by half a cosine."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -68,13 +73,13 @@ class Ensemble:
     def fit(self, features: np.ndarray, scores: np.ndarray) -> None:
         generator = new_generator(self._seed, "ensemble", len(scores))
         self._columns = features.any(axis=0)
-        """Those that no data has would keep the weights of their initialisation."""
+        """Columns that some data have; the weights of others would stay as initialised."""
         inputs = self._inputs(features)
         targets = torch.from_numpy(normal_scores(scores)).float()
         folds = torch.randperm(len(scores), generator=generator) % self.members
         unseen = folds == torch.arange(self.members).unsqueeze(1)
         if len(scores) < self.members:
-            unseen.zero_()  # a network without any data would predict nothing
+            unseen.zero_()  # a network without data would predict nothing
         self._train(inputs, targets, (~unseen).float(), generator)
         errors = (self._forward(inputs) - targets).square()[unseen]
         self._noise = errors.mean().item() if len(errors) else 1.0  # the variance of the targets
@@ -87,14 +92,14 @@ class Ensemble:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Every fit begins anew."""
+        """Takes nothing back: every fit begins anew."""
 
     def _inputs(self, features: np.ndarray) -> Tensor:
-        """[members, architectures, columns]"""
+        """Returns the inputs of each member, [members, architectures, columns]."""
         return torch.from_numpy(features[:, self._columns]).expand(self.members, -1, -1)
 
     def _train(self, inputs: Tensor, targets: Tensor, seen: Tensor, generator: torch.Generator) -> None:
-        # Of the inputs of the first layer only a few are not 0.
+        # Only a few inputs of the first layer differ from 0.
         active = max(1.0, inputs.sum().item() / (self.members * len(targets)))
         fans = ((inputs.shape[-1], active), (self.width, self.width), (self.width, self.width))
         self._weights = []
@@ -115,7 +120,7 @@ class Ensemble:
         self._weights = [weight.detach() for weight in self._weights]
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        """[members, architectures]"""
+        """Returns the predictions of each member, [members, architectures]."""
         *hidden, weight, bias = self._weights
         for number in range(0, len(hidden), 2):
             inputs = torch.baddbmm(hidden[number + 1], inputs, hidden[number]).relu()
@@ -123,9 +128,12 @@ class Ensemble:
 
 
 class GaussianProcess:
-    """A Gaussian process with noise and a squared exponential kernel, on features of 0 and 1 one of the Hamming distance.
+    """A Gaussian process with noise and a squared exponential kernel.
 
-    Amplitude, length and noise are those of the largest marginal likelihood, sought whenever the data has grown by half.
+    On features of 0 and 1 the kernel is one of the Hamming distance.
+
+    Amplitude, length and noise are those of the largest marginal likelihood, sought whenever the
+    data has grown by half.
     """
 
     growth = 1.5
@@ -134,7 +142,7 @@ class GaussianProcess:
         self._theta: list[float] | None = None
         """Logarithms of amplitude, length and noise; None before the first fit."""
         self._count = 0
-        """Scores when they were found."""
+        """Number of scores when they were found."""
 
     def fit(self, features: np.ndarray, scores: np.ndarray) -> None:
         self._columns = features.any(axis=0)
@@ -142,7 +150,8 @@ class GaussianProcess:
         with _one_thread():
             if len(scores) >= self.growth * self._count:
                 with warnings.catch_warnings():
-                    # A likelihood that still rises where a parameter is as small or large as it may be is no news.
+                    # scikit-learn warns if the likelihood still rises at the bound of a parameter,
+                    # which is usual here.
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     found = GaussianProcessRegressor(self._kernel()).fit(features, targets)
                 self._theta, self._count = found.kernel_.theta.tolist(), len(scores)
@@ -151,7 +160,7 @@ class GaussianProcess:
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with _one_thread():
             mean, deviation = self._process.predict(self._compact(features), return_std=True)
-        return mean, deviation  # of a new score: the noise is in it
+        return mean, deviation  # variance of a new score, noise included
 
     def state_dict(self) -> dict[str, Any]:
         return {"theta": self._theta, "count": self._count}
@@ -160,7 +169,8 @@ class GaussianProcess:
         self._theta, self._count = state["theta"], state["count"]
 
     def _compact(self, features: np.ndarray) -> np.ndarray:
-        """Features with the same distances: one column for all that no data has, most of them in a path encoding."""
+        """Returns features with the same distances, with one column for all that no data has (most,
+        in a path encoding)."""
         others = features[:, ~self._columns].sum(axis=1, keepdims=True, dtype=np.float64)
         return np.concatenate([features[:, self._columns], np.sqrt(others)], axis=1)
 
@@ -170,5 +180,6 @@ class GaussianProcess:
 
 
 def _one_thread() -> AbstractContextManager[Any]:
-    """Matrices of some hundred rows: more threads wait for each other, four times as long as one needs."""
+    """Limits BLAS to one thread: on matrices of some hundred rows several take four times as
+    long."""
     return threadpool_limits(1, "blas")

@@ -1,4 +1,5 @@
-"""A policy over architectures that learns from their scores by REINFORCE (Williams 1992), and the sampler of ENAS."""
+"""A policy over architectures that learns from their scores by REINFORCE (Williams 1992), and the
+sampler of ENAS."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -18,16 +19,17 @@ from search.sampling.samplers.sampler import Costs, Sampler, Scored
 Experience = tuple[Genome, float, float]
 """An architecture, its score, and its log-probability under the policy that proposed it."""
 DRAWN = 128
-"""Architectures that `Policy.draw` samples at once."""
+"""Number of architectures that `Policy.draw` samples at once."""
 REMEMBERED = 10_000
-"""Proposals whose log-probability is kept until they are told: as many as a pre-filter ranks at most."""
+"""Number of proposals whose log-probability is kept until they are told, the most that a pre-filter
+ranks."""
 
 
 @dataclass
 class ControllerConfig:
     """The controller, and how it learns.
 
-    The defaults are what ENAS's authors search for cells with, where nothing else is said.
+    The defaults are those of the search for cells by ENAS's authors, unless a field says otherwise.
     """
 
     hidden: int = 64
@@ -35,21 +37,24 @@ class ControllerConfig:
     temperature: float = 1.0
     """What the logits are divided by; the paper says 5, which learns more slowly."""
     tanh_constant: float = 2.5
-    """The logits lie between minus this and this (the paper's 2.5), so that no decision becomes quite certain."""
+    """The logits lie between minus this and this (the paper's 2.5), so that no decision becomes
+    quite certain."""
     batch: int = 10
-    """Architectures asked for at once, from which the controller learns in one step; in NAS-Bench-201's ENAS 20."""
+    """Architectures asked for at once, from which the controller learns in one step; in
+    NAS-Bench-201's ENAS 20."""
     lr: float = 0.0035
     """Learning rate of Adam."""
     baseline_decay: float = 0.95
-    """What an architecture leaves of the moving average of scores; as published 0.99, which takes hundreds to follow."""
+    """What an architecture leaves of the moving average of scores; as published 0.99, which takes
+    hundreds to follow."""
     entropy: float = 1e-4
     """Weight of the policy's entropy, in nats, beside the score."""
     replay_epochs: int = 0
-    """Further steps after each one, all on the architectures in memory, with clipped importance weights (PPO, Schulman et al.
-    2017); 0: none."""
+    """Further steps after each one, all on the architectures in memory, with clipped importance
+    weights (PPO, Schulman et al. 2017); 0: none."""
     clip: float = 0.2
-    """Change of an architecture's probability since it was proposed, as a share, beyond which a step gains nothing (PPO's
-    epsilon)."""
+    """Change of an architecture's probability since it was proposed, as a share, beyond which a
+    step gains nothing (PPO's epsilon)."""
 
     def __post_init__(self) -> None:
         whole(self, "hidden", "batch")
@@ -83,15 +88,17 @@ class EnasSearchConfig(SamplingConfig):
 def policy_objective(
     log_prob: Tensor, proposed: Tensor, entropy: Tensor, scores: Tensor, baseline: float, entropy_weight: float, clip: float
 ) -> Tensor:
-    """What a step of the policy ascends: a scalar, the mean over architectures; all tensors are [n].
+    """Returns the scalar that a step of the policy ascends, a mean over architectures; all tensors
+    are [n].
 
-    With the ratio r = exp(`log_prob` - `proposed`) and the advantage A = `scores` + w H - `baseline` it is
-    min(r A, clip(r, 1 - `clip`, 1 + `clip`) A) + w H (PPO, equation 7). H is the `entropy` of the decisions of each
-    architecture, a constant in A; w is `entropy_weight`.
+    With the ratio r = exp(`log_prob` - `proposed`) and the advantage A = `scores` + w H -
+    `baseline` it is min(r A, clip(r, 1 - `clip`, 1 + `clip`) A) + w H (PPO, equation 7). H is the
+    `entropy` of the decisions of each architecture, a constant in A; w is `entropy_weight`.
 
-    While the policy is still the one that proposed them, r is 1 and the gradient A grad(log p) + w grad(H): REINFORCE, whose
-    expectation is the gradient of the expected score and w times the policy's entropy. ENAS's authors have the entropy in the
-    reward only, which leaves the second term out.
+    While the policy is still the one that proposed them, r is 1 and the gradient A grad(log p) + w
+    grad(H): REINFORCE, whose expectation is the gradient of the expected score and w times the
+    policy's entropy. ENAS's authors have the entropy in the reward only, which leaves the second
+    term out.
     """
     advantage = scores + entropy_weight * entropy.detach() - baseline
     ratio = (log_prob - proposed).exp()
@@ -111,34 +118,39 @@ class Policy:
         self.controller = Controller(options, config.hidden, config.temperature, config.tanh_constant, generator)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), config.lr, fused=True)
         self.baseline: float | None = None
-        """Moving average of what `learn` is given, scores and weighted entropy; None before that."""
+        """Moving average of the scores and weighted entropies that `learn` is given; None before
+        that."""
         self.entropy: float | None = None
-        """Of the decisions of the last architectures it learned from, on average, in nats."""
-        self._samples = 0  # calls, each of which has a random stream of its own
+        """Mean entropy of the decisions of the last architectures it learned from, in nats."""
+        self._samples = 0  # number of calls, each with a random stream of its own
         self._drawn: list[Genome] = []
 
     def sample(self, count: int) -> list[Genome]:
-        """`count` independent architectures."""
+        """Samples `count` independent architectures."""
         generator = new_generator(self.seed, "policy", self._samples)
         self._samples += 1
         return [self.encoding.of_values(values) for values in self.controller.sample(count, generator).tolist()]
 
     def draw(self) -> Genome:
-        """One architecture. It is fast, since many are sampled in advance; these serve until the next step."""
+        """Samples one architecture.
+
+        It is fast, since many are sampled in advance; these serve until the next step.
+        """
         if not self._drawn:
             self._drawn = self.sample(DRAWN)
         return self._drawn.pop()
 
     @torch.no_grad()
     def log_prob(self, genomes: Sequence[Genome]) -> list[float]:
-        """Of each architecture."""
+        """Returns the log-probability of each architecture."""
         values: list[float] = self.controller.log_prob(self._values(genomes)).tolist()
         return values
 
     def learn(self, experiences: Sequence[Experience]) -> None:
-        """One step on some of the policy's own proposals, at least one.
+        """Makes one step on some of the policy's own proposals, at least one.
 
-        The baseline is the moving average of those before, so that it depends on none of these; the first time their mean.
+        The baseline is the moving average of earlier proposals, so that it is independent of these;
+        the first time it is their mean.
         """
         rewards = self._step(*self._tensors(experiences), self.baseline).tolist()
         if self.baseline is None:
@@ -148,13 +160,19 @@ class Policy:
                 self.baseline += (1 - self.config.baseline_decay) * (reward - self.baseline)
 
     def replay(self, memory: Sequence[Experience]) -> None:
-        """The further steps, on architectures that any policy has proposed, at least one; the baseline is their mean."""
+        """Makes the further steps on architectures that any policy has proposed, at least one.
+
+        The baseline is their mean.
+        """
         tensors = self._tensors(memory)
         for _ in range(self.config.replay_epochs):
             self._step(*tensors, None)
 
     def _step(self, values: Tensor, scores: Tensor, proposed: Tensor, baseline: float | None) -> Tensor:
-        """Returns the scores with the weighted entropy, [n]; their mean is the baseline where none is given."""
+        """Makes one step and returns the scores with the weighted entropy, [n].
+
+        Their mean is the baseline if none is given.
+        """
         weight = self.config.entropy
         log_prob, entropy = self.controller(values)
         rewards = scores + weight * entropy.detach()
@@ -169,7 +187,8 @@ class Policy:
         return rewards
 
     def _tensors(self, experiences: Sequence[Experience]) -> tuple[Tensor, Tensor, Tensor]:
-        """Values [n, variables], scores and log-probabilities [n]; scores in double precision, for they may be alike."""
+        """Returns values [n, variables], scores and log-probabilities [n]; scores in double
+        precision, for they may be alike."""
         genomes, scores, proposed = zip(*experiences, strict=True)
         return self._values(genomes), torch.tensor(scores, dtype=torch.float64), torch.tensor(proposed)
 
@@ -177,7 +196,7 @@ class Policy:
         return torch.tensor([self.encoding.values(genome) for genome in genomes])
 
     def state_dict(self) -> dict[str, Any]:
-        """All that learning and sampling change."""
+        """Returns all state that learning and sampling change."""
         return {
             "controller": {name: value.clone() for name, value in self.controller.state_dict().items()},
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
@@ -196,7 +215,8 @@ class Policy:
 
 
 class PolicySampler(Sampler):
-    """Has a policy that learns, with which it can propose architectures; for the weights, too, it draws from that."""
+    """A sampler with a policy that learns; it proposes architectures and draws paths for the
+    weights by it."""
 
     has_policy = True
     learns_while_weights_move = True
@@ -205,7 +225,8 @@ class PolicySampler(Sampler):
         super().__init__(encoding, config, seed, costs)
         self.policy = Policy(encoding, config.controller, seed)
         self.proposed: dict[Genome, float] = {}
-        """The log-probability at which the policy last proposed an architecture, the latest proposals last."""
+        """The log-probability at which the policy last proposed an architecture, the latest
+        proposals last."""
 
     def draw(self) -> Genome:
         return self.policy.draw()
@@ -215,7 +236,7 @@ class PolicySampler(Sampler):
         return {name: value for name, value in found.items() if value is not None}
 
     def propose(self, count: int) -> list[Genome]:
-        """`count` architectures by the policy, at least one."""
+        """Proposes `count` architectures by the policy, at least one."""
         genomes = self.policy.sample(count)
         new = dict(zip(genomes, self.policy.log_prob(genomes), strict=True))
         older = [(genome, log_prob) for genome, log_prob in self.proposed.items() if genome not in new]
@@ -223,7 +244,10 @@ class PolicySampler(Sampler):
         return genomes
 
     def experiences(self, scored: Sequence[Scored]) -> list[Experience]:
-        """With the log-probability at which the policy proposed each, or where it did not, its present one."""
+        """Returns the architectures with the log-probability at which the policy proposed each.
+
+        It is the present one for an architecture that the policy did not propose.
+        """
         present = self.policy.log_prob([genome for genome, _ in scored])
         return [
             (genome, score, self.proposed.get(genome, log_prob))
@@ -239,10 +263,12 @@ class PolicySampler(Sampler):
 
 
 class EnasSampler(PolicySampler):
-    """ENAS (Pham et al. 2018, section 2.2): architectures that a controller samples, which ascends their expected score.
+    """ENAS (Pham et al. 2018, section 2.2): a controller samples architectures and ascends their
+    expected score.
 
-    Each time it is told, it makes one step of REINFORCE from what it is told. With `replay_epochs` further ones follow on the
-    last architectures that it was told, which have been proposed by policies of some steps ago: so few evaluations teach more.
+    Each time it is told scores, it makes one step of REINFORCE from them. With `replay_epochs`
+    further steps follow on the last architectures that it was told, proposed by policies of some
+    steps ago: so few evaluations teach more.
     """
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:

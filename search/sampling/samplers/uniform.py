@@ -1,4 +1,5 @@
-"""Random search: architectures drawn uniformly, wholly evaluated each, or most of them in part (Hyperband)."""
+"""Random search: architectures drawn uniformly, wholly evaluated each, or most of them in part
+(Hyperband)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,15 @@ from search.sampling.samplers.sampler import Costs, Sampler, Scored
 
 @dataclass
 class HalvingConfig:
-    """Many architectures are evaluated in part and the best of them further: Hyperband (Li et al. 2018, algorithm 1)."""
+    """Many architectures are evaluated in part and the best of them further: Hyperband (Li et al.
+    2018, algorithm 1)."""
 
     eta: int = 0
-    """One of so many goes on, with an evaluation so many times as large; 3 and 4 are usual. 0: all evaluations are whole."""
+    """One of so many goes on, with an evaluation so many times as large; 3 and 4 are usual. 0: all
+    evaluations are whole."""
     smallest: float = 0.037
-    """With eta: the smallest share of a whole evaluation. Shares are 1, 1 / eta, 1 / eta^2 ... down to it."""
+    """With eta: the smallest share of a whole evaluation. Shares are 1, 1 / eta, 1 / eta^2 ... down
+    to it."""
 
     def __post_init__(self) -> None:
         if self.eta != 0 and self.eta < 2:
@@ -28,14 +32,18 @@ class HalvingConfig:
 
     @property
     def deepest(self) -> int:
-        """s_max of the paper: how often a whole evaluation can be divided by eta. Brackets are s = s_max, ..., 1, 0."""
+        """Returns s_max of the paper: how often a whole evaluation can be divided by eta.
+
+        Brackets are s = s_max, ..., 1, 0.
+        """
         deepest = 0
         while self.eta and self.eta ** (deepest + 1) * self.smallest <= 1:
             deepest += 1
         return deepest
 
     def first(self, bracket: int) -> int:
-        """n of the paper: architectures that bracket s begins with, each evaluated to the share eta^-s."""
+        """Returns n of the paper: the architectures that bracket s begins with, each evaluated to
+        the share eta^-s."""
         return -(-(self.deepest + 1) * self.eta**bracket // (bracket + 1))
 
 
@@ -53,19 +61,21 @@ class RandomSearchConfig(SamplingConfig):
 
 
 class UniformSampler(Sampler):
-    """Random search with weight sharing (Li & Talwalkar 2019): one architecture an ask, all with the same chance.
+    """Random search with weight sharing (Li & Talwalkar 2019): one architecture an ask, all with
+    the same chance.
 
-    With `halving` an ask is for a rung of a bracket: the first rung is new architectures until as many have been told as the
-    bracket begins with; a later one is the best 1 / eta of those told in the rung before, at least one. Asked for again before
-    any of them was told, a later rung is the same; those that are left out when some are told do not go on.
+    With `halving` an ask is for a rung of a bracket. The first rung is new architectures until as
+    many have been told as the bracket begins with; a later one is the best 1 / eta of those told in
+    the rung before, at least one. A later rung that is asked for again before any of it was told is
+    the same; once some are told, the others drop out.
     """
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
         super().__init__(encoding, config, seed, costs)
         self.bracket: int = config.halving.deepest
-        """s of the paper."""
+        """The number of the bracket, s of the paper."""
         self.rung = 0
-        """i of the paper."""
+        """The number of the rung, i of the paper."""
         self.survivors: list[Genome] = []
         """Architectures of a later rung."""
         self.told: list[Scored] = []
@@ -84,7 +94,7 @@ class UniformSampler(Sampler):
 
     def tell(self, scored: Sequence[Scored]) -> None:
         if self.config.halving.eta:
-            # A score that comes late is from another rung, a smaller share.
+            # A score that comes late belongs to another rung, a smaller share.
             self.told += [(genome, score) for genome, score in scored if not self.rung or genome in self.survivors]
 
     def _next_rung(self) -> None:

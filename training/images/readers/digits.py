@@ -10,7 +10,7 @@ from training.images.format import ImageSet, channel_statistics
 
 
 def load(config: DataConfig, part: Part) -> ImageSet:
-    """8x8 pixels: 1,437 images to train and 360 to test, split by class with seed 0."""
+    """Reads 8x8 pixels: 1,437 images to train and 360 to test, split by class with seed 0."""
     digits = load_digits()
     labels = torch.from_numpy(digits.target).long()
     images = rearrange(torch.from_numpy(digits.images), "n h w -> n 1 h w")
