@@ -1,8 +1,9 @@
-"""`python -m benchmarks.aot`: builds every kernel for sm_90 without a GPU, and checks what the compiler made of it.
+"""`python -m benchmarks.aot`: builds every kernel for sm_90 without a GPU, and checks the builds.
 
-Launches are recorded on meta tensors and specialised by Triton itself, as a real launch would be. A build fails the check if it
-spills registers, loads a map less than 16 bytes at a time, or has a matrix product that does not run on the matrix unit. Ends
-with status 1 if one does, 2 where nothing can be built.
+Launches are recorded on meta tensors and specialised by Triton itself, as a real launch would be. A
+build fails the check if it spills registers, loads a map less than 16 bytes at a time, or has a
+matrix product that does not run on the matrix unit. The exit status is 1 if one does, 2 if nothing
+can be built.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from ops.kernels.launch import Launch, recording, triton
 CAPABILITY = 90
 CHANNELS = (16, 32, 48, 64, 96, 128, 256)
 BATCH = 64
-PARTS = 132  # no multiple of 16, which would hide what only a lucky number makes fast
+PARTS = 132  # no multiple of 16, which would hide speed that only a lucky number gives
 EDGES = 3
 WORKERS = 2
 VECTOR = 16
@@ -43,7 +44,8 @@ Call = Callable[[], None]
 
 
 def calls(channels: int, dtype: torch.dtype) -> Iterator[tuple[str, Call]]:
-    """Each op in all its variants, on meta tensors whose side falls as channels double, as in the network."""
+    """Yields each op in all its variants, on meta tensors whose side falls as channels double, as
+    in the network."""
     side = max(8, 512 // channels)
 
     def maps(*count: int, stride: int = 1) -> Tensor:
@@ -72,7 +74,8 @@ def calls(channels: int, dtype: torch.dtype) -> Iterator[tuple[str, Call]]:
                 f"stencil_backward: {name}, weights {wanted is not None}",
                 partial(backward, ints(EDGES, 8), stride, torch.empty_like(out), wanted),
             )
-        # A cell's inputs have no gradient yet that theirs could be added to, and the second half's gradient is normalised.
+        # A cell's inputs have no gradient yet to add to, and the second half's gradient is
+        # normalised.
         for accumulate in (False, True) if stride == 1 and norm is None else (False,):
             backward = partial(stencil_backward.stencil_input_gradient, out, inputs, norm, weights, ints(EDGES, 4), starts)
             yield (
@@ -99,7 +102,8 @@ def calls(channels: int, dtype: torch.dtype) -> Iterator[tuple[str, Call]]:
 
 @dataclass(frozen=True)
 class Build:
-    """What one compilation takes: a kernel by name, what it is specialised for, and which arguments are maps."""
+    """The input of one compilation: a kernel by name, its specialisation, and the arguments that
+    are maps."""
 
     module: str
     kernel: str
@@ -111,7 +115,7 @@ class Build:
 
     @property
     def name(self) -> str:
-        """The kernel, the type of its maps and its constants, in one line."""
+        """Returns the kernel, the type of its maps and its constants, in one line."""
         parameters = list(self.signature)
         constants = (f"{parameters[index]}={value}" for (index,), value in self.constants.items())
         return " ".join((self.kernel, *sorted({self.signature[name].strip("*") for name in self.maps}), *constants))
@@ -119,7 +123,10 @@ class Build:
 
 @dataclass
 class Result:
-    """What came of a build. Widths are in bytes; a load is counted once per place in the program."""
+    """The result of a build.
+
+    Widths are in bytes; a load is counted once per place in the program.
+    """
 
     build: Build
     registers: int = 0
@@ -133,7 +140,8 @@ class Result:
 
 
 def specialise(launched: Launch) -> Build:
-    """The build that a launch would start, by Triton's own rules for types, ones, None and divisibility by 16."""
+    """Returns the build that a launch would start, by Triton's own rules for types, ones, None and
+    divisibility by 16."""
     kernel, options = launched.kernel, {**launched.constants, "num_warps": launched.warps}
     backend = triton.compiler.make_backend(target())
     binder = triton.runtime.jit.create_function_from_signature(kernel.signature, kernel.params, backend)
@@ -144,23 +152,23 @@ def specialise(launched: Launch) -> Build:
 
 
 def _is_map(tensor: Tensor) -> bool:
-    """Whether it is [..., B, H, W, C]; in bfloat16 nothing but a map is, whatever shape the kernel sees."""
+    """Says whether a tensor is a map, [..., B, H, W, C]; in bfloat16 maps alone are stored."""
     return tensor.dtype == torch.bfloat16 or (tensor.is_floating_point() and tensor.dim() >= 4 and tensor.shape[-4] == BATCH)
 
 
 def target() -> Any:
-    """The GPU that is built for."""
+    """Returns the GPU that is built for."""
     return triton.backends.compiler.GPUTarget("cuda", CAPABILITY, 32)
 
 
 def measure(build: Build) -> Result:
-    """Compiles and reads what came out; a failure to compile is a problem of the result."""
+    """Compiles and reads the result; a failure to compile is a problem of the result."""
     result = Result(build)
     kernel = getattr(importlib.import_module(build.module), build.kernel)
     source = triton.compiler.ASTSource(kernel, build.signature, build.constants, build.attributes)
     try:
         compiled = triton.compile(source, target=target(), options={"num_warps": build.warps})
-    except Exception as error:  # whatever the compiler throws, the other builds go on
+    except Exception as error:  # after any error of the compiler the other builds go on
         cause: BaseException = error
         while cause.__cause__ is not None:  # Triton wraps the error of a called function in that of its caller
             cause = cause.__cause__
@@ -188,7 +196,7 @@ def measure(build: Build) -> Result:
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack a thread, of which a kernel without spills has none."""
+    """Returns registers and bytes of stack a thread; a kernel without spills has no stack."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -206,10 +214,12 @@ ASSIGNMENT = re.compile(r"^\s*(?:@!?%p\d+\s+)?(?!ld\.)[a-z][\w.:]*\s+(%rd\d+),(.
 
 
 def accesses(ptx: str, parameters: list[str]) -> Iterator[tuple[str, int, set[str]]]:
-    """Global loads and stores: ("load" or "store", bytes at a time, the arguments that the address may go back to).
+    """Returns global loads and stores: ("load" or "store", bytes at a time, arguments that the
+    address may go back to).
 
-    `parameters` are the names of the arguments in PTX's order. An address is followed back through everything that is computed
-    from 64-bit registers, again and again until nothing is added, as a loop may carry it.
+    `parameters` are the names of the arguments in PTX's order. An address is followed back through
+    everything that is computed from 64-bit registers, again and again until nothing is added, as a
+    loop may carry it.
     """
     statements = re.split(r"[;\n]", ptx)
     origins: dict[str, set[str]] = {}
@@ -231,13 +241,14 @@ def accesses(ptx: str, parameters: list[str]) -> Iterator[tuple[str, int, set[st
 
 
 def _width(suffix: str) -> int:
-    """Bytes moved by `.v4.b32` and the like."""
+    """Returns the bytes moved by `.v4.b32` and the like."""
     vector, bits = re.findall(r"(?:\.v(\d))?\.[bfsu](\d+)$", suffix)[0]
     return int(vector or 1) * int(bits) // 8
 
 
 def record(settings: list[tuple[int, torch.dtype]]) -> tuple[list[Build], list[str]]:
-    """The builds of all variants of all ops at each (channels, type), each once; and a line for what cannot be recorded."""
+    """Returns the builds of all variants of all ops at each (channels, type), each once, and a line
+    for each op that cannot be recorded."""
     builds: dict[str, Build] = {}
     problems = []
     for channels, dtype in settings:
@@ -245,7 +256,7 @@ def record(settings: list[tuple[int, torch.dtype]]) -> tuple[list[Build], list[s
             try:
                 with recording() as launches:
                     call()
-            except Exception as error:  # a reference, too, which has no values here to read; the other ops go on
+            except Exception as error:  # a reference cannot read values here, either; the other ops go on
                 launches = []
                 reason = " ".join(str(error).split())[:200]
             else:
@@ -261,7 +272,8 @@ def record(settings: list[tuple[int, torch.dtype]]) -> tuple[list[Build], list[s
 
 
 def kernels() -> set[tuple[str, str]]:
-    """(module, name) of each kernel in `ops.kernels`: of the jit functions those that no other one calls."""
+    """Returns (module, name) of each kernel in `ops.kernels`: the jit functions that no other one
+    calls."""
     modules = [importlib.import_module(f"ops.kernels.{module.name}") for module in pkgutil.iter_modules(ops.kernels.__path__)]
     functions = {value for module in modules for value in vars(module).values() if isinstance(value, triton.JITFunction)}
     called = {
@@ -274,7 +286,7 @@ def kernels() -> set[tuple[str, str]]:
 
 
 def table(results: list[Result]) -> str:
-    """A Markdown table of all builds, under a line that says what made it."""
+    """Returns a Markdown table of all builds, under a line with the command."""
     lines = [
         f"# Kernels built for sm_{CAPABILITY}",
         "",

@@ -1,9 +1,11 @@
-"""`python -m benchmarks.bits`: do tiny searches by every method, and a retraining, still end with the same bits?
+"""`python -m benchmarks.bits`: checks that tiny runs still end with the same bits.
 
-Each run ends in hashes of its tensors (weights, statistics, alphas, states of the optimisers), of its genotype and of its
-history. `--record FILE` writes them; `--compare FILE` runs the same again and names each hash that differs, with exit status 1.
-Whoever restructures code compares with the record that was made before, on the same machine: sums are rounded differently on
-another one. Runs take one thread, three epochs and scikit-learn's digits, a few minutes in all.
+There is a search by every method, and a retraining. Each run ends in hashes of its tensors
+(weights, statistics, alphas, states of the optimisers), of its genotype and of its history.
+`--record FILE` writes them; `--compare FILE` runs the same again and names each hash that differs,
+with exit status 1. A change of structure is compared with a record from before it, on the same
+machine: another one rounds sums differently. Runs take one thread, three epochs and scikit-learn's
+digits, a few minutes in all.
 """
 
 import argparse
@@ -31,7 +33,7 @@ _SEARCH = f"{_DATA} --epochs 3 --batch_size 16 --weights.lr 0.05"
 _SIZES = {"darts": "--space darts --channels 4 --cells 3", "nasbench201": "--space nasbench201 --channels 4 --cells 1"}
 _GRADIENT = "--alphas.lr 0.05 --eigenvalue_every 2"
 _SAMPLING = "--evaluations 6 --round 3 --recalibrate 1"
-# What the published settings of a method need to fit so small a search.
+# Options that fit the published settings of a method to so small a search.
 _OWN = {
     "drnas": "--channels 12 --stages.keep [2] --alphas.warmup 0.3",
     "darts_pt": "--selection.tune_epochs 1",
@@ -41,7 +43,7 @@ _OWN = {
     "hybrid": "--guide 4 --controller.batch 2 --controller.hidden 8 --hybrid.population 3",
     "nao": "--nao.initial 3 --nao.proposals 2 --nao.seeds 2 --nao.updates 5 --nao.hidden 8",
 }
-# Mechanisms that are no method of their own.
+# Mechanisms that are no method by themselves.
 _VARIANTS = {
     "darts second order": ("darts", "--order second"),
     "darts exact": ("darts", "--order second --hessian_vector exact"),
@@ -54,7 +56,7 @@ _RETRAIN = f"{_DATA} --epochs 3 --batch_size 16 --channels 4 --cells 3 --validat
 
 
 def runs() -> Iterator[tuple[str, str, list[str]]]:
-    """(name, module of the command, arguments) of everything that is compared."""
+    """Yields (name, module of the command, arguments) of every run that is compared."""
     named = {method: (method, "") for method in list_methods()} | _VARIANTS
     for space in SPACES:
         for name, (method, more) in named.items():
@@ -66,17 +68,17 @@ def runs() -> Iterator[tuple[str, str, list[str]]]:
 
 
 def hashes(run: Path) -> dict[str, str]:
-    """The hash of each kind of result that the directory of a finished run holds."""
+    """Returns the hash of each kind of result that the directory of a finished run holds."""
     latest = max((run / "checkpoints").glob("epoch_*.pt"))
     _, _, payload = latest.read_bytes().partition(b"\n")
     state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)["state"]
-    # By content alone, so that a name in the state may change and a bit may not.
+    # Tensors are hashed by content alone, so that a name in the state may change and a bit may not.
     tensors = sorted(_of_tensor(leaf) for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor))
     found = {"tensors": _hash("".join(tensors).encode())}
     genotype = json.loads((run / "genotype.json").read_text(encoding="utf-8"))
     found["genotype"] = _hash(json.dumps(genotype["cells"]).encode())
     lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    # What was not measured may be said or left out.
+    # An entry that was not measured may be null or left out.
     entries = [{name: value for name, value in json.loads(line).items() if value is not None} for line in lines]
     return found | {"history": _hash(json.dumps(entries, sort_keys=True).encode())}
 
@@ -91,7 +93,10 @@ def _hash(content: bytes) -> str:
 
 
 def measure(wanted: Callable[[str], bool]) -> dict[str, dict[str, str]]:
-    """The hashes of all runs whose names are `wanted`. Raises RuntimeError where one ends with another status than 0."""
+    """Returns the hashes of all runs whose names are `wanted`.
+
+    Raises RuntimeError if one ends with another status than 0.
+    """
     found = {}
     for name, module, words in runs():
         if not wanted(name):
@@ -111,7 +116,7 @@ def measure(wanted: Callable[[str], bool]) -> dict[str, dict[str, str]]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A line for each hash of `now` that is another one than before, or was not there."""
+    """Returns a line for each hash of `now` that is new or another one than before."""
     return [
         f"{name}: {kind} was {before.get(name, {}).get(kind, 'not recorded')}, is {value}"
         for name, kinds in now.items()

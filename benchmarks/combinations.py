@@ -1,7 +1,8 @@
-"""`python -m benchmarks.combinations`: writes docs/combinations.md, which parts go with which method in which space.
+"""`python -m benchmarks.combinations`: writes docs/combinations.md, the methods with their parts.
 
-A method is a composition of parts, and each part is an option of every method. The tables say of every pair whether it runs, by
-asking the configuration itself; tests/benchmarks/test_combinations.py runs them all.
+A method is a composition of parts, and each part is an option of every method. The tables say, for
+both spaces and every pair of a method and a part, whether it runs, by asking the configuration
+itself; tests/benchmarks/test_combinations.py runs them all.
 """
 
 import argparse
@@ -37,19 +38,21 @@ the part already, with values of its own; **runs**: the part can be added; **ref
 
 @dataclass(frozen=True)
 class Part:
-    """A column: options {dotted name: value} that are put on top of a method's defaults. The first one names the part."""
+    """A column: options {dotted name: value} that are put on top of a method's defaults; the first
+    one names the part."""
 
     name: str
     meaning: str
     options: Mapping[str, Any]
 
     def arguments(self) -> list[str]:
-        """The part on the command line of a method."""
+        """Returns the part as arguments of a method's command line."""
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.options.items()}
         return [argument for name, text in texts.items() for argument in (f"--{name}", text)]
 
     def is_own(self, config: SearchConfig) -> bool:
-        """Whether `config` has the part: its first option is the same or, as a number or a list, not what DARTS has."""
+        """Says whether `config` has the part: its first option is the same or, as a number or a
+        list, another one than in DARTS."""
         name, value = next(iter(self.options.items()))
         present = value_of(config, name)
         return bool(present == value or (not isinstance(value, bool | str) and present != value_of(SearchConfig(), name)))
@@ -76,12 +79,13 @@ PARTS = (
 
 
 def value_of(config: SearchConfig, name: str) -> Any:
-    """The value of the option with that dotted name."""
+    """Returns the value of the option with that dotted name."""
     return reduce(getattr, name.split("."), config)
 
 
 def with_options(config: SearchConfig, options: Mapping[str, Any]) -> SearchConfig:
-    """`config` with other values, {dotted name: value}. Raises ValueError where the configuration refuses them."""
+    """Returns `config` with other values, {dotted name: value}. Raises ValueError if the
+    configuration refuses them."""
     fields: dict[str, Any] = {}
     for name, value in options.items():
         field, _, inner = name.partition(".")
@@ -96,9 +100,9 @@ def with_options(config: SearchConfig, options: Mapping[str, Any]) -> SearchConf
 
 
 def combination(method: str, part: Part, space: str) -> SearchConfig:
-    """The method in that space with the part; the method as it is where the part is its own.
+    """Returns the method in that space with the part, or as it is if the part is its own.
 
-    Raises ValueError, with the reason, where the two do not go together.
+    Raises ValueError, with the reason, if the two do not go together.
     """
     own = published(method, space)
     return own if part.is_own(own) else with_options(own, part.options)
@@ -106,22 +110,24 @@ def combination(method: str, part: Part, space: str) -> SearchConfig:
 
 @cache
 def published(method: str, space: str) -> SearchConfig:
-    """What a method is in a space."""
+    """Returns the published configuration of a method in a space."""
     return get_method(method).parse(options_of(method, space))[0]
 
 
 def options_of(method: str, space: str) -> list[str]:
-    """What selects that: none in the space of DARTS, for which the defaults are, otherwise the shipped configuration."""
+    """Returns the options that select it: the shipped configuration, or none in the space of DARTS,
+    for which the defaults are."""
     return [] if space == "darts" else ["--config", f"{space}_{method}"]
 
 
 def heading(space: str) -> str:
-    """Of the table of one space."""
+    """Returns the heading of the table of one space."""
     return f"## `python -m search.{' '.join(['METHOD', *options_of('METHOD', space)])}`"
 
 
 def reason_to_refuse(method: str, part: Part, space: str) -> str | None:
-    """Why the part cannot be added to the method, in one line; None where it can."""
+    """Returns the reason why the part cannot be added to the method, in one line; None if it
+    can."""
     try:
         combination(method, part, space)
     except ValueError as error:
@@ -130,7 +136,7 @@ def reason_to_refuse(method: str, part: Part, space: str) -> str | None:
 
 
 def page() -> str:
-    """The text of docs/combinations.md."""
+    """Returns the text of docs/combinations.md."""
     columns = [
         "| column | options | what it is |",
         "|---|---|---|",
@@ -141,7 +147,7 @@ def page() -> str:
 
 
 def _section(space: str) -> str:
-    """The table of one space and its notes."""
+    """Returns the table of one space and its notes."""
     notes: dict[str, int] = {}
 
     def cell(method: str, part: Part) -> str:
@@ -163,7 +169,8 @@ def _section(space: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the page; with --check it only says, by its exit status, whether the page is what would be written."""
+    """Writes the page; with --check it only says, by its exit status, whether the page is up to
+    date."""
     parser = argparse.ArgumentParser(prog="benchmarks.combinations", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is out of date")
     if not parser.parse_args(argv).check:

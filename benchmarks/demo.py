@@ -1,7 +1,7 @@
-"""`make demo`: searches a cell on scikit-learn's digits, retrains it and three random cells by one recipe, and prints a table.
+"""`make demo`: searches a cell on scikit-learn's digits and compares it with three random cells.
 
-Is the search worth it? A cell that does no better than random ones of the same space is no argument for the search, so the
-table shows both.
+All four are retrained by one recipe. A cell that does no better than random ones of the same space
+is no argument for the search, so the table shows both.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from supernet.drawing.draw import draw_genotype, save_figure
 
 RANDOM = 3
 ENOUGH = 0.97  # test accuracy that every sound installation reaches with a wide margin
-DECIDED = 0.95  # of the largest entropy: alphas that have moved are below
+DECIDED = 0.95  # share of the largest entropy; alphas that have moved are below
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Row:
 
 
 def run(command: Sequence[str | Path], quiet: bool = False) -> None:
-    """Runs `python -m ...`; two that run at once get one core each. Ends the program if the command fails."""
+    """Runs `python -m ...`; two that run at once get one core each.
+
+    Ends the program if the command fails.
+    """
     arguments = [sys.executable, "-m", *map(str, command)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} if quiet else None
     if not quiet:
@@ -54,7 +57,8 @@ def retrain(name: str, genotype: Path, directory: Path) -> Row:
 
 
 def entropy_share(directory: Path) -> float:
-    """Mean entropy of the alphas at the end of a search, as a share of its largest value, from the run's curves."""
+    """Returns the mean entropy of the alphas at the end of a search, as a share of its largest
+    value, from the run's curves."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(directory))
@@ -90,7 +94,7 @@ def main() -> int:
 
 
 def report(found: Genotype, derived: Row, others: Sequence[Row], directory: Path, share: float, seconds: float) -> None:
-    """The table, and what may be said from it."""
+    """Returns the table and the conclusion from it."""
     accuracies = [row.accuracy for row in others]
     low, high, mean = min(accuracies), max(accuracies), sum(accuracies) / len(accuracies)
     parameters = sum(row.parameters for row in others) // len(others)

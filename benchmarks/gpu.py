@@ -9,9 +9,9 @@
 - methods: a step of every method by its published protocol on NAS-Bench-201
 - search: a whole search by the clock, on CIFAR-10 with --data
 
-Each part runs in a process of its own, so that none takes the others along, and leaves records in the directory. Ends with a
-line for each part, and with status 1 if one failed, 2 where there is no such device. A goal that is not met is no failure; the
-lines say how many are.
+Each part runs in a process of its own, so that none takes the others along, and leaves records in
+the directory. It ends with a line for each part, and with status 1 if one failed, 2 if there is no
+such device. A goal that is missed is no failure; the lines count them.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from training.hardware import choose_device
 
 
 def judge(name: str, job: Job) -> Verdict:
-    """The part in a fresh process; whatever ends that is a verdict, too."""
+    """Runs the part in a fresh process; any end of it is a verdict, too."""
     print(f"== {name}", flush=True)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         try:

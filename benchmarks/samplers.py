@@ -1,11 +1,12 @@
-"""`python -m benchmarks.samplers`: methods that sample architectures, compared over many seeds on the table of NAS-Bench-201.
+"""`python -m benchmarks.samplers`: samplers compared over many seeds on NAS-Bench-201's table.
 
-A score is the validation accuracy after 12 epochs that the table has (Dong & Yang 2020), so that a search takes seconds. It has
-an *incumbent*, the architecture with the best score so far (the first of equals): what is compared is its test accuracy after
-200 epochs, read at every tenth evaluation. All variants have the same seeds, and differences are taken seed by seed.
+A score is the validation accuracy after 12 epochs that the table has (Dong & Yang 2020), so that a
+search takes seconds. It has an *incumbent*, the architecture with the best score so far (the first
+of equals). Its test accuracy after 200 epochs, read at every tenth evaluation, is compared. All
+variants have the same seeds, and differences are taken seed by seed.
 
-Searches are recorded in DIRECTORY, where all have the same settings. The same command goes on where it was stopped; with more
---seeds or other --methods it adds to what is there.
+Searches are recorded in DIRECTORY, where all have the same settings. The same command goes on where
+it was stopped; with more --seeds or other --methods it adds to the records.
 
 Exit status: 0, or 2 for wrong input, 130 when stopped.
 """
@@ -35,31 +36,32 @@ if TYPE_CHECKING:
 
 PROG = "benchmarks.samplers"
 BUDGETS = (100, 300)
-"""Evaluations after which variants are compared."""
+"""Numbers of evaluations after which variants are compared."""
 BASELINE = "random"
 """The variant that the others are compared with."""
 BETTER = ("evolution", "bananas", "gp")
 """Variants that must beat it at each of BUDGETS and reach GOAL at the last of them."""
 GOAL = 94.15
 PARTS = {"hybrid": ("enas", "hybrid_genetic")}
-"""What a variant is made of: variants that it is compared with, too."""
+"""The parts of a variant: variants that it is compared with, too."""
 STATED = {100: (93.76, 0.32), 300: (93.92, 0.24)}
-"""What random search is said to give over 500 seeds, by evaluations: mean and standard deviation, as below."""
+"""Published results of random search over 500 seeds, by evaluations: mean and standard
+deviation."""
 PUBLISHED = {"random": (93.70, 0.36), "evolution": (93.92, 0.30)}
-"""Dong & Yang 2020, within 12,000 seconds of training."""
+"""Results by Dong & Yang 2020, within 12,000 seconds of training."""
 RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)
-"""Between which percentiles it lies."""
+"""The percentiles that the interval lies between."""
 COLUMNS = ("variant", "evaluations", "seeds", "mean", "std", "low", "high")
-"""Of the summary: test accuracy of the incumbent in percent, its mean and sample standard deviation over the seeds, and the
-interval of the mean."""
+"""Columns of the summary: test accuracy of the incumbent in percent, its mean and sample standard
+deviation over the seeds, and the interval of the mean."""
 COLOURS = {
     "random": INK, "local": "#0891b2", "evolution": "#16a34a", "bayes": "#2563b0",
     "enas": "#ea580c", "hybrid": "#be185d", "nao": "#7c3aed",
 }  # fmt: skip
-"""By method."""
+"""Colours by method."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
-"""By number of the variant within its method."""
+"""Dashes by number of the variant within its method."""
 LEGEND = f"""\
 Test accuracy of the incumbent in percent after so many evaluations: mean ± sample standard deviation over seeds. Differences
 are paired over the seeds that both have, with the 95% interval of their mean from {RESAMPLES} bootstrap resamples of the seeds.
@@ -71,29 +73,34 @@ Seconds are those of one processor. Published: Dong & Yang 2020, within 12,000 s
 
 
 def interval(values: np.ndarray) -> np.ndarray:
-    """The 95% interval of the mean over the first axis, [2, ...], by the percentile bootstrap (Efron & Tibshirani 1993).
+    """Returns the 95% interval of the mean over the first axis, [2, ...].
+
+    It is that of the percentile bootstrap (Efron & Tibshirani 1993).
 
     All columns share their resamples, which are the same in each call.
     """
     generator, count, turns = np.random.default_rng(0), len(values), 100
-    # How often each row is in a resample, times the row.
+    # The count of each row in a resample, times the row.
     means = [generator.multinomial(count, [1 / count] * count, RESAMPLES // turns) @ values / count for _ in range(turns)]
     return np.asarray(np.percentile(np.concatenate(means), INTERVAL, axis=0))
 
 
 def accuracies(searches: Iterable[Search]) -> np.ndarray:
-    """[seeds, evaluations / STEP]"""
+    """Returns the test accuracies of the incumbent, [seeds, evaluations / STEP]."""
     return np.array([search.accuracies for search in searches])
 
 
 def differences(one: Searches, other: Searches) -> np.ndarray:
-    """By how much `one` is better, seed by seed where both have been searched: [seeds, evaluations / STEP]."""
+    """Returns the lead of `one`, [seeds, evaluations / STEP], seed by seed where both were searched."""
     both = [seed for seed in one if seed in other]
     return accuracies(one[seed] for seed in both) - accuracies(other[seed] for seed in both)
 
 
 def summary(found: Mapping[str, Searches]) -> list[dict[str, Any]]:
-    """A row for each variant and number of evaluations; keys: COLUMNS. One seed has neither deviation nor interval: None."""
+    """Returns a row for each variant and number of evaluations; keys: COLUMNS.
+
+    For one seed deviation and interval are None.
+    """
     rows = []
     for name, searches in found.items():
         reached = accuracies(searches.values())
@@ -108,7 +115,7 @@ def summary(found: Mapping[str, Searches]) -> list[dict[str, Any]]:
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """The summary as a file."""
+    """Returns the summary as the text of a file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -120,12 +127,13 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def budgets(evaluations: int) -> list[int]:
-    """Where searches of so many evaluations are compared: BUDGETS as far as they go, and the end."""
+    """Returns the evaluations at which searches are compared: BUDGETS as far as they go, and the
+    end."""
     return sorted({*(budget for budget in BUDGETS if budget < evaluations), evaluations})
 
 
 def report(found: Mapping[str, Searches], table: Table, evaluations: int) -> str:
-    """The tables and the goals, in Markdown."""
+    """Returns the tables and the goals, in Markdown."""
     points = budgets(evaluations)
     columns = [point // STEP - 1 for point in points]
     rows: list[Sequence[object]] = []
@@ -164,7 +172,7 @@ def report(found: Mapping[str, Searches], table: Table, evaluations: int) -> str
 
 
 def _goals(found: Mapping[str, Searches], evaluations: int) -> list[str]:
-    """A line for each goal of each variant in BETTER."""
+    """Yields a line for each goal of each variant in BETTER."""
     lines, last = [], BUDGETS[-1]
     for name in BETTER:
         searches = found.get(name, {})
@@ -179,7 +187,7 @@ def _goals(found: Mapping[str, Searches], evaluations: int) -> list[str]:
 
 
 def _spread(values: np.ndarray) -> str:
-    """Mean and sample standard deviation, which one seed does not have."""
+    """Returns mean and sample standard deviation; one seed has no deviation."""
     return f"{values.mean():.2f} ± {f'{values.std(ddof=1):.2f}' if len(values) > 1 else '-'}"
 
 
@@ -188,7 +196,7 @@ def _stated(accuracy: tuple[float, float] | None) -> str | None:
 
 
 def _gains(one: Searches, other: Searches, columns: Sequence[int]) -> list[str | None]:
-    """Mean difference and its interval, for which there must be two seeds."""
+    """Returns the mean difference and its interval, for which there must be two seeds."""
     gains = differences(one, other)
     if len(gains) < 2:
         return [None] * len(columns)
@@ -200,7 +208,8 @@ def _gains(one: Searches, other: Searches, columns: Sequence[int]) -> list[str |
 
 
 def draw(rows: Sequence[dict[str, Any]], table: Table) -> "Figure":
-    """Mean test accuracy of the incumbent over evaluations, a line a variant, and the interval of the mean as a band.
+    """Draws the mean test accuracy of the incumbent over evaluations, a line a variant, with the
+    interval of the mean as a band.
 
     The scale of accuracies begins where random search is expected after a tenth of the evaluations.
     """
@@ -237,7 +246,8 @@ def draw(rows: Sequence[dict[str, Any]], table: Table) -> "Figure":
 
 
 def _style(name: str) -> tuple[str, Any]:
-    """The colour of its method, and the dashes that tell it from the method's other variants."""
+    """Returns the colour of the method, and the dashes that tell the variant from the method's
+    others."""
     method = VARIANTS[name].method
     kin = [other for other, variant in VARIANTS.items() if variant.method == method]
     return COLOURS[method], DASHES[kin.index(name) % len(DASHES)]
@@ -275,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def benchmark(options: argparse.Namespace, typed: str) -> None:
-    """Searches what is missing, then writes and prints what is there."""
+    """Searches the missing seeds, then writes and prints the report."""
     _check(options)
     table = read_table(options.tabular)
     records = [Record(options.directory, name, options.evaluations) for name in VARIANTS]
@@ -307,7 +317,7 @@ def benchmark(options: argparse.Namespace, typed: str) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises ValueError for what is wrong about the options."""
+    """Raises ValueError for wrong options."""
     for name in options.methods:
         if name not in VARIANTS:
             raise InputError(f"--methods: unknown variant {name!r}; known: {', '.join(VARIANTS)}")

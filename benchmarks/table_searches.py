@@ -1,4 +1,5 @@
-"""The searches of `benchmarks.samplers`: what is compared, one search on a benchmark table, and all of them, recorded."""
+"""The searches of `benchmarks.samplers`: variants, one search on a benchmark table, and the
+records."""
 
 import hashlib
 import json
@@ -28,18 +29,18 @@ from supernet import get_space
 from training.run.config import config_to_dict
 
 STEP = 10
-"""Evaluations between two readings of the incumbent."""
+"""Number of evaluations between two readings of the incumbent."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method and what differs from its defaults, as on its command line."""
+    """A method and its options beside the defaults, as on its command line."""
 
     method: str
     options: tuple[str, ...] = ()
 
     def config(self, tabular: str, evaluations: int) -> SamplingConfig:
-        """What its searches run with, but for their seeds."""
+        """Returns the configuration of its searches, but for their seeds."""
         common = ["--space=nasbench201", "--evaluate=table", f"--tabular={tabular}", f"--evaluations={evaluations}"]
         config, _ = get_method(self.method).parse([*common, *self.options])
         assert isinstance(config, SamplingConfig)
@@ -62,7 +63,7 @@ VARIANTS = {
     "hybrid_genetic": Variant("hybrid", ("--hybrid.share=0", "--controller.replay_epochs=0")),
     "nao": Variant("nao"),
 }
-"""By name."""
+"""Variants by name."""
 
 
 # One search
@@ -70,7 +71,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Search:
-    """What came of one search."""
+    """The result of one search."""
 
     seed: int
     accuracies: tuple[float, ...]
@@ -80,12 +81,12 @@ class Search:
 
 
 Searches = Mapping[int, Search]
-"""Those of one variant by seed, in its order."""
+"""Searches of one variant by seed, in its order."""
 
 
 @cache
 def read_table(path: str) -> Table:
-    """Once in each process."""
+    """Reads the table, once in each process."""
     return Table.read(path)
 
 
@@ -111,7 +112,7 @@ def search(method: str, config: SamplingConfig, seed: int) -> Search:
 
 
 def incumbents(scores: Sequence[float]) -> list[int]:
-    """For each evaluation which one has been the best up to it, the first of equals."""
+    """Returns for each evaluation the best one up to it, the first of equals."""
     best: list[int] = []
     for place, score in enumerate(scores):
         best.append(best[-1] if best and scores[best[-1]] >= score else place)
@@ -123,7 +124,8 @@ def incumbents(scores: Sequence[float]) -> list[int]:
 
 @dataclass(frozen=True)
 class Record:
-    """The searches of one variant in a directory: VARIANT.csv, a line each, and what they were run with, VARIANT.json."""
+    """The searches of one variant in a directory: VARIANT.csv, a line each, and their settings,
+    VARIANT.json."""
 
     directory: Path
     variant: str
@@ -142,7 +144,10 @@ class Record:
         return self.path.exists() or self.settings.exists()
 
     def read(self) -> Searches:
-        """What is there. Raises ValueError, naming the line, for a file that was not written by `add`."""
+        """Returns the recorded searches.
+
+        Raises ValueError, naming the line, for a file that was not written by `add`.
+        """
         head, *lines = self._lines() or [self._head()]
         if head != self._head():
             raise InputError(f"{self.path}: line 1 does not name the columns; delete the file to search again")
@@ -168,7 +173,7 @@ class Record:
             file.write(",".join(fields) + "\n")
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
-        """Raises ValueError where searches that are there have other settings."""
+        """Raises ValueError if recorded searches have other settings."""
         if not self.begun:
             return
         try:
@@ -199,7 +204,8 @@ class Record:
 
 
 def settings_of(config: SamplingConfig, table: Table) -> dict[str, Any]:
-    """What has to be the same for all searches of a variant: the content of the table, wherever it is, and the options."""
+    """Returns the settings that all searches of a variant share: the content of the table, wherever
+    it is, and the options."""
     content = hashlib.sha256(repr(list(table.rows.items())).encode()).hexdigest()
     return {
         "table": content,
@@ -211,16 +217,16 @@ def settings_of(config: SamplingConfig, table: Table) -> dict[str, Any]:
 
 
 def workers(jobs: int) -> Executor:
-    """Processes of one thread each, so that the bits do not depend on `jobs`."""
+    """Returns processes of one thread each, so that the bits do not depend on `jobs`."""
     os.environ["OMP_NUM_THREADS"] = "1"  # torch and BLAS read it when they start
     return ProcessPoolExecutor(jobs, get_context("spawn"))
 
 
 def search_all(records: Sequence[Record], configs: Mapping[str, SamplingConfig], seeds: int, jobs: int) -> None:
-    """Runs what is missing of the seeds below `seeds`, `jobs` at a time, and records each as it ends.
+    """Runs the missing seeds below `seeds`, `jobs` at a time, and records each as it ends.
 
-    It goes seed by seed, so that at any time all variants have about the same seeds. When it is interrupted, or one fails,
-    those under way are lost.
+    It goes seed by seed, so that at any time all variants have about the same seeds. If it is
+    interrupted, or a search fails, those under way are lost.
     """
     there = {record.variant: record.read() for record in records}
     tasks = [(record, seed) for seed in range(seeds) for record in records if seed not in there[record.variant]]

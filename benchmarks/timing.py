@@ -1,4 +1,4 @@
-"""What the benchmarks share: variants that take turns, their memory and launches, tables, and a header for every record."""
+"""The tools of the benchmarks: variants in turns, memory, launches, tables, headers of records."""
 
 import argparse
 import gc
@@ -27,32 +27,34 @@ Step = Callable[[], object]
 T = TypeVar("T")
 
 STEPS_A_TURN = 5
-"""On a GPU: so many steps are started in a row, as in a search, before the host waits for them."""
+"""Number of steps that are started in a row on a GPU, as in a search, before the host waits."""
 
 
 @dataclass
 class Measured:
-    """What was found out about one variant; `words` say why that is not all."""
+    """The measurements of one variant; `words` say why some are missing."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
-    """Of one step, in each turn."""
+    """Seconds of one step, in each turn."""
     peak_mb: float | None = None
-    """On a GPU: most memory in use in a step, of what the variant itself has made, in 2^20 bytes."""
+    """Largest memory in use in a step on a GPU, counting the variant's own tensors, in 2^20
+    bytes."""
     launches: int | None = None
-    """Kernels that a step starts, or that its graph replays."""
+    """Number of kernels that a step starts, or that its graph replays."""
     saved_mb: float | None = None
-    """What a training pass keeps for backward, MB an image."""
+    """Memory that a training pass keeps for backward, MB an image."""
     words: str = ""
 
     @property
     def milliseconds(self) -> float | None:
-        """The median."""
+        """Returns the median."""
         return 1000 * median(self.seconds) if self.seconds else None
 
 
 def ratio(one: Measured, other: Measured) -> float | None:
-    """How many times as long `one` takes: the median over the turns, in each of which both ran."""
+    """Returns how many times as long `one` takes: the median over the turns, in each of which both
+    ran."""
     pairs = zip(one.seconds, other.seconds, strict=False)
     return median(own / reference for own, reference in pairs) if one.seconds and other.seconds else None
 
@@ -60,10 +62,12 @@ def ratio(one: Measured, other: Measured) -> float | None:
 def measure(
     variants: Mapping[str, Callable[[], Step]], device: torch.device, runs: int, counted: Iterable[str] = ()
 ) -> dict[str, Measured]:
-    """Makes all variants, then times them in `runs` turns. One that fails leaves its reason; the others go on.
+    """Makes all variants, then times them in `runs` turns.
 
-    The first steps warm up. On a GPU they are also those in which memory is measured, up to and with the capture of a graph;
-    and in one of them kernels are counted for the variants `counted`.
+    A variant that fails leaves its reason; the others go on.
+
+    The first steps warm up. On a GPU memory is measured in them, up to and with the capture of a
+    graph, and in one of them kernels are counted for the variants `counted`.
     """
     found = {name: Measured(name) for name in variants}
     steps: dict[str, Step] = {}
@@ -90,7 +94,7 @@ def _attempt(measured: Measured, call: Callable[[], T]) -> T | None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result = call()
-    except Exception as error:  # whatever one variant throws, the others go on
+    except Exception as error:  # after any error of one variant the others go on
         lacks = isinstance(error, MemoryError) or "out of memory" in str(error)
         measured.words = "out of memory" if lacks else f"{type(error).__name__}: {one_line(error)}"
         return None
@@ -100,7 +104,7 @@ def _attempt(measured: Measured, call: Callable[[], T]) -> T | None:
 
 
 def _prepare(make: Callable[[], Step], measured: Measured, device: torch.device, counted: bool) -> Step:
-    """The step, warm: on a GPU as many have run as a graph takes to be captured and replayed."""
+    """Returns the step, warm: on a GPU a graph has been captured and replayed."""
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     step = make()
     step()
@@ -129,14 +133,14 @@ def _time(step: Step, device: torch.device) -> float:
 
 
 def _tidy(device: torch.device) -> None:
-    """Gives back what nobody uses any more, as the next variant may need it."""
+    """Frees unused memory, as the next variant may need it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called."""
+    """Returns the name of the device."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)} (sm_{major}{minor}, CUDA {torch.version.cuda})"
@@ -145,19 +149,19 @@ def device_name(device: torch.device) -> str:
 
 
 def header(device: torch.device, *facts: str) -> str:
-    """Device, versions, date and whatever else is to be known about a record, in one line."""
+    """Returns device, versions, date and other facts about a record, in one line."""
     versions = f"torch {torch.__version__}, Triton {'none' if triton is None else triton.__version__}"
     parts = [device_name(device), versions, f"Python {platform.python_version()}", f"{datetime.now(UTC):%Y-%m-%d}", *facts]
     return ", ".join(parts)
 
 
 def command_line(prog: str, argv: Sequence[str] | None) -> str:
-    """What was typed."""
+    """Returns the command as it was typed."""
     return f"`python -m {shlex.join([prog, *(sys.argv[1:] if argv is None else argv)])}`"
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """What an option of the command line must be: a whole number not below `least`."""
+    """Returns the type of an option: a whole number of at least `least`."""
 
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -168,18 +172,19 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def shown(value: float | None, form: str = ".2f") -> str | None:
-    """A number for a table."""
+    """Returns a number as text for a table."""
     return None if value is None else f"{value:{form}}"
 
 
 def goal(text: str, measured: float | None, met: bool) -> str:
-    """A line of the list that ends a benchmark."""
+    """Returns a line of the list that ends a benchmark."""
     result = "not measured" if measured is None else f"{measured:.2f}, {'met' if met else 'not met'}"
     return f"- goal: {text}; measured: {result}\n"
 
 
 def random_images(count: int, size: int, classes: int = 10, channels: int = 3) -> ImageSet:
-    """Images of noise around one picture a class, uint8 [count, channels, size, size]: something that can be learnt."""
+    """Returns noise around one picture a class, which can be learnt: uint8
+    [count, channels, size, size]."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % classes
     pictures = torch.rand(classes, channels, size, size, generator=generator)

@@ -1,8 +1,8 @@
-"""What a pass costs that no clock is needed for: kernels started, and bytes kept for backward.
+"""Costs of a pass that need no clock: kernels started, and bytes kept for backward.
 
-On fake tensors nothing is computed, so that a network of full size is counted in seconds. They claim to be on the CPU, as
-autograd takes fake tensors of a GPU only where torch is built for one; the operators are the same. A network becomes fake where
-its type is changed under the mode:
+On fake tensors nothing is computed, so that a network of full size is counted in seconds. They
+claim to be on the CPU, as autograd takes fake tensors of a GPU only if torch is built for one; the
+operators are the same. A network becomes fake if its type is changed under the mode:
 
     network, images = PlainSupernet("darts", 16, 8, 10), torch.empty(64, 3, 32, 32)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -50,7 +50,7 @@ class _Launches(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         namespace, _, name = func._schema.name.partition("::")
         if not func.is_view and name not in NO_KERNEL:
-            # The last argument says which of the gradients of input, weight and bias are asked for: a kernel each.
+            # The last argument asks for gradients of input, weight and bias: a kernel each.
             self.counts[name if namespace == "aten" else f"{namespace}.{name}"] += (
                 sum(args[-1]) if name == "convolution_backward" else 1
             )
@@ -58,19 +58,19 @@ class _Launches(TorchDispatchMode):
 
 
 def launches(run: Callable[[], object]) -> Counter[str]:
-    """Kernels that `run` starts at least, by operator, in all that it does: a foreach over many tensors counts as one."""
+    """Returns the kernels that `run` starts at least, by operator; a foreach counts as one."""
     with _Launches() as mode:
         run()
     return mode.counts
 
 
 def saved_bytes(run: Callable[[], object], kept_anyway: Iterable[Tensor] = ()) -> int:
-    """Bytes of memory that the forward pass `run` keeps for backward, each storage once.
+    """Returns the bytes that the forward pass `run` keeps for backward, each storage once.
 
     `kept_anyway` are tensors that are there with or without it: parameters and buffers.
     """
     ours = {tensor.untyped_storage()._cdata for tensor in kept_anyway}
-    saved: dict[int, torch.UntypedStorage] = {}  # holds on to them, so that no address is used twice
+    saved: dict[int, torch.UntypedStorage] = {}  # holds the tensors, so that no address is used twice
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

@@ -1,7 +1,8 @@
 """The supernet written the plain way: one module per edge and operation, as in the papers.
 
-It is the oracle of the tests and the baseline of the benchmarks, so it shares no code with the rest of the project.
-Sources: DARTS (Liu et al. 2019), NAS-Bench-201 (Dong and Yang 2020), partial channels of PC-DARTS (Xu et al. 2020).
+It is the oracle of the tests and the baseline of the benchmarks, so it shares no code with the rest
+of the project. Sources: DARTS (Liu et al. 2019), NAS-Bench-201 (Dong and Yang 2020), partial
+channels of PC-DARTS (Xu et al. 2020).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,8 @@ CANDIDATES = {
     ),
     "nasbench201": ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
 }
-# (source, target) states, ordered by target and then by source; the inputs of the cell are the first states.
+# (source, target) states, ordered by target and then by source; the inputs of the cell are the
+# first states.
 EDGES = {
     "darts": tuple((source, target) for target in range(2, 6) for source in range(target)),
     "nasbench201": tuple((source, target) for target in range(1, 4) for source in range(target)),
@@ -45,12 +47,14 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to zeros [B, C, ceil(H / stride), ceil(W / stride)]."""
+        """Maps [B, C, H, W] to zeros [B, C, ceil(H / stride), ceil(W / stride)]."""
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
 class FactorisedReduction(nn.Module):
-    """ReLU, two 1x1 convolutions of stride 2 with half the outputs each, the second on a grid one pixel further, batch norm.
+    """ReLU, two 1x1 convolutions of stride 2, batch norm.
+
+    Each convolution has half of the outputs; the second is on a grid one pixel further.
 
     Raises ValueError for an odd number of output channels.
     """
@@ -64,9 +68,10 @@ class FactorisedReduction(nn.Module):
         self.norm = _norm(out_channels, batch_statistics)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] to [B, out_channels, ceil(H / 2), ceil(W / 2)]."""
+        """Maps [B, in_channels, H, W] to [B, out_channels, ceil(H / 2), ceil(W / 2)]."""
         x = F.relu(x)
-        # The zeros on the right and the bottom are read on odd sizes only, where the shifted grid ends one pixel outside.
+        # The zeros on the right and the bottom are read on odd sizes only, where the shifted grid
+        # ends one pixel outside.
         shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
         return self.norm(torch.cat([self.conv(x), self.conv_shifted(shifted)], dim=1))
 
@@ -128,15 +133,16 @@ def _nasbench201_operation(name: str, channels: int, batch_statistics: bool) -> 
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Interleave the channels of the groups, [B, C, H, W] to [B, C, H, W] (ShuffleNet, Zhang et al. 2018)."""
+    """Interleaves the channels of the groups, [B, C, H, W] to [B, C, H, W] (ShuffleNet, Zhang et
+    al. 2018)."""
     return rearrange(x, "b (groups c) h w -> b (c groups) h w", groups=groups)
 
 
 class PlainCell(nn.Module):
     """A cell of the supernet; `operations` holds one module for each edge and kept candidate.
 
-    `kind` is its kind, `position` its place among the cells of that kind. The edges that leave an input have stride 2 in a
-    cell of kind "reduce". `mask` is bool [edges, candidates].
+    `kind` is its kind, `position` its place among the cells of that kind. The edges that leave an
+    input have stride 2 in a cell of kind "reduce". `mask` is bool [edges, candidates].
     """
 
     def __init__(
@@ -171,7 +177,8 @@ class PlainCell(nn.Module):
         return 2 if self.kind == "reduce" and source < self.inputs else 1
 
     def _mixed_edge(self, edge: int, x: Tensor, weights: Tensor, chosen: int | None) -> Tensor:
-        """The weighted sum of the edge's operations on x [B, C, H, W]; of the chosen one alone where one is chosen."""
+        """Returns the weighted sum of the edge's operations on x [B, C, H, W]; that of the chosen
+        one alone if one is chosen."""
         source, target = self.edges[edge]
         stride = self._stride(source)
         processed, bypass = x[:, : self.channels // self.partial], x[:, self.channels // self.partial :]
@@ -184,11 +191,13 @@ class PlainCell(nn.Module):
             return mixed
         if stride == 2:
             bypass = F.max_pool2d(bypass, 2, stride=2, ceil_mode=True)
-        # An edge normalisation beta scales the whole edge, and it is the sum of the row beta * softmax(alpha).
+        # An edge normalisation beta scales the whole edge, and it is the sum of the row beta *
+        # softmax(alpha).
         return channel_shuffle(torch.cat([mixed, weights.sum() * bypass], dim=1), self.partial)
 
     def forward(self, inputs: Sequence[Tensor], mixture: Tensor, path: Sequence[int] | None) -> Tensor:
-        """Input states [B, C_i, H_i, W_i] and the mixture [edges, candidates] to the output state [B, outputs * C, H, W]."""
+        """Maps input states [B, C_i, H_i, W_i] and the mixture [edges, candidates] to the output
+        state [B, outputs * C, H, W]."""
         states = [module(x) for module, x in zip(self.preprocess, inputs, strict=True)] if self.preprocess else list(inputs)
         for node in range(self.inputs, self.edges[-1][1] + 1):
             total = Zero(self._stride(0))(states[0])
@@ -202,7 +211,8 @@ class PlainCell(nn.Module):
 
 
 class PlainResidualBlock(nn.Module):
-    """The basic residual block of stride 2 between two stages of NAS-Bench-201; its batch norms are ordinary."""
+    """The basic residual block of stride 2 between two stages of NAS-Bench-201; its batch norms are
+    ordinary."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -222,17 +232,19 @@ class PlainResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] to [B, out_channels, ceil(H / 2), ceil(W / 2)]."""
+        """Maps [B, in_channels, H, W] to [B, out_channels, ceil(H / 2), ceil(W / 2)]."""
         return self.shortcut(x) + self.conv_b(self.conv_a(x))
 
 
 class PlainSupernet(nn.Module):
     """The supernet of the space "darts" or "nasbench201", one module per edge and operation.
 
-    `cells` counts all cells in darts and the cells of a stage in nasbench201. `candidates` is {kind: bool [edges, candidates]};
-    a kind that it leaves out keeps all. With `partial` = K the first channels / K channels go through the operations (PC-DARTS,
-    section 3.2). `batch_statistics` says that batch norm in the cells keeps no running statistics; None is the space's own
-    choice: False in darts, True in nasbench201. Raises ValueError for an unknown space or kind and for sizes that do not fit.
+    `cells` counts all cells in darts and the cells of a stage in nasbench201. `candidates` is
+    {kind: bool [edges, candidates]}; a kind that it leaves out keeps all. With `partial` = K the
+    first channels / K channels go through the operations (PC-DARTS, section 3.2).
+    `batch_statistics` says that batch norm in the cells keeps no running statistics; None is the
+    space's own choice: False in darts, True in nasbench201. Raises ValueError for an unknown space
+    or kind and for sizes that do not fit.
     """
 
     def __init__(
@@ -317,7 +329,7 @@ class PlainSupernet(nn.Module):
         return channels
 
     def cells_of_kind(self, kind: str) -> int:
-        """The number of cells of that kind."""
+        """Returns the number of cells of that kind."""
         return sum(isinstance(layer, PlainCell) and layer.kind == kind for layer in self.layers)
 
     def _check_mixture(self, mixture: Mapping[str, Tensor]) -> None:
@@ -336,12 +348,13 @@ class PlainSupernet(nn.Module):
                 raise ValueError(f"path[{kind!r}] must give each of the {edges} edges an index from -1 to {choices - 1}")
 
     def forward(self, images: Tensor, mixture: Mapping[str, Tensor], path: Mapping[str, Sequence[int]] | None = None) -> Tensor:
-        """Images [B, image_channels, H, W] to logits [B, classes].
+        """Maps images [B, image_channels, H, W] to logits [B, classes].
 
-        The mixture of a kind is [edges, candidates], or [cells of the kind, edges, candidates]. `path` gives for a kind one
-        candidate index per edge, the only one that runs there, scaled by its entry of the mixture; with -1 the edge
-        gives nothing at all, not even the bypass of partial channels. A masked candidate that is chosen gives zero. Raises
-        ValueError for a mixture or a path of another shape.
+        The mixture of a kind is [edges, candidates], or [cells of the kind, edges, candidates].
+        `path` gives for a kind one candidate index per edge, the only one that runs there, scaled
+        by its entry of the mixture; with -1 the edge gives nothing at all, not even the bypass of
+        partial channels. A masked candidate that is chosen gives zero. Raises ValueError for a
+        mixture or a path of another shape.
         """
         self._check_mixture(mixture)
         if path is not None:

@@ -1,4 +1,5 @@
-"""The second-order architecture gradient of DARTS by double backward: the oracle of the search's unrolled step."""
+"""The second-order architecture gradient of DARTS by double backward: the oracle of the search's
+unrolled step."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +22,14 @@ def unrolled_gradient(
     momentum_buffers: Sequence[Tensor | None] | None = None,
     weight_decay: float = 0.0,
 ) -> dict[str, Tensor]:
-    """d L_val(w'(alpha), alpha) / d alpha, with w' = w - xi (momentum * buffer + grad_w L_train(w, alpha) + weight_decay * w).
+    """Returns d L_val(w'(alpha), alpha) / d alpha, the gradient after a virtual step.
 
-    Exact: the graph of the virtual step is differentiated (DARTS, Liu et al. 2019, equations 5 to 7). The losses are
-    functions of (weights, alphas) to a scalar. `momentum_buffers` follow the order of the weights; None counts as zero. A
-    weight that the training loss does not depend on takes no step. The arguments are left as they are.
+    The step is w' = w - xi (momentum * buffer + grad_w L_train(w, alpha) + weight_decay * w).
+
+    It is exact: the graph of the virtual step is differentiated (DARTS, Liu et al. 2019, equations
+    5 to 7). The losses are functions of (weights, alphas) to a scalar. `momentum_buffers` follow
+    the order of the weights; None counts as zero. A weight that the training loss does not depend
+    on takes no step. The arguments are left as they are.
     """
     w = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
     a = {name: alpha.detach().clone().requires_grad_() for name, alpha in alphas.items()}
@@ -53,17 +57,18 @@ def plain_unrolled_gradient(
     momentum_buffers: Sequence[Tensor | None] | None = None,
     weight_decay: float = 0.0,
 ) -> dict[str, Tensor]:
-    """The gradient of `unrolled_gradient` for `net(images, mixture)` with cross-entropy in training mode.
+    """Returns `unrolled_gradient` for `net(images, mixture)` with cross-entropy in training mode.
 
-    `relax` is a deterministic function of the alphas to the mixture. A batch is images [B, C, H, W] and labels [B].
-    `momentum_buffers` follow the order of `net.parameters()`. The network's weights, gradients, running statistics and
-    mode are left as they are.
+    `relax` is a deterministic function of the alphas to the mixture. A batch is images [B, C, H, W]
+    and labels [B]. `momentum_buffers` follow the order of `net.parameters()`. The network's
+    weights, gradients, running statistics and mode are left as they are.
     """
     trained = copy.deepcopy(net).train()
 
     def loss(batch: tuple[Tensor, Tensor], weights: Tensors, values: Tensors) -> Tensor:
         images, labels = batch
-        # Each pass has buffers of its own: batch norm writes to them, and autograd holds the ones that it has read.
+        # Each pass has buffers of its own: batch norm writes to them, and autograd holds the ones
+        # that it has read.
         buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
         return F.cross_entropy(functional_call(trained, {**weights, **buffers}, (images, relax(values))), labels)
 
