@@ -15,7 +15,7 @@ from base.files import write_atomically
 from base.seeds import new_generator
 from retrain.config import RetrainConfig
 from retrain.evaluation.networks import evaluate_network
-from retrain.page import retrain_page
+from retrain.page import Story, retrain_page
 from retrain.result import Compared, Result
 from retrain.trainer import Retraining
 from retrain.weights import Trained
@@ -86,18 +86,19 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
             monitor.log(note)
         genotype.save(run.path / "genotype.json")
         if not start.epochs:
-            _introduce(genotype, monitor)
+            _introduce(genotype, monitor, options.pictures)
         epochs = run_epochs(trainer, config, run, monitor, KIND, start)
         result = _conclude(trainer, test, run, monitor, epochs)
         process = Process(start.epochs, epochs, time.monotonic() - began)
-        monitor.log(f"{KIND}: report in {retrain_page(trainer, result, process, run.config_hash).write(run.path)}")
+        story = Story(config, result, trainer.history, trainer.device, process, run.config_hash, pictures=options.pictures)
+        monitor.log(f"{KIND}: report in {retrain_page(story).write(run.path)}")
     if others and epochs < trainer.epochs:
         print(f"{KIND}: stopped early, so no random genotypes are trained; --resume, with another stop, goes on")
         return result
     found = tuple(retrain(alone, theirs, other) for alone, theirs, other in others)
     if found:
         compared = [Compared(one.run.name, one.parameters, one.multiply_adds, one.test.accuracy) for one in found]
-        path = retrain_page(trainer, result, process, run.config_hash, compared).write(run.path)
+        path = retrain_page(replace(story, others=compared)).write(run.path)
         print(f"{KIND}: compared with random genotypes in {path}")
     return replace(result, others=found)
 
@@ -180,9 +181,11 @@ def _genotype(given: Genotype | None, config: RetrainConfig, options: RunOptions
         raise FieldError("genotype", *error.parts) from error
 
 
-def _introduce(genotype: Genotype, monitor: Monitor) -> None:
-    """What is trained, for TensorBoard."""
+def _introduce(genotype: Genotype, monitor: Monitor, pictures: bool) -> None:
+    """Shows in TensorBoard what is trained."""
     monitor.text("genotype", genotype.to_text(genotype.text_form))
+    if not pictures:
+        return
     for kind, cell in genotype.cells.items():
         monitor.figure(f"cell/{kind}", draw_cell(cell, genotype.skeleton.inputs, kind), 0)
 

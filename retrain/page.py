@@ -1,13 +1,15 @@
 """The report of a retraining as one page: what was asked, how it went, and how good the network is."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from retrain.config import RetrainConfig
 from retrain.evaluation.confusion import draw_confusion
+from retrain.history import RetrainEpoch
 from retrain.result import Compared, Result
-from supernet.drawing.draw import draw_genotype
 from training.metrics import Evaluation
 from training.report.charts import chart, charts, of_history, of_reading
 from training.report.html import (
@@ -26,23 +28,34 @@ from training.report.html import (
 )
 from training.report.sections import MOST_CLASSES, Process, asked, commands, drawn_genotype, environment, images
 
-if TYPE_CHECKING:
-    from retrain.trainer import Retraining
-
 _FEW = 10
 """Genotypes below which a comparison with them says little."""
 
 
-def retrain_page(
-    trainer: "Retraining", result: Result, process: Process, config_hash: str, others: Sequence[Compared] = ()
-) -> Page:
-    """Of a retraining that ended with `result`; `others` are what it is compared with."""
-    config, genotype, test, run = trainer.config, trainer.genotype, result.test, result.run
+@dataclass(frozen=True)
+class Story:
+    """What the page of a retraining tells."""
+
+    config: RetrainConfig
+    result: Result
+    history: Sequence[RetrainEpoch]
+    device: torch.device
+    process: Process
+    config_hash: str
+    others: Sequence[Compared] = ()
+    """What the genotype is compared with."""
+    pictures: bool = True
+    """Whether the page has figures."""
+
+
+def retrain_page(story: Story) -> Page:
+    """Makes the page of a retraining."""
+    config, result, process = story.config, story.result, story.process
+    genotype, test, run, network = result.genotype, result.test, result.run, result.trained.network
     page = Page(
         f"Retraining: {config.data.name}",
         paragraph(f"Cells of the space {genotype.space}, trained from scratch. ", element("code", "python -m retrain")),
     )
-    network = trainer.network
     page.section(
         "Result",
         facts(
@@ -51,23 +64,23 @@ def retrain_page(
                 "macro recall": percent(test.macro_recall),
                 "parameters": millions(result.parameters),
                 "multiply-adds": millions(result.multiply_adds),
-                "epochs": f"{process.done} of {trainer.epochs}",
+                "epochs": f"{process.done} of {config.epochs}",
                 "time": duration(process.seconds),
             }
         ),
-        *process.notes(trainer.epochs, config.stop),
-        drawn_genotype(genotype, draw_genotype(genotype)),
+        *process.notes(config.epochs, config.stop),
+        drawn_genotype(genotype, story.pictures),
         paragraph(
             f"{result.parameters:,} parameters and {result.multiply_adds:,} multiply-adds an image: C = {network.channels}, "
             f"{network.cell_count} {genotype.skeleton.cells_unit}. Nothing in the training has seen the test images."
         ),
     )
-    page.section(f"On the {test.images:,} test images", *_tested(test, trainer.format.class_names))
-    if others:
-        page.section("Beside random genotypes", *_compared(result, others))
+    page.section(f"On the {test.images:,} test images", *_tested(test, result.trained.format.class_names, story.pictures))
+    if story.others:
+        page.section("Beside random genotypes", *_compared(result, story.others))
     weighted = "Classes are weighted in the training loss and not in that of the validation images."
-    both = trainer.class_weights is not None and trainer.valid_batches is not None
-    page.section("Curves", charts(*_curves(trainer)), *([paragraph(weighted)] if both else []))
+    both = config.data.class_weights != "none" and config.validation_fraction > 0
+    page.section("Curves", charts(*_curves(story.history)), *([paragraph(weighted)] if both else []))
     page.section("What was asked", asked(config, RetrainConfig(), "python -m retrain"))
     page.section("Images", images(run, config.data))
     again: list[str | Path] = [
@@ -79,7 +92,7 @@ def retrain_page(
         "--run",
         f"{run}_again",
     ]
-    threads = " with as many threads" if trainer.device.type == "cpu" else ""
+    threads = " with as many threads" if story.device.type == "cpu" else ""
     page.section(
         "How to use and repeat it",
         paragraph("The weights evaluated again, with the time that they take, and made usable without this project:"),
@@ -87,15 +100,15 @@ def retrain_page(
         paragraph("The same training once more, into another directory:"),
         commands(again),
         paragraph(
-            f"Seed {config.seed}, hash of the configuration {config_hash}. On the same versions and the same kind of device"
-            f"{threads} the same numbers come out."
+            f"Seed {config.seed}, hash of the configuration {story.config_hash}. On the same versions and the same kind of "
+            f"device{threads} the same numbers come out."
         ),
-        environment(trainer.device),
+        environment(story.device),
     )
     return page
 
 
-def _tested(test: Evaluation, names: Sequence[str]) -> list[Markup]:
+def _tested(test: Evaluation, names: Sequence[str], pictures: bool) -> list[Markup]:
     rows = {
         "accuracy": percent(test.accuracy),
         "top-5 accuracy": percent(test.top5) if len(names) > 5 else None,
@@ -113,16 +126,17 @@ def _tested(test: Evaluation, names: Sequence[str]) -> list[Markup]:
         (name, f"{one.images:,}", *(None if value is None else percent(value) for value in (one.precision, one.recall, one.f1)))
         for name, one in scores
     ]
-    drawn = draw_confusion(test.confusion, names)
-    return [
-        table([], [row for row in rows.items() if row[1] is not None]),
-        figure(
-            drawing(drawn, "Confusion matrix"),
-            "Rows are true classes, columns predicted ones; the colour is the share of the true class.",
-            narrowest=min(480, round(96 * drawn.get_figwidth())),
-        ),
-        details(shown, table(["class", "images", "precision", "recall", "F1"], lines, right=range(1, 5))),
-    ]
+    parts = [table([], [row for row in rows.items() if row[1] is not None])]
+    if pictures:
+        drawn = draw_confusion(test.confusion, names)
+        parts.append(
+            figure(
+                drawing(drawn, "Confusion matrix"),
+                "Rows are true classes, columns predicted ones; the colour is the share of the true class.",
+                narrowest=min(480, round(96 * drawn.get_figwidth())),
+            )
+        )
+    return [*parts, details(shown, table(["class", "images", "precision", "recall", "F1"], lines, right=range(1, 5)))]
 
 
 def _compared(result: Result, others: Sequence[Compared]) -> list[Markup]:
@@ -160,8 +174,7 @@ def verdict(own: Compared, others: Sequence[Compared]) -> str:
     return said + doubt + (f", the more so with only {len(others)}." if len(others) < _FEW else ".")
 
 
-def _curves(trainer: "Retraining") -> list[Markup | None]:
-    history = trainer.history
+def _curves(history: Sequence[RetrainEpoch]) -> list[Markup | None]:
     return [
         chart("loss", [of_reading(history, "train/loss", "train"), of_reading(history, "valid/loss", "validation")]),
         chart(

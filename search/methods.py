@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -80,11 +80,12 @@ class Method(ABC, Generic[C]):
 
         return repeat(measure, config, options, self.may_change(config))
 
-    def main(self, argv: Sequence[str] | None = None) -> int:
-        """Runs the command line; returns the exit status."""
+    def main(self, argv: Sequence[str] | None = None, pictures: bool = True) -> int:
+        """Runs the command line; returns the exit status. For `pictures` see `RunOptions`."""
 
         def run() -> None:
             config, options = self.parse(argv)
+            options = replace(options, pictures=pictures)
             if options.seeds:
                 self.repeat(config, options)
             else:

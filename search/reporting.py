@@ -30,19 +30,27 @@ class SearchedConfig(Protocol):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the page is run_facts of a run beside the search itself."""
+    """What a page tells of a run beside the search itself."""
 
     method: str
     paper: str
     """Authors and year; may be empty."""
     defaults: "DataclassInstance"
     """Those of the method."""
+    directory: FilePath
+    config_hash: str
+    device: torch.device
+    epochs: int
+    """Planned epochs."""
     process: Process
+    pictures: bool = True
+    """Whether the page has figures."""
 
 
-def introduction(run_facts: RunFacts, space: str) -> list[Markup]:
-    source = f"{run_facts.paper[:1].upper()}{run_facts.paper[1:]}" if run_facts.paper else "A method of your own"
-    return [paragraph(f"{source}, in the space {space}. ", element("code", f"python -m search.{run_facts.method}"))]
+def introduction(facts: RunFacts, space: str) -> list[Markup]:
+    """Returns the lines that say whose method it is, in which space, and how it is called."""
+    source = f"{facts.paper[:1].upper()}{facts.paper[1:]}" if facts.paper else "A method of your own"
+    return [paragraph(f"{source}, in the space {space}. ", element("code", f"python -m search.{facts.method}"))]
 
 
 def default_costs(genotype: Genotype, space: SearchSpace, stem: Stem, images: ImageFormat) -> dict[str, float]:
@@ -57,31 +65,29 @@ def default_costs(genotype: Genotype, space: SearchSpace, stem: Stem, images: Im
 def close(
     page: Page,
     config: SearchedConfig,
-    run_facts: RunFacts,
-    run: FilePath,
+    facts: RunFacts,
     data: Markup,
     genotype: Genotype | None,
-    device: torch.device,
-    config_hash: str,
 ) -> None:
     """Adds the sections that every report of a search ends with; `data` says what images it has seen."""
-    page.section("What was asked", asked(config, run_facts.defaults, run_facts.method))
+    page.section("What was asked", asked(config, facts.defaults, facts.method))
     page.section("Images", data)
-    repeat: list[str | FilePath] = [f"search.{run_facts.method}", "--config", run / "config.yaml", "--run", f"{run}_again"]
+    run, again = facts.directory, f"{facts.directory}_again"
+    repeat: list[str | FilePath] = [f"search.{facts.method}", "--config", run / "config.yaml", "--run", again]
     parts = [paragraph("The same search once more, into another directory:"), commands(repeat)]
     if genotype is not None:
         parts += [
             paragraph("The network of this cell, trained from scratch:"),
             commands(retrain_command(config, run, genotype)),
         ]
-    threads = " with as many threads" if device.type == "cpu" else ""
+    threads = " with as many threads" if facts.device.type == "cpu" else ""
     parts.append(
         paragraph(
-            f"Seed {config.seed}, hash of the configuration {config_hash}. On the same versions and the same kind of device"
-            f"{threads} the same numbers come out."
+            f"Seed {config.seed}, hash of the configuration {facts.config_hash}. On the same versions and the same kind of "
+            f"device{threads} the same numbers come out."
         )
     )
-    page.section("How to repeat it", *parts, environment(device))
+    page.section("How to repeat it", *parts, environment(facts.device))
 
 
 def retrain_command(config: SearchedConfig, run: FilePath, genotype: Genotype) -> list[str | FilePath]:

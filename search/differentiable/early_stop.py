@@ -86,6 +86,11 @@ def reason_to_stop(history: Sequence[Epoch], config: EarlyStopConfig, epochs: in
     return next((sign for sign in signs if config.when in ("either", sign.cause)), None)
 
 
+def told(collapse: Collapse) -> str:
+    """Returns why a search ends for `collapse`, and which genotype it ends with, in one line."""
+    return f"{collapse.reason}; the genotype is that of epoch {collapse.epoch + 1}"
+
+
 def new_signs(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> Iterator[tuple[int, Collapse]]:
     """Yields each sign of collapse with the number of the epoch, from 1, after which it was there and not an epoch before.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from search.costs.tabular import Table
 from search.differentiable.config import SearchConfig
-from search.differentiable.report import search_page
+from search.differentiable.report import Story, search_page
 from search.differentiable.trainer import BilevelSearch
 from search.methods import Method
 from search.reporting import RunFacts
@@ -44,7 +44,7 @@ def search(
     device = choose_device(config.device, config.threads)
     known = saved_format(options)
     images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
-    trainer = BilevelSearch(config, images, RunDirectory(options.run, config), table)
+    trainer = BilevelSearch(config, images, RunDirectory(options.run, config), table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):
         save_format(images, run.path)
         for note in notes:
@@ -59,6 +59,8 @@ def search(
         monitor.log(f"{method}: {done} epochs; genotype in {run.path / 'genotype.json'}:")
         monitor.log(genotype.to_text(genotype.text_form))
         process = Process(start.epochs, done, time.monotonic() - began)
-        run_facts = RunFacts(method, paper, defaults or SearchConfig(), process)
-        monitor.log(f"{method}: report in {search_page(trainer, genotype, run_facts).write(run.path)}")
+        asked = method, paper, defaults or SearchConfig()
+        facts = RunFacts(*asked, run.path, run.config_hash, trainer.device, trainer.epochs, process, options.pictures)
+        story = Story(facts, config, trainer.space, trainer.format, trainer.recorder.history, genotype, table)
+        monitor.log(f"{method}: report in {search_page(story).write(run.path)}")
     return genotype

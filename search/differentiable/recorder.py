@@ -31,8 +31,10 @@ class Recorder:
         table: Table | None,
         directory: FilePath,
         epochs: int,
+        pictures: bool = True,
     ) -> None:
-        """`batches` are evaluated, and on `measured` the curvature is; `table` judges each epoch's genotype."""
+        """`batches` are evaluated, and on `measured` the curvature is; `table` judges each epoch's genotype; with `pictures`
+        cells and mixtures are drawn for TensorBoard."""
         self.steps = steps
         self.config = steps.config
         self.architecture = steps.architecture
@@ -42,6 +44,7 @@ class Recorder:
         self.table = table
         self.directory = directory
         self.epochs = epochs
+        self.pictures = pictures
         self.history: list[SearchEpoch] = []
 
     def epoch(self, epoch: int, watch: Watch, rate: float, readings: dict[str, float], genotype: Genotype) -> float | None:
@@ -64,7 +67,8 @@ class Recorder:
         self.history.append(entry)
         write_history(self.directory, self.history)
         self._curves(entry, watch, rate)
-        self._pictures(mixture, genotype, watch)
+        if self.pictures:
+            self._draw(mixture, genotype, watch)
         row = None if self.table is None else self.table.rows.get(entry.genotype)
         if row is not None:
             monitor.scalars(step, _table_curves(row))
@@ -128,7 +132,7 @@ class Recorder:
             values["evaluation/gap"] = entry.supernet_accuracy - entry.derived_accuracy
         watch.monitor.scalars(watch.step, values)
 
-    def _pictures(self, mixture: dict[str, Tensor], genotype: Genotype, watch: Watch) -> None:
+    def _draw(self, mixture: dict[str, Tensor], genotype: Genotype, watch: Watch) -> None:
         for kind, table in mixture.items():
             mean = (table if table.ndim == 2 else table.mean(0)).cpu()
             alphas = draw_alphas(mean, self.space.edges, self.space.candidates, kind)

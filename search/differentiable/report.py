@@ -1,15 +1,16 @@
 """The report of a differentiable search as one page: what was asked, how it went, and what it found."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
-from search.differentiable.early_stop import new_signs
+from search.costs.tabular import Table
+from search.differentiable.config import SearchConfig
+from search.differentiable.early_stop import new_signs, reason_to_stop, told
 from search.history import SearchEpoch
 from search.reporting import RunFacts, close, default_costs, introduction
 from supernet import Genotype, SearchSpace
-from supernet.drawing.draw import draw_genotype
 from supernet.spaces.skeleton import Stem
 from training.images.format import ImageFormat
 from training.report.charts import Curve, chart, charts, of_history, of_reading, raster, scale
@@ -28,21 +29,34 @@ from training.report.html import (
     table,
     warning,
 )
-from training.report.sections import Process, drawn_genotype, images
-
-if TYPE_CHECKING:
-    from search.differentiable.trainer import BilevelSearch
+from training.report.sections import drawn_genotype, images
 
 _SUBSCRIPTS = str.maketrans("0123456789-", "₀₁₂₃₄₅₆₇₈₉₋")
 _LABEL, _ROW, _HEAD, _GAP = 6.9, 13, 20, 12  # width of a letter, heights of a candidate and of a title, between two edges
 _WIDEST = 1000
 
 
-def search_page(search: "BilevelSearch", genotype: Genotype, run_facts: RunFacts) -> Page:
-    """Of a differentiable search that ends with `genotype`."""
-    config, history, run = search.config, search.recorder.history, search.run.path
-    page = Page(f"Search: {run_facts.method}, {config.data.name}", *introduction(run_facts, config.space))
-    costs = default_costs(genotype, search.space, config.stem, search.format)
+@dataclass(frozen=True)
+class Story:
+    """What the page of a differentiable search tells."""
+
+    facts: RunFacts
+    config: SearchConfig
+    space: SearchSpace
+    format: ImageFormat
+    """Of the images that it has seen."""
+    history: Sequence[SearchEpoch]
+    genotype: Genotype
+    """The one that it ends with."""
+    table: Table | None = None
+    """A benchmark table that judges genotypes."""
+
+
+def search_page(story: Story) -> Page:
+    """Makes the page of a differentiable search."""
+    config, history, genotype, run = story.config, story.history, story.genotype, story.facts
+    page = Page(f"Search: {run.method}, {config.data.name}", *introduction(run, config.space))
+    costs = default_costs(genotype, story.space, config.stem, story.format)
     measured = next((entry for entry in reversed(history) if entry.supernet_accuracy is not None), None)
     page.section(
         "Result",
@@ -50,23 +64,23 @@ def search_page(search: "BilevelSearch", genotype: Genotype, run_facts: RunFacts
             {
                 "parameters": millions(costs["parameters"]),
                 "multiply-adds": millions(costs["multiply_adds"]),
-                "epochs": f"{run_facts.process.done} of {search.epochs}",
-                "time": duration(run_facts.process.seconds),
+                "epochs": f"{run.process.done} of {run.epochs}",
+                "time": duration(run.process.seconds),
                 "accuracy of the supernet": _percent(measured.supernet_accuracy) if measured else None,
                 "of the derived cell": _percent(measured.derived_accuracy) if measured else None,
             }
         ),
-        *_ended(search, run_facts.process),
-        drawn_genotype(genotype, draw_genotype(genotype)),
-        _of_default_network(genotype, config.stem, search.format, costs),
-        *_of_table(search, genotype),
+        *_ended(story),
+        drawn_genotype(genotype, run.pictures),
+        _of_default_network(genotype, config.stem, story.format, costs),
+        *_of_table(story),
     )
     weighted = "Classes are weighted in each loss that is descended; accuracies count all images alike."
     balanced = config.data.class_weights != "none"
-    page.section("Curves", charts(*_curves(search)), *([paragraph(weighted)] if balanced else []))
+    page.section("Curves", charts(*_curves(story)), *([paragraph(weighted)] if balanced else []))
     if history:
-        page.section("Weights of the operations over the epochs", *weights_over_time(history, search.space, genotype))
-    close(page, config, run_facts, run, images(run, config.data), genotype, search.device, search.run.config_hash)
+        page.section("Weights of the operations over the epochs", *weights_over_time(history, story.space, genotype))
+    close(page, config, run, images(run.directory, config.data), genotype)
     return page
 
 
@@ -74,17 +88,19 @@ def _percent(share: float | None) -> str | None:
     return None if share is None else percent(share)
 
 
-def _ended(search: "BilevelSearch", process: Process) -> list[Markup]:
-    """Why it ended before its last epoch, and what was conspicuous on the way."""
-    reason = search.reason_to_stop()
-    parts = process.notes(search.epochs, search.config.stop if reason is None else None)
-    if reason is not None:
-        parts.append(warning(f"Collapsed, after epoch {process.done} of {search.epochs}: {reason}."))
-    if search.perturbation is not None and process.done < search.epochs:
+def _ended(story: Story) -> list[Markup]:
+    """Returns why it ended before its last epoch, and what was conspicuous on the way."""
+    config, process, epochs = story.config, story.facts.process, story.facts.epochs
+    judged = story.history, config.early_stop, config.epochs
+    collapse = reason_to_stop(*judged)
+    parts = process.notes(epochs, config.stop if collapse is None else None)
+    if collapse is not None:
+        parts.append(warning(f"Collapsed, after epoch {process.done} of {epochs}: {told(collapse)}."))
+    if config.selection.name == "perturbation" and process.done < epochs:
         parts.append(
             warning("The selection is not complete, and the weights choose where it has not; --resume goes on with it.")
         )
-    for epoch, sign in new_signs(search.recorder.history, search.config.early_stop, search.config.epochs):
+    for epoch, sign in new_signs(*judged):
         parts.append(warning(f"After epoch {epoch}: the search may be collapsing: {sign.reason}."))
     return parts
 
@@ -103,10 +119,10 @@ def _of_default_network(genotype: Genotype, stem: Stem, images: ImageFormat, cos
     )
 
 
-def _of_table(search: "BilevelSearch", genotype: Genotype) -> list[Markup]:
-    if search.recorder.table is None:
+def _of_table(story: Story) -> list[Markup]:
+    if story.table is None:
         return []
-    row = search.recorder.table.rows.get(genotype.to_text(genotype.text_form))
+    row = story.table.rows.get(story.genotype.to_text(story.genotype.text_form))
     if row is None:
         return [paragraph("The benchmark table does not have this cell.")]
     return [
@@ -117,8 +133,8 @@ def _of_table(search: "BilevelSearch", genotype: Genotype) -> list[Markup]:
     ]
 
 
-def _curves(search: "BilevelSearch") -> list[Markup | None]:
-    history, kinds = search.recorder.history, search.space.kinds
+def _curves(story: Story) -> list[Markup | None]:
+    history, kinds = story.history, story.space.kinds
 
     def of_kinds(values: Callable[[SearchEpoch], Mapping[str, float]]) -> list[Curve]:
         return [of_history(history, kind, lambda entry, kind=kind: values(entry)[kind]) for kind in kinds]  # type: ignore[misc]
@@ -136,7 +152,7 @@ def _curves(search: "BilevelSearch") -> list[Markup | None]:
         chart("skip connections in the cell", of_kinds(lambda entry: entry.skips)),
         chart("dominant eigenvalue of the Hessian", [of_history(history, "eigenvalue", lambda entry: entry.eigenvalue)]),
     ]  # fmt: skip
-    if (known := search.recorder.table) is not None:
+    if (known := story.table) is not None:
         rows = [(entry.epoch, known.rows.get(entry.genotype)) for entry in history]
         points = [(epoch, row.test_accuracy) for epoch, row in rows if row is not None]
         drawn.append(chart("test accuracy in the table, %", [Curve("derived cell", points)]))

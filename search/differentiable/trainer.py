@@ -11,7 +11,7 @@ from base.seeds import derive_seed
 from search.costs.tabular import Table
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
-from search.differentiable.early_stop import Collapse, reason_to_stop
+from search.differentiable.early_stop import Collapse, reason_to_stop, told
 from search.differentiable.recorder import Recorder
 from search.differentiable.relaxations import Mixture, get_relaxation
 from search.differentiable.selection import Candidates, Perturbation, strongest
@@ -39,7 +39,14 @@ class BilevelSearch:
     epochs that follow decide edge by edge.
     """
 
-    def __init__(self, config: SearchConfig, images: Images, run: RunDirectory, table: Table | None = None):
+    def __init__(
+        self,
+        config: SearchConfig,
+        images: Images,
+        run: RunDirectory,
+        table: Table | None = None,
+        pictures: bool = True,
+    ):
         self.config = config
         self.run = run
         self.device = choose_device(config.device, config.threads)
@@ -76,7 +83,9 @@ class BilevelSearch:
         if config.selection.name == "perturbation":
             self.perturbation = Perturbation(self.space, config.seed)
             self.epochs += self.perturbation.epochs(config.selection)
-        self.recorder = Recorder(self.step, self.evaluation_batches, self.measured_batches, table, run.path, self.epochs)
+        self.recorder = Recorder(
+            self.step, self.evaluation_batches, self.measured_batches, table, run.path, self.epochs, pictures
+        )
 
     def _batches(self, images: Images) -> tuple[Batches, Batches | None, Batches, Batches]:
         """Of both levels, of the whole validation part as it is, and of those of its images that curvature is measured on."""
@@ -108,7 +117,7 @@ class BilevelSearch:
 
     def reason_to_stop(self) -> str | None:
         collapse = self._collapse()
-        return None if collapse is None else f"{collapse.reason}; the genotype is that of epoch {collapse.epoch + 1}"
+        return None if collapse is None else told(collapse)
 
     def _collapse(self) -> Collapse | None:
         """The collapse that ends the search now, as configured; None to go on."""

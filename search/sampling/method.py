@@ -10,7 +10,7 @@ from search.costs.tabular import Table
 from search.methods import Method
 from search.reporting import RunFacts
 from search.sampling.config import SamplingConfig
-from search.sampling.report import sampling_page
+from search.sampling.report import Story, sampling_page
 from search.sampling.samplers.sampler import Sampler
 from search.sampling.trainer import SamplingSearch
 from supernet import Genotype
@@ -75,7 +75,7 @@ def sample(
     if config.needs_images:
         device, known = choose_device(config.device, config.threads), saved_format(options)
         images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
-    trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config, may_change), table)
+    trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config, may_change), table, options.pictures)
     with open_run(trainer, config, options, method, may_change) as (run, monitor, start):
         if images is not None:
             save_format(images, run.path)
@@ -90,6 +90,9 @@ def sample(
             monitor.log(f"{method}: {len(trainer.trials.done)} evaluations; genotype in {run.path / 'genotype.json'}:")
             monitor.log(genotype.to_text(genotype.text_form))
         process = Process(start.epochs, done, time.monotonic() - began)
-        run_facts = RunFacts(method, paper, defaults or type(config)(), process)
-        monitor.log(f"{method}: report in {sampling_page(trainer, findings, run_facts).write(run.path)}")
+        asked = method, paper, defaults or type(config)()
+        facts = RunFacts(*asked, run.path, run.config_hash, trainer.device, trainer.epochs, process, options.pictures)
+        trials = trainer.trials
+        story = Story(facts, config, trainer.recorder.history, trials.done, trials.spent, trials.exhausted, findings)
+        monitor.log(f"{method}: report in {sampling_page(story).write(run.path)}")
     return genotype

@@ -1,26 +1,41 @@
 """The report of a sampling search as one page: what was asked, how it went, and what it found."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from search.history import SamplingEpoch, SamplingRound
+from search.history import SamplingEntry, SamplingEpoch, SamplingRound
 from search.reporting import RunFacts, close, introduction
-from supernet.drawing.draw import draw_genotype
+from search.sampling.config import SamplingConfig
+from search.sampling.findings import Findings, draw_front, rows
+from search.sampling.trials import Trial
 from training.report.charts import Curve, Point, chart, charts, of_reading
 from training.report.html import Markup, Page, drawing, duration, element, facts, figure, millions, paragraph, table, warning
 from training.report.sections import drawn_genotype, images
 
-if TYPE_CHECKING:
-    from search.sampling.recorder import Findings
-    from search.sampling.trainer import SamplingSearch
+
+@dataclass(frozen=True)
+class Story:
+    """What the page of a sampling search tells."""
+
+    facts: RunFacts
+    config: SamplingConfig
+    history: Sequence[SamplingEntry]
+    trials: Sequence[Trial]
+    """All evaluations, in their order."""
+    spent: float
+    """What they cost, in whole evaluations."""
+    exhausted: bool
+    """Whether there was nothing more to evaluate."""
+    findings: Findings | None
+    """None where no architecture was evaluated wholly yet."""
 
 
-def sampling_page(search: "SamplingSearch", findings: "Findings | None", run_facts: RunFacts) -> Page:
-    """Of a search that samples architectures; without findings where none was evaluated wholly yet."""
-    config, report, trials, run = search.config, search.recorder, search.trials, search.run.path
+def sampling_page(story: Story) -> Page:
+    """Makes the page of a search that samples architectures."""
+    config, findings, run = story.config, story.findings, story.facts
     data = "a table" if config.evaluate == "table" else config.data.name
-    page = Page(f"Search: {run_facts.method}, {data}", *introduction(run_facts, config.space))
-    genotype = None if findings is None else findings.genotype
-    numbers: dict[str, object] = {"evaluations": f"{trials.spent:g} of {config.evaluations}"}
+    page = Page(f"Search: {run.method}, {data}", *introduction(run, config.space))
+    numbers: dict[str, object] = {"evaluations": f"{story.spent:g} of {config.evaluations}"}
     parts: list[Markup] = []
     if findings is None:
         parts.append(warning("No architecture has been evaluated wholly yet; --resume goes on."))
@@ -34,45 +49,53 @@ def sampling_page(search: "SamplingSearch", findings: "Findings | None", run_fac
             "latency": f"{best.costs['latency_ms']:.3f} ms" if "latency_ms" in best.costs else None,
             "rank correlation with the table": None if findings.tau is None else f"{findings.tau:.3f}",
         }
-        parts.append(drawn_genotype(findings.genotype, draw_genotype(findings.genotype)))
-    notes = run_facts.process.notes(search.epochs, None if trials.exhausted else config.stop)
-    page.section("Result", facts(numbers | {"time": duration(run_facts.process.seconds)}), *notes, *parts)
-    page.section("Curves", charts(*_curves(search)))
+        parts.append(drawn_genotype(findings.genotype, run.pictures))
+    notes = run.process.notes(run.epochs, None if story.exhausted else config.stop)
+    page.section("Result", facts(numbers | {"time": duration(run.process.seconds)}), *notes, *parts)
+    page.section("Curves", charts(*_curves(story.history, story.trials)))
     if findings is not None:
-        columns, rows = report.rows(findings.ranked[: config.best])
-        objective = trials.sampler.objective.replace("_", " ")
-        page.section(
-            f"The best of {len(findings.ranked)} architectures",
-            table(
-                columns, [(*row[:-1], element("code", row[-1], class_="long")) for row in rows], right=range(len(columns) - 1)
-            ),
-            paragraph(
-                "Parameters and multiply-adds are those of the network that ",
-                element("code", "python -m retrain"),
-                " builds by default. All architectures are in architectures.csv, the best of them are saved as genotype_1.json "
-                "and so on.",
-            ),
-            figure(
-                drawing(findings.figure, f"Scores against {objective}"),
-                f"Every architecture, and those that no other one beats in both score and {objective}.",
-            ),
-        )
+        page.section(f"The best of {len(findings.ranked)} architectures", *_best(findings, config.best, run.pictures))
     seen = paragraph("None: scores are read from ", element("code", config.tabular), ".")
     if config.needs_images:
-        seen = images(run, config.data)
-    close(page, config, run_facts, run, seen, genotype, search.device, search.run.config_hash)
+        seen = images(run.directory, config.data)
+    close(page, config, run, seen, None if findings is None else findings.genotype)
     return page
 
 
-def _curves(search: "SamplingSearch") -> list[Markup | None]:
-    history, trials = search.recorder.history, search.trials
+def _best(findings: Findings, count: int, pictures: bool) -> list[Markup]:
+    columns, lines = rows(findings.ranked[:count])
+    parts = [
+        table(
+            columns,
+            [(*line[:-1], element("code", line[-1], class_="long")) for line in lines],
+            right=range(len(columns) - 1),
+        ),
+        paragraph(
+            "Parameters and multiply-adds are those of the network that ",
+            element("code", "python -m retrain"),
+            " builds by default. All architectures are in architectures.csv, the best of them are saved as genotype_1.json "
+            "and so on.",
+        ),
+    ]
+    if pictures:
+        objective = findings.objective.replace("_", " ")
+        parts.append(
+            figure(
+                drawing(draw_front(findings), f"Scores against {objective}"),
+                f"Every architecture, and those that no other one beats in both score and {objective}.",
+            )
+        )
+    return parts
+
+
+def _curves(history: Sequence[SamplingEntry], trials: Sequence[Trial]) -> list[Markup | None]:
     epochs = [entry for entry in history if isinstance(entry, SamplingEpoch)]
     rounds = [entry for entry in history if isinstance(entry, SamplingRound)]
     spent, best = 0.0, None
     whole: list[Point] = []
     part: list[Point] = []
     so_far: list[Point] = []
-    for trial in trials.done:
+    for trial in trials:
         spent += trial.share
         (whole if trial.share == 1 else part).append((spent, trial.score))
         if trial.share == 1:

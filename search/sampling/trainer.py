@@ -41,6 +41,7 @@ class SamplingSearch:
         images: Images | None,
         run: RunDirectory,
         table: Table | None,
+        pictures: bool = True,
     ):
         self.config = config
         self.run = run
@@ -71,7 +72,7 @@ class SamplingSearch:
         self.epochs = config.planned_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
         self.meters = {"train": Meter(self.device) if self.weights is None else self.weights.steps.meter}
-        self.recorder = SamplingRecorder(config, self.encoding, self.costs, table, run, self.epochs)
+        self.recorder = SamplingRecorder(config, self.encoding, self.costs, table, run, self.epochs, pictures)
 
     def _proxy(self, name: str, images: Images) -> ProxyScores:
         config = self.config

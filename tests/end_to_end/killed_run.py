@@ -23,17 +23,13 @@ import sklearn.datasets
 import sklearn.model_selection
 import torch
 import torch.utils.tensorboard
-from matplotlib.figure import Figure
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 import base.files
 import retrain.__main__
-import retrain.page
 import retrain.trainer
 import search.darts
-import search.differentiable.recorder
-import search.differentiable.report
 import search.differentiable.trainer
 from supernet.cell import MixedCell
 from supernet.discrete import DiscreteCell
@@ -154,13 +150,10 @@ def run(request: dict[str, Any]) -> int:
     with open(request["output"], "ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    # Two thirds of the time of so small a run would go into its pictures.
-    recorder = search.differentiable.recorder
-    recorder.draw_alphas = recorder.draw_cell = search.differentiable.report.draw_genotype = lambda *_: Figure((1, 1))
-    retrain.page.draw_genotype = retrain.page.draw_confusion = lambda *_: Figure((1, 1))
     moments = Moments(Path(request["record"]), request["fatal"] and tuple(request["fatal"]))
     watch(moments)
-    status = PROGRAMS[request["program"]](request["argv"])
+    # Two thirds of the time of so small a run would go into its pictures.
+    status = PROGRAMS[request["program"]](request["argv"], pictures=False)
     moments.save()
     return status
 

@@ -167,3 +167,10 @@ def test_names_of_classes_are_but_text(tmp_path: Path, read_page: Read, monkeypa
     monkeypatch.setattr(api, "load_images", renamed)
     retrain(small(epochs=1), options(tmp_path / "run"))
     assert read_page(tmp_path / "run").count(f"|{hostile} 3|") == 2
+
+
+def test_a_page_without_pictures_has_all_the_rest(tmp_path: Path, read_page: Read) -> None:
+    retrain(small(epochs=1), replace(options(tmp_path / "run"), pictures=False))
+    page, text = (tmp_path / "run" / "report.html").read_text(), read_page(tmp_path / "run")
+    assert "Confusion matrix" not in page and "The cells of" not in page
+    assert Genotype.load(tmp_path / "run" / "genotype.json").to_text("darts") in text and "|macro F1|" in text

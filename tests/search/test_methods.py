@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 import search
 from base.checks import InputError
@@ -83,25 +82,16 @@ def copy_in_steps(patch: pytest.MonkeyPatch, run: Path, copies: dict[int, Path])
     patch.setattr(Steps, "__call__", copied)
 
 
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of the time of so small a search."""
-    for name in ("draw_alphas", "draw_cell"):
-        monkeypatch.setattr(f"search.differentiable.recorder.{name}", lambda *_: Figure((1, 1)))
-    monkeypatch.setattr("search.differentiable.report.draw_genotype", lambda *_: Figure((1, 1)))
-    monkeypatch.setattr("search.sampling.report.draw_genotype", lambda *_: Figure((1, 1)))
-
-
 def search_and_resume(method: str, arguments: list[str], directory: Path, epochs: list[int], assert_same: Same) -> Path:
     """Runs a search whole and from each of these epochs on, checks that all results are the same, returns the whole run."""
     whole = directory / "whole"
     killed = {epoch: directory / f"killed in {epoch}" for epoch in epochs}
     with pytest.MonkeyPatch.context() as patch:
         copy_in_steps(patch, whole, killed)
-        assert get_method(method).main([*arguments, "--run", str(whole)]) == 0
+        assert get_method(method).main([*arguments, "--run", str(whole)], pictures=False) == 0
     for epoch, run in killed.items():
         assert state_of(run)["epoch"] == epoch
-        assert get_method(method).main([*arguments, "--run", str(run), "--resume"]) == 0
+        assert get_method(method).main([*arguments, "--run", str(run), "--resume"], pictures=False) == 0
         assert_same(state_of(run), state_of(whole))
         for file in ("genotype.json", "history.jsonl"):
             assert (run / file).read_bytes() == (whole / file).read_bytes()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from supernet.drawing.draw import draw_genotype
 from supernet.genotypes.genotype import Genotype
 from training.hardware import device_name
 from training.images.data import DATA_FILE, DataConfig
@@ -20,18 +21,20 @@ from training.run.monitor import StopConfig
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from matplotlib.figure import Figure
 
 MOST_CLASSES = 100
 """Classes that a table has a line for."""
 
 
-def drawn_genotype(genotype: Genotype, drawn: "Figure") -> Markup:
-    """The figure of its cells, and its text to copy."""
-    width = 96 * drawn.get_figwidth()
+def drawn_genotype(genotype: Genotype, pictures: bool = True) -> Markup:
+    """Returns the figure of its cells, unless there shall be no `pictures`, and its text to copy."""
     text = genotype.to_text(genotype.text_form)
-    picture = figure(drawing(drawn, f"The cells of {text}"), narrowest=min(800, round(width)))
-    return join(picture, details("the genotype as text", block(text)))
+    copied = details("the genotype as text", block(text))
+    if not pictures:
+        return copied
+    drawn = draw_genotype(genotype)
+    width = 96 * drawn.get_figwidth()
+    return join(figure(drawing(drawn, f"The cells of {text}"), narrowest=min(800, round(width))), copied)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ jsonargparse.set_parsing_settings(import_path_denylist=["*"], instantiate_subcla
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What is said on the command line alone: where the run is and how it begins."""
+    """What is said of a run beside its configuration: where it is and how it begins."""
 
     run: Path
     """Directory of the run."""
@@ -51,6 +51,9 @@ class RunOptions:
     """Replace the run that the directory holds."""
     seeds: tuple[int, ...] = ()
     """Repeat the run with each of these seeds, in seed_0 and so on below `run`; none: once, with that of the configuration."""
+    pictures: bool = True
+    """Draw architectures and the like for TensorBoard and the report. No option of the command line: it is for callers in
+    Python whose runs are so small that pictures would take most of the time."""
 
 
 class _Field(NamedTuple):

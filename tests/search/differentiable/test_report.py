@@ -273,3 +273,16 @@ def test_a_method_of_ones_own_is_introduced_and_names_are_but_text(
     assert method.main([*arguments, f"--run={tmp_path / 'run'}"]) == 0
     text = read_page(tmp_path / "run")
     assert f"{hostile}, in the space nasbench201." in text and f"{hostile} 9|3|" in text
+
+
+def test_a_search_without_pictures_has_all_the_rest(searched: Path, tmp_path: Path, read_page: Read) -> None:
+    path = tmp_path / "run"
+    assert (
+        get_method("darts").main([*(f"--{name}={value}" for name, value in SMALL.items()), f"--run={path}"], pictures=False)
+        == 0
+    )
+    assert (path / "history.jsonl").read_bytes() == (searched / "history.jsonl").read_bytes()
+    pages = [(run / "report.html").read_text() for run in (path, searched)]
+    assert ["The cells of" in page for page in pages] == [False, True]
+    text = Genotype.load(path / "genotype.json").to_text("nasbench201")
+    assert text in read_page(path) and "Weights of the operations over the epochs" in read_page(path)

@@ -72,14 +72,9 @@ def events(path: Path) -> Any:
     return accumulator
 
 
-@pytest.fixture
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of the time of so small a search."""
-    from matplotlib.figure import Figure
-
-    for name in ("draw_alphas", "draw_cell"):
-        monkeypatch.setattr(report, name, lambda *_: Figure((1, 1)))
-    monkeypatch.setattr("search.differentiable.report.draw_genotype", lambda *_: Figure((1, 1)))
+def quick(arguments: list[str]) -> int:
+    """The exit status of a search without pictures, which would take most of the time of so small a one."""
+    return main(arguments, pictures=False)
 
 
 def new_search(tmp_path: Path, **settings: Any) -> BilevelSearch:
@@ -88,7 +83,7 @@ def new_search(tmp_path: Path, **settings: Any) -> BilevelSearch:
         | {"data": DataConfig(limit=64)}
         | settings
     )
-    return BilevelSearch(config, load_images(config.data, "train"), RunDirectory(tmp_path, config))
+    return BilevelSearch(config, load_images(config.data, "train"), RunDirectory(tmp_path, config), pictures=False)
 
 
 def pair(search: BilevelSearch) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
@@ -142,9 +137,9 @@ def test_the_terminal_shows_every_epoch_and_the_genotype(tmp_path: Path, capsys:
     assert Genotype.parse(text) == Genotype.load(tmp_path / "run" / "genotype.json")
 
 
-def test_a_seed_decides_everything(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+def test_a_seed_decides_everything(finished: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        assert main(argv(tmp_path / str(seed), seed=seed)) == 0
+        assert quick(argv(tmp_path / str(seed), seed=seed)) == 0
     same, other = saved(tmp_path / "0")[1], saved(tmp_path / "1")[1]
     expected = saved(finished)[1]
     for part in ("alphas", "network"):
@@ -181,10 +176,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_kind_of_search_ends_with_a_genotype(variant: str, tmp_path: Path, without_pictures: None) -> None:
+def test_every_kind_of_search_ends_with_a_genotype(variant: str, tmp_path: Path) -> None:
     settings = {name.replace(".", "__"): value for name, value in VARIANTS[variant].items()}
     path = tmp_path / "run"
-    assert main(argv(path, **settings)) == 0
+    assert quick(argv(path, **settings)) == 0
     genotype = Genotype.load(path / "genotype.json")
     searched = get_space(genotype.space)
     tables = alphas(path)
@@ -197,13 +192,13 @@ def test_every_kind_of_search_ends_with_a_genotype(variant: str, tmp_path: Path,
         assert table.abs().amax(-1).min() > 0.01
 
 
-def test_cells_with_tables_of_their_own_go_apart(tmp_path: Path, without_pictures: None) -> None:
-    assert main(argv(tmp_path / "run", tie_cells=False)) == 0
+def test_cells_with_tables_of_their_own_go_apart(tmp_path: Path) -> None:
+    assert quick(argv(tmp_path / "run", tie_cells=False)) == 0
     first, second, third = alphas(tmp_path / "run")["cell"]
     assert (first - second).abs().max() > 0.01 and (second - third).abs().max() > 0.01
 
 
-def test_the_alphas_decide_more_and_more(tmp_path: Path, without_pictures: None) -> None:
+def test_the_alphas_decide_more_and_more(tmp_path: Path) -> None:
     """A smaller copy of the shipped digits search."""
     path = tmp_path / "run"
     flags = ["--config", "digits", "--data.limit", "128", "--batch_size", "16", "--cells", "3", "--channels", "2"]
@@ -307,24 +302,22 @@ def assert_same_but_for_the_history(path: Path, expected: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"eigenvalue_every": 1}, {"validate_every": 2}])
-def test_what_is_measured_of_a_search_changes_nothing_in_it(
-    settings: dict[str, int], finished: Path, tmp_path: Path, without_pictures: None
-) -> None:
-    assert main(argv(tmp_path / "run", **settings)) == 0
+def test_what_is_measured_of_a_search_changes_nothing_in_it(settings: dict[str, int], finished: Path, tmp_path: Path) -> None:
+    assert quick(argv(tmp_path / "run", **settings)) == 0
     assert_same_but_for_the_history(tmp_path / "run", finished)
     (name,) = settings
     curve, steps = ("alphas/eigenvalue", [2, 4]) if name == "eigenvalue_every" else ("evaluation/accuracy", [4])
     assert [point.step for point in events(tmp_path / "run").Scalars(curve)] == steps
 
 
-def test_a_table_judges_and_changes_nothing(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+def test_a_table_judges_and_changes_nothing(finished: Path, tmp_path: Path) -> None:
     """One table has the genotype of the first epoch, the other one that of none."""
     genotypes = [entry["genotype"] for entry in history(finished)]
     other = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
     assert other not in genotypes
     for name, architecture in (("known", genotypes[0]), ("unknown", other)):
         path = tmp_path / name
-        assert main(argv(path, tabular=write_table(tmp_path / "table.csv", architecture))) == 0
+        assert quick(argv(path, tabular=write_table(tmp_path / "table.csv", architecture))) == 0
         assert_same_but_for_the_history(path, finished)
         lines = [line for line in (path / "log.txt").read_text().splitlines() if " epoch " in line]
         told = ["table: test accuracy 91.25%, 1,234 parameters, 2.50 ms on phone" in line for line in lines]
@@ -335,25 +328,25 @@ def test_a_table_judges_and_changes_nothing(finished: Path, tmp_path: Path, with
         assert sorted(tags) == (sorted(f"table/{curve}" for curve in curves) if any(told) else [])
 
 
-def test_a_resumed_search_may_bring_a_table(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+def test_a_resumed_search_may_bring_a_table(finished: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(finished, path)
     (path / "checkpoints" / "epoch_0002.pt").unlink()
     table = write_table(tmp_path / "table.csv", history(finished)[1]["genotype"])
-    assert main(argv(path, "--resume", tabular=table)) == 0
+    assert quick(argv(path, "--resume", tabular=table)) == 0
     assert_same_but_for_the_history(path, finished)
     assert (path / "log.txt").read_text().count("table: test accuracy 91.25%") == 1
 
 
-def test_the_history_has_a_line_for_each_epoch_and_is_the_same_after_a_resume(tmp_path: Path, without_pictures: None) -> None:
+def test_the_history_has_a_line_for_each_epoch_and_is_the_same_after_a_resume(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     settings = {"epochs": 3, "eigenvalue_every": 2, "validate_every": 2}
-    assert main(argv(whole, **settings)) == 0
+    assert quick(argv(whole, **settings)) == 0
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         raise_in_step(patch, 5, KeyboardInterrupt)
         run_without_command(argv(stopped, **settings))
     assert history(stopped) == history(whole)[:2]
-    assert main(argv(stopped, "--resume", **settings)) == 0
+    assert quick(argv(stopped, "--resume", **settings)) == 0
     assert (stopped / "history.jsonl").read_bytes() == (whole / "history.jsonl").read_bytes()
     entries = history(whole)
     assert [entry["epoch"] for entry in entries] == [1, 2, 3]
@@ -370,7 +363,7 @@ def test_the_history_has_a_line_for_each_epoch_and_is_the_same_after_a_resume(tm
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("settings", [{}, {"space": "darts", "cells": 3}], ids=["nasbench201", "darts"])
 def test_supernet_and_derived_cell_are_evaluated_on_the_validation_images(
-    settings: dict[str, Any], tied: bool, tmp_path: Path, without_pictures: None
+    settings: dict[str, Any], tied: bool, tmp_path: Path
 ) -> None:
     """The derived cell alone, with the weights that it has in the supernet and the statistics of each batch."""
     search = new_search(tmp_path, epochs=1, tie_cells=tied, **settings)
@@ -404,38 +397,38 @@ def test_supernet_and_derived_cell_are_evaluated_on_the_validation_images(
 # Stopping
 
 
-def test_a_target_accuracy_ends_a_search_early(tmp_path: Path, without_pictures: None) -> None:
+def test_a_target_accuracy_ends_a_search_early(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    assert main(argv(path, epochs=9, stop__accuracy=0.01)) == 0
+    assert quick(argv(path, epochs=9, stop__accuracy=0.01)) == 0
     epoch, _ = saved(path)
     assert epoch < 9
     assert "has reached the target of 0.01" in (path / "log.txt").read_text()
     assert Genotype.load(path / "genotype.json").space == "nasbench201"
 
 
-def test_a_time_limit_ends_a_search_and_a_longer_one_goes_on(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+def test_a_time_limit_ends_a_search_and_a_longer_one_goes_on(finished: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         # An hour passes before each epoch.
         hours = iter(range(9))
         clock = SimpleNamespace(monotonic=lambda: 3600 * next(hours), perf_counter=time.perf_counter)
         patch.setattr("training.run.monitor.time", clock)
-        assert main(argv(path, stop__hours=2)) == 0
+        assert quick(argv(path, stop__hours=2)) == 0
     assert saved(path)[0] == 1
     assert "stopped after epoch 1: the time of 2.0 hours is over" in (path / "log.txt").read_text()
     assert (path / "genotype.json").exists()
-    assert main(argv(path, "--resume", stop__hours=100)) == 0
+    assert quick(argv(path, "--resume", stop__hours=100)) == 0
     for kind, table in alphas(finished).items():
         assert torch.equal(alphas(path)[kind], table)
     assert (path / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
 
 
-def test_no_time_at_all_still_leaves_a_run_to_resume(finished: Path, tmp_path: Path, without_pictures: None) -> None:
+def test_no_time_at_all_still_leaves_a_run_to_resume(finished: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    assert main(argv(path, stop__hours=1e-9)) == 0
+    assert quick(argv(path, stop__hours=1e-9)) == 0
     assert "stopped after epoch 0" in (path / "log.txt").read_text()
     assert (path / "genotype.json").exists()
-    assert main(argv(path, "--resume", stop__hours=1)) == 0
+    assert quick(argv(path, "--resume", stop__hours=1)) == 0
     assert (path / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
 
 
@@ -450,13 +443,11 @@ def collapse_in(patch: pytest.MonkeyPatch, epoch: int) -> None:
     patch.setattr(report, "skip_share", lambda genotype: {"cell": next(shares)})
 
 
-def test_a_search_that_collapses_stops_with_the_genotype_from_before(
-    tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_that_collapses_stops_with_the_genotype_from_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run"
     settings = {"epochs": 9, "early_stop__when": "skips", "early_stop__start": 0, "alphas__lr": 0.3}
     collapse_in(monkeypatch, 3)
-    assert main(argv(path, **settings)) == 0
+    assert quick(argv(path, **settings)) == 0
     genotypes = [entry["genotype"] for entry in history(path)]
     assert len(genotypes) == saved(path)[0] == 3
     assert genotypes[1] != genotypes[2]
@@ -469,38 +460,36 @@ def test_a_search_that_collapses_stops_with_the_genotype_from_before(
 
     files = [path / "history.jsonl", path / "genotype.json", *path.glob("checkpoints/*")]
     before = [file.read_bytes() for file in files]
-    assert main(argv(path, "--resume", **settings)) == 0
+    assert quick(argv(path, "--resume", **settings)) == 0
     assert [file.read_bytes() for file in files] == before
     assert sorted(path.glob("checkpoints/*")) == sorted(files[2:])
     assert (path / "log.txt").read_text().count("warning: ") == 1
 
 
-def test_nothing_is_judged_at_the_start(tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_judged_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run"
     collapse_in(monkeypatch, 1)
-    assert main(argv(path, epochs=4, early_stop__when="skips", early_stop__start=0.5)) == 0
+    assert quick(argv(path, epochs=4, early_stop__when="skips", early_stop__start=0.5)) == 0
     assert saved(path)[0] == 2
     # There is no epoch from before.
     assert Genotype.load(path / "genotype.json").to_text("nasbench201") == history(path)[1]["genotype"]
 
 
-def test_a_collapse_is_told_once_where_it_ends_nothing(
-    tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_collapse_is_told_once_where_it_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run"
     collapse_in(monkeypatch, 2)
-    assert main(argv(path, epochs=4)) == 0
+    assert quick(argv(path, epochs=4)) == 0
     assert (path / "log.txt").read_text().count(f"warning: the search may be collapsing: {FULL}\n") == 1
     assert saved(path)[0] == 4
     assert Genotype.load(path / "genotype.json").to_text("nasbench201") == history(path)[-1]["genotype"]
 
 
 def test_a_collapse_in_the_last_epoch_is_told_with_the_genotype_that_is_taken(
-    tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run"
     collapse_in(monkeypatch, 2)
-    assert main(argv(path, early_stop__when="skips", alphas__lr=0.3)) == 0
+    assert quick(argv(path, early_stop__when="skips", alphas__lr=0.3)) == 0
     genotypes = [entry["genotype"] for entry in history(path)]
     assert genotypes[0] != genotypes[1]
     assert Genotype.load(path / "genotype.json").to_text("nasbench201") == genotypes[0]
@@ -546,7 +535,7 @@ def test_weights_that_only_an_evaluation_shows_to_be_spoilt_are_not_saved(tmp_pa
     ],
 )
 def test_the_last_good_checkpoint_is_kept_and_leads_on(
-    half: str, step: int, message: str, finished: Path, tmp_path: Path, without_pictures: None, error_of: Callable[..., str]
+    half: str, step: int, message: str, finished: Path, tmp_path: Path, error_of: Callable[..., str]
 ) -> None:
     path = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -555,7 +544,7 @@ def test_the_last_good_checkpoint_is_kept_and_leads_on(
     epoch, state = saved(path)
     assert epoch == 1
     assert all(tensor.isfinite().all() for part in ("network", "alphas") for tensor in state[part].values())
-    assert main(argv(path, "--resume")) == 0
+    assert quick(argv(path, "--resume")) == 0
     assert all(torch.equal(tensor, saved(path)[1]["network"][name]) for name, tensor in saved(finished)[1]["network"].items())
     assert (path / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
 
@@ -577,7 +566,7 @@ def spoil(patch: pytest.MonkeyPatch, half: str, step: int) -> None:
     patch.setattr(Steps, half, spoilt)
 
 
-def test_meters_are_the_same_in_every_epoch_and_start_each_one_empty(tmp_path: Path, without_pictures: None) -> None:
+def test_meters_are_the_same_in_every_epoch_and_start_each_one_empty(tmp_path: Path) -> None:
     path = tmp_path / "run"
     meters: list[tuple[int, ...]] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -589,13 +578,13 @@ def test_meters_are_the_same_in_every_epoch_and_start_each_one_empty(tmp_path: P
             return epoch(self, *arguments)
 
         patch.setattr(Recorder, "epoch", recorded)
-        assert main(argv(path)) == 0
+        assert quick(argv(path)) == 0
     assert len(meters) == 2 and len(set(meters)) == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has graphs")
 def test_a_graph_on_a_device_without_any_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(argv(tmp_path / "run", graph=True)) == 2
+    assert quick(argv(tmp_path / "run", graph=True)) == 2
     message = "graph: the device cpu has no CUDA graphs; null uses one where that can be done"
     assert capsys.readouterr().err == f"search.darts: error: {message}\n"
     assert not (tmp_path / "run").exists()
@@ -605,7 +594,7 @@ def test_a_graph_on_a_device_without_any_is_bad_input(tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize("bilevel", [True, False])
-def test_alphas_wait_until_the_warm_up_is_over(bilevel: bool, tmp_path: Path, without_pictures: None) -> None:
+def test_alphas_wait_until_the_warm_up_is_over(bilevel: bool, tmp_path: Path) -> None:
     search = new_search(
         tmp_path, epochs=4, bilevel=bilevel, edge_normalization=True, alphas=AlphaConfig(lr=0.02, warmup=0.5), validate_every=4
     )
@@ -637,9 +626,7 @@ def parts(search: BilevelSearch) -> Part:
     return found
 
 
-def test_a_stage_keeps_the_strongest_candidates_and_their_weights(
-    tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_keeps_the_strongest_candidates_and_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four channels, two go through the operations first, and then all."""
     search = new_search(
         tmp_path, channels=4, partial=2, epochs=2, stages=StagesConfig(keep=[3], partial=[1]), alphas=AlphaConfig(lr=0.02)
@@ -679,7 +666,7 @@ def test_a_stage_keeps_the_strongest_candidates_and_their_weights(
     assert "stage 2: 3 candidates an edge, 1/1 of the channels through them\n" in (tmp_path / "log.txt").read_text()
 
 
-def test_every_stage_has_a_warm_up_of_its_own(tmp_path: Path, without_pictures: None) -> None:
+def test_every_stage_has_a_warm_up_of_its_own(tmp_path: Path) -> None:
     stages = StagesConfig(keep=[4], partial=[1])
     search = new_search(tmp_path, partial=2, epochs=4, stages=stages, alphas=AlphaConfig(warmup=0.5), validate_every=4)
     moved = []
@@ -690,18 +677,18 @@ def test_every_stage_has_a_warm_up_of_its_own(tmp_path: Path, without_pictures: 
     assert moved == [False, True, False, True]
 
 
-def test_a_search_resumed_across_its_stages_has_the_same_bits(tmp_path: Path, without_pictures: None) -> None:
+def test_a_search_resumed_across_its_stages_has_the_same_bits(tmp_path: Path) -> None:
     """Three stages of two epochs of one step: stopped in the epoch that begins the second one, and within the third."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     settings = {"channels": 4, "partial": 4, "stages__keep": "[4,2]", "stages__partial": "[2,1]"}
     settings |= {"epochs": 6, "data__limit": 32}
-    assert main(argv(whole, **settings)) == 0
+    assert quick(argv(whole, **settings)) == 0
     for step, flags, epochs in ((2, (), 2), (3, ("--resume",), 5)):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             raise_in_step(patch, step, KeyboardInterrupt)
             run_without_command(argv(stopped, *flags, **settings))
         assert saved(stopped)[0] == epochs
-    assert main(argv(stopped, "--resume", **settings)) == 0
+    assert quick(argv(stopped, "--resume", **settings)) == 0
     state = saved(whole)[1]
     assert (state["stage"], state["partial"]) == (2, 1)
     assert state["keep"]["cell"].sum(-1).tolist() == [2] * 6
@@ -737,7 +724,7 @@ def own_names() -> Iterator[None]:
 @pytest.mark.parametrize(("factory", "bank"), [(squeeze, ModuleBank), (grouped, ChainBank)])
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_an_operation_of_ones_own_is_searched_and_retrained(
-    factory: Any, bank: type, order: str, tmp_path: Path, own_names: None, without_pictures: None
+    factory: Any, bank: type, order: str, tmp_path: Path, own_names: None
 ) -> None:
     register_op("my_op")(factory)
     mine = SearchSpace("mine", DARTS, nodes=2, candidates=("none", "my_op"), concat=(2, 3), derived_inputs=2)
@@ -746,7 +733,7 @@ def test_an_operation_of_ones_own_is_searched_and_retrained(
     assert banks == {bank}
 
     path = tmp_path / "search"
-    assert main(argv(path, space="mine", cells=3, channels=4, order=order)) == 0
+    assert quick(argv(path, space="mine", cells=3, channels=4, order=order)) == 0
     genotype = Genotype.load(path / "genotype.json")
     assert {name for cell in genotype.cells.values() for feeds in cell.nodes for name, _ in feeds} == {"my_op"}
 
@@ -758,7 +745,7 @@ def test_an_operation_of_ones_own_is_searched_and_retrained(
     assert 0 <= json.loads((final / "metrics.json").read_text())["accuracy"] <= 1
 
 
-def test_a_search_and_a_retraining_with_the_mobile_stem(tmp_path: Path, without_pictures: None) -> None:
+def test_a_search_and_a_retraining_with_the_mobile_stem(tmp_path: Path) -> None:
     """Digits as large as the stem needs them; the search is stopped once and goes on from what it saved."""
     path, final = tmp_path / "search", tmp_path / "retrain"
     settings = TINY_DARTS | {"stem": "imagenet", "data.size": 32, "data.limit": 32, "eigenvalue_every": 0}
@@ -779,17 +766,17 @@ def test_a_search_and_a_retraining_with_the_mobile_stem(tmp_path: Path, without_
     assert trained.format.shape == (1, 32, 32)
 
 
-def test_a_search_resumed_while_it_selects_has_the_same_bits(tmp_path: Path, without_pictures: None) -> None:
+def test_a_search_resumed_while_it_selects_has_the_same_bits(tmp_path: Path) -> None:
     """One epoch of search, then six decisions with an epoch of training after each."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     settings = {"epochs": 1, "selection__name": "perturbation", "selection__tune_epochs": 1, "exclude": "[none]"}
-    assert main(argv(whole, **settings)) == 0
+    assert quick(argv(whole, **settings)) == 0
     for step, flags in ((2, ()), (5, ("--resume",))):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             raise_in_step(patch, step, KeyboardInterrupt)
             run_without_command(argv(stopped, *flags, **settings))
     assert saved(stopped)[0] == 3
-    assert main(argv(stopped, "--resume", **settings)) == 0
+    assert quick(argv(stopped, "--resume", **settings)) == 0
     epochs, state = saved(whole)
     assert epochs == 7
     kept = state["keep"]["cell"]
@@ -806,10 +793,10 @@ def test_a_search_resumed_while_it_selects_has_the_same_bits(tmp_path: Path, wit
 
 @pytest.mark.parametrize("bilevel", [True, False])
 def test_validation_images_train_alphas_in_a_search_of_two_levels_alone(
-    bilevel: bool, tmp_path: Path, without_pictures: None, monkeypatch: pytest.MonkeyPatch
+    bilevel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With other pixels and labels in them, all that moves is the same where they only judge."""
-    assert main(argv(tmp_path / "one", bilevel=bilevel, eigenvalue_every=1)) == 0
+    assert quick(argv(tmp_path / "one", bilevel=bilevel, eigenvalue_every=1)) == 0
     split = loop.split_halves
 
     def changed(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -817,7 +804,7 @@ def test_validation_images_train_alphas_in_a_search_of_two_levels_alone(
         return train, replace(valid, images=255 - valid.images, labels=valid.labels.flip(0))
 
     monkeypatch.setattr(loop, "split_halves", changed)
-    assert main(argv(tmp_path / "other", bilevel=bilevel, eigenvalue_every=1)) == 0
+    assert quick(argv(tmp_path / "other", bilevel=bilevel, eigenvalue_every=1)) == 0
     one, other = history(tmp_path / "one"), history(tmp_path / "other")
     assert one[0]["eigenvalue"] != other[0]["eigenvalue"]
     assert ("valid/loss" in one[0]) == bilevel
