@@ -34,28 +34,34 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def parse_plain(text: str, source: object = "the text") -> Any:
+    """The value that a text of YAML stands for. Raises InputError, which names its `source`, where it is no plain YAML."""
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{source}{where}: not plain YAML: {one_line(error.problem or error)}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{source}: not plain YAML: {one_line(error)}") from error
+
+
 def read_yaml(path: Path | Traversable) -> dict[str, Any]:
     """Returns the mapping that a YAML file holds.
 
     Raises:
-        ValueError: the file cannot be read, is empty, or is anything else than a mapping of names
+        InputError: the file cannot be read, is empty, or is anything else than a mapping of names
             in plain YAML and UTF-8.
     """
     try:
         with path.open("rb") as file:
             text = file.read(LARGEST_FILE + 1)
         if len(text) > LARGEST_FILE:
-            raise InputError(f"larger than {LARGEST_FILE // 2**10} KiB")
-        content = yaml.load(text.decode("utf-8-sig"), Loader=_PlainLoader)
+            raise InputError(f"{path}: not plain YAML: larger than {LARGEST_FILE // 2**10} KiB")
+        content = parse_plain(text.decode("utf-8-sig"), path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{where}: not plain YAML: {one_line(error.problem or error)}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not plain YAML: {one_line(error)}") from error
     if content is None:
         raise InputError(f"{path}: the file is empty")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from base.checks import FieldError
 from base.plain_yaml import read_yaml
 from training.run.config import (
     RunOptions,
@@ -67,7 +68,7 @@ class Schema(Base):
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
-            raise ValueError(f"epochs: must be at least 1, not {self.epochs}")
+            raise FieldError("epochs", f"must be at least 1, not {self.epochs}")
 
 
 @dataclass
