@@ -1,4 +1,4 @@
-"""What is wrong with what a user gives, and the ranges that the values of a configuration keep to."""
+"""Errors for input that cannot be used, and checks of the values of a configuration."""
 
 import math
 import types
@@ -10,13 +10,17 @@ if TYPE_CHECKING:
 
 
 class Name(str):
-    """The name of a field where it stands in the text of an error; it follows when fields are renamed."""
+    """The name of a field where it stands in the text of an error; it follows when fields are
+    renamed."""
 
 
 class InputError(ValueError):
-    """Something that a user has given cannot be used. The message is one line that says what is wrong and how to mend it.
+    """Something that a user has given cannot be used.
 
-    It is given in parts, so that the names of fields in it, each a `Name`, can be told from the rest.
+    The message is one line that says what is wrong and how to mend it.
+
+    It is given in parts, so that the names of fields in it, each a `Name`, can be told from the
+    rest.
     """
 
     def __init__(self, *parts: str) -> None:
@@ -28,10 +32,11 @@ class InputError(ValueError):
 
 
 class FieldError(InputError):
-    """A value of a configuration cannot be used: `field` is its dotted name, `problem` what is wrong with it.
+    """A value of a configuration cannot be used: `field` is its dotted name, `problem` what is
+    wrong with it.
 
-    A part of a configuration does not know what it is called in the whole: its errors name its own fields, and the whole
-    says `within`. An empty `field` stands for the part itself.
+    A part of a configuration does not know what it is called in the whole: its errors name its own
+    fields, and the whole says `within`. An empty `field` stands for the part itself.
     """
 
     def __init__(self, field: str, *problem: str) -> None:
@@ -60,14 +65,18 @@ _MOST_OF_OTHERS = 2**31 - 1
 
 
 def check_whole(name: str, value: int | None) -> None:
-    """Raises FieldError unless `value` is None or from 1 to the largest value that makes sense for what is called `name`."""
+    """Raises FieldError unless `value` is None or from 1 to the largest value that makes sense.
+
+    `name` is the field that the value belongs to.
+    """
     most = _MOST.get(name, _MOST_OF_OTHERS)
     if value is not None and not 1 <= value <= most:
         raise FieldError(name, f"must be at {'least 1' if value < 1 else f'most {most}'}, not {value}")
 
 
 def whole(config: object, *names: str) -> None:
-    """Raises FieldError unless each of the fields is None or from 1 to the largest value that makes sense for it."""
+    """Raises FieldError unless each of the fields is None or from 1 to the largest value that makes
+    sense for it."""
     for name in names:
         check_whole(name, getattr(config, name))
 
@@ -83,7 +92,10 @@ def at_least(least: float, config: object, *names: str) -> None:
 
 
 def between(first: float, last: float, config: object, *names: str, said: str = "") -> None:
-    """Raises FieldError unless each of the fields is None or from `first` to `last`; `said` is what a message calls that."""
+    """Raises FieldError unless each of the fields is None or from `first` to `last`.
+
+    `said` is the text for that range in a message.
+    """
     _check(config, names, lambda value: first <= value <= last, said or f"from {first} to {last}")
 
 
@@ -132,5 +144,5 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _text(value: Any) -> str:
-    """In one line, and null as files and the command line call it."""
+    """Returns the value as a message shows it: on one line, None as null."""
     return "null" if value is None else " ".join(str(value).split())

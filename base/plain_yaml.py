@@ -35,7 +35,10 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def parse_plain(text: str, source: object = "the text") -> Any:
-    """The value that a text of YAML stands for. Raises InputError, which names its `source`, where it is no plain YAML."""
+    """The value that a text of YAML stands for.
+
+    Raises InputError, which names its `source`, where it is no plain YAML.
+    """
     try:
         return yaml.load(text, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:

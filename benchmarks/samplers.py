@@ -91,7 +91,8 @@ def accuracies(searches: Iterable[Search]) -> np.ndarray:
 
 
 def differences(one: Searches, other: Searches) -> np.ndarray:
-    """Returns the lead of `one`, [seeds, evaluations / STEP], seed by seed where both were searched."""
+    """Returns the lead of `one`, [seeds, evaluations / STEP], seed by seed where both were
+    searched."""
     both = [seed for seed in one if seed in other]
     return accuracies(one[seed] for seed in both) - accuracies(other[seed] for seed in both)
 

@@ -1,4 +1,7 @@
-"""Floor 4: search methods. `python -m search.darts --help` lists what one takes; `search.run` is the same from Python."""
+"""Floor 4: search methods.
+
+`python -m search.darts --help` lists what one takes; `search.run` is the same from Python.
+"""
 
 from search.api import run
 from search.differentiable.config import SearchConfig

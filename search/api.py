@@ -1,4 +1,4 @@
-"""A search from Python."""
+"""The search from Python."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,19 +19,22 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Genotype:
-    """Searches as `python -m search.METHOD` does and returns the genotype, which is also in the directory of the run.
+    """Searches as `python -m search.METHOD` does and returns the genotype, which is also in the
+    directory of the run.
 
     Args:
-        config: what the method takes: a `SearchConfig` for those that descend a gradient, for one that samples the
-            configuration of its module. `search.get_method(name).defaults()` is one as published; None: that.
+        config: what the method takes: a `SearchConfig` for those that descend a gradient, for one
+            that samples the configuration of its module. `search.get_method(name).defaults()` is
+            one as published; None: that.
         method: name of the method, one of `search.list_methods()`.
         run: directory of the run; None: runs/search_METHOD.
         resume: go on from the run's last checkpoint.
         overwrite: replace the run that the directory holds.
 
     Raises:
-        ValueError: a configuration that cannot be run, of another method, or a directory that cannot be taken; nothing is
-            written then. Also where `stop` ended the search before it found anything.
+        ValueError: a configuration that cannot be run, of another method, or a directory that
+            cannot be taken; nothing is written then. Also if `stop` ended the search before it
+            found anything.
         TrainingDiverged: the loss is NaN or infinite.
     """
     chosen = get_method(method)

@@ -1,7 +1,8 @@
 """`python -m search.beta_darts`: beta-DARTS (Ye et al. 2022).
 
-A regulariser, the log of the sum of exponentials of each edge's alphas, grows in weight from epoch to epoch and keeps the
-softmax from being decided by the size of its inputs. In the 50 epochs of the DARTS space its weight grows to 25.
+A regulariser, the log of the sum of exponentials of each edge's alphas, grows in weight from epoch
+to epoch and keeps the softmax from being decided by the size of its inputs. In the 50 epochs of the
+DARTS space its weight grows to 25.
 """
 
 from search.differentiable.config import SearchConfig

@@ -1,7 +1,8 @@
 """`python -m search.darts`: DARTS (Liu, Simonyan & Yang 2019), first and second order.
 
-A softmax over the candidates of every edge relaxes the choice; alphas descend the validation loss and weights the training
-loss, in turns; the space's rule derives the cell from the strongest candidates. `SearchConfig` is as DARTS has it.
+A softmax over the candidates of every edge relaxes the choice; alphas descend the validation loss
+and weights the training loss, in turns; the space's rule derives the cell from the strongest
+candidates. `SearchConfig` is as DARTS has it.
 """
 
 from search.differentiable.config import SearchConfig

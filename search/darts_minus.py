@@ -1,8 +1,9 @@
 """`python -m search.darts_minus`: DARTS- (Chu et al. 2021).
 
-A skip connection helps any supernet to train, whether or not it is a good operation. An auxiliary one beside every edge, whose
-weight falls from 1 to 0, takes that role away from the candidate. On edges of stride 2 the auxiliary connection shares the
-weights of the candidate's factorised reduction.
+A skip connection helps any supernet to train, whether or not it is a good operation. An auxiliary
+one beside every edge, whose weight falls from 1 to 0, takes that role away from the candidate. On
+edges of stride 2 the auxiliary connection shares the weights of the candidate's factorised
+reduction.
 """
 
 from search.differentiable.config import SearchConfig

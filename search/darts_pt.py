@@ -1,7 +1,8 @@
 """`python -m search.darts_pt`: DARTS-PT (Wang et al. 2021).
 
-A search by DARTS, after which the alphas are not asked: edge by edge, the operation stays without which the supernet loses most
-accuracy, and the supernet is trained on in between. `--selection.name perturbation` puts this selection on top of any method.
+A search by DARTS, then a selection that ignores the alphas: edge by edge it keeps the operation
+without which the supernet loses most accuracy, with more training in between.
+`--selection.name perturbation` puts this selection on top of any method.
 """
 
 from search.differentiable.config import SearchConfig

@@ -1,8 +1,9 @@
 """`python -m search.drnas`: DrNAS (Chen, Wang, Cheng, Tang & Hsieh 2021).
 
-Weights of the candidates are drawn from a Dirichlet distribution with learned concentrations. Half way the weaker candidates
-are pruned and more channels go through the others; each stage first trains the weights alone. The regulariser of the paper is
-the weight decay of the alphas, which holds the concentrations near 1.
+Weights of the candidates are drawn from a Dirichlet distribution with learned concentrations. Half
+way the weaker candidates are pruned and more channels go through the others; each stage first
+trains the weights alone. The regulariser of the paper is the weight decay of the alphas, which
+holds the concentrations near 1.
 """
 
 from search.differentiable.config import AlphaConfig, SearchConfig, StagesConfig

@@ -1,9 +1,10 @@
 """`python -m search.gdas`: GDAS (Dong & Yang 2019).
 
-Each step draws one candidate an edge by the Gumbel-max trick and runs that path alone; the gradient of the soft draw, at a
-temperature that falls from 10 to 0.1, goes straight through the choice. 250 epochs, as one candidate of many is trained a step.
-Only the entry that was chosen has a gradient, as the paper says; its authors' code also sends the sum of the node's gradient to
-the others.
+Each step draws one candidate an edge by the Gumbel-max trick and runs that path alone; the gradient
+of the soft draw, at a temperature that falls from 10 to 0.1, goes straight through the choice. It
+takes 250 epochs, as a step trains one candidate of many. Only the entry that was chosen has a
+gradient, as the paper says; its authors' code also sends the sum of the node's gradient to the
+others.
 """
 
 from search.differentiable.config import SearchConfig

@@ -1,4 +1,4 @@
-"""What a method of search is: a name, where it is from, and its parts as a configuration."""
+"""Methods of search: a name, a source, and parts as a configuration."""
 
 import re
 from abc import ABC, abstractmethod
@@ -41,34 +41,39 @@ class Published:
 class Method(ABC, Generic[C]):
     """A published (or your own) composition of the parts that its configuration names.
 
-    `defaults` makes the configuration that the method was published with; a config file and the command line change it.
-    A `DifferentiableMethod` descends a gradient, a `SamplingMethod` samples whole architectures.
+    `defaults` makes the configuration that the method was published with; a config file and the
+    command line change it. A `DifferentiableMethod` descends a gradient, a `SamplingMethod` samples
+    whole architectures.
     """
 
     name: str
     paper: str
     """Authors and year."""
     summary: str
-    """What it does, in one line."""
+    """A description in one line."""
     defaults: Callable[[], C]
     published: Published = field(default=Published(), kw_only=True)
 
     @property
     def prog(self) -> str:
-        """How it is called: `python -m` this."""
+        """Returns the name of the program, for `python -m`."""
         return f"search.{self.name}"
 
     def parse(self, argv: Sequence[str] | None = None) -> tuple[C, RunOptions]:
-        """What the command line `argv` (None: the process's own) asks for; see `training.run.config.parse_command_line`."""
+        """Reads the command line `argv` (None: the process's own); see
+        `training.run.config.parse_command_line`."""
         defaults = self.defaults()
         return parse_command_line(type(defaults), argv, self.prog, f"{self.paper}: {self.summary}", defaults=defaults)
 
     @abstractmethod
     def run(self, config: C, options: RunOptions) -> Genotype | None:
-        """Searches into the directory of the run. Returns None where it was stopped with nothing found."""
+        """Searches into the directory of the run.
+
+        Returns None if it was stopped with nothing found.
+        """
 
     def may_change(self, config: C) -> Collection[str]:
-        """Fields of the configuration that a resumed run may change."""
+        """Returns the fields of the configuration that a resumed run may change."""
         return MAY_CHANGE
 
     def repeat(self, config: C, options: RunOptions) -> list[Spread]:
@@ -95,7 +100,8 @@ class Method(ABC, Generic[C]):
 
 
 def _shipped() -> dict[str, str]:
-    """Finds the modules of this folder that make a METHOD, {name: place}, without importing them."""
+    """Finds the modules of this folder that make a METHOD, {name: place}, without importing
+    them."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     found = [file.stem for file in files if re.search(r"^METHOD = ", file.read_text(encoding="utf-8"), re.MULTILINE)]
     return {name: f"search.{name}:METHOD" for name in found}
@@ -119,5 +125,6 @@ def get_method(name: str) -> Method[Any]:
 
 
 def list_methods(family: type[Method[Any]] | None = None) -> list[str]:
-    """Returns the names of all methods, or of those of a `family`: `DifferentiableMethod` or `SamplingMethod`."""
+    """Returns the names of all methods, or of those of a `family`: `DifferentiableMethod` or
+    `SamplingMethod`."""
     return [name for name in METHODS if family is None or isinstance(METHODS[name], family)]

@@ -1,8 +1,8 @@
 """`python -m search.nao`: NAO, neural architecture optimisation (Luo, Tian, Qin, Chen & Liu 2018).
 
-An encoder maps architectures to a continuous space, where a predictor of their scores has a gradient; the best are moved along
-it and decoded to new ones. Training goes on with these, round by round. Of the paper's versions it is the one with shared
-weights.
+An encoder maps architectures to a continuous space, where a predictor of their scores has a
+gradient; the best are moved along it and decoded to new ones. Training goes on with these, round by
+round. Of the paper's versions it is the one with shared weights.
 """
 
 from search.methods import Published

@@ -1,8 +1,9 @@
 """`python -m search.pcdarts`: PC-DARTS (Xu et al. 2020).
 
-Only a quarter of the channels goes through the candidates, which saves memory for larger batches and favours no operation
-without weights; every edge has a weight of its own, so that the choice of edges does not hang on which channels were taken. The
-alphas wait until the weights are worth comparing.
+Only a quarter of the channels goes through the candidates, which saves memory for larger batches
+and favours no operation without weights; every edge has a weight of its own, so that the choice of
+edges does not hang on which channels were taken. The alphas wait until the weights are worth
+comparing.
 """
 
 from search.differentiable.config import AlphaConfig, SearchConfig

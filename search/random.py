@@ -1,8 +1,9 @@
 """`python -m search.random`: random search with weight sharing (Li & Talwalkar 2019).
 
-One path a step, drawn uniformly, trains the shared weights; then random architectures are evaluated with them. The weights are
-trained as in the paper's last setting for CIFAR-10 (its table 6). There 5000 are evaluated with one batch each and the ten best
-of every thousand with all images; here 1000, each with all images, or with --halving.eta the most of them in part.
+One path a step, drawn uniformly, trains the shared weights; then random architectures are evaluated
+with them. The weights are trained as in the paper's last setting for CIFAR-10 (its table 6). There
+5000 architectures are evaluated with one batch each and the ten best of every thousand with all
+images; here 1000, each with all images, or with --halving.eta most of them in part.
 """
 
 from search.methods import Published

@@ -1,4 +1,4 @@
-"""What the reports of all searches have in common."""
+"""The parts that the reports of all searches share."""
 
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SearchedConfig(Protocol):
-    """The settings of any search that its report speaks of."""
+    """The settings of a search that its report shows."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     seed: int
@@ -36,7 +36,7 @@ class RunFacts:
     paper: str
     """Authors and year; may be empty."""
     defaults: "DataclassInstance"
-    """Those of the method."""
+    """The defaults of the method."""
     directory: FilePath
     config_hash: str
     device: torch.device
@@ -54,7 +54,8 @@ def introduction(facts: RunFacts, space: str) -> list[Markup]:
 
 
 def default_costs(genotype: Genotype, space: SearchSpace, stem: Stem, images: ImageFormat) -> dict[str, float]:
-    """{"parameters": ..., "multiply_adds": ...} of the network that retraining builds by default for such images."""
+    """Returns {"parameters": ..., "multiply_adds": ...} of the network that retraining builds by
+    default."""
     used = {operation for cell in genotype.cells.values() for feeds in cell.nodes for operation, _ in feeds}
     operations = [name for name in space.candidates if name in used]
     size = space.skeleton.default_size(stem)
@@ -69,7 +70,8 @@ def close(
     data: Markup,
     genotype: Genotype | None,
 ) -> None:
-    """Adds the sections that every report of a search ends with; `data` says what images it has seen."""
+    """Adds the sections that every report of a search ends with; `data` describes the images of the
+    search."""
     page.section("What was asked", asked(config, facts.defaults, facts.method))
     page.section("Images", data)
     run, again = facts.directory, f"{facts.directory}_again"
@@ -91,7 +93,8 @@ def close(
 
 
 def retrain_command(config: SearchedConfig, run: FilePath, genotype: Genotype) -> list[str | FilePath]:
-    """A command line, `python -m` left out, that retrains what the search has found, on the images that it has seen."""
+    """Returns the command line, without `python -m`, that retrains the result on the images of the
+    search."""
     usual = config_to_dict(DataConfig())
     options = {f"data.{name}": value for name, value in config_to_dict(config.data).items() if value != usual[name]}
     if config.stem != "cifar":

@@ -1,8 +1,9 @@
 """`python -m search.snas`: SNAS (Xie, Zheng, Liu & Lin 2019).
 
-Weights of the candidates are drawn from a concrete distribution whose temperature falls, so that the mixture becomes a choice
-by itself; alphas and weights descend the same loss on the same images by the same backward pass. As nothing is trained on the
-validation images, there are few: a tenth, to watch the search by.
+Weights of the candidates are drawn from a concrete distribution whose temperature falls, so that
+the mixture becomes a choice by itself; alphas and weights descend the same loss on the same images
+by the same backward pass. No training uses the validation images, so there are few: a tenth, to
+watch the search by.
 """
 
 from search.differentiable.config import SearchConfig

@@ -15,7 +15,7 @@ from base.checks import FieldError, Name, above_zero, at_least, below_one, choic
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad"]
 
 CAPTURABLE: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
-"""Those whose step fits into a CUDA graph: all of its numbers are on the device."""
+"""Optimisers whose step fits into a CUDA graph, since all of its numbers are on the device."""
 
 
 @dataclass
@@ -51,7 +51,8 @@ class OptimizerConfig:
 class ReadySGD(SGD):
     """SGD whose momentum buffers exist from the start, as zeros, which changes no step.
 
-    An operation that is first sampled late would stop the fused step (findings/fused_sgd_late_parameter.sh).
+    An operation that is first sampled late would stop the fused step
+    (findings/fused_sgd_late_parameter.sh).
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, **options: Any) -> None:
@@ -63,9 +64,11 @@ class ReadySGD(SGD):
 
 
 def new_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The configured optimiser over `parameters`, fused where torch has that on every device (not Adagrad).
+    """Returns the configured optimiser over `parameters`, fused where torch has that on every
+    device (not Adagrad).
 
-    On a GPU the learning rate of a capturable one is a tensor there, so that a CUDA graph takes the present one.
+    On a GPU the learning rate of a capturable optimiser is a tensor there, so that a CUDA graph
+    reads its present value.
     """
     parameters = list(parameters)
     lr, decay = config.lr, config.weight_decay
@@ -87,9 +90,10 @@ def new_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """`optimizer.load_state_dict(state)`, whichever device the state was saved on.
+    """Loads a state into `optimizer`, whichever device the state was saved on.
 
-    Learning rates stay the same objects, tensors or numbers, with the values of the state, and so does `capturable`.
+    Learning rates stay the same objects, tensors or numbers, with the values of the state, and so
+    does `capturable`.
     """
     before = [(group["lr"], group.get("capturable")) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
@@ -101,9 +105,11 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def descend(losses: Iterable[Tensor], optimizer: Optimizer, clip: float) -> None:
-    """One step of `optimizer` down the summed gradients of `losses`, clipped over all parameters to the norm `clip` (0: not).
+    """Makes one step of `optimizer` down the summed gradients of `losses`, clipped to the norm
+    `clip`.
 
-    A loss is asked for when the gradient of the one before is known, so that no two networks are kept at a time.
+    The norm is that over all parameters; 0 does not clip. A loss is computed when the gradient of
+    the one before is known, so that memory holds one network's activations at a time.
     """
     optimizer.zero_grad(set_to_none=True)  # in a CUDA graph the gradients are then part of its memory
     for loss in losses:
@@ -114,19 +120,23 @@ def descend(losses: Iterable[Tensor], optimizer: Optimizer, clip: float) -> None
 
 
 def cosine(epoch: int, epochs: int, lr: float, lr_min: float) -> float:
-    """Learning rate of `epoch` (from 0) of `epochs`: lr_min + (lr - lr_min) (1 + cos(pi epoch / epochs)) / 2."""
+    """Returns the learning rate of `epoch` (from 0) on a cosine schedule over `epochs`.
+
+    It is lr_min + (lr - lr_min) (1 + cos(pi epoch / epochs)) / 2.
+    """
     return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 def linear(epoch: int, epochs: int, first: float, last: float | None) -> float:
-    """From `first` in the first of `epochs` to `last` in the last one, in equal steps; `first` in all where `last` is None."""
+    """Returns the value of `epoch` on a line from `first` to `last`; `first` if `last` is None."""
     if last is None:
         return first
     return first + (last - first) * min(epoch / max(epochs - 1, 1), 1.0)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Sets the learning rate of all parameter groups; one that is a tensor is filled."""
+    """Sets the learning rate of all parameter groups; a rate that is a tensor is filled in
+    place."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)
@@ -136,7 +146,8 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside, `parameters` need no gradient, so backward neither computes theirs nor saves what it would take."""
+    """Switches the gradient of `parameters` off inside, so that backward spares their computation
+    and memory."""
     changed = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in changed:
         parameter.requires_grad_(False)
@@ -149,10 +160,12 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def freezing_slices(optimizer: Optimizer, slices: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
-    """Inside, `optimizer` may step; `slices` of its parameters and of their state come out as they went in, bit for bit.
+    """Keeps `slices` of the parameters of `optimizer`, and of their state, as they are while it
+    steps.
 
-    `slices` is what `Supernet.idle` or `Supernet.slices` returns: a mask over the leading axis of each parameter. Stacked
-    weights so behave as separate ones, of which an optimiser skips those without a gradient, decay and momentum included.
+    `slices` is a mask over the leading axis of each parameter, from `Supernet.idle` or
+    `Supernet.slices`. So one stacked tensor behaves like separate parameters: an idle slice gets no
+    decay and no momentum.
     """
     masks = _on_device(slices)
     weights = {parameter: parameter.detach().clone() for parameter in masks}
@@ -176,7 +189,8 @@ def freezing_slices(optimizer: Optimizer, slices: Mapping[nn.Parameter, Tensor])
 
 
 def _on_device(slices: Mapping[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tensor]:
-    """Each mask beside its parameter, with as many axes as it; all of them cross to the device in one copy."""
+    """Returns each parameter with its mask, which has as many axes; all masks cross to the device
+    in one copy."""
     if not slices:
         return {}
     device = next(iter(slices)).device
@@ -194,7 +208,7 @@ def _is_like(value: object, parameter: nn.Parameter) -> bool:
 
 @contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Inside, passes in training mode may move the running statistics of batch norm; afterwards they are what they were."""
+    """Restores the running statistics of batch norm after passes in training mode inside."""
     buffers = list(network.buffers())
     before = [buffer.clone() for buffer in buffers]
     try:

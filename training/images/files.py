@@ -22,36 +22,41 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
-"""Of the files that are taken for images, in lower case."""
+"""Suffixes of the files that are taken for images, in lower case."""
 _AT_ONCE = 64  # images that a worker of a survey decodes before it reports
 _WORTH_WORKERS = 256  # images that are decoded faster than processes start
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """From a file to pixels: red, green and blue or shades of grey, upright, with white behind what is transparent."""
+    """The way from a file to pixels: colours or shades of grey, upright, transparency on white."""
 
     size: int | None
-    """Pixels a side; None: as the image is."""
+    """Pixels a side; None keeps the size of the image."""
     shorter: int | None
-    """Pixels that the shorter side has before a square of `size` is cut from the middle; None: `size`, so all of it is left."""
+    """Pixels that the shorter side has before a square of `size` is cut from the middle; None:
+    `size`, so that nothing of it is cut off."""
     stretch: bool
-    """Resize each side by itself instead, so that nothing is cut off."""
+    """Whether each side is resized by itself instead, so that nothing is cut off."""
     gray: bool
-    """One channel, not three."""
+    """Whether there is one channel instead of three."""
 
     def read(self, path: str, crop: Crop | None = None) -> Tensor:
-        """The image, or that part of it, uint8 [C, H, W]. Raises ValueError, naming the file, where there is none."""
+        """Returns the image, or that part of it, uint8 [C, H, W].
+
+        Raises ValueError, naming the file, if it cannot be read.
+        """
         from PIL import Image, ImageOps, UnidentifiedImageError  # slow to import
 
         if not os.path.isfile(path):  # a pipe would be waited for
             raise InputError(f"{_one_line(path)}: cannot be read as an image (no such file)")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd files, which are read or not
+                warnings.simplefilter("ignore")  # warnings of odd files, which are read or not
                 with Image.open(path) as file:
                     if self.size is not None:
-                        # A JPEG of many times that size is decoded at a half, a quarter or an eighth, which is much faster.
+                        # A JPEG many times as large is decoded at a half, a quarter or an eighth,
+                        # much faster.
                         file.draft("L" if self.gray else "RGB", (self._needed(file, crop),) * 2)
                     ImageOps.exif_transpose(file, in_place=True)
                     image = _in_bytes(file, self.gray)
@@ -62,24 +67,25 @@ class Decoding:
                     pixels = np.array(image)
         except UnidentifiedImageError as error:
             raise InputError(f"{_one_line(path)}: cannot be read as an image (of no known format)") from error
-        except Exception as error:  # of any type: each format has a decoder of its own
+        except Exception as error:  # errors of any type: each format has a decoder of its own
             said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             reason = _one_line(said) or type(error).__name__
             raise InputError(f"{_one_line(path)}: cannot be read as an image ({reason})") from error
         return rearrange(torch.from_numpy(pixels), "h w -> 1 h w" if self.gray else "h w c -> c h w")
 
     def _needed(self, image: "Image", crop: Crop | None) -> int:
-        """Pixels that the shorter side must have so that no pixel of the result is made up."""
+        """Returns the pixels that the shorter side must have so that no pixel of the result is made
+        up."""
         assert self.size is not None
         if crop is None:
             return max(self.size, 0 if self.stretch else self.shorter or 0)
-        # It may be turned on its side afterwards.
+        # The image may be turned on its side afterwards.
         boxes = crop.box(image.height, image.width), crop.box(image.width, image.height)
         shortest = min(min(right - left, bottom - top) for left, top, right, bottom in boxes)
         return math.ceil(self.size * min(image.size) / max(1.0, shortest))
 
     def _box(self, image: "Image") -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of what is left of the image."""
+        """Returns left, top, right and bottom of the part that is kept of the image."""
         if self.size is None or self.stretch:
             return 0, 0, image.width, image.height
         side = min(image.size) * self.size / max(self.size, self.shorter or self.size)
@@ -88,7 +94,7 @@ class Decoding:
 
 
 def _in_bytes(image: "Image", gray: bool) -> "Image":
-    """A byte for each of red, green and blue, or for the shade of grey; what is transparent becomes white."""
+    """Converts to bytes of red, green and blue, or of grey; transparent pixels become white."""
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):
@@ -104,12 +110,12 @@ def _in_bytes(image: "Image", gray: bool) -> "Image":
 
 
 def _one_line(text: str) -> str:
-    """Also of a file name, which may hold line breaks and what is no Unicode."""
+    """Returns text on one line, also if it has line breaks or is no Unicode, as a file name may."""
     return " ".join(text.split()).encode(errors="backslashreplace").decode()
 
 
 class OfOtherSize(FieldError):
-    """An image has another size than the others, and there is none that all are brought to."""
+    """An image has another size than the others, and no size was given that all are brought to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,16 +137,23 @@ class ImageFiles:
         return len(self.files)
 
     def take(self, indices: Tensor) -> "ImageFiles":
-        """The images at `indices` [n], in that order, with the same classes and statistics."""
+        """Returns the images at `indices` [n], in that order, with the same classes and
+        statistics."""
         return replace(self, files=tuple(self.files[index] for index in indices.tolist()), labels=self.labels[indices])
 
     def pixels(self, indices: Tensor | None = None) -> Tensor:
-        """Those at `indices` [n], or all, decoded: uint8 [n, C, H, W]. Raises ValueError for one that cannot be read."""
+        """Decodes the images at `indices` [n], or all: uint8 [n, C, H, W].
+
+        Raises ValueError for an image that cannot be read.
+        """
         places = range(len(self)) if indices is None else indices.tolist()
         return self._stacked([self._read(self.files[place]) for place in places])
 
     def crops(self, indices: Tensor, crops: Sequence[Crop]) -> Tensor:
-        """Parts of the images at `indices` [n], resized to [n, C, H, W]. Raises ValueError for an image that cannot be read."""
+        """Returns parts of the images at `indices` [n], resized to [n, C, H, W].
+
+        Raises ValueError for an image that cannot be read.
+        """
         named = zip(indices.tolist(), crops, strict=True)
         return self._stacked([self._read(self.files[place], crop) for place, crop in named])
 
@@ -163,23 +176,24 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found where every file was decoded once."""
+    """The findings of decoding every file once."""
 
     readable: Tensor
     """Indices of the files that can be read, ascending, [n]."""
     unreadable: tuple[str, ...]
-    """What is wrong with each of the others, in one line that names the file."""
+    """The problem of each of the others, in one line that names the file."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """Of pixel / 255 over the readable images, one a channel; 1 where all pixels are alike."""
+    """Standard deviation of pixel / 255 over the readable images, one a channel; 1 if all pixels
+    are alike."""
     pixels: Tensor | None
-    """Those of the readable images, uint8 [n, C, H, W], where they were to be kept."""
+    """Pixels of the readable images, uint8 [n, C, H, W], if they were to be kept."""
 
 
 def survey(images: ImageFiles, keep: bool, workers: int) -> Survey:
-    """Decodes every file once, in `workers` processes where that is worth while.
+    """Decodes every file once, in `workers` processes if that is worth while.
 
-    Raises ValueError for images of different sizes where the decoding does not resize them.
+    Raises ValueError for images of different sizes if the decoding does not resize them.
     """
     parts = [range(start, min(start + _AT_ONCE, len(images))) for start in range(0, len(images), _AT_ONCE)]
     loader = new_loader(_Surveyor(images, keep), parts, workers if len(images) >= _WORTH_WORKERS else 0)
@@ -207,11 +221,12 @@ class _Found:
     total: Tensor
     squares: Tensor
     pixels: Tensor
-    """Of the readable ones, none where they are not to be kept."""
+    """Pixels of the readable images; empty if they are not to be kept."""
 
 
 class _Surveyor(Dataset[_Found | InputError]):
-    """In a worker: decodes some of the images and adds up their pixels, exactly, in whole numbers."""
+    """Decodes, in a worker, some of the images and adds up their pixels exactly, in whole
+    numbers."""
 
     def __init__(self, images: ImageFiles, keep: bool) -> None:
         self._images = images
@@ -239,16 +254,18 @@ class _Surveyor(Dataset[_Found | InputError]):
 
 
 def in_memory(images: ImageFiles, found: Survey) -> ImageSet:
-    """The same images as a survey kept them."""
+    """Returns the same images as a survey kept them."""
     assert found.pixels is not None
     form = images.format
     return ImageSet(found.pixels, images.labels[found.readable], images.classes, form.mean, form.std, form.class_names)
 
 
 def image_files(folder: Path, within: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """All image files in and below `folder`, by name; hidden ones are none. Raises OSError where it cannot be read.
+    """Returns all image files in and below `folder`, by name, without hidden ones.
 
-    `within`: the folders that this one is in, into which a link may lead back.
+    Raises OSError if it cannot be read.
+
+    `within` are the folders that this one is in, into which a link may lead back.
     """
     within |= {folder.resolve()}
     for entry in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""Processes that read images: how they are started, and what comes back from them."""
+"""Processes that read images: their start, and their results."""
 
 import os
 import signal
@@ -19,16 +19,19 @@ _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def available_cores() -> int:
-    """Cores that this process may use, where the system says which."""
+    """Returns the number of cores that this process may use, if the system says which."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def new_loader(
     maker: "Dataset[Made | InputError]", requests: Sequence[Request], workers: int, **options: Any
 ) -> "DataLoader[Made | InputError]":
-    """Hands out what `maker` makes of each of the `requests`, in their order, made by that many processes; 0: by this one.
+    """Returns a loader of the results of `maker` on each of the `requests`, in their order.
 
-    A maker returns an error where the input is at fault: raised, it would come back with the traceback of its process.
+    `workers` processes make them; 0: this one.
+
+    A maker returns an error where the input is at fault: raised, it would come back with the
+    traceback of its process.
     """
     return DataLoader(
         maker,
@@ -36,7 +39,7 @@ def new_loader(
         sampler=requests,
         num_workers=workers,
         worker_init_fn=_leave_the_end_to_the_parent,
-        # It draws a seed from it, which must not move the random state of the training.
+        # The loader draws a seed, which must not move the random state of the training.
         generator=torch.Generator(),
         **options,
     )
@@ -44,7 +47,8 @@ def new_loader(
 
 def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
     """What the maker has made. Raises the InputError that it returned instead."""
-    # A process that is told to end before it has learnt how to would be an error at the exit of its parent.
+    # A process that is told to end before it is ready for it would be an error at the exit of its
+    # parent.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     try:
         started = iter(loader)
@@ -57,15 +61,17 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
 
 
 def _leave_the_end_to_the_parent(worker: int) -> None:
-    """What stops a run reaches all of its processes; the parent says what there is to say and ends its workers."""
+    """Ignores the signals that stop a run: they reach all of its processes, and the parent ends its
+    workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One that died of a signal would be an error on top.
+    # A worker that died of a signal would be a second error.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     sys.excepthook = _say_nothing_of_connections
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
 
 
 def _say_nothing_of_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A thread of the worker hands over what was made; when the parent leaves meanwhile, it would print its traceback."""
+    """Silences the thread that hands over results: it would print a traceback if the parent leaves
+    meanwhile."""
     if not isinstance(error, OSError | EOFError):
         sys.__excepthook__(kind, error, trace)

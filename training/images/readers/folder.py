@@ -15,7 +15,7 @@ from training.images.format import BYTE, ImageFormat
 
 TEST_FOLDERS = ("test", "val")
 _Files = Mapping[str, Sequence[Path]]
-_NAMED = 8  # classes that a message names
+_NAMED = 8  # number of classes that a message names
 
 
 class EmptyPart(FieldError):
@@ -32,11 +32,12 @@ class EmptyPart(FieldError):
 
 
 def load(config: DataConfig, part: Part) -> ImageFiles:
-    """root/train/CLASS/..., with root/test/CLASS/... or else root/val/CLASS/... as the test part; or root/CLASS/... alone.
+    """Reads root/train/CLASS/..., with root/test/CLASS/... or else root/val/CLASS/... as the test
+    part; or root/CLASS/... alone.
 
-    Where there is no test part, or no folder "train" at all, the share `config.test_fraction` of each class is it, chosen by
-    `config.split_seed`. A folder "train" with images and no folders of images in it is a class. Mean and std of the format
-    that is returned are not known yet: 0 and 1.
+    Without a test part, or without a folder "train", the share `config.test_fraction` of each class
+    is the test part, chosen by `config.split_seed`. A folder "train" with images and no folders of
+    images in it is a class. Mean and std of the format that is returned are not known yet: 0 and 1.
     """
     root = Path(config.root)
     if not root.is_dir():
@@ -68,13 +69,14 @@ def load(config: DataConfig, part: Part) -> ImageFiles:
 
 
 def _has_train(root: Path) -> bool:
-    """The folder "train" is that of the training part, not the class of that name."""
+    """Says whether the folder "train" is that of the training part rather than the class of that
+    name."""
     folder = root / "train"
     return folder.is_dir() and (bool(_by_class(folder)) or not list(image_files(folder)))
 
 
 def _by_class(folder: Path) -> _Files:
-    """The images by class; folders that hold none are no classes."""
+    """Returns the images by class; a folder without images is no class."""
     found = {}
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith(".") and (files := list(image_files(entry))):
@@ -111,7 +113,7 @@ def _flat(files: _Files, names: Sequence[str]) -> tuple[list[Path], torch.Tensor
 
 
 def _test_part(labels: torch.Tensor, config: DataConfig, names: Sequence[str]) -> torch.Tensor:
-    """Which images are the test part, bool [N]."""
+    """Says which images are the test part, bool [N]."""
     count = round(config.test_fraction * len(labels))
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[stratified(labels, count, new_generator("test part", config.split_seed))] = True
@@ -123,7 +125,7 @@ def _test_part(labels: torch.Tensor, config: DataConfig, names: Sequence[str]) -
 
 
 def _first_size(files: Sequence[Path], decoding: Decoding) -> tuple[int, int]:
-    """Height and width of the first image that can be read."""
+    """Returns height and width of the first image that can be read."""
     problem = None
     for file in files:
         try:

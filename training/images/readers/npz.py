@@ -23,7 +23,9 @@ _MOST_CHANNELS = 16  # more are taken for a mistaken order of axes
 
 
 def load(config: DataConfig, part: Part) -> ImageSet:
-    """`config.root` is the file: images uint8 or floating [N, H, W, C] or [N, H, W], labels whole numbers [N] from 0.
+    """Reads the file `config.root`.
+
+    Images are uint8 or floating, [N, H, W, C] or [N, H, W]; labels are whole numbers [N] from 0.
 
     Objects in the file are never unpickled.
     """
@@ -39,9 +41,10 @@ def load(config: DataConfig, part: Part) -> ImageSet:
 
 
 def image_set(arrays: Mapping[str, np.ndarray[Any, Any]], part: Part, any_size: bool = False) -> ImageSet:
-    """One part of the data set that `ARRAYS` make up.
+    """Returns one part of the data set that `ARRAYS` make up.
 
-    `any_size`: the two parts may differ in the size of their images. Raises ValueError, naming the array, for anything else.
+    With `any_size` the two parts may differ in the size of their images. Raises ValueError, naming
+    the array, for arrays that do not fit.
     """
     labels = {name: read_labels(f"y_{name}", arrays[f"y_{name}"]) for name in ("train", "test")}
     classes = count_classes(labels["train"], labels["test"])
@@ -88,7 +91,7 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise FieldError("data.root", f"{path}: {one_line(error)}") from error
     except PermissionError as error:
         raise FieldError("data.root", f"{path}: cannot be read: {error.strerror}") from error
-    except Exception as error:  # of any type: zipfile and numpy trust what a damaged file says of itself
+    except Exception as error:  # errors of any type: zipfile and numpy trust the header of a damaged file
         reason = one_line(error) or type(error).__name__
         raise FieldError("data.root", f"{path}: damaged, or no .npz file ({reason}); {mend}") from error
 
@@ -100,7 +103,7 @@ def _check_memory(archive: zipfile.ZipFile) -> None:
             raise InputError(f"{member.filename}: damaged, or compressed in a way that numpy.savez_compressed is not")
         if member.file_size > _MOST_COMPRESSED * max(1, member.compress_size):
             raise InputError(f"{member.filename}: damaged, {member.compress_size} bytes cannot hold {member.file_size}")
-    # Beside what was read there has to be room for the pixels with the axes in the network's order.
+    # Beside the array there has to be room for the pixels with the axes in the network's order.
     needed, free = 2 * sum(member.file_size for member in members), available_memory()
     if needed > free:
         raise InputError(
@@ -110,7 +113,8 @@ def _check_memory(archive: zipfile.ZipFile) -> None:
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
-    """The array, after a look at its header: numpy would ask for all the memory that a damaged one names."""
+    """Returns the array, after a look at its header: numpy would ask for all the memory that a
+    damaged header names."""
     with archive.open(f"{name}.npy") as member:
         try:
             version = np.lib.format.read_magic(member)
@@ -118,7 +122,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
                 raise InputError("an unknown version of the format")
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(member)
-        except Exception as error:  # of any type; what numpy says of a long header is to trust the file
+        except Exception as error:  # errors of any type; numpy's advice about a long header is to trust the file
             raise InputError(f"{name}: damaged, its header cannot be read") from error
         if dtype.hasobject:
             raise InputError(f"{name}: holds Python objects, which are never unpickled; save an array of numbers")
@@ -130,7 +134,10 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
 
 
 def read_labels(name: str, array: np.ndarray[Any, Any]) -> Tensor:
-    """int64 [N] of whole numbers [N] or [N, 1]. Raises ValueError, with `name`, for anything else."""
+    """Returns whole numbers [N] or [N, 1] as int64 [N].
+
+    Raises ValueError, with `name`, for other arrays.
+    """
     if array.dtype.kind not in "iu":
         raise InputError(f"{name}: must be whole numbers, the classes counted from 0, not {array.dtype}")
     if array.ndim == 2 and array.shape[1] == 1:
@@ -145,7 +152,10 @@ def read_labels(name: str, array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def count_classes(train: Tensor, test: Tensor) -> int:
-    """Of the labels [N] of both parts. Raises ValueError where classes are not counted from 0 without gaps."""
+    """Returns the number of classes in the labels [N] of both parts.
+
+    Raises ValueError unless classes are counted from 0 without gaps.
+    """
     if not len(train) or not len(test):
         raise InputError(f"y_{'test' if len(train) else 'train'}: has no labels")
     seen = train.unique()
@@ -163,7 +173,7 @@ def count_classes(train: Tensor, test: Tensor) -> int:
 
 
 def _images(name: str, array: np.ndarray[Any, Any]) -> Tensor:
-    """uint8 or float32 [N, C, H, W]."""
+    """Returns the images as uint8 or float32 [N, C, H, W]."""
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise InputError(f"{name}: must be uint8 or floating numbers, not {array.dtype}; convert it with astype")
     if array.ndim not in (3, 4) or 0 in array.shape[1:]:
@@ -171,7 +181,7 @@ def _images(name: str, array: np.ndarray[Any, Any]) -> Tensor:
     if array.ndim == 4 and array.shape[3] > _MOST_CHANNELS:
         raise InputError(f"{name}: {list(array.shape)} would be {array.shape[3]} channels; channels come last, [N, H, W, C]")
     planes = rearrange(array, "n h w c -> n c h w" if array.ndim == 4 else "n h w -> n 1 h w")
-    # A large number may become infinite here, which the check finds.
+    # A large number may become infinite here; the check finds it.
     with np.errstate(over="ignore"):
         pixels = torch.from_numpy(np.ascontiguousarray(planes, np.uint8 if array.dtype == np.uint8 else np.float32))
     if pixels.is_floating_point():

@@ -18,7 +18,7 @@ _DIGITS = tuple("0123456789")
 
 @dataclass(frozen=True)
 class _Source:
-    """How torchvision calls a data set, and where it has its files below the root."""
+    """The name of a data set in torchvision, and the place of its files below the root."""
 
     title: str
     reader: str
@@ -33,42 +33,44 @@ _FASHION_MNIST = _Source("Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw")
 
 
 def load_cifar10(config: DataConfig, part: Part) -> ImageSet:
-    """CIFAR-10, 32x32 pixels in colour: 50,000 to train and 10,000 to test, read from its Python version."""
+    """Reads CIFAR-10, 32x32 pixels in colour: 50,000 to train, 10,000 to test, from its Python
+    version."""
     data = _read(_CIFAR10, config, part)
     mean, std = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
     return ImageSet(_channels_first(data.data), torch.tensor(data.targets), 10, mean, std, tuple(data.classes))
 
 
 def load_cifar100(config: DataConfig, part: Part) -> ImageSet:
-    """CIFAR-100, 32x32 pixels in colour: 50,000 to train and 10,000 to test, read from its Python version."""
+    """Reads CIFAR-100, 32x32 pixels in colour: 50,000 to train, 10,000 to test, from its Python
+    version."""
     train, data = _read_both(_CIFAR100, config, part)
     mean, std = channel_statistics(_channels_first(train.data))
     return ImageSet(_channels_first(data.data), torch.tensor(data.targets), 100, mean, std, tuple(data.classes))
 
 
 def load_svhn(config: DataConfig, part: Part) -> ImageSet:
-    """House numbers, 32x32 pixels in colour: 73,257 to train and 26,032 to test."""
+    """Reads house numbers, 32x32 pixels in colour: 73,257 to train and 26,032 to test."""
     train, data = _read_both(_SVHN, config, part)
     mean, std = channel_statistics(torch.from_numpy(train.data))
     return ImageSet(torch.from_numpy(data.data), torch.from_numpy(data.labels).long(), 10, mean, std, _DIGITS)
 
 
 def load_mnist(config: DataConfig, part: Part) -> ImageSet:
-    """Handwritten digits, 28x28 pixels in grey: 60,000 to train and 10,000 to test."""
+    """Reads handwritten digits, 28x28 pixels in grey: 60,000 to train and 10,000 to test."""
     return _gray(_MNIST, config, part, _DIGITS)
 
 
 def load_fashion_mnist(config: DataConfig, part: Part) -> ImageSet:
-    """Clothing, 28x28 pixels in grey: 60,000 to train and 10,000 to test."""
+    """Reads clothing, 28x28 pixels in grey: 60,000 to train and 10,000 to test."""
     names = tuple(import_torchvision().datasets.FashionMNIST.classes)
     return _gray(_FASHION_MNIST, config, part, names)
 
 
 def _gray(source: _Source, config: DataConfig, part: Part, names: tuple[str, ...]) -> ImageSet:
-    """A data set in MNIST's form of files."""
+    """Reads a data set in MNIST's form of files."""
     train, data = _read_both(source, config, part)
     for read in (train, data):
-        # Its reader compares neither checksums nor one file with the other.
+        # torchvision's reader compares neither checksums nor one file with the other.
         if not _is_whole(read.data, read.targets, len(names)):
             raise _damaged(source, Path(config.root) / source.folder, [], config)
     mean, std = channel_statistics(rearrange(train.data, "n h w -> n 1 h w"))
@@ -87,7 +89,8 @@ def _is_whole(images: object, labels: object, classes: int) -> bool:
 
 
 def _read_both(source: _Source, config: DataConfig, part: Part) -> tuple[Any, Any]:
-    """The training part, whose mean and std both parts have, and the one asked for."""
+    """Returns the training part, whose mean and std both parts have, and the part that was asked
+    for."""
     train = _read(source, config, "train")
     return train, train if part == "train" else _read(source, config, part)
 
@@ -97,7 +100,8 @@ def _channels_first(images: Any) -> Tensor:
 
 
 def _read(source: _Source, config: DataConfig, part: Part) -> Any:
-    """torchvision's reader with the images in memory; that of the sets in colour compares every file with its checksum."""
+    """Returns torchvision's reader with the images in memory; for sets in colour it compares every
+    file with its checksum."""
     folder = Path(config.root) / source.folder
     try:
         if not config.download and not folder.is_dir():
@@ -121,7 +125,7 @@ def _read(source: _Source, config: DataConfig, part: Part) -> Any:
         raise
     except ValueError as error:
         raise _damaged(source, folder, [], config) from error
-    except Exception as error:  # of any type: a reader trusts what a damaged file says of itself
+    except Exception as error:  # errors of any type: a reader trusts the header of a damaged file
         raise _damaged(source, folder, _bad_files(source, folder), config) from error
 
 
@@ -134,7 +138,8 @@ def _damaged(source: _Source, folder: Path, files: list[str], config: DataConfig
 
 
 def _bad_files(source: _Source, folder: Path) -> list[str]:
-    """Names of the files that are absent or differ from the published ones, where the checksums of those are known."""
+    """Returns the names of files that are absent or, if checksums are known, differ from the
+    published ones."""
     datasets = import_torchvision().datasets
     known = getattr(datasets, source.reader)
     if source in (_CIFAR10, _CIFAR100):
