@@ -36,10 +36,9 @@ from base.files import write_atomically
 from benchmarks.timing import at_least, command_line, header, shown
 from search.costs.tabular import Table, TableRow, best_of_random, random_architecture
 from search.differentiable.config import SearchConfig
-from search.differentiable.early_stop import reason_to_stop
 from search.differentiable.measures import skip_connections
 from search.differentiable.method import DifferentiableMethod
-from search.differentiable.selection import Perturbation
+from search.differentiable.schedule import SupernetSchedule
 from search.history import SamplingEpoch, SamplingRound, SearchEntry, SearchEpoch, read_search_history
 from search.methods import Percent, get_method, list_methods
 from search.sampling.config import SamplingConfig
@@ -136,9 +135,7 @@ def planned_epochs(config: Config) -> int:
     evaluations."""
     if isinstance(config, SamplingConfig):
         return config.planned_epochs
-    if config.selection.name != "perturbation":
-        return config.epochs
-    return config.epochs + Perturbation(get_space(config.space), config.seed).epochs(config.selection)
+    return SupernetSchedule.of(config, get_space(config.space)).planned_epochs
 
 
 def is_complete(config: Config, history: Sequence[SearchEntry]) -> bool:
@@ -152,8 +149,8 @@ def is_complete(config: Config, history: Sequence[SearchEntry]) -> bool:
         exhausted = isinstance(last, SamplingRound) and bool(last.exhausted)
         return exhausted or len(history) >= planned_epochs(config)
     judged = [entry for entry in history if isinstance(entry, SearchEpoch)]
-    collapsed = reason_to_stop(judged, config.early_stop, config.epochs) is not None
-    return collapsed or len(history) >= planned_epochs(config)
+    schedule = SupernetSchedule.of(config, get_space(config.space))
+    return schedule.collapse(judged) is not None or len(history) >= schedule.planned_epochs
 
 
 def all_runs(directory: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Run]:

@@ -23,7 +23,8 @@ def incompatibility(config: "SearchConfig", space: SearchSpace) -> str | None:
     )
     needed = config.early_stop.window + config.early_stop.back
     partials = [config.partial, *config.stages.partial]
-    trained = {number for number, behind in map(config.stage, range(config.epochs)) if behind >= config.alphas.warmup}
+    stages = [config.stages.at(epoch, config.epochs) for epoch in range(config.epochs)]
+    trained = {number for number, behind in stages if behind >= config.alphas.warmup}
     rules = [
         (
             any(config.channels % partial for partial in partials),

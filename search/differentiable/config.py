@@ -64,6 +64,13 @@ class StagesConfig:
         if any(later >= earlier for earlier, later in pairwise(self.keep)):
             raise FieldError("keep", f"each stage prunes, so numbers fall, not {self.keep}")
 
+    def at(self, epoch: int, epochs: int) -> tuple[int, float]:
+        """Returns the stage (from 0) that `epoch` (from 0) of a search of so many epochs belongs to, and the share of that
+        stage that is behind when the epoch begins."""
+        stages = 1 + len(self.keep)
+        number = min(epoch * stages // epochs, stages - 1)
+        return number, (epoch * stages - number * epochs) / epochs
+
 
 @dataclass
 class SearchConfig:
@@ -164,9 +171,3 @@ class SearchConfig:
         """Those of `space` that the search begins with, {kind: bool [edges, candidates]}."""
         left = torch.tensor([name not in self.exclude for name in space.candidates])
         return {kind: left.expand(len(space.edges), -1).clone() for kind in space.kinds}
-
-    def stage(self, epoch: int) -> tuple[int, float]:
-        """The stage (from 0) that `epoch` (from 0) belongs to, and the share of it that is behind when the epoch begins."""
-        stages = 1 + len(self.stages.keep)
-        number = min(epoch * stages // self.epochs, stages - 1)
-        return number, (epoch * stages - number * self.epochs) / self.epochs

@@ -56,6 +56,17 @@ def strongest(space: SearchSpace, keep: Candidates, mixture: Mapping[str, Tensor
     return kept
 
 
+def perturbation_rounds(space: SearchSpace) -> int:
+    """Returns the number of rounds of a selection by perturbation: one an edge, one a node that keeps some of its inputs."""
+    return len(space.edges) + len(_wide_nodes(space))
+
+
+def _wide_nodes(space: SearchSpace) -> list[int]:
+    """Returns the nodes that have more inputs than a genotype keeps."""
+    kept = space.derived_inputs
+    return [node for node in range(space.inputs, space.inputs + space.nodes) if kept is not None and node > kept]
+
+
 class Perturbation:
     """Selection by perturbation (DARTS-PT, Wang et al. 2021, algorithm 1).
 
@@ -72,19 +83,12 @@ class Perturbation:
             kind: torch.randperm(len(space.edges), generator=new_generator(seed, "perturbation", kind)).tolist()
             for kind in space.kinds
         }
-        wide = [node for node in range(space.inputs, space.inputs + space.nodes) if self._is_wide(node)]
+        wide = _wide_nodes(space)
         self._nodes = {
             kind: [wide[place] for place in torch.randperm(len(wide), generator=new_generator(seed, "nodes", kind))]
             for kind in space.kinds
         }
-        self.rounds = len(space.edges) + len(wide)
-
-    def epochs(self, config: SelectionConfig) -> int:
-        """Epochs that it takes after the search: one begins with the last round, `tune_epochs` with each other one."""
-        return (self.rounds - 1) * config.tune_epochs + 1
-
-    def _is_wide(self, node: int) -> bool:
-        return self.space.derived_inputs is not None and node > self.space.derived_inputs
+        self.rounds = perturbation_rounds(space)
 
     def decide(self, number: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
         """What one kind of cell keeps, bool [edges, candidates], after round `number` (from 0).

@@ -1,7 +1,7 @@
 """A search from configuration to genotype: what every differentiable method runs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from base.seeds import derive_seed
 from search.costs.tabular import Table
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
-from search.differentiable.early_stop import Collapse, reason_to_stop, told
+from search.differentiable.early_stop import told
 from search.differentiable.recorder import Recorder
 from search.differentiable.relaxations import Mixture, get_relaxation
+from search.differentiable.schedule import EpochPlan, SupernetSchedule
 from search.differentiable.selection import Candidates, Perturbation, strongest
 from search.differentiable.steps import Steps
 from search.history import SearchEpoch
@@ -25,7 +26,7 @@ from training.images.batches import EVALUATED_PIXELS, Batches
 from training.images.data import class_weights, split_halves
 from training.images.format import Images
 from training.loop import Watch
-from training.optim import cosine, load_optimizer, new_optimizer, set_lr
+from training.optim import load_optimizer, new_optimizer, set_lr
 from training.run.checkpoint import RunDirectory
 
 MEASURED_IMAGES = 128
@@ -71,18 +72,15 @@ class BilevelSearch:
             kernels="reference" if exact else config.kernels,
             stem=config.stem,
         ).to(self.device)
-        self.stage = 0
         cells = None if config.tie_cells else self.network.cells_of_kind
         self.architecture = Architecture(self.space, config, cells, self.device)
         self.step = Steps(config, self.network, self.architecture, self.device, class_weights(images, config.data))
         self.meters = self.step.meters
         same_each_step = not get_relaxation(config.relaxation.name).one_path
         self.graphed = GraphedStep(self.step, new_capture(config.graph, self.device, config.weights.name, same_each_step))
-        self.perturbation: Perturbation | None = None
-        self.epochs = config.epochs
-        if config.selection.name == "perturbation":
-            self.perturbation = Perturbation(self.space, config.seed)
-            self.epochs += self.perturbation.epochs(config.selection)
+        self.schedule = SupernetSchedule.of(config, self.space)
+        self.epochs = self.schedule.planned_epochs
+        self.perturbation = Perturbation(self.space, config.seed) if self.schedule.rounds else None
         self.recorder = Recorder(
             self.step, self.evaluation_batches, self.measured_batches, table, run.path, self.epochs, pictures
         )
@@ -110,30 +108,23 @@ class BilevelSearch:
 
     def genotype(self) -> Genotype:
         """What the space's rule derives from the present alphas; after an early stop, from those before the collapse."""
-        if (collapse := self._collapse()) is not None:
+        if (collapse := self.schedule.collapse(self.recorder.history)) is not None:
             cells = Genotype.parse(self.recorder.history[collapse.epoch].genotype).cells
             return Genotype(cells, self.space.skeleton, self.space.name, self.config.seed, self.run.config_hash)
         return self.space.derive(self.architecture.mean(), self.config.seed, self.run.config_hash)
 
     def reason_to_stop(self) -> str | None:
-        collapse = self._collapse()
+        collapse = self.schedule.collapse(self.recorder.history)
         return None if collapse is None else told(collapse)
-
-    def _collapse(self) -> Collapse | None:
-        """The collapse that ends the search now, as configured; None to go on."""
-        return reason_to_stop(self.recorder.history, self.config.early_stop, self.config.epochs)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
         """One epoch of both levels. Returns the supernet's validation accuracy where it is due, otherwise None."""
-        rate = self._tune(epoch - self.config.epochs, watch) if epoch >= self.config.epochs else self._begin_epoch(epoch, watch)
-        set_lr(self.step.weight_optimizer, rate)
-        self.architecture.begin_epoch(epoch)
-        self.network.train()
+        plan = self.begin_epoch(epoch, watch.monitor.log)
         for batch in watch.batches(self.batches_of(epoch)):
             self.graphed(*batch)
             watch.images += sum(len(labels) for labels in batch[1::2])
         readings = watch.finish()
-        return self.recorder.epoch(epoch, watch, rate, readings, self.genotype())
+        return self.recorder.epoch(epoch, watch, plan.rate, readings, self.genotype())
 
     def batches_of(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Images and labels of each step: of a training batch and, where the levels are two, of a validation batch."""
@@ -143,42 +134,34 @@ class BilevelSearch:
         for train, valid in zip(self.train_batches.epoch(epoch), self.valid_batches.epoch(epoch), strict=False):
             yield *train, *valid
 
-    def _begin_epoch(self, epoch: int, watch: Watch) -> float:
-        """Begins an epoch of the search, and the stage where that is new. Returns the weights' learning rate."""
-        config = self.config
-        stage, behind = config.stage(epoch)
-        while self.stage < stage:
-            count, partial = config.stages.keep[self.stage], config.stages.partial[self.stage]
-            self.stage += 1
-            keep = strongest(self.space, self.architecture.keep, self.architecture.mean(), count)
-            self._rebuild(keep, partial)
-            watch.monitor.log(f"stage {self.stage + 1}: {count} candidates an edge, 1/{partial} of the channels through them")
-        moves = behind >= config.alphas.warmup
-        if moves != self.step.moves_alphas:
-            self.step.moves_alphas = moves
+    def begin_epoch(self, epoch: int, log: Callable[[str], None]) -> EpochPlan:
+        """Brings network, architecture and optimisers where the schedule has them in that epoch, and returns its plan."""
+        plan = self.schedule.plan(epoch)
+        for stage in plan.begins:
+            keep = strongest(self.space, self.architecture.keep, self.architecture.mean(), stage.keep)
+            self._rebuild(keep, stage.partial)
+            log(f"stage {stage.number + 1}: {stage.keep} candidates an edge, 1/{stage.partial} of the channels through them")
+        if plan.moves_alphas != self.step.moves_alphas:
+            self.step.moves_alphas = plan.moves_alphas
             self.graphed.release()
-        return cosine(epoch, config.epochs, config.weights.lr, config.weights.lr_min)
+        if plan.fresh_optimizer:
+            self.step.weight_optimizer = new_optimizer(self.config.weights, self.network.parameters())
+            self.graphed.release()
+        if plan.decides is not None:
+            self._decide(plan.decides, log)
+        set_lr(self.step.weight_optimizer, plan.rate)
+        self.architecture.begin_epoch(epoch)
+        self.network.train()
+        return plan
 
-    def _tune(self, epoch: int, watch: Watch) -> float:
-        """Begins an epoch after the search, counted from 0, with a decision where one is due. Returns the learning rate.
-
-        As the authors of DARTS-PT ran it: a fresh optimiser, at a tenth of the search's first rate.
-        """
+    def _decide(self, number: int, log: Callable[[str], None]) -> None:
+        """Makes the decisions of that round of the selection by perturbation."""
         assert self.perturbation is not None
-        config = self.config
-        if epoch == 0:
-            self.step.weight_optimizer = new_optimizer(config.weights, self.network.parameters())
-            self.graphed.release()
-        number, rest = divmod(epoch, config.selection.tune_epochs)
-        if not rest:
-            for kind in self.space.kinds:
-                keep = self.perturbation.decide(
-                    number, kind, self.architecture.keep[kind], self.architecture.mean(), self._score
-                )
-                self._rebuild(self.architecture.keep | {kind: keep}, self.network.partial)
-            left = sum(int((table.sum(-1) > 1).sum()) for table in self.architecture.keep.values())
-            watch.monitor.log(f"selection, round {number + 1} of {self.perturbation.rounds}: {left} edges are undecided")
-        return config.weights.lr / 10
+        for kind in self.space.kinds:
+            keep = self.perturbation.decide(number, kind, self.architecture.keep[kind], self.architecture.mean(), self._score)
+            self._rebuild(self.architecture.keep | {kind: keep}, self.network.partial)
+        left = sum(int((table.sum(-1) > 1).sum()) for table in self.architecture.keep.values())
+        log(f"selection, round {number + 1} of {self.perturbation.rounds}: {left} edges are undecided")
 
     def _score(self, mixture: Mixture) -> float:
         """Accuracy under a mixture from which something was taken away.
@@ -197,7 +180,6 @@ class BilevelSearch:
     def state_dict(self) -> dict[str, Any]:
         return {
             "network": dict(self.network.state_dict()),
-            "stage": self.stage,
             "partial": self.network.partial,
             **self.architecture.state_dict(),
             "weight_optimizer": self.step.weight_optimizer.state_dict(),
@@ -207,7 +189,6 @@ class BilevelSearch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rebuild(state["keep"], state["partial"])
-        self.stage = state["stage"]
         self.network.load_state_dict(state["network"])
         self.architecture.load_state_dict(state)
         load_optimizer(self.step.weight_optimizer, state["weight_optimizer"])

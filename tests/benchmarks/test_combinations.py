@@ -3,7 +3,6 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,7 +81,6 @@ def sample(space: str) -> list[Triple]:
 # Cells of NAS-Bench-201 take a third of the time, so that all combinations are run there, and a sample of them in DARTS.
 QUICK = [*sample("darts"), *(triple for triple in ACCEPTED if triple[0] == "nasbench201")]
 RUN = [pytest.param(*triple, marks=[] if triple in QUICK else pytest.mark.slow) for triple in distinct([*QUICK, *ACCEPTED])]
-WATCH: Any = SimpleNamespace(monitor=SimpleNamespace(log=lambda line: None))
 """All of an epoch's watch that the beginning of the epoch asks for."""
 
 
@@ -136,12 +134,12 @@ def check_what_comes_later(search: BilevelSearch) -> None:
     """What the parts do after some epochs: a new stage, a decision, a verdict."""
     config = search.config
     if config.stages.keep:
-        search._begin_epoch(config.epochs // 2, WATCH)
+        search.begin_epoch(config.epochs // 2, print)
         assert all((keep.sum(-1) == config.stages.keep[0]).all() for keep in search.architecture.keep.values())
         assert {cell.partial for cell in search.network.mixed_cells()} == set(config.stages.partial)
         two_steps(search)
     if config.selection.name == "perturbation":
-        search._tune(0, WATCH)
+        search.begin_epoch(config.epochs, print)
         assert decided(search) == dict.fromkeys(search.space.kinds, 1)
         two_steps(search)
     if config.early_stop.when != "never":

@@ -133,7 +133,7 @@ def check_result(method: str, space: str, run: Path, state: dict[str, Any]) -> N
         assert not (table.bool() & ~allowed[kind]).any()
         assert not (table.bool() & ~trainer["keep"][kind]).any()
     if method == "drnas":
-        assert (trainer["stage"], trainer["partial"]) == (1, 4)
+        assert trainer["partial"] == 4
         assert all(counts == set(config.stages.keep) for counts in left.values())
     elif method == "darts_pt":
         assert all(max(counts) == 1 for counts in left.values())
@@ -228,13 +228,13 @@ def test_schedules_begin_and_end_as_published() -> None:
 
 def test_stages_and_warm_ups_begin_where_they_were_published() -> None:
     drnas = get_method("drnas").defaults()
-    assert [drnas.stage(epoch)[0] for epoch in (0, 24, 25, 49)] == [0, 0, 1, 1]
-    trained = [epoch for epoch in range(50) if drnas.stage(epoch)[1] >= drnas.alphas.warmup]
+    assert [drnas.stages.at(epoch, 50)[0] for epoch in (0, 24, 25, 49)] == [0, 0, 1, 1]
+    trained = [epoch for epoch in range(50) if drnas.stages.at(epoch, 50)[1] >= drnas.alphas.warmup]
     assert trained == [*range(10, 25), *range(35, 50)]
     candidates = drnas.candidates(get_space("darts"))
     assert all((table.sum(-1) == 7).all() for table in candidates.values())
     pcdarts = get_method("pcdarts").defaults()
-    assert [epoch for epoch in range(50) if pcdarts.stage(epoch)[1] >= pcdarts.alphas.warmup] == list(range(15, 50))
+    assert [epoch for epoch in range(50) if pcdarts.stages.at(epoch, 50)[1] >= pcdarts.alphas.warmup] == list(range(15, 50))
 
 
 # What is shipped

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -235,9 +233,6 @@ def test_the_order_depends_on_the_seed_alone(name: str) -> None:
 # With a supernet
 
 
-WATCH: Any = SimpleNamespace(monitor=SimpleNamespace(log=lambda line: None))
-
-
 def trained(path: Path, space: str, cells: int) -> BilevelSearch:
     """A search by perturbation whose supernet has seen some batches, so that operations differ in what they are worth."""
     config = SearchConfig(
@@ -276,7 +271,7 @@ def test_the_operation_stays_without_which_a_supernet_is_worst(tmp_path: Path) -
             for edge in range(len(space.edges))
         ]
     )
-    search._tune(0, WATCH)
+    search.begin_epoch(search.config.epochs, print)
     (edge,) = changed(keep, search.architecture.keep["cell"])
     assert accuracies[edge].unique().numel() > 1
     assert search.architecture.keep["cell"][edge].nonzero().flatten().tolist() == [int(accuracies[edge].argmin())]

@@ -1,0 +1,111 @@
+"""When the parts of a differentiable search happen: its stages, the warm-up of the alphas, the rounds of perturbation, its end.
+
+Every answer is a function of the epoch or of the history alone, so that a resumed search comes to the same ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from search.differentiable.config import SearchConfig, StagesConfig
+from search.differentiable.early_stop import Collapse, EarlyStopConfig, reason_to_stop
+from search.differentiable.selection import perturbation_rounds
+from search.history import SearchEpoch
+from supernet import SearchSpace
+from training.optim import OptimizerConfig, cosine
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage after the first one, in which the supernet is narrower and wider (DrNAS, Chen et al. 2021)."""
+
+    number: int
+    """Counted from 0; the first one that prunes is 1."""
+    keep: int
+    """Strongest candidates that stay on each edge."""
+    partial: int
+    """1 / partial of the channels go through the candidates."""
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """What an epoch begins with, and what moves in it."""
+
+    rate: float
+    """Learning rate of the weights."""
+    moves_alphas: bool = True
+    """Whether alphas are trained beside the weights."""
+    begins: tuple[Stage, ...] = ()
+    """Stages that begin with the epoch."""
+    fresh_optimizer: bool = False
+    """Whether the optimiser of the weights forgets its momentum."""
+    decides: int | None = None
+    """Round of the selection by perturbation, from 0, that begins with the epoch; None where nothing is decided."""
+
+
+@dataclass(frozen=True)
+class SupernetSchedule:
+    """What exists and what moves in each epoch of a search over a supernet.
+
+    The epochs of the search come first, in stages of equal length. Where the selection is by perturbation, epochs follow in
+    which the supernet is trained on between its decisions.
+    """
+
+    epochs: int
+    """Epochs of the search itself."""
+    weights: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Its learning rates are those of the first and the last epoch of the search."""
+    stages: StagesConfig = field(default_factory=StagesConfig)
+    warmup: float = 0.0
+    """Share of each stage in which only the weights are trained."""
+    rounds: int = 0
+    """Rounds of the selection by perturbation; 0: it is another one."""
+    tune_epochs: int = 1
+    """Epochs from one round to the next."""
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+
+    @classmethod
+    def of(cls, config: SearchConfig, space: SearchSpace) -> "SupernetSchedule":
+        """Returns the schedule of a search that `config` describes."""
+        rounds = perturbation_rounds(space) if config.selection.needs_last_epoch else 0
+        return cls(
+            config.epochs,
+            config.weights,
+            config.stages,
+            config.alphas.warmup,
+            rounds,
+            config.selection.tune_epochs,
+            config.early_stop,
+        )
+
+    @property
+    def planned_epochs(self) -> int:
+        """All epochs: a single one follows the last round."""
+        return self.epochs + ((self.rounds - 1) * self.tune_epochs + 1 if self.rounds else 0)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Returns what happens in `epoch`, from 0."""
+        if epoch >= self.epochs:
+            return self._tuning(epoch - self.epochs)
+        stage, behind = self.stages.at(epoch, self.epochs)
+        before = self.stages.at(epoch - 1, self.epochs)[0] if epoch else 0
+        begins = tuple(
+            Stage(number, self.stages.keep[number - 1], self.stages.partial[number - 1])
+            for number in range(before + 1, stage + 1)
+        )
+        return EpochPlan(
+            cosine(epoch, self.epochs, self.weights.lr, self.weights.lr_min),
+            moves_alphas=behind >= self.warmup,
+            begins=begins,
+        )
+
+    def _tuning(self, epoch: int) -> EpochPlan:
+        """Returns what happens in an epoch after the search, counted from 0.
+
+        As the authors of DARTS-PT ran it: a fresh optimiser, at a tenth of the search's first rate.
+        """
+        number, rest = divmod(epoch, self.tune_epochs)
+        return EpochPlan(self.weights.lr / 10, fresh_optimizer=epoch == 0, decides=None if rest else number)
+
+    def collapse(self, history: Sequence[SearchEpoch]) -> Collapse | None:
+        """Returns the collapse that ends the search after the last epoch of `history`, as configured; None to go on."""
+        return reason_to_stop(history, self.early_stop, self.epochs)
