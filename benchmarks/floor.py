@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 from benchmarks.timing import at_least
 from supernet import get_space
-from supernet.spaces.skeleton import CellPosition
+from supernet.spaces.skeleton import CellPosition, Size
 from training.report.markdown import table
 
 FIRST_HALVES = 2  # separable convolutions: two stencils each
@@ -83,12 +83,11 @@ class Floor:
 def floor_of_pass(channels: int, cells: int, batch: int, size: int = 32, bytes_a_value: int = 2) -> Floor:
     """The work of one pass over images [batch, 3, size, size]; `bytes_a_value` is 2 in bfloat16, 4 in float32."""
     space = get_space("darts")
-    width = {kind: len(space.concat) for kind in space.kinds}
     values = places = depthwise = dense = 0.0
     edges, nodes, inputs = len(space.edges), space.nodes, space.inputs
     sources = len({source for source, _ in space.edges})
     reducing = sum(source < inputs for source, _ in space.edges)
-    for position in space.skeleton.positions(channels, cells, width):
+    for position in space.skeleton.positions(Size(channels, cells, space.width)):
         assert isinstance(position, CellPosition)
         wide = position.channels
         pixels = batch * size**2

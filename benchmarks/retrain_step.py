@@ -56,7 +56,7 @@ class PlainDiscreteNetwork(DiscreteNetwork):
         cells = self.cells
         for layer in self.layers:
             states = [*states[1:], run_cell(layer, states) if layer in cells else layer(states[-1])]
-        return self.classifier(self.norm(states[-1]).mean((2, 3)))
+        return self.head(states[-1])
 
 
 def plain_step(settings: Settings) -> Step:

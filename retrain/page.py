@@ -72,7 +72,7 @@ def retrain_page(story: Story) -> Page:
         drawn_genotype(genotype, story.pictures),
         paragraph(
             f"{result.parameters:,} parameters and {result.multiply_adds:,} multiply-adds an image: C = {network.channels}, "
-            f"{network.cell_count} {genotype.skeleton.cells_unit}. Nothing in the training has seen the test images."
+            f"{network.cell_count} {genotype.skeleton.unit}. Nothing in the training has seen the test images."
         ),
     )
     page.section(f"On the {test.images:,} test images", *_tested(test, result.trained.format.class_names, story.pictures))

@@ -12,7 +12,6 @@ from retrain.config import RetrainConfig
 from retrain.history import RetrainEpoch
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
-from supernet.spaces.skeleton import check_size
 from training.graph import GraphedStep, new_capture
 from training.hardware import autocast, choose_device, move_to
 from training.images.batches import Batches
@@ -37,15 +36,20 @@ class Retraining:
         self.meters = {"train": Meter(self.device)}
         self.graphed = GraphedStep(self._step, new_capture(config.graph, self.device, config.weights.name))
         self.format = images.format
-        channels, height, width = self.format.shape
-        check_size(height, width)
+        genotype.skeleton.check(self.format.shape)
         weights = class_weights(images, config.data)
         self.class_weights = None if weights is None else weights.to(self.device)
         self.train_batches, self.valid_batches = self._batches(images)
         self.epochs, self.steps = config.epochs, len(self.train_batches)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network = DiscreteNetwork(
-            genotype, config.channels, config.cells, images.classes, channels, config.auxiliary_weight > 0, config.stem
+            genotype,
+            config.channels,
+            config.cells,
+            images.classes,
+            self.format.shape[0],
+            config.auxiliary_weight > 0,
+            config.stem,
         )
         move_to(self.network, self.device)
         if config.drop_path:

@@ -4,6 +4,7 @@ from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from supernet.network import Supernet
 from supernet.path import Path
+from supernet.spaces.skeleton import Skeleton, register_skeleton
 from supernet.spaces.space import SearchSpace, get_space, list_spaces, register_space
 
 __all__ = [
@@ -11,8 +12,10 @@ __all__ = [
     "Genotype",
     "Path",
     "SearchSpace",
+    "Skeleton",
     "Supernet",
     "get_space",
     "list_spaces",
+    "register_skeleton",
     "register_space",
 ]

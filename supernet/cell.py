@@ -16,7 +16,7 @@ from ops.kernels.launch import supports
 from ops.mixing import Branch, mix, spread
 from ops.plan import CellPlan, Operation, fusable
 from ops.registry import build_op, drop_running_statistics
-from supernet.spaces.skeleton import CellPosition, preprocessing
+from supernet.spaces.skeleton import CellPosition
 from supernet.spaces.space import SearchSpace
 
 PLANS = 64
@@ -78,7 +78,7 @@ class MixedCell(nn.Module):
         self.space = space
         self.position = position
         self.batch_statistics = batch_statistics
-        self.preprocess = preprocessing(space.skeleton, position, affine=False)
+        self.preprocess = space.skeleton.preprocessing(position, affine=False)
         if batch_statistics:
             drop_running_statistics(self.preprocess)
         self.slots: dict[str, Slot] = {}

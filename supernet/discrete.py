@@ -11,8 +11,9 @@ from base.checks import InputError
 from ops import build_op
 from ops.functional import strided_size
 from ops.images import batch_norm
+from supernet.backbone import Backbone
 from supernet.genotypes.genotype import CellGenotype, Genotype
-from supernet.spaces.skeleton import Backbone, CellPosition, Skeleton, Stem, preprocessing
+from supernet.spaces.skeleton import CellPosition, Size, Skeleton, Stem
 
 
 class DropPath:
@@ -40,7 +41,7 @@ class DiscreteCell(nn.Module):
         self.position = position
         self.concat = cell.concat
         self.sources = [[source for _, source in feeds] for feeds in cell.nodes]
-        self.preprocess = preprocessing(skeleton, position, affine=True)
+        self.preprocess = skeleton.preprocessing(position, affine=True)
         self.nodes = nn.ModuleList(
             nn.ModuleList(
                 build_op(name, position.channels, position.stride if source < skeleton.inputs else 1) for name, source in feeds
@@ -110,13 +111,15 @@ class AuxiliaryHead(nn.Module):
 class DiscreteNetwork(Backbone):
     """The network of `genotype`, images [B, image_channels, H, W] to logits [B, classes].
 
-    `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each stage); None takes the
-    skeleton's own: 36 and 20 in DARTS, with the mobile stem 48 and 14, and 16 and 5 a stage in NAS-Bench-201. With `auxiliary`
-    it has a second classifier, for training alone, after cell 2 * cells // 3. `stem` is what stands before the cells, see
-    `supernet.spaces.skeleton.Stem`. In training the output of every operation but the identity is dropped for single images
-    with the probability `drop_path`, an attribute that is 0 at first: a number, or a scalar tensor on the device.
+    `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each
+    stage); None takes the skeleton's own: 36 and 20 in DARTS, with the mobile stem 48 and 14, and 16
+    and 5 a stage in NAS-Bench-201. With `auxiliary` it has a second classifier, for training alone,
+    at the place that the skeleton has for it. `stem` is what stands before the cells, see
+    `supernet.spaces.skeleton.Stem`. In training the output of every operation but the identity is
+    dropped for single images with the probability `drop_path`, an attribute that is 0 at first: a
+    number, or a scalar tensor on the device.
 
-    Raises ValueError for a genotype or numbers that the skeleton has no network for.
+    Raises InputError for a genotype or numbers that the skeleton has no network for.
     """
 
     def __init__(
@@ -134,36 +137,30 @@ class DiscreteNetwork(Backbone):
         channels = default_channels if channels is None else channels
         cells = default_cells if cells is None else cells
         width = {kind: len(cell.concat) for kind, cell in genotype.cells.items()}
-        if not skeleton.preprocess and any(wide != 1 for wide in width.values()):
-            raise InputError(
-                f"concat: a cell in the {skeleton.name} skeleton has one state as its output, not {max(width.values())}"
-            )
         if auxiliary and not skeleton.auxiliary:
             raise InputError(f"the {skeleton.name} skeleton has no place for an auxiliary head; set auxiliary_weight to 0")
         super().__init__(
             skeleton,
             lambda position: DiscreteCell(genotype.cells[position.kind], skeleton, position),
-            width,
-            channels,
-            cells,
+            Size(channels, cells, width, stem),
             classes,
             image_channels,
-            stem,
         )
         self.genotype = genotype
-        self.channels = channels
         self.cell_count = cells
         self.drop_path: float | Tensor = 0.0
         self.auxiliary = self._auxiliary_head(width) if auxiliary else None
 
     def _auxiliary_after(self) -> nn.Module:
         """The cell whose output the auxiliary head reads."""
-        return self.cells[2 * self.cell_count // 3]
+        index = self.skeleton.auxiliary_cell(self.cell_count)
+        assert index is not None
+        return self.cells[index]
 
     def _auxiliary_head(self, width: Mapping[str, int]) -> AuxiliaryHead:
         position = self._auxiliary_after().position
         assert isinstance(position, CellPosition)
-        return AuxiliaryHead(width[position.kind] * position.channels, self.classifier.out_features)
+        return AuxiliaryHead(width[position.kind] * position.channels, self.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, image_channels, H, W] to logits [B, classes]. Raises ValueError for images smaller than 4x4."""

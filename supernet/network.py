@@ -9,10 +9,11 @@ from torch.optim import Optimizer
 
 from ops.banks import ModuleBank, SharedState
 from ops.functional import cast_together
+from supernet.backbone import Backbone
 from supernet.cell import Keep, Kernels, MixedCell
 from supernet.path import Path
 from supernet.rebuild import carry_over
-from supernet.spaces.skeleton import Backbone, Stem
+from supernet.spaces.skeleton import Size, Stem
 from supernet.spaces.space import SearchSpace
 
 
@@ -49,15 +50,11 @@ class Supernet(Backbone):
         super().__init__(
             space.skeleton,
             lambda position: MixedCell(space, position, keep[position.kind], partial, statistics, kernels),
-            space.width,
-            channels,
-            cells,
+            Size(channels, cells, space.width, stem),
             classes,
             image_channels,
-            stem,
         )
         self.space = space
-        self.channels = channels
         self.tie_cells = tie_cells
         self.cells_of_kind = Counter(cell.position.kind for cell in self.mixed_cells())
 
@@ -89,7 +86,8 @@ class Supernet(Backbone):
             if (table.ndim == 2) != self.tie_cells or (expected is not None and len(table) != expected):
                 shape = "[edges, candidates]" if self.tie_cells else f"[{expected} cells, edges, candidates]"
                 raise ValueError(f"mixture[{kind!r}]: this network takes {shape}, got {list(table.shape)}")
-        tables = {kind: table.to(self.classifier.weight.dtype) for kind, table in mixture.items()}
+        dtype = next(self.parameters()).dtype
+        tables = {kind: table.to(dtype) for kind, table in mixture.items()}
 
         sources: list[SharedState] = []
         cast = cast_together([weight for cell in self.mixed_cells() for weight in cell.preprocess.parameters()])
@@ -134,7 +132,7 @@ class Supernet(Backbone):
         _check_partial(self.channels, partial)
         moves = []
         for cell in cells:
-            moves += cell.rebuild(keep[cell.position.kind], partial, like=self.classifier.weight)
+            moves += cell.rebuild(keep[cell.position.kind], partial, like=next(self.parameters()))
         for optimizer in optimizers:
             carry_over(optimizer, self, moves)
 

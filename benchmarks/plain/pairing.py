@@ -21,8 +21,7 @@ def pairs(network: Supernet, plain: PlainSupernet) -> Iterator[tuple[nn.Paramete
         assert isinstance(plain_layer, PlainCell)
         yield from _whole(layer.preprocess, plain_layer.preprocess)
         yield from _operations(layer, plain_layer)
-    yield from _whole(network.norm, plain.norm)
-    yield from _whole(network.classifier, plain.classifier)
+    yield from _whole(network.head, nn.ModuleList([plain.norm, plain.classifier]))
 
 
 def _whole(module: nn.Module, plain: nn.Module) -> Iterator[tuple[nn.Parameter, None, nn.Parameter]]:

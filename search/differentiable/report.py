@@ -114,7 +114,7 @@ def _of_default_network(genotype: Genotype, stem: Stem, images: ImageFormat, cos
         "that ",
         element("code", "python -m retrain"),
         f" builds by default for images of {wide}x{height}x{width} and {len(images.class_names)} classes: "
-        f"C = {channels}, {cells} {skeleton.cells_unit}. Accuracies here are of the supernet on the images held out from its "
+        f"C = {channels}, {cells} {skeleton.unit}. Accuracies here are of the supernet on the images held out from its "
         "training; they do not say how well the cell does when it is retrained.",
     )
 

@@ -19,7 +19,6 @@ from search.differentiable.selection import Candidates, Perturbation, strongest
 from search.differentiable.steps import Steps
 from search.history import SearchEpoch
 from supernet import Genotype, Supernet, get_space
-from supernet.spaces.skeleton import check_size
 from training.graph import GraphedStep, new_capture
 from training.hardware import choose_device
 from training.images.batches import EVALUATED_PIXELS, Batches
@@ -53,7 +52,7 @@ class BilevelSearch:
         self.device = choose_device(config.device, config.threads)
         self.space = get_space(config.space)
         self.format = images.format
-        check_size(*self.format.shape[1:])
+        self.space.skeleton.check(self.format.shape)
         self.train_batches, self.valid_batches, self.evaluation_batches, self.measured_batches = self._batches(images)
         self.steps = min(len(batches) for batches in (self.train_batches, self.valid_batches) if batches is not None)
         # A kernel has no second derivative, which a double backward needs.

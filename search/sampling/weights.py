@@ -14,7 +14,6 @@ from search.sampling.encoding import Encoding
 from search.sampling.paths import GuideScores, PathNetwork, PathSteps, SupernetScores
 from search.sampling.samplers.sampler import Sampler
 from supernet import Supernet
-from supernet.spaces.skeleton import check_size
 from training.images.batches import EVALUATED_PIXELS, Batches
 from training.images.data import class_weights, split_halves
 from training.images.format import Images
@@ -33,7 +32,7 @@ class Weights:
     def __init__(self, config: SamplingConfig, encoding: Encoding, sampler: Sampler, images: Images, device: torch.device):
         self.config = config
         self.sampler = sampler
-        check_size(*images.format.shape[1:])
+        encoding.space.skeleton.check(images.format.shape)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network = Supernet(
             encoding.space,

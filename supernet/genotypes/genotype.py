@@ -61,7 +61,7 @@ class Genotype:
 
     `seed` and `config_hash` say what search found it. They do not count in a comparison, nor does the order of the inputs
     within a node. Raises ValueError, naming the place, for cells that the skeleton has no use for, unknown operations and
-    states out of range. An input state can be concatenated except in a reduction cell, where it is larger than the nodes.
+    states out of range. An input state can be concatenated where the skeleton allows it.
     """
 
     cells: Mapping[str, CellGenotype]
@@ -71,8 +71,8 @@ class Genotype:
     config_hash: str | None = None
 
     def __post_init__(self) -> None:
-        if SKELETONS.get(self.skeleton.name) != self.skeleton:
-            raise InputError(f"unknown skeleton {show(self.skeleton.name)}; known: {', '.join(sorted(SKELETONS))}")
+        if SKELETONS[self.skeleton.name] != self.skeleton:
+            raise InputError(f"skeleton {self.skeleton.name}: another one is registered by this name")
         if not isinstance(self.space, str) or not self.space or not self.space.isprintable():
             raise InputError(f"space: expected a name, got {show(self.space)}")
         if self.seed is not None and type(self.seed) is not int:
@@ -84,7 +84,7 @@ class Genotype:
             given = ", ".join(show(kind) for kind in self.cells) or "none"
             raise InputError(f"cells: the {self.skeleton.name} skeleton has the kinds {', '.join(kinds)}, not {given}")
         for kind in kinds:
-            _check_cell(kind, self.cells[kind], self.skeleton.inputs)
+            _check_cell(kind, self.cells[kind], self.skeleton)
         object.__setattr__(self, "cells", MappingProxyType({kind: self.cells[kind] for kind in kinds}))
 
     def __eq__(self, other: object) -> bool:
@@ -102,8 +102,9 @@ class Genotype:
 
     @property
     def text_form(self) -> str:
-        """The form for `to_text` that the genotype's field prints: "darts" or "nasbench201", "json" where it fits neither."""
-        return next((form for form in FORMS if form == self.skeleton.name and not self.misfit(form)), "json")
+        """The form for `to_text` that the skeleton names, "json" where the genotype does not fit it."""
+        form = self.skeleton.text_form
+        return "json" if self.misfit(form) else form
 
     def to_text(self, form: str) -> str:
         """The genotype as "json", which keeps everything, or in a form of its field, "darts" or "nasbench201", cells alone.
@@ -186,7 +187,8 @@ def _make_cell(kind: str, nodes: object, concat: object) -> CellGenotype:
         raise InputError(f"{kind}, {error}") from None
 
 
-def _check_cell(kind: str, cell: CellGenotype, inputs: int) -> None:
+def _check_cell(kind: str, cell: CellGenotype, skeleton: Skeleton) -> None:
+    inputs = skeleton.inputs
     states = inputs + len(cell.nodes)
     if not cell.nodes or states > MOST_STATES:
         raise InputError(f"{kind}: a cell has 1 to {MOST_STATES - inputs} nodes, not {len(cell.nodes)}")
@@ -207,5 +209,8 @@ def _check_cell(kind: str, cell: CellGenotype, inputs: int) -> None:
             raise InputError(f"{kind}, concat: state {show(state)} is out of range, it must be 0 to {states - 1}")
         if state in cell.concat[:number]:
             raise InputError(f"{kind}, concat: state {state} is there twice")
-        if kind == "reduce" and state < inputs:
-            raise InputError(f"{kind}, concat: state {state} is an input, which is larger than the nodes of a reduction cell")
+        if state < inputs and kind not in skeleton.concatenates_inputs:
+            raise InputError(
+                f"{kind}, concat: state {state} is an input, which need not have the size of the nodes in such a cell "
+                f"of the {skeleton.name} skeleton"
+            )

@@ -12,11 +12,15 @@ from typing import Any, NamedTuple
 
 from base.checks import InputError
 from base.texts import show
-from supernet.spaces.skeleton import DARTS, NASBENCH201, SKELETONS, Skeleton
+from supernet.spaces.skeleton import SKELETONS, Skeleton
 
 FORMAT = 1  # version of the JSON
 LARGEST_TEXT = 2**20  # characters, bytes of a file: far above any genotype, far below what would exhaust memory
 MOST_STATES = 1000  # of a cell: a text of a few bytes can name any number
+
+
+# The kinds of cell that a form writes, and the inputs of each; json takes all.
+_CELLS: dict[str, tuple[tuple[str, ...], int]] = {"darts": (("normal", "reduce"), 2), "nasbench201": (("cell",), 1)}
 
 
 class ParsedGenotype(NamedTuple):
@@ -50,8 +54,9 @@ def misfit_of(genotype: ParsedGenotype, form: str) -> str | None:
     """Returns why `genotype` cannot be written in `form`, None if it can."""
     if form == "json":
         return None
-    if genotype.skeleton.name != form:
-        return f"its skeleton is {genotype.skeleton.name}"
+    skeleton = genotype.skeleton
+    if skeleton.text_form != form or (skeleton.kinds, skeleton.inputs) != _CELLS.get(form):
+        return f"its skeleton is {skeleton.name}"
     for kind, (nodes, concat) in genotype.cells.items():
         if form == "nasbench201":
             if len(nodes) != 3 or concat != (3,):
@@ -59,7 +64,7 @@ def misfit_of(genotype: ParsedGenotype, form: str) -> str | None:
             wrong = next(filter(None, (_wrong_sources(kind, node, feeds) for node, feeds in enumerate(nodes))), None)
             if wrong:
                 return wrong
-        elif not nodes[-1] and genotype.skeleton.inputs + len(nodes) - 1 > max(concat):
+        elif not nodes[-1] and skeleton.inputs + len(nodes) - 1 > max(concat):
             # Triples show how many nodes there are by naming the last one.
             return f"{kind}, node {len(nodes) - 1}: it has no input and is not concatenated"
     return None
@@ -141,9 +146,9 @@ def read_json(text: str) -> ParsedGenotype:
         raise InputError(f"genotype: unknown format {show(content['format'])}; this version reads format {FORMAT}")
     _fields("genotype", content, ("format", "space", "cells"), ("seed", "config_hash"))
     space = _fields("space", content["space"], ("name", "skeleton", "inputs", "kinds"))
-    skeleton = SKELETONS.get(space["skeleton"]) if isinstance(space["skeleton"], str) else None
-    if skeleton is None:
-        raise InputError(f"space: unknown skeleton {show(space['skeleton'])}; known: {', '.join(sorted(SKELETONS))}")
+    if not isinstance(space["skeleton"], str) or space["skeleton"] not in SKELETONS:
+        raise InputError(f"space: {SKELETONS.unknown(space['skeleton'])}")
+    skeleton = SKELETONS[space["skeleton"]]
     for key, expected in (("inputs", skeleton.inputs), ("kinds", list(skeleton.kinds))):
         if type(space[key]) is not type(expected) or space[key] != expected:
             raise InputError(f"space: {key} of the {skeleton.name} skeleton are {expected}, not {show(space[key])}")
@@ -180,7 +185,7 @@ def read_nasbench201(text: str) -> ParsedGenotype:
         if wrong:
             raise InputError(wrong)
         nodes.append(feeds)
-    return ParsedGenotype({"cell": (nodes, [len(nodes)])}, NASBENCH201, "nasbench201")
+    return ParsedGenotype({"cell": (nodes, [len(nodes)])}, SKELETONS["nasbench201"], "nasbench201")
 
 
 def write_darts(genotype: ParsedGenotype) -> str:
@@ -202,7 +207,8 @@ def write_darts(genotype: ParsedGenotype) -> str:
 
 def read_darts(text: str) -> ParsedGenotype:
     """Reads `Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=[...])`, keywords in any order."""
-    names = [name for kind in DARTS.kinds for name in (kind, f"{kind}_concat")]
+    kinds, inputs = _CELLS["darts"]
+    names = [name for kind in kinds for name in (kind, f"{kind}_concat")]
     values: dict[str, ast.expr] = {}
     for keyword in _parse_call(text).keywords:
         if keyword.arg not in names:
@@ -214,11 +220,11 @@ def read_darts(text: str) -> ParsedGenotype:
     if missing:
         raise InputError(f"Genotype(...): keyword {missing[0]} is missing")
     cells = {}
-    for kind in DARTS.kinds:
+    for kind in kinds:
         concat = _read_concat(f"{kind}, concat", values[f"{kind}_concat"])
         entries = items(kind, _literal(kind, values[kind]))
-        cells[kind] = _nodes_of_entries(kind, entries, concat, DARTS.inputs), concat
-    return ParsedGenotype(cells, DARTS, "darts")
+        cells[kind] = _nodes_of_entries(kind, entries, concat, inputs), concat
+    return ParsedGenotype(cells, SKELETONS["darts"], "darts")
 
 
 def _parse_call(text: str) -> ast.Call:

@@ -1,24 +1,42 @@
-"""The network that cells stand in: stem, the sequence of cells, classifier.
+"""Skeletons: the networks that cells stand in, with stem, sequence of cells and head.
 
-A search space says what a cell may be made of; its skeleton says how many cells there are, how wide, and what surrounds them.
-The supernet and the retrained network are built on the same skeleton, so that they cannot drift apart.
+A search space says what a cell may be made of; its skeleton says how many cells there are, how
+wide, and what surrounds them. The supernet and the retrained network are built on the same
+skeleton, so that they cannot drift apart. A skeleton of one's own is a class with three methods,
+made known by `register_skeleton`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from base.checks import InputError
-from ops.images import FactorizedReduce, ReluConvNorm, batch_norm
-
-SMALLEST_IMAGE = 4  # pixels a side: both skeletons halve twice what the stem makes of the image
+from base.registry import Registry
 
 Stem = Literal["cifar", "imagenet"]
-"""What stands before the cells: cifar, one convolution that keeps the size of the image; imagenet, the mobile stem, three that
-halve it."""
+"""What stands before the cells: cifar, one convolution that keeps the size of the image; imagenet,
+the mobile stem, three that halve it."""
+
+TextForm = Literal["json", "darts", "nasbench201"]
+"""A form of text that genotypes are written in: json takes every genotype, the others those of their
+field."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The numbers of one network on a skeleton.
+
+    `channels` is C of the first cells, `cells` their number in the unit of the skeleton,
+    `width[kind]` the number of states that a cell of that kind concatenates.
+    """
+
+    channels: int
+    cells: int
+    width: Mapping[str, int]
+    stem: Stem = "cifar"
 
 
 @dataclass(frozen=True)
@@ -35,246 +53,131 @@ class CellPosition:
 
 
 @dataclass(frozen=True)
-class ResidualPosition:
-    """A residual block of stride 2 between two stages of cells."""
+class FixedLayer:
+    """A layer between cells that is not searched: `make` builds it, its output has `channels`.
 
-    in_channels: int
-    out_channels: int
+    The module maps the newest state [B, C, H, W] to the next one.
+    """
+
+    make: Callable[[], nn.Module]
+    channels: int
 
 
 @dataclass(frozen=True)
-class Skeleton:
-    """How cells are strung together.
+class Skeleton(ABC):
+    """How cells are strung together, and what is before and behind them.
 
-    `name` chooses the layout; `kinds` are the kinds of cell in it; a cell has `inputs` input states and sees them after a
-    preprocessing layer where `preprocess` is true; `default_cells` and `fewest_cells` are in the unit that `cells_unit` names.
-    With the mobile stem the defaults are those of `imagenet_size`, channels and cells; None: the same ones.
+    The fields are facts that searches, genotypes, reports and retraining read; the methods build
+    the network. A cell reads the newest `inputs` states.
     """
 
     name: str
     kinds: tuple[str, ...]
+    """The kinds of cell in it, each of which is searched by itself."""
     inputs: int
-    stem_multiplier: int  # the stem for small images has this many times C channels
-    preprocess: bool
-    head_norm: bool  # batch norm and ReLU before the pooling
-    auxiliary: bool  # has a place for an auxiliary head
-    default_cells: int
-    fewest_cells: int
-    cells_unit: str
-    default_channels: int
+    size: tuple[int, int]
+    """Channels and cells of the networks that are retrained."""
     imagenet_size: tuple[int, int] | None = None
+    """The same with the mobile stem; None: as without."""
+    unit: str = "cells"
+    """What the number of cells counts, such as "cells a stage"."""
+    fewest_cells: int = 1
+    stems: tuple[Stem, ...] = ("cifar",)
+    """The stems that there are; the first one is the usual one."""
+    smallest_image: int = 4
+    """Pixels a side that images have at least."""
+    concatenates_inputs: tuple[str, ...] = ()
+    """Kinds of cell that may concatenate their inputs, too: these have the size of the nodes there."""
+    one_output: bool = False
+    """A cell concatenates exactly one state, since the next one takes its input as it is."""
+    text_form: TextForm = "json"
+    """The form that genotypes are printed in; one other than json is for the cells of its field."""
 
-    def default_size(self, stem: Stem = "cifar") -> tuple[int, int]:
-        """Channels and cells of the networks that are retrained."""
-        if stem == "imagenet" and self.imagenet_size is not None:
-            return self.imagenet_size
-        return self.default_channels, self.default_cells
+    def __post_init__(self) -> None:
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise InputError(f"skeleton {self.name}: kinds must be distinct and at least one, not {self.kinds}")
+        if self.inputs < 1:
+            raise InputError(f"skeleton {self.name}: a cell has at least one input, not {self.inputs}")
 
-    def stem_channels(self, channels: int, stem: Stem) -> int:
-        """Channels of each state that `stem` gives to the cells, the first of which have `channels` C."""
-        return channels if stem == "imagenet" else self.stem_multiplier * channels
+    @abstractmethod
+    def positions(self, size: Size) -> Sequence[CellPosition | FixedLayer]:
+        """Returns what stands between stem and head, in order. `size` has passed `check_size`."""
 
-    def positions(
-        self, channels: int, cells: int, width: Mapping[str, int], stem: Stem = "cifar"
-    ) -> list[CellPosition | ResidualPosition]:
-        """What stands between stem and classifier, in order.
+    @abstractmethod
+    def stem(self, image_channels: int, size: Size) -> nn.Module:
+        """Returns the module that makes the first states of images [B, image_channels, H, W].
 
-        `width[kind]` is the number of nodes that a cell of that kind concatenates. Raises ValueError for too few cells, an
-        unknown stem, and a mobile stem that does not fit.
+        Its output is one state [B, C, H, W], which all inputs of the first cell read, or a tuple
+        of states, the oldest first, of which the first cell reads the newest.
         """
-        if stem not in get_args(Stem):
-            raise InputError(f"stem: must be {' or '.join(get_args(Stem))}, not {stem!r}")
-        if cells < self.fewest_cells:
-            raise InputError(
-                f"cells: the {self.name} skeleton needs at least {self.fewest_cells} {self.cells_unit}, not {cells}"
-            )
-        if channels < 1:
-            raise InputError(f"channels: must be at least 1, not {channels}")
-        if stem == "imagenet" and self.inputs > 2:
-            raise InputError(
-                f"stem: imagenet makes two states, and cells in the {self.name} skeleton read {self.inputs}; set it to cifar"
-            )
-        if stem == "imagenet" and channels % 2:
-            raise InputError(f"channels: must be even with stem imagenet, which begins with half of them, not {channels}")
-        return LAYOUTS[self.name](channels, cells, width, stem)
 
+    @abstractmethod
+    def head(self, width: int, classes: int) -> nn.Module:
+        """Returns the module that maps the last state [B, width, H, W] to logits [B, classes]."""
 
-def _darts_layout(channels: int, cells: int, width: Mapping[str, int], stem: Stem) -> list[CellPosition | ResidualPosition]:
-    """DARTS (Liu et al. 2019): reduction cells, which double the channels, at a third and two thirds of the depth."""
-    positions: list[CellPosition | ResidualPosition] = []
-    older = newer = DARTS.stem_channels(channels, stem)
-    halve_first = stem == "imagenet"
-    counts = {"normal": 0, "reduce": 0}
-    for index in range(cells):
-        kind = "reduce" if index in (cells // 3, 2 * cells // 3) else "normal"
-        if kind == "reduce":
-            channels *= 2
-        stride = 2 if kind == "reduce" else 1
-        positions.append(CellPosition(index, kind, counts[kind], channels, (older, newer), stride, halve_first))
-        counts[kind] += 1
-        older, newer = newer, width[kind] * channels
-        halve_first = kind == "reduce"
-    return positions
+    def preprocessing(self, position: CellPosition, affine: bool) -> nn.ModuleList:
+        """Returns what brings each input state of a cell to [B, channels, H, W]: one module an input.
 
-
-def _nasbench201_layout(
-    channels: int, cells: int, width: Mapping[str, int], stem: Stem
-) -> list[CellPosition | ResidualPosition]:
-    """NAS-Bench-201 (Dong & Yang 2020): three stages of `cells` cells, residual blocks of stride 2 between them.
-
-    The state that comes out of either stem has C channels.
-    """
-    positions: list[CellPosition | ResidualPosition] = []
-    entering = channels
-    for stage in range(3):
-        if stage:
-            positions.append(ResidualPosition(entering, 2 * channels))
-            channels *= 2
-            entering = channels
-        for number in range(cells):
-            index = stage * cells + number
-            positions.append(CellPosition(index, "cell", index, channels, (entering,), 1, False))
-            entering = width["cell"] * channels
-    return positions
-
-
-LAYOUTS = {"darts": _darts_layout, "nasbench201": _nasbench201_layout}
-
-DARTS = Skeleton(
-    "darts", ("normal", "reduce"), inputs=2, stem_multiplier=3, preprocess=True, head_norm=False, auxiliary=True,
-    default_cells=20, fewest_cells=3, cells_unit="cells", default_channels=36, imagenet_size=(48, 14),
-)  # fmt: skip
-NASBENCH201 = Skeleton(
-    "nasbench201", ("cell",), inputs=1, stem_multiplier=1, preprocess=False, head_norm=True, auxiliary=False,
-    default_cells=5, fewest_cells=1, cells_unit="cells a stage", default_channels=16,
-)  # fmt: skip
-SKELETONS = {skeleton.name: skeleton for skeleton in (DARTS, NASBENCH201)}
-
-
-def preprocessing(skeleton: Skeleton, position: CellPosition, affine: bool) -> nn.ModuleList:
-    """What brings each input state of a cell to [B, channels, H, W]: one module an input."""
-    if not skeleton.preprocess:
+        `affine` says whether batch norms have weights; in the supernet they have none. Unless a
+        skeleton overrides it, inputs stay as they are.
+        """
         return nn.ModuleList(nn.Identity() for _ in position.in_channels)
-    layers = nn.ModuleList()
-    for number, entering in enumerate(position.in_channels):
-        halve = position.halve_first and number == 0
-        make = FactorizedReduce if halve else ReluConvNorm
-        layers.append(make(entering, position.channels, affine=affine))
-    return layers
 
+    def auxiliary_cell(self, cells: int) -> int | None:
+        """Returns the index of the cell whose output an auxiliary head reads, None without a place.
 
-class ResidualBlock(nn.Module):
-    """NAS-Bench-201's basic residual block of stride 2: [B, in, H, W] to [B, out, ceil(H/2), ceil(W/2)]."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.first = ReluConvNorm(in_channels, out_channels, kernel=3, stride=2)
-        self.second = ReluConvNorm(out_channels, out_channels, kernel=3)
-        # ceil_mode changes nothing on even sizes and keeps odd ones in step with the convolutions.
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), nn.Conv2d(in_channels, out_channels, 1, bias=False))
-
-    def forward(self, state: Tensor) -> Tensor:
-        return self.shortcut(state) + self.second(self.first(state))
-
-
-class MobileStem(nn.Module):
-    """What DARTS (Liu et al. 2019) begins with on ImageNet: three convolutions of stride 2, from 224 to 28 pixels a side.
-
-    [B, image_channels, H, W] to the older state [B, channels, ceil(H/4), ceil(W/4)] and the newer [B, channels, ceil(H/8),
-    ceil(W/8)].
-    """
-
-    def __init__(self, image_channels: int, channels: int):
-        super().__init__()
-        half = channels // 2
-        self.older = nn.Sequential(
-            nn.Conv2d(image_channels, half, 3, stride=2, padding=1, bias=False),
-            batch_norm(half),
-            ReluConvNorm(half, channels, kernel=3, stride=2),
-        )
-        self.newer = ReluConvNorm(channels, channels, kernel=3, stride=2)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        older = self.older(images)
-        return older, self.newer(older)
-
-
-class Backbone(nn.Module):
-    """Stem, cells made by `make_cell`, and classifier of a skeleton.
-
-    Cells with one input state read the newer one of the mobile stem.
-    """
-
-    def __init__(
-        self,
-        skeleton: Skeleton,
-        make_cell: Callable[[CellPosition], nn.Module],
-        width: Mapping[str, int],
-        channels: int,
-        cells: int,
-        classes: int,
-        image_channels: int,
-        stem: Stem,
-    ):
-        super().__init__()
-        positions = skeleton.positions(channels, cells, width, stem)
-        if classes < 2:
-            raise InputError(f"classes: must be at least 2, not {classes}")
-        if image_channels < 1:
-            raise InputError(f"image_channels: must be at least 1, not {image_channels}")
-        self.skeleton = skeleton
-        self.image_channels = image_channels
-        self.stem_name = stem
-        entering = skeleton.stem_channels(channels, stem)
-        self.stem: nn.Sequential | MobileStem
-        if stem == "imagenet":
-            self.stem = MobileStem(image_channels, entering)
-        else:
-            self.stem = nn.Sequential(nn.Conv2d(image_channels, entering, 3, padding=1, bias=False), batch_norm(entering))
-        self.layers = nn.ModuleList()
-        for position in positions:
-            if isinstance(position, ResidualPosition):
-                self.layers.append(ResidualBlock(position.in_channels, position.out_channels))
-                entering = position.out_channels
-            else:
-                self.layers.append(make_cell(position))
-                entering = width[position.kind] * position.channels
-        self.norm = nn.Sequential(batch_norm(entering), nn.ReLU()) if skeleton.head_norm else nn.Identity()
-        self.classifier = nn.Linear(entering, classes)
+        Unless a skeleton overrides it, there is no place.
+        """
+        return None
 
     @property
-    def cells(self) -> list[nn.Module]:
-        """The cells alone, in order, without the residual blocks."""
-        return [layer for layer in self.layers if not isinstance(layer, ResidualBlock)]
+    def auxiliary(self) -> bool:
+        """Whether there is a place for an auxiliary head."""
+        return self.auxiliary_cell(self.fewest_cells) is not None
 
-    def run(self, images: Tensor, run_cell: Callable[[nn.Module, Sequence[Tensor]], Tensor]) -> Tensor:
-        """Images [B, image_channels, H, W] to logits [B, classes]; `run_cell(cell, states)` runs one cell."""
-        check_images(images, self.image_channels)
-        states = self._stem_states(images)
-        for layer in self.layers:
-            state = layer(states[-1]) if isinstance(layer, ResidualBlock) else run_cell(layer, states)
-            states = [*states[1:], state]
-        features = self.norm(states[-1]).mean((2, 3))
-        return self.classifier(features)
+    def default_size(self, stem: Stem = "cifar") -> tuple[int, int]:
+        """Returns channels and cells of the networks that are retrained."""
+        return self.imagenet_size if stem == "imagenet" and self.imagenet_size is not None else self.size
 
-    def _stem_states(self, images: Tensor) -> list[Tensor]:
-        """The input states of the first cell, the newest last."""
-        # Every kernel behind the stem is at its best on NHWC memory (docs/performance.md); what follows keeps it. (With one
-        # image channel the two layouts look alike, so what the stem makes is converted, too.)
-        found = self.stem(images.contiguous(memory_format=torch.channels_last))
-        if isinstance(self.stem, MobileStem):
-            return [state.contiguous(memory_format=torch.channels_last) for state in found[-self.skeleton.inputs :]]
-        return [found.contiguous(memory_format=torch.channels_last)] * self.skeleton.inputs
+    def check(self, shape: Sequence[int]) -> None:
+        """Raises InputError if the network cannot read images of `shape` (channels, height, width)."""
+        _, height, width = shape
+        if min(height, width) < self.smallest_image:
+            least = f"{self.smallest_image}x{self.smallest_image}"
+            raise InputError(f"images: {height}x{width} is too small, the network needs at least {least}")
+
+    def check_size(self, size: Size) -> None:
+        """Raises InputError for numbers that the skeleton has no network for."""
+        if size.stem not in get_args(Stem):
+            raise InputError(f"stem: must be {' or '.join(get_args(Stem))}, not {size.stem!r}")
+        if size.stem not in self.stems:
+            raise InputError(f"stem: the {self.name} skeleton has none but {', '.join(self.stems)}, not {size.stem}")
+        if size.cells < self.fewest_cells:
+            raise InputError(
+                f"cells: the {self.name} skeleton needs at least {self.fewest_cells} {self.unit}, not {size.cells}"
+            )
+        if size.channels < 1:
+            raise InputError(f"channels: must be at least 1, not {size.channels}")
+        if size.stem == "imagenet" and size.channels % 2:
+            raise InputError(f"channels: must be even with stem imagenet, which begins with half of them, not {size.channels}")
+        widest = max(size.width.values())
+        if self.one_output and widest != 1:
+            raise InputError(f"concat: a cell in the {self.name} skeleton has one state as its output, not {widest}")
 
 
-def check_images(images: Tensor, image_channels: int) -> None:
-    """Raises ValueError unless `images` is [B, image_channels, H, W] with H and W of at least 4."""
-    if images.ndim != 4 or images.shape[1] != image_channels:
-        raise ValueError(f"images: expected [batch, {image_channels}, height, width], got {list(images.shape)}")
-    check_size(*images.shape[2:])
+SKELETONS: Registry[Skeleton] = Registry(
+    "skeleton",
+    lazily={
+        "darts": "supernet.spaces.darts:DARTS_SKELETON",
+        "nasbench201": "supernet.spaces.nasbench201:NASBENCH201_SKELETON",
+    },
+    alphabetical=True,
+)
 
 
-def check_size(height: int, width: int) -> None:
-    """Raises ValueError unless both are at least 4, which every network here needs."""
-    if min(height, width) < SMALLEST_IMAGE:
-        raise InputError(f"images: {height}x{width} is too small, the network needs at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}")
+def register_skeleton(skeleton: Skeleton) -> Skeleton:
+    """Makes `skeleton` known by its name, which genotypes carry, and returns it.
+
+    Raises InputError if another one has the name.
+    """
+    return SKELETONS.add(skeleton.name, skeleton)

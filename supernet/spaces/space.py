@@ -48,7 +48,7 @@ class SearchSpace:
             raise InputError(f"space {self.name}: concat must name nodes {self.inputs} to {self.inputs + self.nodes - 1}")
         if self.derived_inputs is not None and (self.derived_inputs < 1 or set(self.candidates) == {"none"}):
             raise InputError(f"space {self.name}: derived_inputs must be at least 1, with a candidate other than none, or None")
-        if not self.skeleton.preprocess and len(self.concat) != 1:
+        if self.skeleton.one_output and len(self.concat) != 1:
             raise InputError(f"space {self.name}: the {self.skeleton.name} skeleton takes cells with one state in concat")
 
     @property

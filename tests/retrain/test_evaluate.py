@@ -40,7 +40,7 @@ from training.run.config import config_to_yaml
 
 def trained_on(network: DiscreteNetwork, side: int = 8, mean: float = 0.5) -> Trained:
     """The network with a format of images that it fits."""
-    channels, classes = network.image_channels, network.classifier.out_features
+    channels, classes = network.image_channels, network.classes
     names = tuple(map(str, range(classes)))
     return Trained(network, ImageFormat((channels, side, side), 255.0, (mean,) * channels, (0.25,) * channels, names))
 
@@ -157,7 +157,7 @@ def pictures(count: int, classes: int = 7) -> ImageSet:
 def untrained(seed: int, classes: int = 10, image_channels: int = 1) -> DiscreteNetwork:
     torch.manual_seed(seed)
     network = DiscreteNetwork(get_genotype("DARTS_V2"), 2, 3, classes, image_channels)
-    torch.nn.init.normal_(network.classifier.weight, std=3)  # networks that do not agree
+    torch.nn.init.normal_(network.head.classifier.weight, std=3)  # networks that do not agree
     network(torch.randn(32, image_channels, 8, 8))
     return network.eval()
 
@@ -522,7 +522,7 @@ def test_a_data_set_without_test_images(make_run, refused, tmp_path):
 def test_a_network_that_diverged(make_run, refused, tmp_path):
     run = make_run("run")
     network = untrained(0)
-    torch.nn.init.constant_(network.classifier.bias, float("nan"))
+    torch.nn.init.constant_(network.head.classifier.bias, float("nan"))
     trained_on(network).save(Path(run))
     assert refused(run, *QUIET).startswith(f"{run}/weights.safetensors: gives logits that are NaN or infinite")
 

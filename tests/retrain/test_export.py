@@ -126,7 +126,7 @@ def test_a_run_is_exported_in_all_forms(run: Path, capsys: pytest.CaptureFixture
     exec(compile(code, "usage", "exec"), {})
     assert capsys.readouterr().out.startswith("tensor([")
     trained = Trained.load(run)
-    trained.network.classifier.bias.data += 1
+    trained.network.head.classifier.bias.data += 1
     trained.save(run)
     assert export(run, "torch_export").files == (directory / "model.pt2",)
     assert set(json.loads((directory / "model.json").read_text())["files"]) == {"model.pt2"}

@@ -19,7 +19,9 @@ from ops.images import FactorizedReduce
 from supernet.discrete import AuxiliaryHead, DiscreteCell, DiscreteNetwork, DropPath
 from supernet.genotypes.genotype import CellGenotype, Genotype
 from supernet.genotypes.published import get_genotype
-from supernet.spaces.skeleton import DARTS, NASBENCH201, CellPosition
+from supernet.spaces.darts import DARTS_SKELETON
+from supernet.spaces.nasbench201 import NASBENCH201_SKELETON
+from supernet.spaces.skeleton import CellPosition
 from training.metrics import count_multiply_adds, count_parameters
 
 IMAGE = (3, 32, 32)
@@ -53,14 +55,14 @@ def cost(genotype: Genotype) -> tuple[int, int]:
 
 def darts(normal: CellGenotype, reduce: CellGenotype | None = None) -> Genotype:
     reduce = reduce or CellGenotype(((("max_pool_3x3", 0), ("max_pool_3x3", 1)),), (2,))
-    return Genotype({"normal": normal, "reduce": reduce}, DARTS, "darts")
+    return Genotype({"normal": normal, "reduce": reduce}, DARTS_SKELETON, "darts")
 
 
 def with_operation(name: str, skeleton: str) -> Genotype:
     """A genotype that uses operation `name` wherever its strides allow."""
     if skeleton == "nasbench201":
         nodes = tuple(tuple((name, source) for source in range(node + 1)) for node in range(3))
-        return Genotype({"cell": CellGenotype(nodes, (3,))}, NASBENCH201, "nasbench201")
+        return Genotype({"cell": CellGenotype(nodes, (3,))}, NASBENCH201_SKELETON, "nasbench201")
     try:
         build_op(name, channels=4, stride=2)
         strided = name
@@ -74,7 +76,7 @@ def with_operation(name: str, skeleton: str) -> Genotype:
 def lone_cell(cell: CellGenotype, stride: int = 1, channels: int = 4) -> DiscreteCell:
     """A DARTS cell whose inputs go through no preprocessing."""
     kind = "reduce" if stride == 2 else "normal"
-    built = DiscreteCell(cell, DARTS, CellPosition(0, kind, 0, channels, (channels, channels), stride, False))
+    built = DiscreteCell(cell, DARTS_SKELETON, CellPosition(0, kind, 0, channels, (channels, channels), stride, False))
     built.preprocess = nn.ModuleList([nn.Identity(), nn.Identity()])
     return built
 
@@ -199,7 +201,7 @@ def test_the_width_is_that_of_each_kind():
     network = DiscreteNetwork(darts(normal, reduce), channels=4, cells=5, auxiliary=True)
     kinds = [cell.position.kind for cell in network.cells]
     assert kinds == ["normal", "reduce", "normal", "reduce", "normal"]
-    assert network.classifier.in_features == 3 * 16
+    assert network.head.classifier.in_features == 3 * 16
     assert network.auxiliary.features[0].in_channels == 2 * 16
 
 
@@ -227,13 +229,13 @@ def test_images_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("name", list_ops())
 def test_every_operation_trains(name, skeleton):
     network = DiscreteNetwork(with_operation(name, skeleton), channels=4, cells=3 if skeleton == "darts" else 1)
-    before = network.classifier.bias.detach().clone()
+    before = network.head.classifier.bias.detach().clone()
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     loss = F.cross_entropy(network(torch.randn(4, 3, 8, 8)), torch.arange(4))
     loss.backward()
     optimizer.step()
     assert loss.isfinite()
-    assert not torch.equal(network.classifier.bias, before)
+    assert not torch.equal(network.head.classifier.bias, before)
     operations = [operation for cell in network.cells for node in cell.nodes for operation in node]
     weights = [weight for operation in operations for weight in operation.parameters()]
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in weights)
@@ -264,7 +266,9 @@ def test_what_cannot_be_built_is_refused():
         DiscreteNetwork(genotype, channels=0)
     with pytest.raises(ValueError, match="classes: must be at least 2, not 1"):
         DiscreteNetwork(genotype, channels=4, cells=3, classes=1)
-    wide = Genotype({"cell": CellGenotype(((("skip_connect", 0),), (("skip_connect", 0),)), (1, 2))}, NASBENCH201, "mine")
+    wide = Genotype(
+        {"cell": CellGenotype(((("skip_connect", 0),), (("skip_connect", 0),)), (1, 2))}, NASBENCH201_SKELETON, "mine"
+    )
     with pytest.raises(ValueError, match="one state as its output, not 2"):
         DiscreteNetwork(wide)
 

@@ -15,7 +15,8 @@ from search.costs.tabular import Table
 from search.sampling.encoding import ABSENT, Encoding, Genome
 from supernet import DiscreteNetwork, Genotype, SearchSpace, get_space, list_spaces
 from supernet.genotypes.published import get_genotype
-from supernet.spaces.skeleton import DARTS, Stem
+from supernet.spaces.darts import DARTS_SKELETON
+from supernet.spaces.skeleton import Stem
 from training.metrics import count_multiply_adds, count_parameters
 
 CPU = torch.device("cpu")
@@ -101,7 +102,7 @@ def test_a_space_with_operations_of_its_own_and_without_some() -> None:
         return nn.Conv2d(channels, channels, 1, stride, groups=channels)
 
     space = SearchSpace(
-        "test_objectives", DARTS, 2, ("none", "test_objectives_scale", "max_pool_3x3"), (2, 3), derived_inputs=1
+        "test_objectives", DARTS_SKELETON, 2, ("none", "test_objectives_scale", "max_pool_3x3"), (2, 3), derived_inputs=1
     )
     encoding = Encoding(space, exclude=["max_pool_3x3"])
     genome = encoding.random(Random(0))

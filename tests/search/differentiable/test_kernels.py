@@ -9,7 +9,7 @@ import torch
 from ops.kernels import launch
 from search.differentiable.config import SearchConfig
 from search.differentiable.trainer import BilevelSearch
-from supernet.spaces.skeleton import DARTS
+from supernet.spaces.darts import DARTS_SKELETON
 from supernet.spaces.space import SPACES, SearchSpace, register_space
 from training.images.data import DataConfig, load_images
 from training.run.checkpoint import RunDirectory
@@ -21,7 +21,7 @@ OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_
 def one_node() -> Iterator[None]:
     """A space of two edges: what the interpreter can train in seconds."""
     pools = {name: f"{name}_bn" for name in ("max_pool_3x3", "avg_pool_3x3")}
-    found = SearchSpace("test_kernels", DARTS, 1, OPERATIONS, (2,), searched_as=pools)
+    found = SearchSpace("test_kernels", DARTS_SKELETON, 1, OPERATIONS, (2,), searched_as=pools)
     with SPACES.temporarily():
         register_space(found)
         yield

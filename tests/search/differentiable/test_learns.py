@@ -5,40 +5,42 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from search.differentiable.config import AlphaConfig, SearchConfig
 from search.differentiable.method import search
-from supernet.spaces import skeleton, space
-from supernet.spaces.skeleton import CellPosition, Skeleton
-from supernet.spaces.space import SearchSpace
+from supernet.spaces.parts import PooledClassifier, small_stem
+from supernet.spaces.skeleton import SKELETONS, CellPosition, Size, Skeleton, register_skeleton
+from supernet.spaces.space import SPACES, SearchSpace, register_space
 from training.images.data import DATASETS, DataConfig, register_dataset
 from training.images.format import ImageSet
 from training.optim import OptimizerConfig
 from training.run.config import RunOptions
 from training.run.monitor import StopConfig
 
-# One cell whose four edges all read the stem: nothing but the operation on an edge decides how far it sees.
-FLAT = Skeleton(
-    "flat", ("cell",), inputs=4, stem_multiplier=1, preprocess=False, head_norm=False, auxiliary=False,
-    default_cells=1, fewest_cells=1, cells_unit="cells", default_channels=8,
-)  # fmt: skip
+
+class Flat(Skeleton):
+    """One cell whose four edges all read the stem: only the operation on an edge decides how far it sees."""
+
+    def positions(self, size: Size) -> list[CellPosition]:
+        return [CellPosition(0, "cell", 0, size.channels, (size.channels,) * 4, 1, False)]
+
+    def stem(self, image_channels: int, size: Size) -> nn.Module:
+        return small_stem(image_channels, size.channels)
+
+    def head(self, width: int, classes: int) -> nn.Module:
+        return PooledClassifier(width, classes)
+
+
 NARROW = ("none", "skip_connect", "avg_pool_3x3", "max_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")
 WIDE = ("sep_conv_5x5", "dil_conv_5x5")
 PERIOD = 5  # pixels: further than stem and a 3x3 operation see together (5 wide), within what stem and a 5x5 one see (7)
 
 
 @pytest.fixture
-def made_problem(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def made_problem() -> Iterator[None]:
     """The space, its skeleton and two data sets: rows of random signs that repeat with the period or do not, honestly labelled
     or with shuffled labels. In any window narrower than the period both classes are the same noise."""
-
-    def layout(channels, cells, width, stem):
-        return [CellPosition(0, "cell", 0, channels, (channels,) * 4, 1, False)]
-
-    monkeypatch.setitem(skeleton.LAYOUTS, "flat", layout)
-    monkeypatch.setitem(skeleton.SKELETONS, "flat", FLAT)
-    made = SearchSpace("made", FLAT, nodes=1, candidates=(*NARROW, *WIDE), concat=(4,), batch_statistics=True, derived_inputs=2)
-    monkeypatch.setitem(space.SPACES._things, "made", made)
 
     def images(shuffled: bool) -> ImageSet:
         generator = torch.Generator().manual_seed(7)
@@ -52,7 +54,9 @@ def made_problem(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             labels = labels[torch.randperm(count, generator=generator)]
         return ImageSet((255 * pixels).to(torch.uint8), labels, 2, (0.5,), (0.5,))
 
-    with DATASETS.temporarily():
+    with DATASETS.temporarily(), SKELETONS.temporarily(), SPACES.temporarily():
+        flat = register_skeleton(Flat("flat", ("cell",), inputs=4, size=(8, 1)))
+        register_space(SearchSpace("made", flat, 1, (*NARROW, *WIDE), (4,), batch_statistics=True, derived_inputs=2))
         for name, shuffled in (("periods", False), ("shuffled_periods", True)):
             register_dataset(name)(lambda config, part, shuffled=shuffled: images(shuffled))
         yield

@@ -20,7 +20,7 @@ from search.reporting import default_costs
 from search.sampling.encoding import Encoding
 from supernet import DiscreteNetwork, Genotype, SearchSpace, get_space
 from supernet.genotypes.published import get_genotype
-from supernet.spaces.skeleton import NASBENCH201
+from supernet.spaces.nasbench201 import NASBENCH201_SKELETON
 from training.images.data import load_images
 from training.images.format import ImageFormat
 from training.metrics import count_multiply_adds, count_parameters
@@ -179,7 +179,7 @@ def test_each_edge_has_a_field_in_which_the_chosen_operation_is_outlined(name: s
 
 def test_candidates_that_never_have_a_weight_are_left_out_and_own_spaces_are_shown() -> None:
     candidates = ("none", "skip_connect", *(f"nor_conv_{size}x{size}" for size in (1, 3)), "avg_pool_3x3", "sep_conv_7x7")
-    space = SearchSpace("own & <new>", NASBENCH201, 5, candidates, (5,))
+    space = SearchSpace("own & <new>", NASBENCH201_SKELETON, 5, candidates, (5,))
     table = torch.rand(len(space.edges), len(candidates))
     table[:, [0, 3]] = 0
     genotype = space.derive({"cell": table})

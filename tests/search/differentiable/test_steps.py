@@ -91,7 +91,7 @@ def test_alphas_descend_the_validation_loss(tmp_path: Path) -> None:
 def test_losses_and_alphas_are_float32_where_the_network_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = new_search(tmp_path, precision="bfloat16")
     computed: list[torch.dtype] = []
-    search.network.classifier.register_forward_hook(lambda layer, inputs, logits: computed.append(logits.dtype))
+    search.network.head.classifier.register_forward_hook(lambda layer, inputs, logits: computed.append(logits.dtype))
     losses: list[torch.dtype] = []
     cross_entropy = F.cross_entropy
 
@@ -111,7 +111,7 @@ def test_losses_and_alphas_are_float32_where_the_network_is_not(tmp_path: Path, 
 def test_differences_of_second_order_are_taken_in_float32(tmp_path: Path) -> None:
     search = new_search(tmp_path, precision="bfloat16", order="second")
     computed: list[torch.dtype] = []
-    search.network.classifier.register_forward_hook(lambda layer, inputs, logits: computed.append(logits.dtype))
+    search.network.head.classifier.register_forward_hook(lambda layer, inputs, logits: computed.append(logits.dtype))
     train, valid = pair(search)
     search.step.alpha_step(train, valid)
     assert computed == [torch.bfloat16] * 2 + [torch.float32] * 2

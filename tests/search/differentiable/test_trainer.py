@@ -32,7 +32,7 @@ from search.differentiable.relaxations import RelaxationConfig
 from search.differentiable.steps import Steps
 from search.differentiable.trainer import BilevelSearch
 from supernet import Genotype, Supernet, get_space
-from supernet.spaces.skeleton import DARTS
+from supernet.spaces.darts import DARTS_SKELETON
 from supernet.spaces.space import SPACES, SearchSpace, register_space
 from training.images.data import DataConfig, load_images
 from training.images.format import ImageSet
@@ -558,7 +558,7 @@ def spoil(patch: pytest.MonkeyPatch, half: str, step: int) -> None:
         nonlocal steps
         take(self, *arguments)
         if steps == step:
-            moved = self.architecture.alphas["cell"] if half == "alpha_step" else self.network.classifier.bias
+            moved = self.architecture.alphas["cell"] if half == "alpha_step" else self.network.head.classifier.bias
             with torch.no_grad():
                 moved.view(-1)[0] = float("nan")
         steps += 1
@@ -601,11 +601,11 @@ def test_alphas_wait_until_the_warm_up_is_over(bilevel: bool, tmp_path: Path) ->
     start = [parameter.detach().clone() for parameter in search.architecture.parameters()]
     assert len(start) == 2
     for epoch in range(4):
-        before = search.network.classifier.weight.detach().clone()
+        before = search.network.head.classifier.weight.detach().clone()
         run_epoch(search, epoch)
         same = [torch.equal(*both) for both in zip(search.architecture.parameters(), start, strict=True)]
         assert same == [epoch < 2] * 2
-        assert not torch.equal(search.network.classifier.weight, before)
+        assert not torch.equal(search.network.head.classifier.weight, before)
 
 
 Part = dict[tuple[int, int, str, str], dict[str, torch.Tensor]]
@@ -727,7 +727,7 @@ def test_an_operation_of_ones_own_is_searched_and_retrained(
     factory: Any, bank: type, order: str, tmp_path: Path, own_names: None
 ) -> None:
     register_op("my_op")(factory)
-    mine = SearchSpace("mine", DARTS, nodes=2, candidates=("none", "my_op"), concat=(2, 3), derived_inputs=2)
+    mine = SearchSpace("mine", DARTS_SKELETON, nodes=2, candidates=("none", "my_op"), concat=(2, 3), derived_inputs=2)
     register_space(mine)
     banks = {type(slot) for slot in Supernet(mine, 4, 3).mixed_cells()[0].banks.values()}
     assert banks == {bank}
@@ -875,7 +875,9 @@ def test_what_was_not_sampled_does_not_move(
 def test_only_what_is_sampled_runs(one_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_names: None) -> None:
     for name in ("my_op", "your_op"):
         register_op(name)(squeeze)
-    mine = SearchSpace("mine", DARTS, nodes=2, candidates=("none", "my_op", "your_op"), concat=(2, 3), derived_inputs=2)
+    mine = SearchSpace(
+        "mine", DARTS_SKELETON, nodes=2, candidates=("none", "my_op", "your_op"), concat=(2, 3), derived_inputs=2
+    )
     register_space(mine)
     search = new_search(tmp_path, space="mine", cells=3, channels=4, **(GDAS if one_path else {}))
     search.network.train()

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from ops.registry import list_ops
 from supernet.genotypes.genotype import CellGenotype, Genotype
 from supernet.genotypes.texts import LARGEST_TEXT
-from supernet.spaces.skeleton import DARTS, NASBENCH201, Skeleton
+from supernet.spaces.darts import DARTS_SKELETON
+from supernet.spaces.nasbench201 import NASBENCH201_SKELETON
+from supernet.spaces.skeleton import Skeleton
 
 ARCH = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
 PAIRS = (
@@ -51,7 +53,7 @@ def cell_of(inputs: int, degrees: st.SearchStrategy[int], first_concat: int) -> 
 
 def darts_genotypes(degrees: st.SearchStrategy[int]) -> st.SearchStrategy[Genotype]:
     return st.builds(
-        lambda normal, reduce: Genotype({"normal": normal, "reduce": reduce}, DARTS, "darts"),
+        lambda normal, reduce: Genotype({"normal": normal, "reduce": reduce}, DARTS_SKELETON, "darts"),
         cell_of(2, degrees, 0),
         cell_of(2, degrees, 2),
     )
@@ -68,7 +70,7 @@ def a_cell(*nodes: tuple[tuple[str, int], ...], concat: tuple[int, ...] = (2,)) 
 
 
 def a_genotype(normal: CellGenotype | None = None, reduce: CellGenotype | None = None) -> Genotype:
-    return Genotype({"normal": normal or a_cell(), "reduce": reduce or a_cell()}, DARTS, "darts")
+    return Genotype({"normal": normal or a_cell(), "reduce": reduce or a_cell()}, DARTS_SKELETON, "darts")
 
 
 # There and back
@@ -89,7 +91,7 @@ def test_json_keeps_everything(genotype: Genotype, seed: int | None, config_hash
 @few
 @given(cell_of(1, any_degree, 0))
 def test_json_takes_any_cell_of_the_other_skeleton(cell: CellGenotype) -> None:
-    genotype = Genotype({"cell": cell}, NASBENCH201, "mine")
+    genotype = Genotype({"cell": cell}, NASBENCH201_SKELETON, "mine")
     assert Genotype.parse(genotype.to_text("json")) == genotype
     assert Genotype.parse(genotype.to_text(genotype.text_form)).cells == genotype.cells
 
@@ -121,7 +123,7 @@ def test_any_inputs_are_written_as_triples(genotype: Genotype) -> None:
 def test_nasbench201_strings_come_back_as_published(arch: str) -> None:
     genotype = Genotype.parse(arch)
     assert genotype.to_text("nasbench201") == arch
-    assert (genotype.text_form, genotype.space, genotype.skeleton) == ("nasbench201", "nasbench201", NASBENCH201)
+    assert (genotype.text_form, genotype.space, genotype.skeleton) == ("nasbench201", "nasbench201", NASBENCH201_SKELETON)
     assert genotype.cells["cell"].concat == (3,)
 
 
@@ -205,7 +207,7 @@ def test_nodes_are_not_interchangeable() -> None:
 
 def test_a_genotype_is_a_value() -> None:
     cells = {"normal": a_cell(), "reduce": a_cell()}
-    genotype = Genotype(cells, DARTS, "darts", 5)
+    genotype = Genotype(cells, DARTS_SKELETON, "darts", 5)
     cells.clear()
     assert list(genotype.cells) == ["normal", "reduce"]
     with pytest.raises(TypeError):
@@ -270,9 +272,9 @@ def test_reduction_cells_do_not_concatenate_their_inputs() -> None:
     ("change", "message"),
     [
         ({"cells": {"normal": a_cell()}}, "the darts skeleton has the kinds normal, reduce, not 'normal'"),
-        ({"cells": {"cell": a_cell()}, "skeleton": NASBENCH201}, "cell, node 0, input 1: state 1 is out of range"),
-        ({"skeleton": NASBENCH201}, "the nasbench201 skeleton has the kinds cell, not 'normal', 'reduce'"),
-        ({"skeleton": dataclasses.replace(DARTS, name="mine")}, "unknown skeleton 'mine'; known: darts, nasbench201"),
+        ({"cells": {"cell": a_cell()}, "skeleton": NASBENCH201_SKELETON}, "cell, node 0, input 1: state 1 is out of range"),
+        ({"skeleton": NASBENCH201_SKELETON}, "the nasbench201 skeleton has the kinds cell, not 'normal', 'reduce'"),
+        ({"skeleton": dataclasses.replace(DARTS_SKELETON, name="mine")}, "unknown skeleton 'mine'; known: darts, nasbench201"),
         ({"space": ""}, "space: expected a name, got ''"),
         ({"space": "a\nb"}, "space: expected a name"),
         ({"seed": 1.5}, "seed: expected an integer or none, got 1.5"),
@@ -464,9 +466,13 @@ def test_a_mutated_text_is_a_genotype_or_a_value_error(text: str) -> None:
     [
         (a_genotype(), "nasbench201", "no nasbench201 text: its skeleton is darts"),
         (Genotype.parse(ARCH), "darts", "no darts text: its skeleton is nasbench201"),
-        (Genotype({"cell": CellGenotype(((("none", 0),),), (1,))}, NASBENCH201, "mine"), "nasbench201", "it needs 3 nodes"),
         (
-            Genotype({"cell": CellGenotype(((("none", 0),), (("none", 0),), ()), (3,))}, NASBENCH201, "mine"),
+            Genotype({"cell": CellGenotype(((("none", 0),),), (1,))}, NASBENCH201_SKELETON, "mine"),
+            "nasbench201",
+            "it needs 3 nodes",
+        ),
+        (
+            Genotype({"cell": CellGenotype(((("none", 0),), (("none", 0),), ()), (3,))}, NASBENCH201_SKELETON, "mine"),
             "nasbench201",
             "cell, node 1: it needs exactly one operation from each of the states 0 to 1, but has 0",
         ),
@@ -532,9 +538,9 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["folder"] and not os.listdir(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("skeleton", [DARTS, NASBENCH201])
+@pytest.mark.parametrize("skeleton", [DARTS_SKELETON, NASBENCH201_SKELETON])
 def test_json_names_the_skeleton(skeleton: Skeleton) -> None:
-    genotype = a_genotype() if skeleton is DARTS else Genotype.parse(ARCH)
+    genotype = a_genotype() if skeleton is DARTS_SKELETON else Genotype.parse(ARCH)
     space = json.loads(genotype.to_text("json"))["space"]
     assert space == {
         "name": skeleton.name, "skeleton": skeleton.name, "inputs": skeleton.inputs, "kinds": list(skeleton.kinds),

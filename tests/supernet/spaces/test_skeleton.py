@@ -7,13 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from base.checks import InputError
 from ops.banks import Bank
 from ops.images import FactorizedReduce
-from supernet import Genotype, Path, Supernet, get_space
+from supernet import Genotype, Path, SearchSpace, Supernet, get_space, register_skeleton
 from supernet.cell import Kernels, MixedCell
 from supernet.discrete import AuxiliaryHead, DiscreteCell, DiscreteNetwork
 from supernet.genotypes.published import get_genotype
-from supernet.spaces.skeleton import DARTS, NASBENCH201, MobileStem
+from supernet.spaces.darts import DARTS_SKELETON
+from supernet.spaces.nasbench201 import NASBENCH201_SKELETON
+from supernet.spaces.parts import MobileStem
+from supernet.spaces.skeleton import SKELETONS, Size
 from training.metrics import count_parameters
 
 IMAGENET = {
@@ -93,8 +97,8 @@ def test_the_auxiliary_head_pools_maps_of_7x7_as_on_imagenet() -> None:
 
 
 def test_sizes_by_default() -> None:
-    assert (DARTS.default_size(), DARTS.default_size("imagenet")) == ((36, 20), (48, 14))
-    assert NASBENCH201.default_size("imagenet") == NASBENCH201.default_size() == (16, 5)
+    assert (DARTS_SKELETON.default_size(), DARTS_SKELETON.default_size("imagenet")) == ((36, 20), (48, 14))
+    assert NASBENCH201_SKELETON.default_size("imagenet") == NASBENCH201_SKELETON.default_size() == (16, 5)
     with torch.device("meta"):
         network = DiscreteNetwork(get_genotype("DARTS_V2"), cells=5, stem="imagenet")
     assert (network.channels, network.cell_count, network.stem_name) == (48, 5, "imagenet")
@@ -126,8 +130,7 @@ def partners(network: Supernet, discrete: DiscreteNetwork) -> list[tuple[nn.Para
                     assert isinstance(bank, Bank)
                     found.extend((bank.stacked(part), row, named[part]) for part in sorted({*bank.names} & {*named}))
     whole(network.stem, discrete.stem)
-    whole(network.norm, discrete.norm)
-    whole(network.classifier, discrete.classifier)
+    whole(network.head, discrete.head)
     return found
 
 
@@ -229,6 +232,34 @@ def test_a_stem_that_does_not_fit_is_refused() -> None:
         DiscreteNetwork(get_genotype("DARTS_V2"), channels=0, stem="imagenet")
     with pytest.raises(ValueError, match=r"^stem: must be cifar or imagenet, not 'mobile'$"):
         DiscreteNetwork(get_genotype("DARTS_V2"), stem="mobile")  # type: ignore[arg-type]
-    three = replace(DARTS, name="three", inputs=3)
-    with pytest.raises(ValueError, match=r"^stem: imagenet makes two states, .* three skeleton read 3; set it to cifar$"):
-        three.positions(4, 3, {}, "imagenet")
+    small = replace(DARTS_SKELETON, name="small", stems=("cifar",))
+    with pytest.raises(InputError, match=r"^stem: the small skeleton has none but cifar, not imagenet$"):
+        small.check_size(Size(4, 3, {"normal": 1, "reduce": 1}, "imagenet"))
+
+
+def test_a_stem_with_too_few_states_is_refused() -> None:
+    three = Supernet(
+        SearchSpace("three", replace(DARTS_SKELETON, name="three", inputs=3), 1, ("none",), (3,)), 4, 3, stem="imagenet"
+    )
+    mixture = {kind: torch.ones(3, 1) for kind in ("normal", "reduce")}
+    with pytest.raises(ValueError, match=r"^skeleton three: its stem makes 2 states, and a cell reads 3$"):
+        three(torch.randn(2, 3, 32, 32), mixture)
+
+
+def test_facts_that_cannot_be() -> None:
+    for facts, message in (
+        ({"kinds": ()}, "kinds must be distinct"),
+        ({"kinds": ("a", "a")}, "kinds must be"),
+        ({"inputs": 0}, "at least one input, not 0"),
+    ):
+        with pytest.raises(InputError, match=f"^skeleton darts: .*{message}"):
+            replace(DARTS_SKELETON, **facts)
+
+
+def test_a_skeleton_is_registered_once() -> None:
+    assert register_skeleton(DARTS_SKELETON) is DARTS_SKELETON
+    with pytest.raises(InputError, match=r"^skeleton 'darts' is registered already$"):
+        register_skeleton(replace(DARTS_SKELETON, stem_multiplier=1))
+    with SKELETONS.temporarily(), pytest.raises(InputError, match=r"^skeleton thin: another one is registered by this name$"):
+        thin = register_skeleton(replace(DARTS_SKELETON, name="thin", stem_multiplier=1))
+        Genotype(get_genotype("DARTS_V2").cells, replace(thin, stem_multiplier=2), "mine")

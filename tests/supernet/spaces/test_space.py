@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supernet import Genotype, SearchSpace, get_space, list_spaces, register_space
-from supernet.spaces.skeleton import DARTS, NASBENCH201
+from supernet.spaces.darts import DARTS_SKELETON
+from supernet.spaces.nasbench201 import NASBENCH201_SKELETON
 
 
 def table(space: SearchSpace, entries: dict[tuple[int, str], float]) -> torch.Tensor:
@@ -125,16 +126,16 @@ def test_wrong_spaces_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown space 'drats'; known: darts, nasbench201"):
         get_space("drats")
     with pytest.raises(ValueError, match="'darts' is registered already"):
-        register_space(SearchSpace("darts", DARTS, 1, ("none",), (2,)))
+        register_space(SearchSpace("darts", DARTS_SKELETON, 1, ("none",), (2,)))
     assert register_space(get_space("darts")) is get_space("darts")
     for message, arguments in {
-        "unknown operation 'sep'": (DARTS, 4, ("sep",), (2,)),
-        "candidates must be distinct": (DARTS, 4, ("none", "none"), (2,)),
-        "needs at least one node": (DARTS, 0, ("none",), (2,)),
-        "concat must name nodes 2 to 3": (DARTS, 2, ("none",), (1, 2)),
-        "derived_inputs must be at least 1": (DARTS, 2, ("none",), (2, 3), {}, 2),
-        "derived_inputs must be at least 1, with": (DARTS, 2, ("skip_connect",), (2, 3), {}, 0),
-        "takes cells with one state in concat": (NASBENCH201, 3, ("none",), (2, 3)),
+        "unknown operation 'sep'": (DARTS_SKELETON, 4, ("sep",), (2,)),
+        "candidates must be distinct": (DARTS_SKELETON, 4, ("none", "none"), (2,)),
+        "needs at least one node": (DARTS_SKELETON, 0, ("none",), (2,)),
+        "concat must name nodes 2 to 3": (DARTS_SKELETON, 2, ("none",), (1, 2)),
+        "derived_inputs must be at least 1": (DARTS_SKELETON, 2, ("none",), (2, 3), {}, 2),
+        "derived_inputs must be at least 1, with": (DARTS_SKELETON, 2, ("skip_connect",), (2, 3), {}, 0),
+        "takes cells with one state in concat": (NASBENCH201_SKELETON, 3, ("none",), (2, 3)),
     }.items():
         with pytest.raises(ValueError, match=message):
             SearchSpace("mine", *arguments)

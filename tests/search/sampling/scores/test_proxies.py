@@ -342,7 +342,7 @@ def test_the_score_is_the_proxy_of_the_network_that_retraining_builds(stem: Stem
     assert isinstance(network, DiscreteNetwork) and network.stem_name == stem
     assert new_scores("parameters", "darts", stem=stem)(genome, 1.0) == count_parameters(network)
     assert network.genotype == Encoding(get_space("darts")).genotype(genome)
-    assert (network.channels, network.cell_count, network.classifier.out_features, len(images)) == (4, 3, 3, 5)
+    assert (network.channels, network.cell_count, network.classes, len(images)) == (4, 3, 3, 5)
     assert labels.tolist() == [0, 1, 2, 0, 1]
 
 
