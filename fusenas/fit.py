@@ -168,7 +168,7 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
     search_config, retrain_config = suitable(config, data, summary, device)
     if arrays is None and not options.resume:
         _check_images(retrain_config.data, device)
-    run = RunDirectory.open(options.run, config, options.resume, options.overwrite)
+    run = RunDirectory.open(options.run, config, options.resume, options.overwrite, kind="fusenas")
     if arrays is not None:
         write_atomically(run.path / ARRAYS_FILE, arrays)
     genotype = get_method(config.method).run(search_config, _below(run.path / "search", options))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
 from base.seeds import new_generator
-from retrain.evaluation.networks import check_directory, data_of_run
+from retrain.evaluation.networks import data_of_run
 from retrain.portable import (
     DESCRIPTION_FILE,
     OPSET,
@@ -38,6 +38,7 @@ from training.images.data import DATA_FILE, DataConfig, Part, load_images, strat
 from training.images.format import Images
 from training.metrics import Meter, count_parameters
 from training.run.arguments import TRUTH, Parser, whole_number
+from training.run.checkpoint import check_directory
 from training.run.command import command
 
 PROG = "retrain.export"

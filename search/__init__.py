@@ -5,18 +5,20 @@
 
 from search.api import run
 from search.differentiable.config import SearchConfig
-from search.differentiable.method import DifferentiableMethod
+from search.differentiable.method import DifferentiableMethod, DifferentiableRun
 from search.differentiable.regularisers import register_regulariser
 from search.differentiable.relaxations import Relaxation, RelaxationConfig, register_relaxation
+from search.finished import SearchRun
 from search.methods import Method, get_method, list_methods, register_method
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
-from search.sampling.method import SamplingMethod
+from search.sampling.method import SamplingMethod, SamplingRun
 from search.sampling.samplers.sampler import Sampler
 from search.sampling.scores.proxies import register_proxy
 
 __all__ = [
     "DifferentiableMethod",
+    "DifferentiableRun",
     "Encoding",
     "Genome",
     "Method",
@@ -25,7 +27,9 @@ __all__ = [
     "Sampler",
     "SamplingConfig",
     "SamplingMethod",
+    "SamplingRun",
     "SearchConfig",
+    "SearchRun",
     "get_method",
     "list_methods",
     "register_method",

@@ -72,6 +72,13 @@ class Method(ABC, Generic[C]):
         Returns None if it was stopped with nothing found.
         """
 
+    @abstractmethod
+    def reopen(self, path: Path) -> object:
+        """Reads the run of this method in the directory `path` back: a `search.finished.SearchRun`, whose `open` calls it.
+
+        Raises InputError for a run that is damaged, or not of this method.
+        """
+
     def may_change(self, config: C) -> Collection[str]:
         """Returns the fields of the configuration that a resumed run may change."""
         return MAY_CHANGE

@@ -161,7 +161,7 @@ def open_run(
     """
     checkpoints = RunDirectory(options.run, config, may_change).checkpoints(kind)
     start = restore(trainer, checkpoints) if options.resume else Progress()
-    run = RunDirectory.open(options.run, config, options.resume, options.overwrite, may_change)
+    run = RunDirectory.open(options.run, config, options.resume, options.overwrite, may_change, kind)
     # The last point of an epoch is at the step at which the next begins.
     with Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
         if not start.epochs:

@@ -20,6 +20,7 @@ from training.images.batches import Batches
 from training.images.data import DataConfig, load_images
 from training.images.format import ImageFormat, Images
 from training.metrics import Evaluation, count_multiply_adds, count_parameters, evaluate
+from training.run.checkpoint import check_directory
 from training.run.config import CONFIG_FILE, config_from_file
 
 AVERAGE, VOTE = "average of probabilities", "majority vote"
@@ -75,12 +76,6 @@ class Run:
         check_directory(path)
         trained = Trained.load(path)
         return cls(path, trained, *data_of_run(path, data, trained.format))
-
-
-def check_directory(path: Path) -> None:
-    """Raises ValueError where there is no directory `path`."""
-    if not path.is_dir():
-        raise InputError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
 
 
 def data_of_run(path: Path, data: Mapping[str, Any], form: ImageFormat) -> tuple[DataConfig, Precision]:

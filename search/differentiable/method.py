@@ -1,21 +1,74 @@
 """Methods that descend a gradient in architecture parameters."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
 
 from search.costs.tabular import Table
+from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
+from search.differentiable.relaxations import Mixture
 from search.differentiable.report import Story, search_page
 from search.differentiable.trainer import BilevelSearch
+from search.finished import SearchRun
+from search.history import SearchEpoch
 from search.methods import Method
 from search.reporting import RunFacts
-from supernet import Genotype
+from supernet import Genotype, Supernet, get_space
 from training.hardware import choose_device
 from training.images.data import load_images, save_format, saved_format
 from training.loop import open_run, run_epochs
 from training.report.sections import Process
 from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
+
+
+class DifferentiableRun(SearchRun):
+    """The run of a method that descends a gradient."""
+
+    config: SearchConfig
+    history: Sequence[SearchEpoch]
+
+    @cached_property
+    def network(self) -> Supernet:
+        """The supernet with its weights, on the CPU and in evaluation mode, with the candidates and channels that are left."""
+        config, state, form = self.config, self.state, self.format
+        with self.restoring(), torch.random.fork_rng([]):
+            network = Supernet(
+                get_space(config.space),
+                config.channels,
+                config.cells,
+                len(form.class_names),
+                form.shape[0],
+                candidates=state["keep"],
+                partial=state["partial"],
+                tie_cells=config.tie_cells,
+                batch_statistics=config.batch_statistics,
+                kernels=config.kernels,
+                stem=config.stem,
+            )
+            network.load_state_dict(state["network"])
+        return network.eval()
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The alphas and every way from them to a mixture, as they are after the last epoch."""
+        cells = None if self.config.tie_cells else self.network.cells_of_kind
+        state = self.state
+        with self.restoring(), torch.random.fork_rng([]):
+            architecture = Architecture(get_space(self.config.space), self.config, cells, torch.device("cpu"))
+            architecture.load_state_dict(state)
+        architecture.begin_epoch(max(0, self.epochs - 1))
+        return architecture
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        """Weights of the candidates {kind: [edges, candidates]} that the genotype is derived from; untied, a table a cell."""
+        return {kind: table.detach() for kind, table in self.architecture.mean().items()}
 
 
 @dataclass(frozen=True)
@@ -25,6 +78,10 @@ class DifferentiableMethod(Method[SearchConfig]):
     def run(self, config: SearchConfig, options: RunOptions) -> Genotype:
         """Searches into the directory of the run; see `search`."""
         return search(config, options, self.name, self.paper, self.defaults())
+
+    def reopen(self, path: Path) -> DifferentiableRun:
+        """Reads the run of this method in the directory `path` back; see `SearchRun.open`."""
+        return DifferentiableRun.read(path, self)
 
 
 def search(

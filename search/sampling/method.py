@@ -1,19 +1,28 @@
 """Methods that sample whole architectures."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
+
+import torch
 
 from base.checks import InputError
 from search.costs.tabular import Table
+from search.finished import SearchRun
+from search.history import SamplingEntry
 from search.methods import Method
 from search.reporting import RunFacts
 from search.sampling.config import SamplingConfig
+from search.sampling.encoding import Encoding
 from search.sampling.report import Story, sampling_page
 from search.sampling.samplers.sampler import Sampler
 from search.sampling.trainer import SamplingSearch
-from supernet import Genotype
+from search.sampling.trials import Trial
+from search.sampling.weights import new_supernet
+from supernet import Genotype, Supernet, get_space
 from training.hardware import choose_device
 from training.images.data import load_images, save_format, saved_format
 from training.loop import open_run, run_epochs
@@ -26,6 +35,52 @@ C = TypeVar("C", bound=SamplingConfig)
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """An evaluation that a search has made."""
+
+    genotype: Genotype
+    score: float
+    share: float
+    """How much of a whole evaluation it was."""
+
+
+class SamplingRun(SearchRun):
+    """The run of a method that samples whole architectures."""
+
+    config: SamplingConfig
+    history: Sequence[SamplingEntry]
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How the architectures of its space are genomes."""
+        return Encoding(get_space(self.config.space), self.config.exclude)
+
+    @cached_property
+    def network(self) -> Supernet:
+        """The supernet with its shared weights, on the CPU and in evaluation mode.
+
+        Raises InputError for a search whose scores need no weights.
+        """
+        config, state = self.config, self.state
+        if "weights" not in state:
+            raise InputError(f"{self.path}: has no network; its scores are from {config.evaluate}")
+        form = self.format
+        with self.restoring(), torch.random.fork_rng([]):
+            network = new_supernet(config, self.encoding, len(form.class_names), form.shape[0])
+            network.load_state_dict(state["weights"]["network"])
+        return network.eval()
+
+    @cached_property
+    def evaluations(self) -> list[Evaluated]:
+        """All evaluations behind at the newest checkpoint, in their order."""
+        if not self.epochs:
+            return []
+        with self.restoring():
+            trials = [Trial(*trial) for trial in self.state["trials"]["done"]]
+            return [Evaluated(self.encoding.genotype(trial.genome), trial.score, trial.share) for trial in trials]
+
+
+@dataclass(frozen=True)
 class SamplingMethod(Method[C]):
     """A method that samples whole architectures with `sampler`, whose own fields are in the configuration."""
 
@@ -34,6 +89,10 @@ class SamplingMethod(Method[C]):
     def run(self, config: C, options: RunOptions) -> Genotype | None:
         """Searches into the directory of the run; see `sample`."""
         return sample(self.sampler, config, options, self.name, self.paper, self.defaults())
+
+    def reopen(self, path: Path) -> SamplingRun:
+        """Reads the run of this method in the directory `path` back; see `SearchRun.open`."""
+        return SamplingRun.read(path, self)
 
     def repeat(self, config: C, options: RunOptions) -> list[Spread]:
         """Searches once for each of `options.seeds`."""

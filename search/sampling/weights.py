@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from base.checks import FieldError
-from base.plain_yaml import read_yaml
+from base.checks import FieldError, InputError
 from base.seeds import derive_seed
+from search.finished import SearchRun
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding
 from search.sampling.paths import GuideScores, PathNetwork, PathSteps, SupernetScores
@@ -19,8 +19,6 @@ from training.images.data import class_weights, split_halves
 from training.images.format import Images
 from training.loop import Watch
 from training.optim import cosine, load_optimizer, set_lr
-from training.run.checkpoint import Checkpoints
-from training.run.config import config_to_dict
 
 SHARED = ("space", "channels", "cells", "stem", "exclude", "batch_statistics", "batch_size", "train_fraction", "seed", "data")
 """Settings in which a search and the run that its weights come from are equal: the network, and the images it has not seen."""
@@ -34,17 +32,7 @@ class Weights:
         self.sampler = sampler
         encoding.space.skeleton.check(images.format.shape)
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        self.network = Supernet(
-            encoding.space,
-            config.channels,
-            config.cells,
-            images.classes,
-            images.format.shape[0],
-            candidates=_candidates(encoding),
-            batch_statistics=config.batch_statistics,
-            kernels=config.kernels,
-            stem=config.stem,
-        ).to(device)
+        self.network = new_supernet(config, encoding, images.classes, images.format.shape[0]).to(device)
         self.paths = PathNetwork(self.network, encoding, device, config.precision)
         self.steps = PathSteps(config, self.paths, sampler, class_weights(images, config.data))
         train, valid = split_halves(images, config.train_fraction, config.seed)
@@ -89,24 +77,39 @@ class Weights:
 
         Raises ValueError where there is no such run, it is of other settings, or its weights are not fully trained.
         """
-        file = directory / "config.yaml"
-        if not file.is_file():
-            raise FieldError("weights_from", f"{directory} is no run of a search; name its directory")
-        saved, own = read_yaml(file), config_to_dict(self.config)
-        if other := [name for name in SHARED if saved.get(name) != own[name]]:
-            raise FieldError(
-                "weights_from", f"{directory} was begun with other settings: {', '.join(other)}; set the same here"
-            )
-        latest = Checkpoints(directory).load_latest()
-        done, epochs = 0 if latest is None else latest[0], 1 if saved.get("weights_from") else saved.get("epochs")
-        if latest is None or not isinstance(epochs, int) or done < epochs:
-            raise FieldError("weights_from", f"{directory} has {done} of {epochs} epochs behind; finish it with --resume")
         try:
-            self.network.load_state_dict(latest[1]["trainer"]["weights"]["network"])
+            run = SearchRun.open(directory)
+            others = [name for name in SHARED if getattr(run.config, name, None) != getattr(self.config, name)]
+            done, trained = run.epochs, isinstance(run.config, SamplingConfig) and max(1, run.config.trained_epochs)
+        except InputError as error:
+            raise FieldError("weights_from", str(error)) from error
+        if others:
+            raise FieldError(
+                "weights_from", f"{directory} was begun with other settings: {', '.join(others)}; set the same here"
+            )
+        if done < trained:
+            raise FieldError("weights_from", f"{directory} has {done} of {trained} epochs behind; finish it with --resume")
+        try:
+            self.network.load_state_dict(run.state["weights"]["network"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise FieldError(
                 "weights_from", f"{directory} holds no weights of such a supernet; name a search that trained one"
             ) from error
+
+
+def new_supernet(config: SamplingConfig, encoding: Encoding, classes: int, image_channels: int) -> Supernet:
+    """Makes the supernet of a search, with new weights, of the operations that its architectures can have."""
+    return Supernet(
+        encoding.space,
+        config.channels,
+        config.cells,
+        classes,
+        image_channels,
+        candidates=_candidates(encoding),
+        batch_statistics=config.batch_statistics,
+        kernels=config.kernels,
+        stem=config.stem,
+    )
 
 
 def _candidates(encoding: Encoding) -> dict[str, torch.Tensor]:

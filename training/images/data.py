@@ -291,9 +291,14 @@ def saved_format(options: RunOptions) -> ImageFormat | None:
 
     Raises ValueError for a damaged file.
     """
-    path = options.run / DATA_FILE
-    if not options.resume or not path.is_file():
-        return None
+    return read_format(options.run) if options.resume and (options.run / DATA_FILE).is_file() else None
+
+
+def read_format(run: Path) -> ImageFormat:
+    """Returns the format of the training images of the run in a directory. Raises InputError for no or a damaged data.json."""
+    path = run / DATA_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the run has seen no images")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):

@@ -16,6 +16,7 @@ import torch
 from base.checks import InputError
 from base.files import write_atomically
 from base.plain_yaml import read_yaml
+from base.texts import one_line
 from training.run.config import CONFIG_FILE, config_hash, config_to_dict, config_to_yaml
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # The first line of a run's config.yaml: by it a run is told from a directory that merely holds a file of this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
+_KIND_MARK = "# Kind: "
 # All that a run writes beside its config.yaml; --overwrite removes nothing else.
 RUN_FILES = (
     "log.txt", "events.out.tfevents.*", "genotype.json", "history.jsonl", "metrics.json", "weights.safetensors",
@@ -74,13 +76,20 @@ class RunDirectory:
 
     @classmethod
     def open(
-        cls, path: Path, config: "DataclassInstance", resume: bool, overwrite: bool, may_change: Collection[str] = MAY_CHANGE
+        cls,
+        path: Path,
+        config: "DataclassInstance",
+        resume: bool,
+        overwrite: bool,
+        may_change: Collection[str] = MAY_CHANGE,
+        kind: str | None = None,
     ) -> "RunDirectory":
         """Make the directory ready and write config.yaml, after all of `check`.
 
         `overwrite` removes the files of the run that is there, so open only when the rest of the input is known to be good.
         `resume` of a run that has no checkpoint yet starts it from the beginning. `may_change` names the top-level fields of
-        the configuration that may differ from the saved ones on `resume`.
+        the configuration that may differ from the saved ones on `resume`. config.yaml says of what `kind` the run is, which
+        `read_kind` returns.
 
         Raises:
             ValueError: the directory holds a run and neither flag is given, or something that is no run; there is nothing to
@@ -92,7 +101,8 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 _remove_run(path)
-            write_atomically(path / CONFIG_FILE, _RUN_MARK + config_to_yaml(config))
+            mark = _RUN_MARK if kind is None else f"{_RUN_MARK}{_KIND_MARK}{one_line(kind)}\n"
+            write_atomically(path / CONFIG_FILE, mark + config_to_yaml(config))
         except OSError as error:
             if is_new:
                 with contextlib.suppress(OSError):
@@ -103,6 +113,29 @@ class RunDirectory:
     def checkpoints(self, kind: str, keep: int = 2) -> "Checkpoints":
         """The checkpoints of this run; those of another `kind` ("search", "retrain") or configuration are refused."""
         return Checkpoints(self.path, keep, {"kind": kind, "config_hash": self.config_hash})
+
+
+def read_kind(path: Path) -> str:
+    """Returns the kind of the run in the directory `path`: the name of a method of search, or "retrain".
+
+    Raises InputError where there is no run, or one that does not say it.
+    """
+    check_directory(path)
+    try:
+        lines = (path / CONFIG_FILE).read_bytes().decode(errors="replace").splitlines() if _is_run(path) else []
+    except OSError as error:
+        raise InputError(f"{path / CONFIG_FILE}: cannot be read: {error.strerror}") from error
+    if not lines:
+        raise InputError(f"{path}: holds no run; name the directory of one")
+    if not (len(lines) > 1 and lines[1].startswith(_KIND_MARK)):
+        raise InputError(f"{path}: the run does not say what kind it is of; --resume, with the command that made it, writes it")
+    return lines[1].removeprefix(_KIND_MARK)
+
+
+def check_directory(path: Path) -> None:
+    """Raises InputError where there is no directory `path`."""
+    if not path.is_dir():
+        raise InputError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}; name that of a run")
 
 
 class Checkpoints:
@@ -139,13 +172,19 @@ class Checkpoints:
         return path
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint, its epoch and its state on the CPU; None where there is none.
+        """Returns what `latest` does, for a run that goes on: what a killed write has left is removed."""
+        for leftover in self.directory.glob("epoch_*.pt.tmp"):
+            leftover.unlink(missing_ok=True)
+        return self.latest()
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """Returns the newest checkpoint, its epoch and its state on the CPU; None where there is none.
+
+        Nothing is changed, so that another process may write further ones.
 
         Raises:
             ValueError: the newest file is damaged or of another run; the message says how to go on.
         """
-        for leftover in self.directory.glob("epoch_*.pt.tmp"):
-            leftover.unlink(missing_ok=True)
         files = self._files()
         if not files:
             return None

@@ -243,7 +243,7 @@ WRONG = [
     ),
     ("random", {"paths": "sampler"}, "paths: this method has no policy of its own"),
     ("evolution", {"guide": 5}, "guide: this method compares scores, which must be of the same weights; set it to 0"),
-    ("random", {"weights_from": "nowhere"}, "weights_from: nowhere is no run of a search; name its directory"),
+    ("random", {"weights_from": "nowhere"}, "weights_from: nowhere: no such directory; name that of a run"),
     ("random", {"latency": "phone"}, "latency: phone is a column of a table, and there is none"),
     ("random", {"evaluated_images": 17}, "evaluated_images: there are 16 validation images, not 17"),
     ("random", {"recalibrate": -1}, "recalibrate: must be from 0 to a million, not -1"),

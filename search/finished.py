@@ -1,0 +1,108 @@
+"""A search that was run, read back from its directory: finished, or running still."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any, Self
+
+from base.checks import InputError
+from search.history import SearchEntry, read_search_history
+from search.methods import Method, get_method
+from supernet import Genotype
+from training.images.data import read_format
+from training.images.format import ImageFormat
+from training.run.checkpoint import RunDirectory, read_kind
+from training.run.config import CONFIG_FILE, config_from_file
+
+GENOTYPE_FILE = "genotype.json"
+_KNOWN = "; one of your own is known once its file is imported"
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """The run of a search. A running one is read as it is now; open it again to see more of it.
+
+    What takes time, such as weights, is read when it is first asked for; an InputError says there, in one line, where it is
+    absent or damaged.
+    """
+
+    path: FilePath
+    """Directory of the run."""
+    method: Method[Any]
+    config: Any
+    """The configuration that it was begun with, of the class that its method takes."""
+    history: Sequence[SearchEntry]
+    """An entry for each epoch behind, and for each round of evaluations."""
+    genotype: Genotype | None
+    """The genotype that was found so far; None where there is none yet."""
+
+    @classmethod
+    def open(cls, path: FilePath | str) -> Self:
+        """Opens the search in the directory `path`, as a `DifferentiableRun` or a `SamplingRun` by its method.
+
+        Raises InputError where there is no run, one of another kind, of a method or a space that is not known, or where a file
+        of it is damaged.
+        """
+        path = FilePath(path)
+        kind = read_kind(path)
+        if kind == "retrain":
+            raise InputError(f"{path}: is a retraining and no search; retrain.RetrainRun opens it")
+        try:
+            method = get_method(kind)
+        except InputError as error:
+            raise InputError(f"{path}: {error}{_KNOWN} and registers it") from error
+        run = method.reopen(path)
+        if not isinstance(run, cls):
+            raise InputError(f"{path}: is a run of {method.prog}, which is none for {cls.__name__}; SearchRun opens any")
+        return run
+
+    @classmethod
+    def read(cls, path: FilePath, method: Method[Any]) -> Self:
+        """Reads the run of `method` in the directory `path`. Raises InputError as `open` does."""
+        try:
+            config = config_from_file(type(method.defaults()), path / CONFIG_FILE)
+        except InputError as error:
+            raise InputError(f"{error}{_KNOWN if ': unknown ' in str(error) else ''}") from error
+        genotype = path / GENOTYPE_FILE
+        found = Genotype.load(genotype) if genotype.exists() else None
+        return cls(path, method, config, read_search_history(path), found)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs behind, rounds of evaluations included, at the newest checkpoint."""
+        return 0 if self._checkpoint is None else self._checkpoint[0]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The state of the search at the newest checkpoint, in plain values and tensors on the CPU.
+
+        Raises InputError where there is none yet, or it is damaged.
+        """
+        if self._checkpoint is None:
+            raise InputError(f"{self.path}: has no checkpoint yet; the first epoch leaves one")
+        state: dict[str, Any] = self._checkpoint[1]["trainer"]
+        return state
+
+    @cached_property
+    def format(self) -> ImageFormat:
+        """The form of the images that it has seen. Raises InputError for a search that has seen none, as in a table."""
+        return read_format(self.path)
+
+    @cached_property
+    def _checkpoint(self) -> tuple[int, dict[str, Any]] | None:
+        directory = RunDirectory(self.path, self.config, self.method.may_change(self.config))
+        return directory.checkpoints(self.method.name).latest()
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Raises InputError, in one line, where something inside does not fit what the run holds."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}{_KNOWN if str(error).startswith('unknown ') else ''}") from error
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.path}: the checkpoint of epoch {self.epochs} does not fit the network, whose code has changed since"
+            ) from error
