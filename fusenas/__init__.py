@@ -1,4 +1,5 @@
-"""Floor 5: from images to a trained network in one call, or in one command: `python -m fusenas --data photos`."""
+"""Floor 5: from images to a trained network in one call, or in one command:
+`python -m fusenas --data photos`."""
 
 from fusenas.fit import Fitted, fit
 from fusenas.settings import FitConfig

@@ -1,4 +1,5 @@
-"""`python -m fusenas --data FOLDER`: searches a cell for images, trains its network and exports it."""
+"""`python -m fusenas --data FOLDER`: searches a cell for images, trains its network and exports
+it."""
 
 from fusenas.fit import fit_configured
 from fusenas.settings import FitConfig

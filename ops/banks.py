@@ -1,9 +1,10 @@
 """Banks: one operation on all the edges that leave one node, computed together.
 
-The edges that leave a node read the same state. So a bank keeps the weights of its edges stacked on a leading axis, [edges,
-...], shares what is the same for all of them (the ReLU of the source, a pool and its batch norm, a skip), and leaves the last
-batch norm to the node that sums the branches (`ops.mixing`). A bank is made from the ordinary modules of its edges, which
-stay the one definition of the operation: initial values are theirs, and a test holds every bank to its modules.
+The edges that leave a node read the same state. So a bank keeps the weights of its edges stacked on
+a leading axis, [edges, ...], shares the parts that are the same for all of them (the ReLU of the
+source, a pool and its batch norm, a skip), and leaves the last batch norm to the node that sums the
+branches (`ops.mixing`). A bank is made from the ordinary modules of its edges, which stay the one
+definition of the operation: initial values are theirs, and a test holds every bank to its modules.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,21 +26,23 @@ Index = int | EllipsisType
 
 @dataclass(frozen=True)
 class Move:
-    """Parts of parameter `old` that live on in parameter `new`, by pairs of (index in old, index in new) on the edge axis."""
+    """Parts of parameter `old` that live on in parameter `new`, by pairs of (index in old, index in
+    new) on the edge axis."""
 
     old: nn.Parameter
     new: nn.Parameter
     parts: tuple[tuple[Index, Index], ...]
 
     def copy(self, old: Tensor, new: Tensor) -> None:
-        """Copies what `old` and `new`, shaped like the parameters, have in common; the rest of `new` stays."""
+        """Copies the common part of `old` and `new`, shaped like the parameters; the rest of `new`
+        stays."""
         for source, target in self.parts:
             overlap = tuple(slice(min(sides)) for sides in zip(old[source].shape, new[target].shape, strict=True))
             new[target][overlap] = old[source][overlap]
 
 
 class SharedState:
-    """A state [B, C, H, W] that several banks read; what they all need of it is computed once."""
+    """A state [B, C, H, W] that several banks read; their common computations are done once."""
 
     def __init__(self, state: Tensor):
         self.state = state
@@ -50,8 +53,8 @@ class SharedState:
 
 
 class Bank(nn.Module):
-    """The weights of `edges` equal modules, stacked: parameter `conv.weight` of the modules is `conv_weight` [edges, ...]
-    here."""
+    """The weights of `edges` equal modules, stacked: parameter `conv.weight` of the modules is
+    `conv_weight` [edges, ...] here."""
 
     def __init__(self, modules: Sequence[nn.Module]):
         super().__init__()
@@ -71,9 +74,11 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def inherit(self, old: "Bank", rows: Sequence[tuple[int, int]]) -> list[Move]:
-        """Takes over weights and statistics from a bank of the same operation: `rows` are pairs (row there, row here).
+        """Takes over weights and statistics from a bank of the same operation: `rows` are pairs
+        (row there, row here).
 
-        Where the number of channels differs, the channels that both have are taken over (DrNAS, Chen et al. 2021, section 3.3).
+        If the number of channels differs, the channels that both have are taken over (DrNAS, Chen
+        et al. 2021, section 3.3).
         """
         moves = []
         for attribute in self.names.values():
@@ -86,13 +91,13 @@ class Bank(nn.Module):
         return moves
 
     def stacked(self, name: str) -> Tensor:
-        """The parameter or buffer `name` of the modules, [edges, ...]."""
+        """Returns the parameter or buffer `name` of the modules, [edges, ...]."""
         tensor = getattr(self, self.names[name])
         assert isinstance(tensor, Tensor)
         return tensor
 
     def norm(self, name: str, row: int) -> DeferredNorm:
-        """The batch norm `name` of the modules, for edge `row`."""
+        """Returns the batch norm `name` of the modules, for edge `row`."""
         if f"{name}.running_mean" not in self.names:
             return DeferredNorm(None, None, self.training)
         mean, var = self.stacked(f"{name}.running_mean"), self.stacked(f"{name}.running_var")
@@ -107,7 +112,8 @@ class EdgeBank(Bank):
 
 
 class SharedBank(Bank):
-    """A bank whose operation has no weights: one finished map serves all edges, so one module's statistics do as well."""
+    """A bank whose operation has no weights: one finished map serves all edges, so one module's
+    statistics do as well."""
 
     def __init__(self, modules: Sequence[nn.Module]):
         super().__init__(modules[:1])
@@ -120,7 +126,7 @@ class SharedBank(Bank):
 
 
 class SkipBank(SharedBank):
-    """Identity."""
+    """The bank of the identity."""
 
     def forward(self, source: SharedState) -> Tensor:
         return source.state
@@ -149,7 +155,7 @@ class ReduceBank(EdgeBank):
 
 
 class Convolution(NamedTuple):
-    """A Conv2d without its weights: what is the same on every edge."""
+    """A Conv2d without its weights: the part that is the same on every edge."""
 
     name: str
     stride: tuple[int, ...]
@@ -159,10 +165,13 @@ class Convolution(NamedTuple):
 
 
 class ChainBank(EdgeBank):
-    """Any chain of ReLUs, convolutions without bias and batch norms that begins with a ReLU and ends with a batch norm.
+    """The bank of any chain of ReLUs, convolutions without bias and batch norms.
 
-    That is every convolution of both spaces, and a user's own operation of that form gets the same treatment. One call an edge
-    on a view of the stacked weights: on the CPU that is faster than one grouped convolution over repeated inputs.
+    The chain begins with a ReLU and ends with a batch norm.
+
+    That is every convolution of both spaces, and a user's own operation of that form gets the same
+    treatment. One call an edge on a view of the stacked weights: on the CPU that is faster than one
+    grouped convolution over repeated inputs.
     """
 
     def __init__(self, modules: Sequence[nn.Module]):
@@ -177,7 +186,7 @@ class ChainBank(EdgeBank):
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
-        """Whether `module` is such a chain."""
+        """Says whether `module` is such a chain."""
         if not isinstance(module, nn.Sequential) or len(module) < 2:
             return False
         layers = list(module)
@@ -255,7 +264,8 @@ _KINDS: list[tuple[Callable[[nn.Module], bool], type[EdgeBank] | type[SharedBank
 
 
 def make_bank(modules: Sequence[nn.Module]) -> EdgeBank | SharedBank | None:
-    """The bank that computes `modules`, one equal module an edge; None where there is nothing to compute (`none`)."""
+    """Returns the bank that computes `modules`, one equal module an edge; None if there is nothing
+    to compute (`none`)."""
     first = modules[0]
     if isinstance(first, Zero):
         return None

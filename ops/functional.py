@@ -10,23 +10,25 @@ from torch import Tensor, nn
 
 
 def strided_size(size: Sequence[int], stride: int) -> list[int]:
-    """Height and width after an operation of that stride: ceil(side / stride)."""
+    """Returns height and width after an operation of that stride: ceil(side / stride)."""
     return [-(-side // stride) for side in size]
 
 
 def factorized_reduce(state: Tensor, even: Tensor, shifted: Tensor) -> Tensor:
     """Halves [B, in, H, W] to [B, out, ceil(H/2), ceil(W/2)] by two 1x1 convolutions of stride 2.
 
-    `even` [out/2, in, 1, 1] sees pixels 0, 2, 4, ...; `shifted` sees pixels 1, 3, 5, ..., with zeros beyond an odd border.
+    `even` [out/2, in, 1, 1] sees pixels 0, 2, 4, ...; `shifted` sees pixels 1, 3, 5, ..., with
+    zeros beyond an odd border.
     """
     return torch.cat((convolve_halving(state, even), convolve_halving(shifted_grid(state), shifted)), dim=1)
 
 
 def convolve_halving(state: Tensor, weight: Tensor) -> Tensor:
-    """A 1x1 convolution of stride 2, [B, in, H, W] and [out, in, 1, 1] to [B, out, ceil(H/2), ceil(W/2)].
+    """Convolves [B, in, H, W] by [out, in, 1, 1] with stride 2, to [B, out, ceil(H/2), ceil(W/2)].
 
-    Few channels on the CPU: the pixels are picked first, since the backward pass of the strided convolution writes outside its
-    memory there (oneDNN 3.12 in PyTorch 2.13; under 8 channels with AVX2, 16 with AVX-512; uxlfoundation/oneDNN issue 6035).
+    With few channels on the CPU the pixels are picked first, since the backward pass of the strided
+    convolution writes outside its memory there (oneDNN 3.12 in PyTorch 2.13; under 8 channels with
+    AVX2, 16 with AVX-512; uxlfoundation/oneDNN issue 6035).
     """
     if state.device.type == "cpu" and state.shape[1] < 16:
         return F.conv2d(state[:, :, ::2, ::2], weight)
@@ -44,7 +46,8 @@ class HalvingConv(nn.Conv2d):
 
 
 def shifted_grid(state: Tensor) -> Tensor:
-    """[B, C, H, W] without its first row and column, where a convolution of stride 2 reads on; odd sides end with zeros."""
+    """Returns [B, C, H, W] without its first row and column, the grid of the second convolution of
+    stride 2; odd sides end with zeros."""
     odd = [side % 2 for side in state.shape[2:]]
     return (F.pad(state, (0, odd[1], 0, odd[0])) if any(odd) else state)[:, :, 1:, 1:]
 
@@ -55,11 +58,12 @@ def channel_shuffle(state: Tensor, groups: int) -> Tensor:
 
 
 Cast = Mapping[Tensor, Tensor]
-"""Weights in the type that autocast computes in, where they have been cast already."""
+"""Weights that have been cast to autocast's type already."""
 
 
 def cast_together(weights: Sequence[Tensor]) -> Cast:
-    """All `weights` in autocast's type, by one kernel, and one for their gradients; nothing where autocast is off.
+    """Casts all `weights` to autocast's type by one kernel, and their gradients by one; without
+    autocast nothing is cast.
 
     Autocast itself takes two kernels for each of them.
     """
@@ -70,7 +74,7 @@ def cast_together(weights: Sequence[Tensor]) -> Cast:
 
 
 class _Cast(torch.autograd.Function):
-    """(dtype, tensors) -> the tensors in that type."""
+    """Maps (dtype, tensors) to the tensors in that type."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -85,6 +89,7 @@ class _Cast(torch.autograd.Function):
 
 
 def convolve(layer: nn.Conv2d, state: Tensor, cast: Cast) -> Tensor:
-    """`layer(state)` for a convolution without bias, by its weight in `cast` where it is there."""
+    """Returns `layer(state)` for a convolution without bias, with its weight from `cast` if it is
+    there."""
     weight = cast.get(layer.weight)
     return layer(state) if weight is None else torch.conv2d(state, weight, None, layer.stride, layer.padding)

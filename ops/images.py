@@ -1,8 +1,8 @@
 """The operations of the DARTS and NAS-Bench-201 spaces, each written once, as an ordinary module.
 
-DARTS (Liu et al. 2019, section 3.1 and its appendix), NAS-Bench-201 (Dong & Yang 2020, section 2.1), the 7x7 operations of
-NASNet (Zoph et al. 2018), noise of RobustDARTS (Zela et al. 2020, space S4). The supernet computes the same modules through
-`ops.banks`.
+DARTS (Liu et al. 2019, section 3.1 and its appendix), NAS-Bench-201 (Dong & Yang 2020, section
+2.1), the 7x7 operations of NASNet (Zoph et al. 2018), noise of RobustDARTS (Zela et al. 2020, space
+S4). The supernet computes the same modules through `ops.banks`.
 """
 
 from collections import OrderedDict
@@ -16,7 +16,8 @@ from ops.registry import register_op
 
 
 def batch_norm(channels: int, affine: bool = True) -> nn.BatchNorm2d:
-    """Batch norm without the counter of batches, which a fixed momentum never reads and which costs a kernel a batch."""
+    """Batch norm without the counter of batches, which a fixed momentum never reads and which costs
+    a kernel a batch."""
     norm = nn.BatchNorm2d(channels, affine=affine)
     norm.num_batches_tracked = None
     norm.register_load_state_dict_pre_hook(_without_counter)
@@ -24,7 +25,8 @@ def batch_norm(channels: int, affine: bool = True) -> nn.BatchNorm2d:
 
 
 def _without_counter(norm: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Takes the counter out of what is loaded: torch adds one to a state that is a plain dict, as one read from a file is."""
+    """Takes the counter out of a state that is loaded: torch adds one to a plain dict, as one read
+    from a file is."""
     state.pop(f"{prefix}num_batches_tracked", None)
 
 
@@ -39,7 +41,8 @@ class ReluConvNorm(nn.Sequential):
         super().__init__(OrderedDict(relu=nn.ReLU(), conv=conv, norm=batch_norm(out_channels, affine)))
 
     def after_relu(self, rectified: Tensor, cast: Cast) -> Tensor:
-        """What follows the ReLU, for a state that several modules read and that is rectified once for all of them."""
+        """Computes the layers behind the ReLU, for a state that several modules read and that is
+        rectified once."""
         return self.norm(convolve(self.conv, rectified, cast))
 
 
@@ -55,7 +58,8 @@ class Zero(nn.Module):
 
 
 class Noise(nn.Module):
-    """Standard normal noise in place of the state (RobustDARTS, S4): an operation that a search must learn to avoid."""
+    """Standard normal noise in place of the state (RobustDARTS, S4): an operation that a search
+    must learn to avoid."""
 
     def __init__(self, stride: int):
         super().__init__()
@@ -66,10 +70,12 @@ class Noise(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """ReLU, two 1x1 convolutions of stride 2 on grids one pixel apart, batch norm: [B, in, H, W] to [B, out, ceil(H/2),
-    ceil(W/2)].
+    """ReLU, two 1x1 convolutions of stride 2 on grids one pixel apart, batch norm.
 
-    On odd sizes the shifted grid is padded with zeros on the right and the bottom. Raises ValueError for an odd `out_channels`.
+    It maps [B, in, H, W] to [B, out, ceil(H/2), ceil(W/2)].
+
+    On odd sizes the shifted grid is padded with zeros on the right and the bottom. Raises
+    ValueError for an odd `out_channels`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, affine: bool = True):
@@ -84,8 +90,9 @@ class FactorizedReduce(nn.Module):
         return self.after_relu(state.relu(), {})
 
     def after_relu(self, rectified: Tensor, cast: Cast) -> Tensor:
-        """What follows the ReLU, for a state that several modules read and that is rectified once for all of them."""
-        # The modules themselves, not their weights alone: whoever counts multiply-adds sees modules.
+        """Computes the layers behind the ReLU, for a state that several modules read and that is
+        rectified once."""
+        # The modules are called, as multiply-adds are counted by modules.
         halves = convolve(self.even, rectified, cast), convolve(self.shifted, shifted_grid(rectified), cast)
         return self.norm(torch.cat(halves, dim=1))
 
@@ -117,13 +124,13 @@ def avg_pool_3x3(channels: int, stride: int, affine: bool) -> nn.Module:
 
 @register_op("max_pool_3x3_bn")
 def max_pool_3x3_bn(channels: int, stride: int, affine: bool) -> nn.Module:
-    """What stands for max_pool_3x3 in the DARTS supernet."""
+    """Makes the operation that stands for max_pool_3x3 in the DARTS supernet."""
     return nn.Sequential(OrderedDict(pool=max_pool_3x3(channels, stride, affine), norm=batch_norm(channels, affine)))
 
 
 @register_op("avg_pool_3x3_bn")
 def avg_pool_3x3_bn(channels: int, stride: int, affine: bool) -> nn.Module:
-    """What stands for avg_pool_3x3 in the DARTS supernet."""
+    """Makes the operation that stands for avg_pool_3x3 in the DARTS supernet."""
     return nn.Sequential(OrderedDict(pool=avg_pool_3x3(channels, stride, affine), norm=batch_norm(channels, affine)))
 
 

@@ -1,4 +1,4 @@
-"""Operations by name. `@register_op` adds one; nothing else has to know."""
+"""Operations by name; `@register_op` adds one, and no other file has to know."""
 
 from collections.abc import Callable
 
@@ -15,9 +15,9 @@ OPERATIONS: Registry[Factory] = Registry("operation", alphabetical=True)
 def register_op(name: str) -> Callable[[Factory], Factory]:
     """Registers a factory `(channels, stride, affine) -> nn.Module` as the operation `name`.
 
-    The module maps [B, channels, H, W] to [B, channels, ceil(H / stride), ceil(W / stride)], stride 1 or 2; `affine` says
-    whether its batch norms have weights (in the supernet they have not). Raises ValueError for a name that is taken or is not
-    an identifier.
+    The module maps [B, channels, H, W] to [B, channels, ceil(H / stride), ceil(W / stride)], stride
+    1 or 2; `affine` says whether its batch norms have weights (in the supernet they have not).
+    Raises ValueError for a name that is taken or is not an identifier.
     """
     if not name.isidentifier():
         raise InputError(f"operation name {name!r}: use letters, digits and underscores only")
@@ -25,10 +25,11 @@ def register_op(name: str) -> Callable[[Factory], Factory]:
 
 
 def build_op(name: str, channels: int, stride: int, affine: bool = True, batch_statistics: bool = False) -> nn.Module:
-    """The operation `name` as a module.
+    """Returns the operation `name` as a module.
 
-    With `batch_statistics` its batch norms keep no running statistics and use the batch's own in evaluation, too.
-    Raises ValueError for an unknown name, a stride other than 1 and 2, or fewer than one channel.
+    With `batch_statistics` its batch norms keep no running statistics and use the batch's own in
+    evaluation, too. Raises ValueError for an unknown name, a stride other than 1 and 2, or fewer
+    than one channel.
     """
     OPERATIONS.check(name)
     if stride not in (1, 2):
@@ -44,7 +45,8 @@ def build_op(name: str, channels: int, stride: int, affine: bool = True, batch_s
 
 
 def drop_running_statistics(module: nn.Module) -> None:
-    """Makes every batch norm inside `module` normalise with the statistics of the batch, in evaluation as in training."""
+    """Makes every batch norm inside `module` normalise with the statistics of the batch, in
+    evaluation as in training."""
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.track_running_stats = False

@@ -1,5 +1,7 @@
-"""Floor 4: a genotype as an ordinary network, trained from scratch. `python -m retrain --help` lists what it takes;
-`retrain.run` is the same from Python."""
+"""Floor 4: a genotype as an ordinary network, trained from scratch.
+
+`python -m retrain --help` lists its options; `retrain.run` is the same from Python.
+"""
 
 from retrain.api import run
 from supernet.discrete import DiscreteNetwork

@@ -1,4 +1,5 @@
-"""`python -m retrain`: trains the network of a genotype from scratch and evaluates it on the test part."""
+"""`python -m retrain`: trains the network of a genotype from scratch and evaluates it on the test
+part."""
 
 from dataclasses import replace
 

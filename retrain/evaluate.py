@@ -1,9 +1,9 @@
-"""`python -m retrain.evaluate RUN ...`: how well retrained networks do on the test part, and how fast.
+"""`python -m retrain.evaluate RUN ...`: accuracy and speed of retrained networks on the test part.
 
-RUN is the directory of a finished retraining; its weights.safetensors and, where it is there, genotype.json are all that is
-needed of it. Of one network the classes are listed one by one. With several, which all have to be for the same images, two
-more lines say how their ensemble does: by the average of the softmax probabilities, and by majority vote. Each directory gets
-evaluation.json, with all that was found out, and confusion.png.
+RUN is the directory of a finished retraining; it needs its weights.safetensors and, if it is there,
+genotype.json. For one network the classes are listed one by one. For several, which must be for the
+same images, two more lines have the ensemble: by the average of the softmax probabilities, and by
+majority vote. Each directory gets evaluation.json, with all figures, and confusion.png.
 """
 
 import json
@@ -77,7 +77,7 @@ def _main(argv: list[str] | None) -> None:
     rows = evaluate_runs(runs, images, options["batch_size"], device, options["speed"])
     networks, ensembles = ([row.to_dict() for row in part] for part in (rows[: len(runs)], rows[len(runs) :]))
     data = _described(runs[0].data, images[0])
-    # Shown first: a disk that is full loses nothing.
+    # The report is shown first: a full disk then loses nothing.
     print("\n".join(_report(runs, images[0], rows)))
     for run, network in zip(runs, networks, strict=True) if options["files"] else ():
         figures, picture = run.path / EVALUATION_FILE, run.path / CONFUSION_FILE
@@ -90,7 +90,8 @@ def _main(argv: list[str] | None) -> None:
 
 
 def _check_writable(file: Path, what: str, instead: str) -> None:
-    """Raises ValueError, before any work is done, where `file` cannot be written; the message ends with what to do instead."""
+    """Raises ValueError, before any work is done, if `file` cannot be written; the message ends
+    with a way out."""
     fault = None
     if file.is_dir():
         fault = "a directory"
@@ -107,14 +108,14 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _described(data: DataConfig, images: Images) -> dict[str, Any]:
-    """What the networks were evaluated on, ready for JSON."""
+    """Returns a description of the images of the evaluation, ready for JSON."""
     form = images.format
     named = {"name": data.name, "root": data.root, "size": data.size}
     return named | {"images": len(images), "shape": list(form.shape), "class_names": list(form.class_names)}
 
 
 def _report(runs: Sequence[Run], images: Images, rows: Sequence[NetworkScore]) -> Iterator[str]:
-    """The lines that are shown."""
+    """Yields the lines of the report."""
     yield f"{runs[0].data.name}: {len(images):,} test images of {_by(images.format.shape)}, {images.classes} classes"
     for run in runs:
         trained_on = run.trained.format.shape
@@ -142,7 +143,7 @@ def _short(name: str) -> str:
 
 
 def _cells(row: NetworkScore) -> tuple[str, ...]:
-    """What the table of `COLUMNS` has of it."""
+    """Returns the cells of the table of `COLUMNS`."""
     measures = (_decimals(row.metrics[name]) for name in ("accuracy", "loss", "calibration_error"))
     return row.name, f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.2f} M", *measures
 
@@ -152,7 +153,8 @@ def _decimals(value: float | None) -> str:
 
 
 def _class_lines(names: Sequence[str], scores: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The table of all classes or, where there are many, of those of lowest recall, worst first."""
+    """Yields the table of all classes or, if there are many, of those of lowest recall, worst
+    first."""
     shown = list(range(len(names)))
     if len(names) > MOST_CLASSES:
         with_images = (number for number in shown if scores[number]["images"])
@@ -164,7 +166,7 @@ def _class_lines(names: Sequence[str], scores: Sequence[dict[str, Any]]) -> Iter
 
 
 def _confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """Which classes were most often taken for which others."""
+    """Returns the classes that were most often taken for others."""
     wrong = [
         (-count, true, predicted)
         for true, line in enumerate(confusion)
@@ -194,7 +196,7 @@ def _speed_lines(speed: Speed) -> Iterator[str]:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Names to the left, numbers to the right of their columns."""
+    """Yields a table with names to the left, numbers to the right of their columns."""
     lines = [columns, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for name, *numbers in lines:

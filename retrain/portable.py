@@ -1,7 +1,8 @@
 """A trained network as files that need nothing of this project: a torch.export program, or ONNX.
 
-Either takes pixels as they are read from an image, divided by the format's scale; the normalisation is inside. The batch may
-have any size, height and width are those of the training. What someone has to know who uses a file is in it.
+Either takes pixels as they are read from an image, divided by the format's scale; the normalisation
+is inside. The batch may have any size, height and width are those of the training. Each file holds
+a description for its users.
 """
 
 import copy
@@ -30,22 +31,25 @@ INPUT, OUTPUT = "images", "logits"
 DESCRIPTION_FILE = "model.json"
 CHECKED_BATCHES = (1, 7)
 LARGEST_DIFFERENCE = 1e-4
-"""Between logits of the network and of an exported file, for the same images: from here on the file is refused."""
+"""Difference between logits of the network and of an exported file, for the same images, from which
+on the file is refused."""
 OPSET = 18
-"""The oldest that torch's exporter is written for: the more runtimes read the file, and nothing here needs a newer one."""
+"""The oldest opset that torch's exporter is written for: more runtimes read it, and it suffices."""
 IR_VERSION = 8
-"""Of ONNX's file format: the one that came with `OPSET`."""
+"""The version of ONNX's file format that came with `OPSET`."""
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
-_OURS_TO_LOAD = ("aten", "prims")  # namespaces of the operations that are there wherever torch is
+_OURS_TO_LOAD = ("aten", "prims")  # namespaces of the operations that torch itself defines
 
 Model = Callable[[Tensor], Tensor]
-"""Pixels divided by the scale, float32 [B, C, H, W], to logits [B, classes]."""
+"""A function of pixels divided by the scale, float32 [B, C, H, W], to logits [B, classes]."""
 
 
 class PixelNetwork(nn.Module):
-    """The network with its normalisation before it: `Model` as a module, in evaluation mode, float32 on the CPU.
+    """The network with its normalisation before it: `Model` as a module, in evaluation mode,
+    float32 on the CPU.
 
-    A copy: the network itself stays as it is. The auxiliary head, which only training uses, is left out.
+    It is a copy: the network itself stays as it is. The auxiliary head, which only training uses,
+    is left out.
     """
 
     mean: Tensor
@@ -64,13 +68,14 @@ class PixelNetwork(nn.Module):
 
 
 def without_normalisation(form: ImageFormat) -> ImageFormat:
-    """The format of the same images whose batches are what a `Model` takes."""
+    """Returns the format of the same images as a `Model` takes them."""
     channels = form.shape[0]
     return ImageFormat(form.shape, form.scale, (0.0,) * channels, (1.0,) * channels, form.class_names)
 
 
 def describe(form: ImageFormat) -> dict[str, Any]:
-    """What someone has to know who gives an exported network an image and reads its answer, ready for JSON."""
+    """Returns the description of an exported network for its users: input and answer, ready for
+    JSON."""
     values = f"pixels from 0 to {form.scale:g}, divided by {form.scale:g}"
     if form.scale != BYTE:
         means = ", ".join(f"{mean:.6g}" for mean in form.mean)
@@ -91,18 +96,19 @@ class Exported:
 
     path: Path
     size: int
-    """Bytes."""
+    """Size in bytes."""
     differences: dict[int, float]
-    """Largest difference of a logit to the network's, by the size of the batch."""
+    """Largest difference of a logit from the network's, by the size of the batch."""
     model: Model
-    """What was read back from it."""
+    """The model that was read back from it."""
 
 
 def export_torch(trained: Trained, path: Path) -> Exported:
-    """Writes the program that `torch.export.load` reads, and in it "model.json" (`extra_files`) with what `describe` says.
+    """Writes the program that `torch.export.load` reads, with the description in its "model.json"
+    (`extra_files`).
 
-    Raises ValueError where an operation cannot be traced or is no operation of torch's own, or where the program read back
-    gives other logits; then `path` is as before.
+    Raises ValueError if an operation cannot be traced or is not torch's own, or if the program read
+    back gives other logits; then `path` is as before.
     """
     network = PixelNetwork(trained)
     program = _program(network, trained.format)
@@ -119,10 +125,11 @@ def export_torch(trained: Trained, path: Path) -> Exported:
 
 
 def export_onnx(trained: Trained, path: Path) -> Exported:
-    """Writes an ONNX file, weights inside, with what `describe` says as its metadata, each value in JSON.
+    """Writes an ONNX file, weights inside, with the description as its metadata, each value in
+    JSON.
 
-    Raises ValueError where the packages of the extra are absent, an operation cannot be exported, or onnxruntime gives other
-    logits for the file; then `path` is as before.
+    Raises ValueError if the packages of the extra are absent, an operation cannot be exported, or
+    onnxruntime gives other logits for the file; then `path` is as before.
     """
     require_extra("--format onnx")
     network = PixelNetwork(trained)
@@ -144,7 +151,8 @@ def _write(path: Path, content: bytes, model: Model, found: dict[int, float]) ->
 
 @torch.no_grad()
 def differences(first: Model, second: Model, form: ImageFormat) -> dict[int, float]:
-    """Largest difference between the logits of two models for random images, by the size of the batch."""
+    """Returns the largest difference between the logits of two models for random images, by the
+    size of the batch."""
     found = {}
     for batch in CHECKED_BATCHES:
         images = _random_images(batch, form)
@@ -153,7 +161,8 @@ def differences(first: Model, second: Model, form: ImageFormat) -> dict[int, flo
 
 
 def _random_images(count: int, form: ImageFormat) -> Tensor:
-    """Where pixels are bytes, of all their values; else spread as those of the training images are."""
+    """Returns random images: of all values if pixels are bytes, else spread as the training images
+    are."""
     generator = new_generator("images to check an export with")
     if form.scale == BYTE:
         return torch.rand(count, *form.shape, generator=generator)
@@ -169,7 +178,8 @@ def _program(network: PixelNetwork, form: ImageFormat) -> torch.export.ExportedP
         program = torch.export.export(network, (images,), dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}})
     for module in _graphs(program):
         for node in module.graph.nodes:
-            # Lines of source with their paths here: half of the file, and nobody else's business.
+            # Lines of source with their paths would be half of the file
+            # (findings/onnx_export_source_lines.sh), and are private.
             node.meta.pop("stack_trace", None)
     return program
 
@@ -179,7 +189,7 @@ def _graphs(program: torch.export.ExportedProgram) -> Iterator[torch.fx.GraphMod
 
 
 def _foreign_operations(program: torch.export.ExportedProgram) -> list[str]:
-    """Operations that are known only to a process that has imported what defines them."""
+    """Returns the operations that a process knows only after importing their package."""
     calls = (node.target for module in _graphs(program) for node in module.graph.nodes if node.op == "call_function")
     return sorted(
         {
@@ -201,7 +211,7 @@ def _onnx_content(program: torch.export.ExportedProgram, description: Mapping[st
 
     model.ir_version = IR_VERSION
     graph = model.graph
-    # Notes on where in the source each node comes from, larger than the weights of a small network.
+    # Notes on the source of each node are larger than the weights of a small network.
     for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         noted.ClearField("metadata_props")
         noted.ClearField("doc_string")
@@ -216,12 +226,13 @@ def _onnx_content(program: torch.export.ExportedProgram, description: Mapping[st
 
 
 def onnx_model(content: bytes) -> Model:
-    """What onnxruntime computes on the CPU for an ONNX file of that content, with as many threads as torch."""
+    """Returns the model that onnxruntime runs on the CPU for an ONNX file of that content, with as
+    many threads as torch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # shows errors alone
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def model(images: Tensor) -> Tensor:
@@ -232,7 +243,7 @@ def onnx_model(content: bytes) -> Model:
 
 
 def require_extra(what: str) -> None:
-    """Raises ValueError where `what` needs a package that is not installed."""
+    """Raises ValueError if `what` needs a package that is not installed."""
     absent = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if absent:
         raise InputError(f"{what} needs {', '.join(absent)}: pip install 'fusenas[export]'")
@@ -240,7 +251,7 @@ def require_extra(what: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing that torch, onnxscript or onnxruntime has to say to those who develop with them reaches the terminal."""
+    """Silences notes of torch, onnxscript and onnxruntime for their developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -253,7 +264,8 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """What is raised inside becomes a ValueError with its first line: tracing somebody's own operation may raise anything."""
+    """Turns any error inside into a ValueError with its first line: tracing a user's own operation
+    may raise anything."""
     try:
         with quiet():
             yield

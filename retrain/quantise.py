@@ -1,8 +1,9 @@
 """An ONNX file in int8, by onnxruntime's static quantisation after training.
 
-Weights become int8, one scale a channel; activations uint8, between the smallest and the largest value that the calibration
-images give. Weights use 7 of their 8 bits: the instruction by which CPUs without VNNI multiply adds two products in 16 bits,
-which is too little for products of 8 bits, and the file is to be as good on any CPU.
+Weights become int8, one scale a channel; activations uint8, between the smallest and the largest
+value that the calibration images give. Weights use 7 of their 8 bits: the instruction by which CPUs
+without VNNI multiply adds two products in 16 bits, which is too little for products of 8 bits, and
+the file is to be as good on any CPU.
 """
 
 import tempfile
@@ -18,10 +19,12 @@ from training.images.format import ImageFormat
 
 
 def quantise(exported: Exported, path: Path, calibration: Iterable[Tensor], form: ImageFormat) -> Exported:
-    """Writes the ONNX file `exported`, of a network for images of format `form`, in int8 to `path`, with the same metadata.
+    """Writes the ONNX file `exported`, of a network for images of format `form`, in int8 to `path`,
+    with the same metadata.
 
-    `calibration`: batches of training images as an exported network takes them. The differences of the result are to the
-    logits of `exported`. Raises ValueError where the packages of the extra are absent.
+    `calibration` are batches of training images as an exported network takes them. The differences
+    of the result are from the logits of `exported`. Raises ValueError if the packages of the extra
+    are absent.
     """
     require_extra("--int8")
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static

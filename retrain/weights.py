@@ -1,4 +1,4 @@
-"""What a retraining leaves: the weights in one file, with all that it takes to build the network and to feed it."""
+"""The file of a retraining: weights, with all that it takes to build the network and to feed it."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from training.images.format import ImageFormat
 
 WEIGHTS_FILE = "weights.safetensors"
 GENOTYPE_FILE = "genotype.json"
-_DESCRIPTION = "fusenas"  # key of the file's metadata; one alone, because a file with several is not the same bytes each time
+_DESCRIPTION = "fusenas"  # key of the file's metadata; a file with several keys would differ from time to time
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Trained:
     def save(self, directory: Path) -> None:
         """Writes weights, statistics and description to `directory`/weights.safetensors.
 
-        The auxiliary head, which only training uses, is left out. Raises OSError where the file cannot be written.
+        The auxiliary head, which only training uses, is left out. Raises OSError if the file cannot
+        be written.
         """
         network = self.network
         tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("auxiliary.")}
@@ -48,9 +49,10 @@ class Trained:
 
     @classmethod
     def load(cls, directory: Path) -> "Trained":
-        """What is in `directory`/weights.safetensors; the network on the CPU and in evaluation mode.
+        """Loads `directory`/weights.safetensors; the network is on the CPU and in evaluation mode.
 
-        Raises ValueError where there is no such file, it holds something else, or genotype.json beside it another genotype.
+        Raises ValueError if there is no such file, if it holds anything else, or if genotype.json
+        beside it is another genotype.
         """
         path = directory / WEIGHTS_FILE
         if not path.is_file():
@@ -78,7 +80,8 @@ class Trained:
         genotype = Genotype.parse(description.pop("genotype"))
         form = ImageFormat.from_dict(description.pop("images"))
         size = {"classes": len(form.class_names), "image_channels": form.shape[0], **description}
-        # A damaged description may ask for any amount of memory: nothing is made before it is known to fit the weights.
+        # A damaged description may ask for any amount of memory, so it is first held to the
+        # weights.
         with torch.device("meta"):
             shapes = {name: tensor.shape for name, tensor in DiscreteNetwork(genotype, **size).state_dict().items()}
         if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
@@ -91,7 +94,7 @@ class Trained:
 
 
 def _check_genotype(genotype: Genotype, directory: Path) -> None:
-    """The genotype beside the weights is theirs, or there is none."""
+    """Raises ValueError if the genotype beside the weights is another one than theirs."""
     path = directory / GENOTYPE_FILE
     if path.exists() and Genotype.load(path) != genotype:
         raise InputError(

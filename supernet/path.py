@@ -13,16 +13,18 @@ from supernet.spaces.space import SearchSpace
 
 @dataclass(frozen=True)
 class Path:
-    """One architecture inside the supernet: for each kind of cell, the index of the one candidate that runs on each edge.
+    """One architecture inside the supernet: for each kind of cell, the index of the one candidate
+    that runs on each edge.
 
-    -1 runs nothing on that edge. `choices[kind]` has one index an edge, or, where cells are not tied, one such list a cell.
+    -1 runs nothing on that edge. `choices[kind]` has one index an edge or, if cells are untied, one
+    such list a cell.
     """
 
     choices: Mapping[str, Sequence[int] | Sequence[Sequence[int]] | Tensor]
 
     @classmethod
     def of_genotype(cls, genotype: Genotype, space: SearchSpace) -> "Path":
-        """The path that computes what `genotype`, of `space`, does.
+        """Returns the path that computes the same as `genotype`, of `space`.
 
         Raises ValueError for other cells, edges or candidates, and for two operations on one edge.
         """
@@ -46,16 +48,17 @@ class Path:
         return cls(choices)
 
     def flat(self, space: SearchSpace) -> tuple[int, ...]:
-        """All choices of tied cells in one row: kind by kind, edge by edge."""
+        """Returns all choices of tied cells in one row: kind by kind, edge by edge."""
         return tuple(column for kind in space.kinds for column in torch.as_tensor(self.choices[kind]).tolist())
 
     def one_hot(self, space: SearchSpace) -> dict[str, Tensor]:
-        """The mixture that gives each chosen candidate the weight 1, {kind: [..., edges, candidates]}."""
+        """Returns the mixture that gives each chosen candidate the weight 1, {kind:
+        [..., edges, candidates]}."""
         candidates = torch.arange(len(space.candidates))
         return {kind: (torch.as_tensor(table).unsqueeze(-1) == candidates).float() for kind, table in self.choices.items()}
 
     def of_cell(self, cell: MixedCell) -> list[int]:
-        """The indices for one cell. Raises ValueError where they do not fit the cell."""
+        """Returns the indices for one cell. Raises ValueError if they do not fit the cell."""
         kind = cell.position.kind
         if kind not in self.choices:
             raise ValueError(f"path: no choice for cells of kind {kind!r}")

@@ -11,11 +11,11 @@ from ops.banks import Move
 
 
 def carry_over(optimizer: Optimizer, network: nn.Module, moves: Sequence[Move]) -> None:
-    """Makes `optimizer`, made for an earlier build of `network`, the optimiser of what the network is now.
+    """Moves `optimizer`, made for an earlier build of `network`, over to the present build.
 
-    State of a parameter that became another one moves along, part by part; new parts start from zero. Parameters that are
-    gone are dropped, new ones join the first parameter group. Parameters keep the network's order, so a checkpoint fits a
-    fresh network.
+    The state of a parameter that became another one moves along, part by part; new parts start from
+    zero. Parameters that are gone are dropped, new ones join the first parameter group. Parameters
+    keep the network's order, so a checkpoint fits a fresh network.
     """
     group_of = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     first = optimizer.param_groups[0]
@@ -29,7 +29,8 @@ def carry_over(optimizer: Optimizer, network: nn.Module, moves: Sequence[Move]) 
         group["params"] = [parameter for parameter, its_group in groups if its_group is group]
     fresh = [parameter for parameter, _ in groups if parameter not in group_of and parameter not in successors]
     if fresh:
-        # Some optimisers make their state when they are made: one over the new parameters has what they start from.
+        # Some optimisers make their state when they are made: a fresh one over the new parameters
+        # has the initial state.
         accepted = inspect.signature(type(optimizer)).parameters
         options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
         twin = type(optimizer)(fresh, **options)

@@ -1,4 +1,5 @@
-"""A confusion matrix as a picture. matplotlib is imported where it is used: it is slow to load."""
+"""A confusion matrix as a picture. matplotlib is slow to load, so it is imported where it is
+used."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -22,11 +23,12 @@ _BAR, _GAP, _BAR_LABELS = 0.14, 0.15, 0.75  # inches
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> "Figure":
-    """Numbers of images [true class, predicted class] as a heat map: the colour is the share of the true class.
+    """Draws numbers of images [true class, predicted class] as a heat map of shares of the true
+    class.
 
-    Shares are on a scale of square roots, on which rare confusions are seen too. With few classes each cell that is not 0 says
-    its number, and the axes have the names; with many they have the numbers of the classes, from 0. The row of a class without
-    images is grey.
+    Shares are on a scale of square roots, on which rare confusions are seen too. With few classes
+    each cell that is not 0 says its number, and the axes have the names; with many they have the
+    numbers of the classes, from 0. The row of a class without images is grey.
 
     Raises ValueError for a table of another shape.
     """
@@ -68,7 +70,8 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
 
 
 def _cell(counts: torch.Tensor) -> float:
-    """Side of a cell in inches: room for the largest number, or for a name, or for a few dots."""
+    """Returns the side of a cell in inches: room for the largest number, or for a name, or for a
+    few dots."""
     classes = len(counts)
     if classes <= MOST_COUNTED:
         return max(0.36, _width(str(int(counts.max())), _SMALL) + 0.1)
@@ -76,7 +79,7 @@ def _cell(counts: torch.Tensor) -> float:
 
 
 def _label_axes(axes: "Axes", names: Sequence[str], classes: int, size: float, angle: int) -> None:
-    """`angle`: of the names of the columns, in degrees."""
+    """Labels the axes; `angle` is that of the names of the columns, in degrees."""
     axes.xaxis.tick_top()
     axes.tick_params(length=0, colors=INK, labelsize=size)
     axes.spines[:].set_color(INK)
@@ -99,12 +102,13 @@ def _write_counts(axes: "Axes", counts: torch.Tensor, shares: torch.Tensor) -> N
     for row, (line, line_shares) in enumerate(zip(counts.tolist(), shares.tolist(), strict=True)):
         for column, (count, share) in enumerate(zip(line, line_shares, strict=True)):
             if count:
-                colour = "white" if share > 0.36 else INK  # where the scale of square roots gets dark
+                colour = "white" if share > 0.36 else INK  # share at which the scale of square roots gets dark
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=_SMALL, color=colour)
 
 
 def _label(name: str, number: int) -> str:
-    """The name, its middle left out where it is long; the number of a class whose name the font has no letters for."""
+    """Returns the name, its middle left out if it is long; the number of a class whose name the
+    font has no letters for."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     line = one_line(name)
@@ -116,7 +120,7 @@ def _label(name: str, number: int) -> str:
 
 
 def _width(text: str, size: float) -> float:
-    """In inches."""
+    """Returns the width of a text in inches."""
     from matplotlib.textpath import TextPath
 
     # A text of blanks alone has no outline to measure.

@@ -1,4 +1,4 @@
-"""How long a trained network takes for images on one device."""
+"""The speed of a trained network for images on one device."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ _MOST_SECONDS = 20.0  # ... or has taken that long, as with a large network
 
 @dataclass(frozen=True)
 class BatchSpeed:
-    """With batches of one size. A latency is the time from the call of the network until its last logit is there."""
+    """The speed with batches of one size; a latency is the time from the call to the last logit."""
 
     batch_size: int
     runs: int
-    """Calls that were timed."""
+    """Number of calls that were timed."""
     latency_ms: float
     """Milliseconds a batch, the median of the runs."""
     latency_ms_p10: float
@@ -35,14 +35,15 @@ class BatchSpeed:
 
 @dataclass(frozen=True)
 class Speed:
-    """Of a network in evaluation mode whose images are in the memory of the device already."""
+    """The speed of a network in evaluation mode whose images are in the memory of the device
+    already."""
 
     device: str
     """Name of the processor."""
     threads: int | None
     """CPU threads; None on a GPU."""
     precision: str
-    """What convolutions and linear layers compute in: float32 or bfloat16."""
+    """Type that convolutions and linear layers compute in: float32 or bfloat16."""
     image_shape: tuple[int, int, int]
     """C, H, W."""
     batches: tuple[BatchSpeed, ...]
@@ -55,9 +56,10 @@ def measure_speed(
     precision: Precision,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> Speed:
-    """Moves `network` to `device` and times it there as an evaluation runs it: channels_last, autocast, without gradients.
+    """Moves `network` to `device` and times it there as an evaluation runs it: channels_last,
+    autocast, without gradients.
 
-    Takes about a second, more where a run takes longer than 50 ms.
+    It takes about a second, more if a run takes longer than 50 ms.
     """
     move_to(network, device)
     network.eval()
@@ -69,7 +71,8 @@ def measure_speed(
 
 
 def _measure_batch(network: nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> BatchSpeed:
-    # Noise, as the time does not depend on what is seen; its own generator leaves the random state of a caller alone.
+    # Images are noise, as the time does not depend on them; a generator of their own leaves the
+    # random state of a caller alone.
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, memory_format=torch.channels_last)
     run = partial(network, images)
     for _ in range(_WARM_UP):
@@ -88,10 +91,10 @@ def _enough(latencies: Sequence[float]) -> bool:
 
 
 def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:
-    """Of one run, on a GPU by its own clock."""
+    """Returns the seconds of one run, on a GPU by its own clock."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize(device)  # what was started before is no part of it
+        torch.cuda.synchronize(device)  # earlier work is no part of it
         with torch.cuda.device(device):
             start.record()
             run()

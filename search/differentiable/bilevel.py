@@ -1,8 +1,9 @@
 """The architecture steps of bilevel optimisation (DARTS, Liu et al. 2019, section 2.3).
 
-min over alpha of L_valid(w*(alpha), alpha), where w*(alpha) minimises L_train(w, alpha). Both functions here return the
-gradient of the validation loss with respect to the architecture parameters; they know nothing of networks, only of losses as
-functions of named weights and named statistics of batch norm.
+min over alpha of L_valid(w*(alpha), alpha), where w*(alpha) minimises L_train(w, alpha). Both
+functions here return the gradient of the validation loss with respect to the architecture
+parameters; they know nothing of networks, only of losses as functions of named weights and named
+statistics of batch norm.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +20,12 @@ Loss = Callable[[Weights], Tensor]
 
 @dataclass(frozen=True)
 class VirtualStep:
-    """One step of SGD on the weights that is looked through but not taken: w - rate * (gradient + decay * w + momentum *
-    buffer).
+    """A step of SGD on the weights that is computed but not taken.
 
-    `rate` is a number or a scalar tensor on the device of the weights. `buffers` are the optimiser's momentum buffers by name
-    of the weight; a weight without one has none yet.
+    It leads to w - rate * (gradient + decay * w + momentum * buffer).
+
+    `rate` is a number or a scalar tensor on the device of the weights. `buffers` are the
+    optimiser's momentum buffers by name of the weight; a weight may have none yet.
     """
 
     rate: float | Tensor
@@ -43,9 +45,10 @@ class VirtualStep:
 
     @staticmethod
     def of(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> "VirtualStep":
-        """That step with the rate, decay and momentum of `optimizer`; one without momentum buffers (Adam ...) has no such term.
+        """Returns the step with the rate, decay and momentum of `optimizer`; without momentum
+        buffers (Adam ...) that term is 0.
 
-        As published it knows neither clipping nor Nesterov's form.
+        As published it leaves out clipping and Nesterov's form.
         """
         group = optimizer.param_groups[0]
         states = {name: optimizer.state.get(weight, {}).get("momentum_buffer") for name, weight in weights.items()}
@@ -54,7 +57,8 @@ class VirtualStep:
 
 
 def first_order(valid_loss: Tensor, alphas: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient at the present weights, as if they were optimal (DARTS, section 2.3, xi = 0)."""
+    """Returns the gradient at the present weights, as if they were optimal (DARTS, section 2.3, xi
+    = 0)."""
     return _gradient(valid_loss, alphas)
 
 
@@ -68,12 +72,13 @@ def second_order(
     epsilon: float = 0.01,
     precise_train_loss: Loss | None = None,
 ) -> list[Tensor]:
-    """The gradient through one virtual step of the weights (DARTS, equations 7 and 8).
+    """Returns the gradient through one virtual step of the weights (DARTS, equations 7 and 8).
 
-    With w' = step(w): grad_alpha L_valid(w', alpha) - rate * H v, where v = grad_w' L_valid and H = d2 L_train / d alpha d w
-    at w. `finite` takes H v from the difference of grad_alpha L_train at w + h v and w - h v, h = `epsilon` / ||v||; `exact`
-    from a double backward. `precise_train_loss` is L_train for that difference, where `train_loss` rounds too much for it:
-    h v moves a weight by far less than bfloat16 resolves.
+    With w' = step(w) it is grad_alpha L_valid(w', alpha) - rate * H v, where v = grad_w' L_valid
+    and H = d2 L_train / d alpha d w at w. `finite` takes H v from the difference of grad_alpha
+    L_train at w + h v and w - h v, h = `epsilon` / ||v||; `exact` from a double backward.
+    `precise_train_loss` is L_train for that difference, if `train_loss` rounds too much for it: h v
+    moves a weight by far less than bfloat16 resolves.
     """
     weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     if hessian_vector == "exact":
@@ -92,7 +97,7 @@ def second_order(
         moved = torch._foreach_add([weight.detach() for weight in weights.values()], torch._foreach_mul(vector, sign * h))
         shifted = dict(zip(weights, moved, strict=True))
         sides.append(_gradient((precise_train_loss or train_loss)(shifted), alphas))
-    # Where v is 0 the product is 0, while h is infinite.
+    # If v is 0 the product is 0, while h is infinite.
     scale = torch.where(length > 0, step.rate / (2 * h), 0.0)
     return [
         first - torch.where(length > 0, scale * (plus - minus), 0.0) for first, plus, minus in zip(direct, *sides, strict=True)
@@ -100,8 +105,8 @@ def second_order(
 
 
 def _gradient(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
-    """Gradients of `loss`; zeros for inputs that it does not depend on."""
+    """Returns the gradients of `loss`; zeros for inputs that it does not depend on."""
     if not loss.requires_grad:
-        # As where every operation into the last node is none: nothing that was asked for has a part in the loss.
+        # The loss may depend on none of the inputs: every operation into the last node may be none.
         return [torch.zeros_like(tensor) for tensor in inputs]
     return list(torch.autograd.grad(loss, list(inputs), create_graph=create_graph, allow_unused=True, materialize_grads=True))

@@ -1,9 +1,11 @@
-"""Signs that a search collapses, and whether it ends for them.
+"""Signs that a search collapses, and the decision to end it for them.
 
-A differentiable search that goes on for too long tends to cells of skip connections, and before it does, the validation loss
-becomes sharp in the architecture parameters. Zela et al., "Understanding and Robustifying Differentiable Architecture Search",
-ICLR 2020, section 4.3, stop where the dominant eigenvalue of its Hessian, averaged over some epochs, has outgrown the one from
-some epochs earlier (the ratio of the earlier to the later falls below 0.75), and take the genotype of that earlier epoch.
+A differentiable search that goes on for too long tends to cells of skip connections, and before it
+does, the validation loss becomes sharp in the architecture parameters. Zela et al., "Understanding
+and Robustifying Differentiable Architecture Search", ICLR 2020, section 4.3, stop when the dominant
+eigenvalue of its Hessian, averaged over some epochs, has outgrown the one from some epochs earlier
+(the ratio of the earlier to the later falls below 0.75), and take the genotype of that earlier
+epoch.
 
 All verdicts are functions of the history alone, so that a resumed run comes to the same ones.
 """
@@ -21,10 +23,11 @@ When = Literal["never", "skips", "eigenvalue", "either"]
 
 @dataclass(frozen=True)
 class EarlyStopConfig:
-    """When a search has collapsed, and whether it ends then."""
+    """The signs by which a search has collapsed, and those that end it."""
 
     when: When = "never"
-    """The sign that ends the search: never, skips, eigenvalue or either; the log tells of both signs whatever it is."""
+    """The sign that ends the search: never, skips, eigenvalue or either; the log tells of both
+    signs whatever it is."""
     skip_share: float = 0.5
     """A larger share of skip connections among the operations of one kind of cell is a collapse."""
     ratio: float = 1.3
@@ -34,7 +37,8 @@ class EarlyStopConfig:
     back: int = 4
     """How many readings earlier the average lies that the present one is compared with."""
     start: float = 0.2
-    """Share of the epochs before which nothing is judged, nor any reading of the eigenvalue taken into account."""
+    """Share of the epochs before which nothing is judged, nor any reading of the eigenvalue taken
+    into account."""
 
     def __post_init__(self) -> None:
         choices(self)
@@ -49,11 +53,12 @@ class Epoch(Protocol):
 
     @property
     def skip_share(self) -> Mapping[str, float]:
-        """Share of skip connections in each kind of cell (`measures.skip_share`)."""
+        """Returns the share of skip connections in each kind of cell (`measures.skip_share`)."""
 
     @property
     def eigenvalue(self) -> float | None:
-        """Dominant eigenvalue of the Hessian at its end; None where it was not measured."""
+        """Returns the dominant eigenvalue of the Hessian at its end; None if it was not
+        measured."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +66,17 @@ class Collapse:
     """A sign of collapse."""
 
     reason: str
-    """In words, one line."""
+    """The reason in words, one line."""
     cause: Literal["skips", "eigenvalue"]
     epoch: int
     """The epoch, from 0, whose genotype is to be taken instead of the latest."""
 
 
 def collapse(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> list[Collapse]:
-    """The signs of collapse after the last epoch of `history`, which has an entry for each, of `epochs` planned.
+    """Returns the signs of collapse after the last epoch of `history`, of `epochs` planned.
 
-    At most one of each cause: skips, then the eigenvalue. None before the share `config.start` of the epochs is behind.
+    There is at most one of each cause: skips, then the eigenvalue. There is none before the share
+    `config.start` of the epochs is done.
     """
     if not history or len(history) / epochs < config.start:
         return []
@@ -92,7 +98,7 @@ def told(collapse: Collapse) -> str:
 
 
 def new_signs(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> Iterator[tuple[int, Collapse]]:
-    """Yields each sign of collapse with the number of the epoch, from 1, after which it was there and not an epoch before.
+    """Yields each new sign of collapse with the number, from 1, of the epoch that brought it.
 
     Entries of `history` beyond the planned `epochs` are not judged.
     """
@@ -104,7 +110,10 @@ def new_signs(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) ->
 
 
 def _too_many_skips(history: Sequence[Epoch], config: EarlyStopConfig) -> Collapse | None:
-    """The genotype to take is that of the last epoch without a collapse; of the latest where there is none."""
+    """Returns the collapse by skip connections, if there is one.
+
+    The genotype to take is that of the last epoch without a collapse; without one, the latest.
+    """
     shares = history[-1].skip_share
     kind = max(shares, key=lambda kind: shares[kind])
     if not shares[kind] > config.skip_share:
@@ -116,9 +125,12 @@ def _too_many_skips(history: Sequence[Epoch], config: EarlyStopConfig) -> Collap
 
 
 def _too_sharp(history: Sequence[Epoch], config: EarlyStopConfig, epochs: int) -> Collapse | None:
-    """An epoch without a finite eigenvalue counts as one where it was not measured; the latest one has to have one.
+    """Returns the collapse by the eigenvalue, if the latest epoch has one and it has outgrown.
 
-    In the first epochs of any search the curvature grows from nothing, so their readings are no measure of later ones.
+    An eigenvalue that is not finite counts as not measured.
+
+    In the first epochs of any search the curvature grows from nothing, so their readings are no
+    measure of later ones.
     """
     readings = [
         (index, epoch.eigenvalue)

@@ -11,7 +11,8 @@ from base.registry import Registry
 from search.differentiable.relaxations import concentration
 
 Penalty = Callable[[Tensor, Tensor], Tensor]
-"""Alphas [..., edges, candidates] of one kind of cell and what candidates there are [edges, candidates], to a scalar."""
+"""A function of the alphas [..., edges, candidates] of one kind of cell, and of the candidates that
+there are, bool [edges, candidates], to a scalar."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Regulariser:
     needs_relaxation: str | None = None
     """Name of the only relaxation that it goes with; None: it goes with any."""
     because: str = "takes the alphas for those of one relaxation"
-    """The reason for that, a verb and its object, for the message that refuses another relaxation."""
+    """The reason for that, a verb and its object, for the message that refuses another
+    relaxation."""
 
 
 @dataclass
@@ -30,12 +32,12 @@ class RegulariserConfig:
     """A penalty on the alphas, beside their weight decay; summed over the kinds of cell."""
 
     name: str = "none"
-    """none, beta (beta-DARTS), kl (DrNAS; with the dirichlet relaxation, in place of alphas.weight_decay), or one that was
-    registered."""
+    """none, beta (beta-DARTS), kl (DrNAS; with the dirichlet relaxation, in place of
+    alphas.weight_decay), or one that was registered."""
     weight: float = 0.0
-    """Its weight in the first epoch."""
+    """Weight of the penalty in the first epoch."""
     weight_end: float | None = None
-    """In the last epoch, linearly from epoch to epoch; null: it stays the same."""
+    """Weight in the last epoch, linearly from epoch to epoch; null: it stays the same."""
 
     def __post_init__(self) -> None:
         if self.name not in REGULARISERS:
@@ -51,15 +53,18 @@ def no_penalty(alphas: Tensor, keep: Tensor) -> Tensor:
 
 
 def beta_decay(alphas: Tensor, keep: Tensor) -> Tensor:
-    """Mean over the edges of log sum exp alpha, which holds the values and the variance of the softmax's inputs down
-    (beta-DARTS, Ye et al. 2022)."""
+    """Returns the mean over the edges of log sum exp alpha (beta-DARTS, Ye et al. 2022).
+
+    It holds the values and the variance of the softmax's inputs down.
+    """
     present = keep.any(-1)
     values = alphas.masked_fill(~keep, torch.finfo(alphas.dtype).min).logsumexp(-1) * present
     return values.sum(-1).div(present.sum().clamp_min(1)).mean()
 
 
 def kl_to_uniform(alphas: Tensor, keep: Tensor) -> Tensor:
-    """KL(Dirichlet(elu(alpha) + 1) || Dirichlet(1)), summed over the edges (DrNAS, Chen et al. 2021)."""
+    """Returns KL(Dirichlet(elu(alpha) + 1) || Dirichlet(1)), summed over the edges (DrNAS, Chen et
+    al. 2021)."""
     concentrations = torch.where(keep, concentration(alphas), 1.0)
     total, count = (concentrations * keep).sum(-1), keep.sum(-1).to(alphas.dtype)
     present = keep.any(-1)
@@ -76,7 +81,8 @@ REGULARISERS: Registry[Regulariser] = Registry("regulariser")
 def register_regulariser(
     name: str, penalty: Penalty, needs_relaxation: str | None = None, because: str = Regulariser.because
 ) -> None:
-    """Makes `penalty` known by its name to `--regulariser.name`; `Regulariser` says what the other arguments are.
+    """Makes `penalty` known by its name to `--regulariser.name`; `Regulariser` explains the other
+    arguments.
 
     Raises InputError if another one has the name.
     """

@@ -1,7 +1,9 @@
-"""From architecture parameters to weights of the candidates: what a search mixes instead of choosing.
+"""Relaxations: functions of architecture parameters to weights of the candidates.
 
-Each works on one table of alphas [..., edges, candidates] and `keep` [edges, candidates], which says what candidates there
-still are: the others weigh 0, and so does a whole edge of which none is left.
+A search mixes the candidates by these weights instead of choosing.
+
+Each works on one table of alphas [..., edges, candidates] and `keep` [edges, candidates], which
+says what candidates there still are: the others weigh 0, and so does an edge without any.
 """
 
 from collections.abc import Callable
@@ -20,11 +22,12 @@ Mixture = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Relaxation:
-    """How alphas become weights.
+    """A way from alphas to weights.
 
-    `sample(alphas, keep, temperature)` is one draw, for one step, differentiable in the alphas; the temperature is a scalar
-    tensor. `mean(alphas, keep)` has nothing random: a genotype is derived and alphas are watched by it. Where `one_path`, a
-    sample has one candidate an edge, and only that runs. Where it is not `tempered`, the temperature plays no part.
+    `sample(alphas, keep, temperature)` is one draw, for one step, differentiable in the alphas; the
+    temperature is a scalar tensor. `mean(alphas, keep)` has nothing random: a genotype is derived
+    and alphas are watched by it. If `one_path`, a sample has one candidate an edge, and that alone
+    runs. If not `tempered`, the temperature plays no part.
     """
 
     sample: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -35,14 +38,15 @@ class Relaxation:
 
 @dataclass
 class RelaxationConfig:
-    """From alphas to weights of the candidates."""
+    """The way from alphas to weights of the candidates."""
 
     name: str = "softmax"
-    """softmax (DARTS), gumbel (SNAS), straight_through (GDAS), dirichlet (DrNAS), or one that was registered."""
+    """softmax (DARTS), gumbel (SNAS), straight_through (GDAS), dirichlet (DrNAS), or one that was
+    registered."""
     temperature: float = 1.0
-    """Of gumbel and straight_through in the first epoch."""
+    """Temperature of gumbel and straight_through in the first epoch."""
     temperature_end: float | None = None
-    """In the last epoch, linearly from epoch to epoch; null: it stays the same."""
+    """Temperature in the last epoch, linearly from epoch to epoch; null: it stays the same."""
 
     def __post_init__(self) -> None:
         if self.name not in RELAXATIONS:
@@ -51,34 +55,39 @@ class RelaxationConfig:
 
 
 def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:
-    """Softmax over those candidates of each edge that there are (DARTS, equation 2)."""
-    # The lowest number and not -inf, of which a row without candidates would make NaN.
+    """Returns the softmax over the candidates that each edge has (DARTS, equation 2)."""
+    # The lowest number: a row without candidates would make NaN of -inf.
     return scores.masked_fill(~keep, torch.finfo(scores.dtype).min).softmax(-1) * keep
 
 
 def gumbel(alphas: Tensor, keep: Tensor, temperature: Tensor) -> Tensor:
-    """A draw of the concrete distribution: softmax((alpha + G) / temperature), G of Gumbel(0, 1) (SNAS, Xie et al. 2019)."""
+    """Draws from the concrete distribution: softmax((alpha + G) / temperature), G from Gumbel(0, 1)
+    (SNAS, Xie et al. 2019)."""
     noise = -torch.empty_like(alphas).exponential_().log()
     return masked_softmax((alphas + noise) / temperature, keep)
 
 
 def straight_through(alphas: Tensor, keep: Tensor, temperature: Tensor) -> Tensor:
-    """The largest entry of such a draw as a one-hot, with the gradient of the draw itself (GDAS, Dong & Yang 2019)."""
+    """Returns the largest entry of a `gumbel` draw as a one-hot, with the gradient of the draw
+    itself (GDAS, Dong & Yang 2019)."""
     soft = gumbel(alphas, keep, temperature)
     hard = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0) * keep
     return hard - soft.detach() + soft
 
 
 def concentration(alphas: Tensor) -> Tensor:
-    """Of the Dirichlet distribution that alphas stand for: elu(alpha) + 1, above 0 (DrNAS, Chen et al. 2021)."""
-    # The same function, but F.elu(alphas) + 1 is 0 in float32 below alpha = -17, and a concentration of 0 makes NaN.
+    """Returns the concentrations of the Dirichlet distribution: elu(alpha) + 1, above 0 (DrNAS,
+    Chen et al. 2021)."""
+    # F.elu(alphas) + 1 is the same function, but 0 in float32 below alpha = -17, and a
+    # concentration of 0 makes NaN.
     return F.relu(alphas) + alphas.clamp_max(0).exp()
 
 
 def dirichlet(alphas: Tensor, keep: Tensor, temperature: Tensor) -> Tensor:
-    """A draw from Dirichlet(elu(alpha) + 1) over the candidates that there are, with the pathwise gradient (DrNAS).
+    """Draws from Dirichlet(elu(alpha) + 1) over the candidates that there are, with the pathwise
+    gradient (DrNAS).
 
-    Gamma variables over their sum, as a candidate that is gone is then just left out.
+    The draw is Gamma variables over their sum, so that a candidate that is gone is just left out.
     """
     distribution = torch.distributions.Gamma(concentration(alphas), torch.ones_like(alphas), validate_args=False)
     draws = distribution.rsample() * keep
@@ -86,7 +95,7 @@ def dirichlet(alphas: Tensor, keep: Tensor, temperature: Tensor) -> Tensor:
 
 
 def dirichlet_mean(alphas: Tensor, keep: Tensor) -> Tensor:
-    """The mean of that distribution: the concentrations over their sum."""
+    """Returns the mean of that distribution: the concentrations over their sum."""
     concentrations = concentration(alphas) * keep
     return concentrations / (concentrations.sum(-1, keepdim=True) + ~keep.any(-1, keepdim=True))
 
@@ -95,7 +104,10 @@ RELAXATIONS: Registry[Relaxation] = Registry("relaxation")
 
 
 def register_relaxation(name: str, relaxation: Relaxation) -> None:
-    """Makes `relaxation` known by its name to `--relaxation.name`. Raises InputError if another one has it."""
+    """Makes `relaxation` known by its name to `--relaxation.name`.
+
+    Raises InputError if another one has it.
+    """
     RELAXATIONS.add(name, relaxation)
 
 

@@ -1,4 +1,4 @@
-"""The architectures of a search space as tuples of whole numbers: drawn, changed, compared and described to a predictor."""
+"""The architectures of a search space as tuples of whole numbers: draws, changes, features."""
 
 import itertools
 import math
@@ -14,8 +14,8 @@ from supernet import Genotype, Path, SearchSpace
 from supernet.genotypes.genotype import CellGenotype
 
 Genome = tuple[int, ...]
-"""One architecture: for each kind of cell and each of its edges, in the order of the space, the index of the candidate that
-runs there; -1 where the edge is left out."""
+"""One architecture: for each kind of cell and each of its edges, in the order of the space, the
+index of the candidate that runs there; -1 where the edge is left out."""
 
 ABSENT = -1
 
@@ -24,16 +24,17 @@ ABSENT = -1
 class Variable:
     """One decision of an architecture: a number from 0 to `options` - 1.
 
-    Every choice of a value for each variable is an architecture, and each architecture is one such choice: this is what a
-    controller decides in turn, what an optimiser of categorical parameters is given, and what a sequence model reads.
+    Every choice of a value for each variable is an architecture, and each architecture is one such
+    choice. A controller decides the variables in turn, an optimiser of categorical parameters has
+    them as parameters, and a sequence model reads them.
     """
 
     name: str
-    """"cell/0-2": the operation from state 0 to state 2; "normal/4/inputs" and "normal/4/first": which inputs node 4 has, and
-    the operation on the first of them."""
+    """"cell/0-2": the operation from state 0 to state 2; "normal/4/inputs" and "normal/4/first":
+    which inputs node 4 has, and the operation on the first of them."""
     options: int
     is_inputs: bool
-    """It says which states feed a node, not which operation."""
+    """Whether it decides the states that feed a node rather than an operation."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,17 @@ class NodeSlots:
     kind: str
     target: int
     places: tuple[int, ...]
-    """Where those edges are in a genome."""
+    """Places of those edges in a genome."""
     inputs: int
-    """How many of them an architecture has."""
+    """Number of them that an architecture has."""
 
 
 class Encoding:
     """All architectures of `space` without the operations in `exclude`.
 
-    In a space that keeps some inputs of every node (DARTS) an architecture has exactly as many, with operations other than
-    none, on different edges; otherwise (NAS-Bench-201) every edge has an operation, none included. Raises ValueError where no
-    operation is left.
+    In a space that keeps some inputs of every node (DARTS) an architecture has exactly as many,
+    with operations other than none, on different edges; otherwise (NAS-Bench-201) every edge has an
+    operation, none included. Raises ValueError if no operation is left.
     """
 
     def __init__(self, space: SearchSpace, exclude: Sequence[str] = ()) -> None:
@@ -70,11 +71,12 @@ class Encoding:
             if (places := tuple(number * len(space.edges) + row for row, (_, end) in enumerate(space.edges) if end == target))
         ]
         self.length = len(space.kinds) * len(space.edges)
-        """Numbers in a genome."""
+        """Length of a genome."""
 
     @cached_property
     def variables(self) -> tuple[Variable, ...]:
-        """The decisions, node by node: its inputs where there is a choice, then an operation for each of them."""
+        """Returns the decisions, node by node: its inputs if there is a choice, then an operation
+        for each."""
         found = []
         for node in self.nodes:
             name, count = f"{node.kind}/{node.target}", math.comb(len(node.places), node.inputs)
@@ -88,16 +90,16 @@ class Encoding:
 
     @cached_property
     def size(self) -> int:
-        """How many architectures there are."""
+        """Returns the number of architectures."""
         return math.prod(variable.options for variable in self.variables)
 
     def all(self) -> Iterator[Genome]:
-        """Every architecture once."""
+        """Yields every architecture once."""
         for values in itertools.product(*(range(variable.options) for variable in self.variables)):
             yield self.of_values(values)
 
     def random(self, random: Random) -> Genome:
-        """One of all architectures, each with the same chance."""
+        """Draws one of all architectures, each with the same chance."""
         return self.of_values([random.randrange(variable.options) for variable in self.variables])
 
     def check(self, genome: Sequence[int]) -> None:
@@ -115,7 +117,7 @@ class Encoding:
     # As decisions
 
     def values(self, genome: Genome) -> tuple[int, ...]:
-        """The value of each variable."""
+        """Returns the value of each variable."""
         values = []
         for node in self.nodes:
             present = tuple(number for number, place in enumerate(node.places) if genome[place] != ABSENT)
@@ -125,7 +127,7 @@ class Encoding:
         return tuple(values)
 
     def of_values(self, values: Sequence[int]) -> Genome:
-        """The architecture with these values of the variables."""
+        """Returns the architecture with these values of the variables."""
         genome = [ABSENT] * self.length
         left = iter(values)
         for node in self.nodes:
@@ -139,7 +141,8 @@ class Encoding:
     # As a graph
 
     def genotype(self, genome: Genome, seed: int | None = None, config_hash: str | None = None) -> Genotype:
-        """The genotype of an architecture; `seed` and `config_hash` say what search found it."""
+        """Returns the genotype of an architecture; `seed` and `config_hash` identify the search
+        that found it."""
         space = self.space
         cells: dict[str, list[tuple[tuple[str, int], ...]]] = {kind: [] for kind in space.kinds}
         for node in self.nodes:
@@ -153,18 +156,23 @@ class Encoding:
         return Genotype(made, space.skeleton, space.name, seed, config_hash)
 
     def of_genotype(self, genotype: Genotype) -> Genome:
-        """The architecture that is `genotype`. Raises ValueError for one that is none of this space."""
+        """Returns the architecture of `genotype`.
+
+        Raises ValueError for a genotype of another space.
+        """
         genome = Path.of_genotype(genotype, self.space).flat(self.space)
         self.check(genome)
         return genome
 
     def path(self, genome: Genome) -> Path:
-        """The path of an architecture through the supernet, without operations whose results nothing reads."""
+        """Returns the path of an architecture through the supernet, without operations whose
+        results are not read."""
         edges, choices = self.space.edges, {}
         for number, kind in enumerate(self.space.kinds):
             columns = list(genome[number * len(edges) : (number + 1) * len(edges)])
             read = set(self.space.concat)
-            # Edges are in the order of their targets: backwards, all readers of a node come before the edges into it.
+            # Edges are in the order of their targets: backwards, all readers of a node come before
+            # the edges into it.
             for row in reversed(range(len(edges))):
                 source, target = edges[row]
                 if target not in read:
@@ -177,7 +185,10 @@ class Encoding:
     # Changed
 
     def mutate_operation(self, genome: Genome, random: Random) -> Genome:
-        """Another operation on one edge, all such changes with the same chance; the same genome where there is only one."""
+        """Puts another operation on one edge, all such changes with the same chance.
+
+        The genome stays the same if there is only one operation.
+        """
         if len(self.operations) == 1:
             return genome
         place = random.choice([place for place, column in enumerate(genome) if column != ABSENT])
@@ -185,9 +196,10 @@ class Encoding:
         return _with(genome, {place: column})
 
     def mutate_edge(self, genome: Genome, random: Random) -> Genome:
-        """One operation moves to another edge into the same node, and what that edge had comes in its place.
+        """Exchanges the operations of two edges into the same node.
 
-        All such exchanges that change something have the same chance; the same genome where there are none.
+        All exchanges that change something have the same chance. The genome stays the same if there
+        are none.
         """
         pairs = [
             (one, other)
@@ -201,12 +213,14 @@ class Encoding:
         return _with(genome, {one: genome[other], other: genome[one]})
 
     def mutate(self, genome: Genome, random: Random, edge_share: float) -> Genome:
-        """By edge with the chance `edge_share`, by operation otherwise or where no exchange of edges changes anything."""
+        """Mutates by edge with the chance `edge_share`, by operation otherwise or if no exchange of
+        edges changes anything."""
         changed = self.mutate_edge(genome, random) if random.random() < edge_share else genome
         return self.mutate_operation(genome, random) if changed == genome else changed
 
     def neighbours(self, genome: Genome) -> list[Genome]:
-        """All architectures one edit away: another operation on an edge, or an operation on an edge that was left out."""
+        """Returns all architectures one edit away: another operation on an edge, or an operation on
+        an edge that was left out."""
         found = []
         for node in self.nodes:
             for place in node.places:
@@ -218,7 +232,8 @@ class Encoding:
 
     @cached_property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
-        """Places of a genome that a crossover does not part: an edge by itself, or a whole node that has a choice of inputs."""
+        """Returns the places of a genome that a crossover keeps together: an edge by itself, or a
+        whole node that has a choice of inputs."""
         blocks: list[tuple[int, ...]] = []
         for node in self.nodes:
             blocks += [node.places] if node.inputs < len(node.places) else [(place,) for place in node.places]
@@ -228,20 +243,23 @@ class Encoding:
 
     @cached_property
     def features(self) -> dict[str, Callable[[Sequence[Genome]], np.ndarray]]:
-        """The encodings for a predictor, by name."""
+        """Returns the encodings for a predictor, by name."""
         return {"one_hot": self.one_hot, "path": self.paths}
 
     def one_hot(self, genomes: Sequence[Genome]) -> np.ndarray:
-        """float32 [genomes, edges * operations] of 0 and 1: the operation of each edge, zeros on edges that are left out."""
+        """Encodes the operation of each edge: 0 and 1, float32 [genomes, edges * operations], zeros
+        on edges that are left out."""
         columns = np.array(genomes, dtype=np.int64).reshape(len(genomes), self.length, 1)
         return (columns == np.array(self.operations)).reshape(len(genomes), -1).astype(np.float32)
 
     def paths(self, genomes: Sequence[Genome]) -> np.ndarray:
-        """float32 [genomes, paths] of 0 and 1: which sequences of operations lead from an input to the output of a cell.
+        """Encodes the sequences of operations from an input to the output of a cell: 0 and 1,
+        float32 [genomes, paths].
 
-        The path encoding of White et al. 2021 (BANANAS, section 3.1): one entry for each kind, input state and sequence of
-        operations other than none, of every length up to the number of nodes. Architectures that differ in parts that no path
-        runs through are the same here.
+        It is the path encoding of White et al. 2021 (BANANAS, section 3.1), with one entry for each
+        kind, input state and sequence of operations other than none, of every length up to the
+        number of nodes. Architectures that differ in parts that no path runs through are the same
+        here.
         """
         found = np.zeros((len(genomes), self._paths_of_input * self.space.inputs * len(self.space.kinds)), np.float32)
         for row, genome in zip(found, genomes, strict=True):
@@ -250,7 +268,7 @@ class Encoding:
 
     @cached_property
     def _steps(self) -> dict[int, int]:
-        """Candidates that a path can run through, numbered."""
+        """Returns the candidates that a path can run through, numbered."""
         names = self.space.candidates
         return {column: number for number, column in enumerate(c for c in self.operations if names[c] != "none")}
 
@@ -261,7 +279,8 @@ class Encoding:
     def _path_places(self, genome: Genome) -> Iterator[int]:
         space, steps = self.space, self._steps
         for number in range(len(space.kinds)):
-            # For each state the sequences that lead to it: (input, length, the sequence as a number to the base of steps).
+            # For each state the sequences that lead to it: (input, length, the sequence as a number
+            # to the base of steps).
             ways: list[set[tuple[int, int, int]]] = [{(state, 0, 0)} for state in range(space.inputs)]
             ways += [set() for _ in range(space.nodes)]
             for row, (source, target) in enumerate(space.edges):

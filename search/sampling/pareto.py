@@ -1,6 +1,7 @@
-"""Which points no other one beats, and how crowded they stand (NSGA-II, Deb et al. 2002, section III).
+"""Pareto fronts and crowding distances (NSGA-II, Deb et al. 2002, section III).
 
-Points are rows of finite numbers, one an objective, all of them to be minimised; turn the sign of what shall be large.
+Points are rows of finite numbers, one an objective, all of them to be minimised; turn the sign of a
+number that shall be large.
 """
 
 import math
@@ -10,17 +11,19 @@ Point = Sequence[float]
 
 
 def dominates(one: Point, other: Point) -> bool:
-    """`one` is nowhere worse than `other` and somewhere better."""
+    """Says whether `one` is nowhere worse than `other` and somewhere better."""
     return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that no other one dominates, in rising order; equal points are all among them."""
+    """Returns the indices of the points that no other one dominates, in rising order, all equal
+    points included."""
     return _front(points, range(len(points)))
 
 
 def non_dominated_fronts(points: Sequence[Point]) -> list[list[int]]:
-    """All indices in fronts: the Pareto front, then that of the points without it, and so on; each in rising order."""
+    """Returns all indices in fronts: the Pareto front, then that of the points without it, and so
+    on; each in rising order."""
     fronts = []
     left = list(range(len(points)))
     while left:
@@ -31,10 +34,12 @@ def non_dominated_fronts(points: Sequence[Point]) -> list[list[int]]:
 
 
 def crowding_distances(points: Sequence[Point]) -> list[float]:
-    """How far apart the neighbours of each point of one front are, summed over the objectives.
+    """Returns the distance of the neighbours of each point of one front, summed over the
+    objectives.
 
-    For each objective the points are sorted; the first and the last have an infinite distance, each of the others that between
-    the two beside it, as a share of the whole range. An objective that is the same everywhere adds nothing in between.
+    For each objective the points are sorted; the first and the last have an infinite distance, each
+    of the others the distance of the two beside it, as a share of the whole range. An objective
+    that is the same everywhere adds 0 in between.
     """
     distances = [0.0] * len(points)
     for objective in range(len(points[0]) if points else 0):
@@ -48,7 +53,8 @@ def crowding_distances(points: Sequence[Point]) -> list[float]:
 
 
 def _front(points: Sequence[Point], indices: Sequence[int]) -> list[int]:
-    # In the order of their coordinates a point is dominated by earlier ones alone, and by one of the front if by any.
+    # In the order of their coordinates only earlier points can dominate a point, and one of the
+    # front does if any does.
     front: list[int] = []
     for index in sorted(indices, key=lambda index: tuple(points[index])):
         if not any(dominates(points[other], points[index]) for other in front):

@@ -1,4 +1,4 @@
-"""A sampler of which only the proposals that a zero-cost proxy ranks highest are evaluated."""
+"""A sampler whose best proposals alone, by a zero-cost proxy, are evaluated."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,13 @@ from search.sampling.trials import Evaluate
 
 
 class Prefiltered(Sampler):
-    """Asks `inner` for `factor` times as many architectures as it passes on (Abdelfattah et al. 2021, section 5).
+    """A sampler that asks `inner` for `factor` times as many architectures as it passes on
+    (Abdelfattah et al. 2021, section 5).
 
-    They are ranked by `score`, a proxy that gives an architecture the same number each time; one of `factor` is passed on, at
-    least one, the best first. `inner` is told the scores of those alone. What was passed on with a smaller share before, as a
-    later rung of Hyperband, is passed on again whatever its rank. Where `inner` has no more, fewer are ranked.
+    They are ranked by `score`, a proxy that gives an architecture the same number each time; one of
+    `factor` is passed on, at least one, the best first. `inner` is told the scores of those alone.
+    Architectures that Hyperband promotes to a larger share skip the filter. If `inner` has no more,
+    fewer are ranked.
     """
 
     def __init__(self, inner: Sampler, score: Evaluate, factor: int) -> None:
@@ -26,14 +28,14 @@ class Prefiltered(Sampler):
         self._factor = factor
         self._ranks: dict[Genome, float] = {}
         self._passed: dict[Genome, float] = {}
-        """The share with which those that were to be evaluated in part have been passed on."""
+        """Share with which architectures have been passed on that were to be evaluated in part."""
         self._waiting: tuple[list[Genome], float] | None = None
         """Proposals that were asked for but have another share than those before them."""
 
     def ask(self) -> list[Genome]:
         asked, self.evaluation_share = self._next()
         again, new = self._parted(asked)
-        # Each ask brings something, so that more than `factor` of them are of no use.
+        # Each ask brings a proposal, so that more than `factor` asks are of no use.
         for _ in range(self._factor):
             if not new or len(new) >= self._factor:
                 break
@@ -75,7 +77,7 @@ class Prefiltered(Sampler):
         self.evaluation_share, self._passed, self._waiting = state["share"], dict(state["passed"]), state["waiting"]
 
     def _next(self) -> tuple[list[Genome], float]:
-        """What `inner` asks for next, and its share."""
+        """Returns the architectures that `inner` asks for next, and their share."""
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             return waiting
@@ -83,7 +85,7 @@ class Prefiltered(Sampler):
         return asked, self._inner.evaluation_share
 
     def _parted(self, asked: Sequence[Genome]) -> tuple[list[Genome], list[Genome]]:
-        """Those that were passed on with a smaller share, and the others."""
+        """Returns the architectures that were passed on with a smaller share, and the others."""
         again = [genome for genome in asked if self._passed.get(genome, 1.0) < self.evaluation_share]
         return again, [genome for genome in asked if genome not in again]
 

@@ -9,7 +9,7 @@ from search.sampling.samplers.sampler import Sampler, Scored
 
 Evaluate = Callable[[Genome, float], float]
 """The score of an architecture from a share of a whole evaluation; more is better."""
-_ROUNDING = 1e-9  # of sums of shares
+_ROUNDING = 1e-9  # rounding of sums of shares
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Trial:
     genome: Genome
     score: float
     share: float
-    """How much of a whole evaluation it was."""
+    """Share of a whole evaluation that it was."""
 
 
 class Trials:
-    """Evaluates what `sampler` asks for and tells it the scores; a whole evaluation costs 1, a part its share.
+    """The evaluations of `sampler`'s proposals; a whole evaluation costs 1, a part its share.
 
-    An architecture that is asked for again costs again, as in the published comparisons, but is not evaluated again.
+    An architecture that is asked for again costs again, as in the published comparisons, but is not
+    evaluated again.
     """
 
     def __init__(self, sampler: Sampler, evaluate: Evaluate) -> None:
@@ -33,9 +34,9 @@ class Trials:
         self.evaluate = evaluate
         self.done: list[Trial] = []
         self.spent = 0.0
-        """Cost of all that are done, in whole evaluations."""
+        """Cost of all trials that are done, in whole evaluations."""
         self.exhausted = False
-        """The sampler has nothing more to ask for."""
+        """Whether the sampler has nothing more to ask for."""
         self._asked: list[Genome] = []
         self._share = 1.0
         self._scored: list[Scored] = []
@@ -63,7 +64,8 @@ class Trials:
         return self.done[first:]
 
     def best(self) -> Trial | None:
-        """The best of those that were evaluated wholly, the first of equals; None before there is one."""
+        """Returns the best of the trials that were whole evaluations, the first of equals; None
+        before there is one."""
         whole = (trial for trial in self.done if trial.share == 1)
         return max(whole, key=lambda trial: trial.score, default=None)
 

@@ -1,4 +1,5 @@
-"""Figures of cells and of architecture parameters. matplotlib is imported where it is used: it is slow to load."""
+"""Figures of cells and of architecture parameters. matplotlib is slow to load, so it is imported
+where it is used."""
 
 import io
 import math
@@ -25,7 +26,8 @@ MOST_DOTS = 30_000  # a side of a figure; Agg draws no more than 2**16
 TEXT, TITLE = 9.0, 12.0  # points
 MARGIN, TITLE_ROOM = 0.2, 0.4  # inches
 INK, PAPER, BUS = "#1f2937", "#f3f4f6", "#9ca3af"  # text and frames, states, lines to the output
-# By how the name begins: the first that fits. What a user registers has the colour of the last.
+# Colours by the beginning of the name, the first that fits. A user's own operation has the last
+# colour.
 COLOURS = {
     "none": "#a8adb5",
     "skip": "#5f6b7a",
@@ -41,7 +43,8 @@ COLOURS = {
 
 
 def draw_cell(cell: CellGenotype, inputs: int, title: str) -> "Figure":
-    """One cell as a graph from left to right: its input states, an operation on every edge, nodes, and the output.
+    """Draws one cell as a graph from left to right: input states, an operation on every edge,
+    nodes, output.
 
     Grey lines lead from the concatenated states to the output.
     """
@@ -49,7 +52,7 @@ def draw_cell(cell: CellGenotype, inputs: int, title: str) -> "Figure":
 
 
 def draw_genotype(genotype: Genotype) -> "Figure":
-    """The cells of every kind in one figure."""
+    """Draws the cells of every kind in one figure."""
     inputs = genotype.skeleton.inputs
     return _draw_layouts([(_lay_out(cell, inputs), _title(kind)) for kind, cell in genotype.cells.items()])
 
@@ -57,7 +60,8 @@ def draw_genotype(genotype: Genotype) -> "Figure":
 def draw_alphas(
     table: "Tensor | np.ndarray", edges: Sequence[tuple[int, int]], candidates: Sequence[str], title: str
 ) -> "Figure":
-    """A table [edges, candidates] of architecture parameters, or of a mixture, as a heat map with its values.
+    """Draws a table [edges, candidates] of architecture parameters, or of a mixture, as a heat map
+    with its values.
 
     Raises ValueError for a table of another shape.
     """
@@ -100,14 +104,14 @@ def draw_alphas(
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
-    """Writes a figure as PNG, either whole or not at all. Raises OSError where that cannot be done."""
+    """Writes a figure as PNG, either whole or not at all. Raises OSError if that cannot be done."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
     write_atomically(pathlib.Path(path), content.getvalue())
 
 
 def colour_of(operation: str) -> str:
-    """The colour in which an operation is drawn, the same for all of one type."""
+    """Returns the colour in which an operation is drawn, the same for all of one type."""
     return next(colour for beginning, colour in COLOURS.items() if operation.startswith(beginning))
 
 
@@ -120,7 +124,8 @@ def _dots(width: float, height: float) -> float:
 
 
 def _number_format(largest: float) -> Callable[[float], str]:
-    """Fixed decimals with three significant digits of the largest value, where that fits a cell."""
+    """Returns fixed decimals with three significant digits of the largest value, if that fits a
+    cell."""
     if largest and not 1e-4 <= largest < 1e4:
         return "{:.1e}".format
     decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 2
@@ -134,20 +139,21 @@ def _lay_out(cell: CellGenotype, inputs: int) -> Layout:
 
 @lru_cache(maxsize=256)
 def _text_width(text: str) -> float:
-    """In inches."""
+    """Returns the width of a text in inches."""
     from matplotlib.textpath import TextPath
 
     return float(TextPath((0, 0), text, size=TEXT).get_extents().width) / 72
 
 
 def _box_size(label: str, operation: bool) -> tuple[float, float]:
-    """Width and height of a box around a text, in inches."""
+    """Returns width and height of a box around a text, in inches."""
     width = _text_width(label)
     return (width + 0.2, 0.25) if operation else (max(width + 0.26, 0.46), 0.46)
 
 
 def _draw_layouts(drawings: Sequence[tuple[Layout, str]]) -> "Figure":
-    """All drawings in one figure, above or beside each other, whichever is nearer to the shape of a page."""
+    """Puts all drawings in one figure, above or beside each other, whichever is nearer to the shape
+    of a page."""
     from matplotlib.figure import Figure
 
     sizes = []
@@ -171,7 +177,8 @@ def _draw_layouts(drawings: Sequence[tuple[Layout, str]]) -> "Figure":
 
 
 def _draw_layout(axes: "Axes", layout: Layout, title: str, width: float, height: float) -> None:
-    """One cell on axes of `width` x `height` inches, so that one unit is one inch and texts fit their boxes."""
+    """Draws one cell on axes of `width` x `height` inches, so that one unit is one inch and texts
+    fit their boxes."""
     left, _, bottom, _ = layout.extent
     axes.set_xlim(left - MARGIN, left - MARGIN + width)
     axes.set_ylim(bottom - MARGIN, bottom - MARGIN + height)
@@ -187,7 +194,8 @@ def _draw_layout(axes: "Axes", layout: Layout, title: str, width: float, height:
 
 
 def _ports(layout: Layout) -> tuple[dict[int, float], dict[int, float]]:
-    """At what height each line leaves its first item and arrives at its last: fanned out, in the order of where they go."""
+    """Returns the heights at which each line leaves its first item and meets its last: fanned out,
+    in the order of their ends."""
     ports: tuple[dict[int, float], dict[int, float]] = ({}, {})
     for side, end, near in ((0, 0, 1), (1, -1, -2)):
         lines_of: dict[Item, list[int]] = {}
@@ -202,7 +210,8 @@ def _ports(layout: Layout) -> tuple[dict[int, float], dict[int, float]]:
 
 
 def _draw_line(axes: "Axes", line: Line, leave: float, arrive: float) -> None:
-    """A smooth curve, level wherever it meets or passes a column, with an arrow at its end."""
+    """Draws a smooth curve, level wherever it meets or passes a column, with an arrow at its
+    end."""
     from matplotlib.patches import PathPatch, Polygon
     from matplotlib.path import Path
 
@@ -214,7 +223,7 @@ def _draw_line(axes: "Axes", line: Line, leave: float, arrive: float) -> None:
         y = {0: leave, last: arrive}.get(number, item.y)
         enter, exit_ = (item.x - item.width / 2, y), (item.x + item.width / 2, y)
         if number == last:
-            enter = (enter[0] - 0.07, y)  # where the arrow begins
+            enter = (enter[0] - 0.07, y)  # the beginning of the arrow
         if number:
             middle = (vertices[-1][0] + enter[0]) / 2
             vertices += [(middle, vertices[-1][1]), (middle, y), enter]

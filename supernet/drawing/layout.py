@@ -1,7 +1,8 @@
-"""Where to put a cell's states and operations on paper: a layered drawing (Sugiyama et al. 1981), from left to right.
+"""The places of a cell's states and operations: a layered drawing (Sugiyama et al. 1981).
 
-Columns of states alternate with columns of operations. What spans several columns gets a place of its own in each of them, so
-that no line runs through a box and no two boxes overlap. Lengths are in inches.
+From left to right, columns of states alternate with columns of operations. A line that spans
+several columns gets a place of its own in each, so that lines and boxes never overlap. Lengths are
+in inches.
 """
 
 import math
@@ -16,7 +17,8 @@ SWEEPS = 24  # over all columns, for the order in them and again for the heights
 
 @dataclass(eq=False)
 class Item:
-    """A box, or with an empty label the place where a line passes a column; (x, y) is its centre, y upwards."""
+    """A box, or with an empty label the place where a line passes a column; (x, y) is its centre, y
+    upwards."""
 
     column: int
     label: str = ""
@@ -31,7 +33,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Line:
-    """From a state through its operation to a node, or, without an operation, from a concatenated state to the output."""
+    """A line from a state through its operation to a node, or, without an operation, from a
+    concatenated state to the output."""
 
     items: tuple[Item, ...]
     operation: str | None
@@ -39,19 +42,20 @@ class Line:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything of one drawing: items by column, each column from bottom to top, and the lines between them."""
+    """Everything of one drawing: items by column, each column from bottom to top, and the lines
+    between them."""
 
     columns: list[list[Item]]
     lines: list[Line]
 
     @property
     def boxes(self) -> list[Item]:
-        """The items that are boxes."""
+        """Returns the items that are boxes."""
         return [item for column in self.columns for item in column if item.label]
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top of all items."""
+        """Returns left, right, bottom and top of all items."""
         items = [item for column in self.columns for item in column]
         return (
             min(item.x - item.width / 2 for item in items),
@@ -70,7 +74,8 @@ def lay_out(cell: CellGenotype, inputs: int, names: Sequence[str], size: Callabl
     for column in layout.columns:
         for item in column:
             item.width, item.height = size(item.label, item.operation) if item.label else (0.0, 0.12)
-        # A line that passes a column stays level for all of its width, so that it meets none of the boxes.
+        # A line that passes a column stays level for all of its width, so that it meets none of the
+        # boxes.
         widest = max(item.width for item in column)
         for item in column:
             item.width = widest
@@ -82,7 +87,10 @@ def lay_out(cell: CellGenotype, inputs: int, names: Sequence[str], size: Callabl
 
 
 def _connect(cell: CellGenotype, inputs: int, names: Sequence[str]) -> Layout:
-    """Items and lines, not yet placed. States stand two columns to the right of the last state that feeds them."""
+    """Returns items and lines, not yet placed.
+
+    States stand two columns to the right of the last state that feeds them.
+    """
     column_of = [0] * inputs
     for feeds in cell.nodes:
         column_of.append(2 + max((column_of[source] for _, source in feeds), default=0))
@@ -116,7 +124,7 @@ def _connect(cell: CellGenotype, inputs: int, names: Sequence[str]) -> Layout:
 
 
 def _sweeps(columns: list[list[Item]]) -> Iterator[tuple[list[Item], bool]]:
-    """(column, whether it comes from the left), to and fro."""
+    """Yields (column, whether the sweep comes from the left), to and fro."""
     for sweep in range(SWEEPS):
         forward = sweep % 2 == 0
         for column in columns if forward else reversed(columns):
@@ -124,7 +132,8 @@ def _sweeps(columns: list[list[Item]]) -> Iterator[tuple[list[Item], bool]]:
 
 
 def _order(columns: list[list[Item]]) -> None:
-    """Sorts each column by the mean rank of its items' neighbours and keeps the order with the fewest crossings."""
+    """Sorts each column by the mean rank of its items' neighbours and keeps the order with the
+    fewest crossings."""
     for column in columns:
         column.reverse()  # the first state on top
     best, fewest = [list(column) for column in columns], _crossings(columns)
@@ -144,9 +153,10 @@ def _mean(values: Sequence[float], default: float) -> float:
 
 
 def _crossings(columns: list[list[Item]]) -> float:
-    """How many pairs of lines between neighbouring columns cross.
+    """Returns the number of pairs of lines between neighbouring columns that cross.
 
-    Between operations and the nodes that they feed they count a little more: a node's operations had better stand together.
+    Crossings between operations and the nodes that they feed count a little more: a node's
+    operations had better stand together.
     """
     total = 0.0
     for number, (left, right) in enumerate(pairwise(columns)):
@@ -167,7 +177,8 @@ def _set_heights(columns: list[list[Item]]) -> None:
         wishes = []
         middle = _mean([item.y for item in column], 0.0)
         for item in column:
-            # Straight where a line only passes: both its neighbours pull harder than those of a box.
+            # A line that only passes is kept straight: its neighbours pull harder than those of a
+            # box.
             near = [(other.y, 1.0 if other.label else 8.0) for other in (*item.before, *item.after)]
             weight = sum(pull for _, pull in near)
             wishes.append(sum(y * pull for y, pull in near) / weight if near else middle)
@@ -175,7 +186,8 @@ def _set_heights(columns: list[list[Item]]) -> None:
 
 
 def _spread(column: list[Item], wishes: Sequence[float]) -> None:
-    """Sets y as near to `wishes` as possible, in the mean square, so that nothing overlaps: isotonic regression."""
+    """Sets y as near to `wishes` as possible, in the mean square, so that nothing overlaps:
+    isotonic regression."""
     offsets, offset = [], 0.0
     for number, item in enumerate(column):
         if number:
@@ -195,7 +207,7 @@ def _spread(column: list[Item], wishes: Sequence[float]) -> None:
 
 
 def _gap(below: Item, above: Item) -> float:
-    """The least distance of the centres of two neighbours in a column."""
+    """Returns the least distance of the centres of two neighbours in a column."""
     return (below.height + above.height) / 2 + (0.1 if below.label and above.label else 0.06)
 
 

@@ -1,7 +1,7 @@
 """Well-known published genotypes by name, each with its source.
 
-Found on CIFAR-10 where the name does not say ImageNet, and in the text form of DARTS, NASNet-A and AmoebaNet-A as the authors
-of DARTS wrote them down.
+They were found on CIFAR-10 unless the name says ImageNet. Texts are in the form of DARTS; NASNet-A
+and AmoebaNet-A are as the authors of DARTS wrote them down.
 """
 
 import os
@@ -145,7 +145,7 @@ PUBLISHED: Mapping[str, PublishedGenotype] = MappingProxyType({genotype.name: ge
 
 
 def list_genotypes() -> list[str]:
-    """Names of the published genotypes."""
+    """Returns the names of the published genotypes."""
     return list(PUBLISHED)
 
 
@@ -158,7 +158,7 @@ def _find(name: str) -> PublishedGenotype | None:
 
 
 def get_genotype(name: str) -> Genotype:
-    """The published genotype of that name; case does not matter, nor whether - or _ is written.
+    """Returns the published genotype of that name; case, and - or _, make no difference.
 
     Raises ValueError for an unknown name.
     """
@@ -169,9 +169,9 @@ def get_genotype(name: str) -> Genotype:
 
 
 def read_genotype(file_or_name: str | os.PathLike[str]) -> Genotype:
-    """The genotype in a file, or else the published one of that name.
+    """Returns the genotype in a file, or else the published one of that name.
 
-    Raises ValueError where neither exists or the file holds no genotype.
+    Raises ValueError if neither exists or the file holds no genotype.
     """
     path = os.fspath(file_or_name)
     if os.path.isfile(path) or (_find(path) is None and _means_file(path)):

@@ -1,4 +1,4 @@
-"""Runs what a command line asks for: every end is one line and an exit status."""
+"""Commands: every end of one is a line and an exit status."""
 
 import errno
 import re
@@ -18,14 +18,18 @@ _LACK_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is NaN or infinite; going on is pointless. The message is one line with the step and what to try."""
+    """The loss is NaN or infinite; going on is pointless.
+
+    The message is one line with the step and what to try.
+    """
 
 
 def command(prog: str, main: Callable[[], None]) -> int:
     """Runs `main` and returns the exit status: 0, or one line on stderr and
 
     - 2: something is wrong with the input or the disk (InputError, OSError), or memory is short,
-    - 1: training diverged, or an error of ours, whose traceback is in the log of the run that was open (`Monitor`),
+    - 1: training diverged, or an error of ours, whose traceback is in the log of the run that was
+      open (`Monitor`),
     - 130: stopped by Ctrl-C or SIGTERM.
     """
     try:
@@ -46,14 +50,14 @@ def command(prog: str, main: Callable[[], None]) -> int:
 
 
 class End(NamedTuple):
-    """How a command ends for an error."""
+    """The end of a command by an error."""
 
     message: str
     status: int
 
 
 def foreseen(error: BaseException) -> End | None:
-    """How a command ends for an error that is no mistake of ours; None for one that is."""
+    """Returns the end by an error that is no mistake of ours; None for one that is."""
     if isinstance(error, TrainingDiverged):
         return End(one_line(error), 1)
     if isinstance(error, OSError):
@@ -73,14 +77,17 @@ def foreseen(error: BaseException) -> End | None:
 
 
 def _place(error: Exception) -> str:
-    """Where it was raised: file, line and function."""
+    """Returns the place where an error was raised: file, line and function."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"in {frame.filename}, line {frame.lineno}, {frame.name}"
 
 
 @contextmanager
 def _terminate_is_interrupt() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Only the main thread can receive signals."""
+    """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does.
+
+    Only the main thread can receive signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -32,7 +32,7 @@ CONFIG_FILE = "config.yaml"
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What is said of a run beside its configuration: where it is and how it begins."""
+    """The options of a run beside its configuration: its directory, and its beginning."""
 
     run: Path
     """Directory of the run."""
@@ -41,14 +41,16 @@ class RunOptions:
     overwrite: bool
     """Replace the run that the directory holds."""
     seeds: tuple[int, ...] = ()
-    """Repeat the run with each of these seeds, in seed_0 and so on below `run`; none: once, with that of the configuration."""
+    """Repeat the run with each of these seeds, in seed_0 and so on below `run`; none: once, with
+    that of the configuration."""
     pictures: bool = True
-    """Draw architectures and the like for TensorBoard and the report. No option of the command line: it is for callers in
-    Python whose runs are so small that pictures would take most of the time."""
+    """Draw architectures and the like for TensorBoard and the report. It is no option of the
+    command line but for callers in Python whose runs are so small that pictures would take most of
+    the time."""
 
 
 def shipped_configs() -> dict[str, Traversable]:
-    """The configurations that come with the project, by name."""
+    """Returns the configurations that come with the project, by name."""
     files = sorted(_yaml_files(importlib.resources.files("configs")), key=lambda entry: entry.name)
     return {entry.name.removesuffix(".yaml"): entry for entry in files}
 
@@ -70,12 +72,15 @@ def parse_command_line(
     defaults: T | None = None,
     repeats: bool = True,
 ) -> tuple[T, RunOptions]:
-    """The configuration that `argv` (None: the process's own) describes, and the options of the run.
+    """Returns the configuration that `argv` (None: the process's own) describes, and the options of
+    the run.
 
-    Every field of `schema` is an option, `--data.root` for a field of a nested dataclass; `--config` reads a file, and of two
-    values the one that stands later wins; what nothing says is as in `defaults`, or else as in the schema. Without `--config`,
-    `default_config` is read, or on `--resume` what the run saved. Without `repeats` there is no option `--seeds`.
-    Wrong input is said in one line on stderr with exit status 2; `--help` and `--print_config` exit with 0.
+    Every field of `schema` is an option, `--data.root` for a field of a nested dataclass;
+    `--config` reads a file, and of two values the later one wins; other fields are as in
+    `defaults`, or else as in the schema. Without `--config`, `default_config` is read, or on
+    `--resume` the saved configuration of the run. Without `repeats` there is no option `--seeds`.
+    Wrong input ends with one line on stderr and exit status 2; `--help` and `--print_config` exit
+    with 0.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     leaves = leaves_of(schema, dataclasses.MISSING if defaults is None else defaults)
@@ -86,7 +91,8 @@ def parse_command_line(
             raise InputError("--run: is empty; name a directory")
         run = Path(values["run"] or _default_run(values["config"] or default_config, prog))
         seeds = _seeds(values.get("seeds"))
-        # Of a run that was repeated, each repetition has saved its configuration, in which only the seed differs.
+        # Each repetition of a repeated run has saved its configuration, in which only the seed
+        # differs.
         saved = next((path for path in (seed_directory(run, seed) / CONFIG_FILE for seed in seeds) if path.is_file()), None)
         saved = saved or run / CONFIG_FILE
         base = str(saved) if values["resume"] and saved.is_file() else default_config
@@ -103,7 +109,8 @@ def parse_command_line(
 
 
 def seed_directory(run: Path, seed: int | str) -> Path:
-    """Where `run` is repeated with `seed`; "*": the pattern of all such directories."""
+    """Returns the directory in which `run` is repeated with `seed`; "*" gives the pattern of all of
+    them."""
     return run / f"seed_{seed}"
 
 
@@ -120,7 +127,8 @@ def _seeds(text: str | None) -> tuple[int, ...]:
 
 
 def config_from_file(schema: type[T], path: Path | Traversable) -> T:
-    """The configuration that a YAML file describes; what it leaves out has its default.
+    """Returns the configuration that a YAML file describes; fields that it leaves out have their
+    defaults.
 
     Raises:
         InputError: the file is no such configuration; the message begins with its path.
@@ -134,7 +142,8 @@ def config_from_file(schema: type[T], path: Path | Traversable) -> T:
 
 
 def config_to_dict(config: "DataclassInstance") -> dict[str, Any]:
-    """The configuration as nested dictionaries of plain values (numbers, text, lists): what YAML and JSON can hold."""
+    """Returns the configuration as nested dictionaries of plain values (numbers, text, lists), for
+    YAML and JSON."""
     values = {field.name: getattr(config, field.name) for field in fields_in_order(type(config))}
     return {
         name: config_to_dict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else _plain(value)
@@ -143,12 +152,14 @@ def config_to_dict(config: "DataclassInstance") -> dict[str, Any]:
 
 
 def config_to_yaml(config: "DataclassInstance") -> str:
-    """The configuration as YAML, fields in the order of the schema; `--config` reads it back to an equal one."""
+    """Returns the configuration as YAML, fields in the order of the schema; `--config` reads it
+    back."""
     return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
 
 
 def config_hash(config: "DataclassInstance", ignore: Collection[str] = ()) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of the configuration, without the top-level fields in `ignore`."""
+    """Returns 12 hexadecimal digits of the SHA-256 of the configuration without the fields in
+    `ignore`."""
     values = {key: value for key, value in config_to_dict(config).items() if key not in ignore}
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
 
@@ -196,7 +207,7 @@ def _parser(leaves: Mapping[str, Leaf], prog: str, description: str, repeats: bo
 
 
 def _describe_leaf(leaf: Leaf) -> str:
-    """What may be given, where the listed choices do not say it, and what holds otherwise."""
+    """Returns the type of a field, unless the listed choices show it, and its default."""
     parts = [] if _listed(leaf.hint) else [describe(leaf.hint)]
     if leaf.default is dataclasses.MISSING:
         parts.append("must be given")
@@ -207,7 +218,7 @@ def _describe_leaf(leaf: Leaf) -> str:
 
 
 def _listed(hint: Any) -> list[str]:
-    """All values that there are, where these are few."""
+    """Returns all values of a type that has few."""
     if get_origin(hint) is Literal:
         return [str(choice) for choice in get_args(hint)]
     listed = {bool: ["true", "false"], type(None): ["null"]}
@@ -218,7 +229,8 @@ def _listed(hint: Any) -> list[str]:
 
 
 class _ValueAction(argparse.Action):
-    """Reads the text of an option into the value of its field. One that is true or false is true where it has no text."""
+    """Reads the text of an option into the value of its field; a truth value without a text is
+    true."""
 
     def __init__(self, *, leaf: Leaf, **options: Any) -> None:
         super().__init__(nargs="?" if leaf.hint is bool else None, **options)
@@ -233,7 +245,8 @@ class _ValueAction(argparse.Action):
 
 
 class _ConfigAction(argparse.Action):
-    """Puts the values of a file where they stand on the command line, so that later options override them."""
+    """Puts the values of a file in their place on the command line, so that later options override
+    them."""
 
     def __init__(self, *, leaves: Mapping[str, Leaf], **options: Any) -> None:
         super().__init__(**options)
@@ -256,7 +269,8 @@ class _ConfigAction(argparse.Action):
 
 
 def _own_configs(leaves: Mapping[str, Leaf]) -> list[str]:
-    """Names of the shipped configurations that fit the schema: they are for this command."""
+    """Returns the names of the shipped configurations that fit the schema and so are for this
+    command."""
     own = []
     for name, path in shipped_configs().items():
         with suppress(InputError):
@@ -266,7 +280,7 @@ def _own_configs(leaves: Mapping[str, Leaf]) -> list[str]:
 
 
 def _values_of_file(path: Path | Traversable, leaves: Mapping[str, Leaf]) -> dict[str, Any]:
-    """The values in a file by dotted name, each of the type of its field."""
+    """Returns the values in a file by dotted name, each of the type of its field."""
     content = read_yaml(path)
     try:
         flat = _flatten(content, leaves)
@@ -279,7 +293,10 @@ def _values_of_file(path: Path | Traversable, leaves: Mapping[str, Leaf]) -> dic
 
 
 def _flatten(content: Mapping[str, Any], leaves: Mapping[str, Leaf], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted names; a name that is no field of the schema is refused."""
+    """Flattens nested mappings to dotted names.
+
+    Raises InputError for a name that is no field of the schema.
+    """
     flat: dict[str, Any] = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
@@ -295,7 +312,7 @@ def _flatten(content: Mapping[str, Any], leaves: Mapping[str, Leaf], prefix: str
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str], leaves: Mapping[str, Leaf]) -> dict[str, Any]:
-    """All options by dotted name."""
+    """Returns all options by dotted name."""
     try:
         namespace, others = parser.parse_known_args(_join_negative(arguments))
     except argparse.ArgumentError as error:
@@ -311,7 +328,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str], leaves: Mappin
 
 
 def _join_negative(arguments: list[str]) -> list[str]:
-    """`--rate -1e-3` as `--rate=-1e-3`: argparse takes a negative number with an exponent for an option."""
+    """Joins `--rate -1e-3` to `--rate=-1e-3`: argparse takes a negative number with an exponent for
+    an option."""
     joined: list[str] = []
     for argument in arguments:
         if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\.?\d", argument):
@@ -322,7 +340,7 @@ def _join_negative(arguments: list[str]) -> list[str]:
 
 
 def _checked(values: Mapping[str, Any], leaves: Mapping[str, Leaf]) -> dict[str, Any]:
-    """The values of the fields; see `check_value`."""
+    """Returns the checked values of the fields; see `check_value`."""
     for name, leaf in leaves.items():
         check_value(name, leaf, values[name])
     return {name: values[name] for name in leaves}

@@ -1,7 +1,8 @@
-"""The schema of a configuration: its fields, the types that their values have, and how values are read into them.
+"""The schema of a configuration: its fields, their types, and the reading of their values.
 
-A schema is a dataclass. Its fields hold numbers, texts, truth values, paths, choices (`Literal`), lists, tuples and mappings of
-those, or null beside them; or a dataclass in turn. The text under a field is its help.
+A schema is a dataclass. Its fields hold numbers, texts, truth values, paths, choices (`Literal`),
+lists, tuples and mappings of those, or null beside them; or a dataclass in turn. The text under a
+field is its help.
 """
 
 import ast
@@ -41,7 +42,8 @@ class Leaf(NamedTuple):
 
 
 def fields_in_order(schema: "type[DataclassInstance]") -> list["dataclasses.Field[Any]"]:
-    """The fields as files and help have them: those that can be given by name alone behind the others, nested ones last."""
+    """Returns the fields in the order of files and help: keyword-only ones behind the others,
+    nested ones last."""
     hints = get_type_hints(schema)
 
     def place(field: "dataclasses.Field[Any]") -> tuple[bool, bool]:
@@ -52,7 +54,9 @@ def fields_in_order(schema: "type[DataclassInstance]") -> list["dataclasses.Fiel
 
 
 def leaves_of(schema: "type[DataclassInstance]", default: Any = dataclasses.MISSING, prefix: str = "") -> dict[str, Leaf]:
-    """The leaves of a schema by dotted name, such as `data.root`; `default` is the instance that gives their default values.
+    """Returns the leaves of a schema by dotted name, such as `data.root`.
+
+    `default` is the instance that gives their default values.
 
     Raises TypeError for a schema that has nested dataclasses in lists, or optional ones.
     """
@@ -76,7 +80,7 @@ def leaves_of(schema: "type[DataclassInstance]", default: Any = dataclasses.MISS
 
 
 def _texts_under_fields(schema: type) -> dict[str, str]:
-    """The docstrings under the fields of a dataclass and of those that it inherits from, each on one line."""
+    """Returns the docstrings under the fields of a dataclass and of its bases, each on one line."""
     texts: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -93,9 +97,10 @@ def _texts_under_fields(schema: type) -> dict[str, str]:
 
 
 def build(schema: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """The dataclass of `values` by dotted name, nested ones first; each checks its ranges as it is made.
+    """Makes the dataclass from `values` by dotted name, nested ones first; each checks its own
+    ranges.
 
-    Raises FieldError, with the names that fields have in the whole.
+    Raises FieldError, with the full dotted names of fields.
     """
     hints = get_type_hints(schema)
     arguments: dict[str, Any] = {}
@@ -119,9 +124,9 @@ class _Misfit(Exception):
 
 
 def parse_value(name: str, hint: Any, text: str) -> Any:
-    """The value of the field `name`, of type `hint`, that `text` on the command line stands for.
+    """Returns the value of the field `name`, of type `hint`, from its `text` on the command line.
 
-    Raises FieldError where it stands for none.
+    Raises FieldError if it has another type.
     """
     try:
         return _of_text(hint, text)
@@ -130,9 +135,9 @@ def parse_value(name: str, hint: Any, text: str) -> Any:
 
 
 def convert_value(name: str, hint: Any, value: Any) -> Any:
-    """The value of the field `name`, of type `hint`, that `value` in a YAML file stands for.
+    """Returns the value of the field `name`, of type `hint`, from its `value` in a YAML file.
 
-    Raises FieldError where it stands for none.
+    Raises FieldError if it has another type.
     """
     try:
         return _of_value(hint, value)
@@ -141,7 +146,7 @@ def convert_value(name: str, hint: Any, value: Any) -> Any:
 
 
 def check_value(name: str, leaf: Leaf, value: Any) -> None:
-    """Raises FieldError for what no type keeps out: a field without a value, NaN and infinity."""
+    """Raises FieldError for a field without a value, NaN and infinity, which no type keeps out."""
     if leaf.default is dataclasses.MISSING and (value is None or value is dataclasses.MISSING) and not leaf.optional:
         raise FieldError(name, f"must be given, with --{name} or in a configuration file")
     for entry in _entries(value):
@@ -208,7 +213,7 @@ def _first_fit(hints: Sequence[Any], read: Callable[[Any, Any], Any], value: Any
 
 
 def _of_number(kind: type[int] | type[float], value: Any) -> int | float:
-    """A number in quotes, or one like 1e-3, which YAML takes for text."""
+    """Reads a number in quotes, or one like 1e-3, which YAML takes for text."""
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         raise _Misfit
     try:
@@ -230,7 +235,7 @@ _TYPE_NAMES: dict[Any, str] = {
 
 
 def describe(hint: Any) -> str:
-    """A type in words."""
+    """Returns a type in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint in _TYPE_NAMES:
         return _TYPE_NAMES[hint]
