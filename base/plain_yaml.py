@@ -35,9 +35,9 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def parse_plain(text: str, source: object = "the text") -> Any:
-    """The value that a text of YAML stands for.
+    """Returns the value that a text of YAML stands for.
 
-    Raises InputError, which names its `source`, where it is no plain YAML.
+    Raises InputError, which names its `source`, if it is no plain YAML.
     """
     try:
         return yaml.load(text, Loader=_PlainLoader)

@@ -24,8 +24,8 @@ _KNOWN = "; one of your own is known once its file is imported"
 class SearchRun:
     """The run of a search. A running one is read as it is now; open it again to see more of it.
 
-    What takes time, such as weights, is read when it is first asked for; an InputError says there, in one line, where it is
-    absent or damaged.
+    Large parts, such as weights, are read when they are first asked for. An InputError then says,
+    in one line, that one is absent or damaged.
     """
 
     path: FilePath
@@ -34,16 +34,17 @@ class SearchRun:
     config: Any
     """The configuration that it was begun with, of the class that its method takes."""
     history: Sequence[SearchEntry]
-    """An entry for each epoch behind, and for each round of evaluations."""
+    """An entry for each epoch that is done, and for each round of evaluations."""
     genotype: Genotype | None
-    """The genotype that was found so far; None where there is none yet."""
+    """The genotype that was found so far; None if there is none yet."""
 
     @classmethod
     def open(cls, path: FilePath | str) -> Self:
-        """Opens the search in the directory `path`, as a `DifferentiableRun` or a `SamplingRun` by its method.
+        """Opens the search in the directory `path`, as a `DifferentiableRun` or a `SamplingRun` by
+        its method.
 
-        Raises InputError where there is no run, one of another kind, of a method or a space that is not known, or where a file
-        of it is damaged.
+        Raises InputError for a directory without a run or with one of another kind, for an unknown
+        method or space, and for a damaged file.
         """
         path = FilePath(path)
         kind = read_kind(path)
@@ -71,14 +72,16 @@ class SearchRun:
 
     @property
     def epochs(self) -> int:
-        """Epochs behind, rounds of evaluations included, at the newest checkpoint."""
+        """Returns the epochs that are done, rounds of evaluations included, at the newest
+        checkpoint."""
         return 0 if self._checkpoint is None else self._checkpoint[0]
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state of the search at the newest checkpoint, in plain values and tensors on the CPU.
+        """Returns the state of the search at the newest checkpoint, in plain values and tensors on
+        the CPU.
 
-        Raises InputError where there is none yet, or it is damaged.
+        Raises InputError if there is none yet, or if it is damaged.
         """
         if self._checkpoint is None:
             raise InputError(f"{self.path}: has no checkpoint yet; the first epoch leaves one")
@@ -87,7 +90,10 @@ class SearchRun:
 
     @cached_property
     def format(self) -> ImageFormat:
-        """The form of the images that it has seen. Raises InputError for a search that has seen none, as in a table."""
+        """Returns the format of the images of the search.
+
+        Raises InputError for a search without images, as in a table.
+        """
         return read_format(self.path)
 
     @cached_property
@@ -97,7 +103,8 @@ class SearchRun:
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """Raises InputError, in one line, where something inside does not fit what the run holds."""
+        """Raises InputError, in one line, if the code inside finds a part of the run that does not
+        fit."""
         try:
             yield
         except InputError as error:

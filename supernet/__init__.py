@@ -1,4 +1,5 @@
-"""Floor 2: the weight-sharing network, the spaces it searches, and the genotypes that come out, with the network of each."""
+"""Floor 2: the weight-sharing network, the spaces it searches, and the genotypes that come out,
+with the network of each."""
 
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype

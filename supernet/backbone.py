@@ -47,7 +47,7 @@ class Backbone(nn.Module):
 
     @property
     def cells(self) -> list[nn.Module]:
-        """The cells alone, in order, without the fixed layers between them."""
+        """Returns the cells alone, in order, without the fixed layers between them."""
         return [layer for layer, is_cell in zip(self.layers, self._is_cell, strict=True) if is_cell]
 
     def run(self, images: Tensor, run_cell: Callable[[nn.Module, Sequence[Tensor]], Tensor]) -> Tensor:
@@ -66,9 +66,10 @@ class Backbone(nn.Module):
         return logits
 
     def _stem_states(self, images: Tensor) -> list[Tensor]:
-        """The input states of the first cell, the newest last."""
-        # Every kernel behind the stem is at its best on NHWC memory (docs/performance.md); what follows keeps it. (With one
-        # image channel the two layouts look alike, so what the stem makes is converted, too.)
+        """Returns the input states of the first cell, the newest last."""
+        # Every kernel behind the stem is at its best on NHWC memory (docs/performance.md), and all
+        # later layers keep it. (With one image channel the two layouts look alike, so the output of
+        # the stem is converted, too.)
         inputs = self.skeleton.inputs
         found = self.stem(images.contiguous(memory_format=torch.channels_last))
         if isinstance(found, Tensor):

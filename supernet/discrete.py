@@ -1,4 +1,5 @@
-"""The network of one genotype: its operations alone, with ordinary batch norm, an auxiliary head and drop path."""
+"""The network of one genotype: its operations alone, with ordinary batch norm, an auxiliary head
+and drop path."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
@@ -17,10 +18,11 @@ from supernet.spaces.skeleton import CellPosition, Size, Skeleton, Stem
 
 
 class DropPath:
-    """Drops outputs of operations for single images, all with the same probability (Zoph et al. 2018; DARTS, appendix A.2).
+    """Drops outputs of operations for single images, all with the same probability (Zoph et al.
+    2018; DARTS, appendix A.2).
 
-    The masks [B, 1, 1, 1] of `count` operations are drawn at once, on the device of the images, where a probability that is a
-    tensor stays, too: the host waits for nothing.
+    The masks [B, 1, 1, 1] of `count` operations are drawn at once, on the device of the images. A
+    probability that is a tensor stays there, too, so that the host never waits.
     """
 
     def __init__(self, probability: float | Tensor, count: int, like: Tensor):
@@ -29,12 +31,14 @@ class DropPath:
         self._masks = iter((kept.to(like.dtype) / keep).unbind(0))
 
     def __call__(self, output: Tensor) -> Tensor:
-        """`output` [B, C, H, W], zero for the dropped images and scaled by 1 / (1 - probability) for the others."""
+        """Returns `output` [B, C, H, W], zero for the dropped images and scaled by 1 / (1 -
+        probability) for the others."""
         return output * next(self._masks)
 
 
 class DiscreteCell(nn.Module):
-    """One cell of a genotype: every node is the sum of its inputs, each an earlier state through its operation."""
+    """One cell of a genotype: every node is the sum of its inputs, each an earlier state through
+    its operation."""
 
     def __init__(self, cell: CellGenotype, skeleton: Skeleton, position: CellPosition):
         super().__init__()
@@ -56,7 +60,9 @@ class DiscreteCell(nn.Module):
             yield from operations
 
     def forward(self, inputs: Sequence[Tensor], drop_path: float | Tensor = 0.0) -> Tensor:
-        """Input states to the cell's output [B, len(concat) * C, H, W]; drops paths with probability `drop_path`.
+        """Maps input states to the cell's output [B, len(concat) * C, H, W].
+
+        Paths are dropped with probability `drop_path`.
 
         The number 0 draws no masks; a tensor always draws them, whatever its value.
         """
@@ -79,11 +85,12 @@ class DiscreteCell(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier, [B, channels, H, W] to [B, classes], that brings gradient into the middle of a deep network.
+    """A second classifier, [B, channels, H, W] to [B, classes], that brings gradient into the
+    middle of a deep network.
 
-    That of DARTS (Liu et al. 2019, appendix A.2): maps of 8x8 (CIFAR-10) are pooled by 5x5 with stride 3, of 7x7 (ImageNet)
-    with stride 2, others adaptively, to 2x2. Its head for ImageNet lacks the second batch norm, an oversight by its authors'
-    own account; here both are the same.
+    It is that of DARTS (Liu et al. 2019, appendix A.2): maps of 8x8 (CIFAR-10) are pooled by 5x5
+    with stride 3, of 7x7 (ImageNet) with stride 2, others adaptively, to 2x2. Its head for ImageNet
+    lacks the second batch norm, an oversight by its authors' own account; here both are the same.
     """
 
     STRIDES: ClassVar = {(8, 8): 3, (7, 7): 2}
@@ -112,9 +119,9 @@ class DiscreteNetwork(Backbone):
     """The network of `genotype`, images [B, image_channels, H, W] to logits [B, classes].
 
     `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each
-    stage); None takes the skeleton's own: 36 and 20 in DARTS, with the mobile stem 48 and 14, and 16
-    and 5 a stage in NAS-Bench-201. With `auxiliary` it has a second classifier, for training alone,
-    at the place that the skeleton has for it. `stem` is what stands before the cells, see
+    stage); None takes the skeleton's own: 36 and 20 in DARTS, with the mobile stem 48 and 14, and
+    16 and 5 a stage in NAS-Bench-201. With `auxiliary` it has a second classifier, for training
+    alone, at the place that the skeleton has for it. `stem` names the layers before the cells, see
     `supernet.spaces.skeleton.Stem`. In training the output of every operation but the identity is
     dropped for single images with the probability `drop_path`, an attribute that is 0 at first: a
     number, or a scalar tensor on the device.
@@ -152,7 +159,7 @@ class DiscreteNetwork(Backbone):
         self.auxiliary = self._auxiliary_head(width) if auxiliary else None
 
     def _auxiliary_after(self) -> nn.Module:
-        """The cell whose output the auxiliary head reads."""
+        """Returns the index of the cell whose output the auxiliary head reads."""
         index = self.skeleton.auxiliary_cell(self.cell_count)
         assert index is not None
         return self.cells[index]
@@ -163,11 +170,17 @@ class DiscreteNetwork(Backbone):
         return AuxiliaryHead(width[position.kind] * position.channels, self.classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, image_channels, H, W] to logits [B, classes]. Raises ValueError for images smaller than 4x4."""
+        """Maps images [B, image_channels, H, W] to logits [B, classes].
+
+        Raises ValueError for images smaller than 4x4.
+        """
         return self.run(images, self._run_cell)
 
     def forward_with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits, and those of the auxiliary head, both [B, classes]. Raises ValueError where there is no such head."""
+        """Returns the logits and those of the auxiliary head, both [B, classes].
+
+        Raises ValueError if there is no such head.
+        """
         if self.auxiliary is None:
             raise InputError("this network has no auxiliary head; build it with auxiliary=True")
         source, seen = self._auxiliary_after(), []

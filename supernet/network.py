@@ -1,4 +1,4 @@
-"""The weight-sharing network: what it computes is decided by an argument, the mixture."""
+"""The weight-sharing network: an argument, the mixture, decides its computation."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,13 @@ from supernet.spaces.space import SearchSpace
 class Supernet(Backbone):
     """Shared weights of every architecture in `space`.
 
-    `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each stage). `candidates` {kind:
-    bool [edges, candidates]} leaves out operations; `partial` sends 1 / partial of the channels through operations
-    (PC-DARTS). With `tie_cells` a mixture is {kind: [edges, candidates]}, without {kind: [cells of that kind, edges,
-    candidates]}. `batch_statistics` True: batch norm in cells uses the batch's statistics in evaluation, too; None: as the
-    space has it. `kernels` says what computes the cells, see `supernet.cell.Kernels`; `stem` what is before them, see
-    `supernet.spaces.skeleton.Stem`.
+    `channels` is C of the first cells, `cells` their number (in NAS-Bench-201's skeleton: of each
+    stage). `candidates` {kind: bool [edges, candidates]} leaves out operations; `partial` sends 1 /
+    partial of the channels through operations (PC-DARTS). With `tie_cells` a mixture is {kind:
+    [edges, candidates]}, without {kind: [cells of that kind, edges, candidates]}. With
+    `batch_statistics` batch norm in cells uses the batch's statistics in evaluation, too; None: as
+    the space has it. `kernels` chooses the computation of the cells, see `supernet.cell.Kernels`;
+    `stem` the layers before them, see `supernet.spaces.skeleton.Stem`.
 
     Raises ValueError for arguments that do not fit the space.
     """
@@ -60,11 +61,11 @@ class Supernet(Backbone):
 
     @property
     def partial(self) -> int:
-        """1 / this of the channels goes through operations."""
+        """Returns the divisor of the channels: 1 / `partial` of them goes through operations."""
         return self.mixed_cells()[0].partial
 
     def mixed_cells(self) -> list[MixedCell]:
-        """The cells, in order."""
+        """Returns the cells, in order."""
         return [layer for layer in self.layers if isinstance(layer, MixedCell)]
 
     def forward(
@@ -74,11 +75,14 @@ class Supernet(Backbone):
         path: Path | None = None,
         bypass: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Images [B, image_channels, H, W] to logits [B, classes], differentiable in the mixture and in the weights.
+        """Maps images [B, image_channels, H, W] to logits [B, classes].
 
-        With `path` only its operations run, scaled by their entries of the mixture. Where channels are partial, `bypass` {kind:
-        [..., edges]} scales those that pass the operations by; None: the sums of the mixture's rows. Raises ValueError for an
-        argument of another shape and for images smaller than 4x4.
+        The logits are differentiable in the mixture and in the weights.
+
+        With `path` only its operations run, scaled by their entries of the mixture. If channels are
+        partial, `bypass` {kind: [..., edges]} scales those that pass the operations by; None: the
+        sums of the mixture's rows. Raises ValueError for an argument of another shape and for
+        images smaller than 4x4.
         """
         self.space.check_table(mixture)
         for kind, table in mixture.items():
@@ -107,7 +111,8 @@ class Supernet(Backbone):
         return self.run(images, run_cell)
 
     def largest_offset(self) -> float | None:
-        """Largest |mean| / standard deviation of a raw map in the last fused pass; see `MixedCell.largest_offset`."""
+        """Returns the largest |mean| / standard deviation of a raw map in the last fused pass; see
+        `MixedCell.largest_offset`."""
         found = [offset for cell in self.mixed_cells() if (offset := cell.largest_offset()) is not None]
         return max(found, default=None)
 
@@ -117,11 +122,12 @@ class Supernet(Backbone):
         partial: int | None = None,
         optimizers: Sequence[Optimizer] = (),
     ) -> None:
-        """Changes which operations exist and how many channels go through them, in place (DrNAS, Chen et al. 2021).
+        """Changes the operations that exist and the channels through them, in place (DrNAS, Chen et
+        al. 2021).
 
-        What is left out stays as it is. Weights and batch-norm statistics of operations that remain are kept, bit for bit, as
-        is their state in `optimizers` (made over this network's parameters); where channels are added, the old ones keep
-        theirs.
+        An argument that is left out changes nothing. Weights and batch-norm statistics of
+        operations that remain are kept, bit for bit, as is their state in `optimizers` (made over
+        this network's parameters); if channels are added, the old ones keep theirs.
         """
         keep = {
             kind: next(cell.keep for cell in self.mixed_cells() if cell.position.kind == kind) for kind in self.cells_of_kind
@@ -137,10 +143,11 @@ class Supernet(Backbone):
             carry_over(optimizer, self, moves)
 
     def slices(self, table: Mapping[str, Tensor]) -> dict[nn.Parameter, Tensor]:
-        """Which part of which parameter belongs to the operations that `table` {kind: bool [edges, candidates]} marks.
+        """Returns the parts of parameters of the operations that `table` {kind: bool
+        [edges, candidates]} marks.
 
-        A mask [rows] over the leading axis for each stacked parameter, one without axes for an operation without a bank of
-        its own. Parameters of which no part is marked are left out.
+        There is a mask [rows] over the leading axis for each stacked parameter, one without axes
+        for an operation without a bank of its own. Parameters without a marked part are left out.
         """
         self.space.check_table(table, "table")
         marked: dict[nn.Parameter, Tensor] = {}
@@ -158,7 +165,7 @@ class Supernet(Backbone):
         return marked
 
     def idle(self, *paths: Path) -> dict[nn.Parameter, Tensor]:
-        """The slices of the operations that take no part when these paths run; see `slices`."""
+        """Returns the slices of the operations that are idle when these paths run; see `slices`."""
         cells = {cell.position.kind: cell for cell in self.mixed_cells()}
         columns = torch.arange(len(self.space.candidates))
         table = {}
@@ -173,7 +180,8 @@ class Supernet(Backbone):
 def _check_candidates(
     space: SearchSpace, candidates: Mapping[str, Tensor] | None, default: Mapping[str, Keep] | None = None
 ) -> dict[str, Keep]:
-    """A table for each kind, from bool [edges, candidates]; a kind left out keeps `default`, or everything."""
+    """Returns a table for each kind, from bool [edges, candidates]; a kind left out keeps
+    `default`, or everything."""
     shape = (len(space.edges), len(space.candidates))
     tables: dict[str, Keep] = {
         kind: [[True] * shape[1]] * shape[0] if default is None else default[kind] for kind in space.kinds

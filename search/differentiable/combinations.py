@@ -1,4 +1,4 @@
-"""Which parts of a search go together."""
+"""Rules for the parts of a search that go together."""
 
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def incompatibility(config: "SearchConfig", space: SearchSpace) -> str | None:
-    """Why the parts of `config` do not go together in `space`, in one line; None where they do."""
+    """Returns the reason why the parts of `config` do not go together in `space`, in one line; None
+    if they do."""
     regulariser = get_regulariser(config.regulariser.name)
     one_path = get_relaxation(config.relaxation.name).one_path
     left = [name for name in space.candidates if name not in config.exclude]

@@ -1,6 +1,8 @@
-"""When the parts of a differentiable search happen: its stages, the warm-up of the alphas, the rounds of perturbation, its end.
+"""The schedule of a differentiable search: stages, warm-up of the alphas, rounds of perturbation,
+end.
 
-Every answer is a function of the epoch or of the history alone, so that a resumed search comes to the same ones.
+Every answer is a function of the epoch or of the history alone, so that a resumed search comes to
+the same ones.
 """
 
 from collections.abc import Sequence
@@ -16,19 +18,20 @@ from training.optim import OptimizerConfig, cosine
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage after the first one, in which the supernet is narrower and wider (DrNAS, Chen et al. 2021)."""
+    """A stage after the first one, in which the supernet is narrower and wider (DrNAS, Chen et al.
+    2021)."""
 
     number: int
-    """Counted from 0; the first one that prunes is 1."""
+    """Number of the stage from 0; the first one that prunes is 1."""
     keep: int
-    """Strongest candidates that stay on each edge."""
+    """Number of the strongest candidates that stay on each edge."""
     partial: int
     """1 / partial of the channels go through the candidates."""
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What an epoch begins with, and what moves in it."""
+    """The plan of an epoch: its beginning, and the parameters that move in it."""
 
     rate: float
     """Learning rate of the weights."""
@@ -39,26 +42,28 @@ class EpochPlan:
     fresh_optimizer: bool = False
     """Whether the optimiser of the weights forgets its momentum."""
     decides: int | None = None
-    """Round of the selection by perturbation, from 0, that begins with the epoch; None where nothing is decided."""
+    """Round of the selection by perturbation, from 0, that begins with the epoch; None if there is
+    no decision."""
 
 
 @dataclass(frozen=True)
 class SupernetSchedule:
-    """What exists and what moves in each epoch of a search over a supernet.
+    """The operations that exist, and the parameters that move, in each epoch of a search.
 
-    The epochs of the search come first, in stages of equal length. Where the selection is by perturbation, epochs follow in
-    which the supernet is trained on between its decisions.
+    The epochs of the search come first, in stages of equal length. If the selection is by
+    perturbation, epochs follow in which the supernet is trained between its decisions.
     """
 
     epochs: int
     """Epochs of the search itself."""
     weights: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """Its learning rates are those of the first and the last epoch of the search."""
+    """Optimiser of the weights; its learning rates are those of the first and the last epoch of the
+    search."""
     stages: StagesConfig = field(default_factory=StagesConfig)
     warmup: float = 0.0
     """Share of each stage in which only the weights are trained."""
     rounds: int = 0
-    """Rounds of the selection by perturbation; 0: it is another one."""
+    """Rounds of the selection by perturbation; 0 for another selection."""
     tune_epochs: int = 1
     """Epochs from one round to the next."""
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
@@ -79,11 +84,11 @@ class SupernetSchedule:
 
     @property
     def planned_epochs(self) -> int:
-        """All epochs: a single one follows the last round."""
+        """Returns the number of all epochs: a single one follows the last round."""
         return self.epochs + ((self.rounds - 1) * self.tune_epochs + 1 if self.rounds else 0)
 
     def plan(self, epoch: int) -> EpochPlan:
-        """Returns what happens in `epoch`, from 0."""
+        """Returns the plan of `epoch`, from 0."""
         if epoch >= self.epochs:
             return self._tuning(epoch - self.epochs)
         stage, behind = self.stages.at(epoch, self.epochs)
@@ -99,13 +104,15 @@ class SupernetSchedule:
         )
 
     def _tuning(self, epoch: int) -> EpochPlan:
-        """Returns what happens in an epoch after the search, counted from 0.
+        """Returns the plan of an epoch after the search, counted from 0.
 
-        As the authors of DARTS-PT ran it: a fresh optimiser, at a tenth of the search's first rate.
+        The authors of DARTS-PT ran it with a fresh optimiser, at a tenth of the search's first
+        rate.
         """
         number, rest = divmod(epoch, self.tune_epochs)
         return EpochPlan(self.weights.lr / 10, fresh_optimizer=epoch == 0, decides=None if rest else number)
 
     def collapse(self, history: Sequence[SearchEpoch]) -> Collapse | None:
-        """Returns the collapse that ends the search after the last epoch of `history`, as configured; None to go on."""
+        """Returns the collapse that ends the search after the last epoch of `history`, as
+        configured; None to go on."""
         return reason_to_stop(history, self.early_stop, self.epochs)

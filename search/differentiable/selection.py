@@ -1,4 +1,4 @@
-"""From a trained supernet to the operations that stay."""
+"""Selection: the operations of a trained supernet that stay."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from search.differentiable.relaxations import Mixture
 from supernet import SearchSpace
 
 Candidates = dict[str, Tensor]
-"""For each kind of cell, which candidates there are, bool [edges, candidates] on the CPU."""
+"""The candidates that there are, for each kind of cell, bool [edges, candidates] on the CPU."""
 Score = Callable[[Mixture], float]
 """Accuracy of the supernet under a mixture."""
 
 
 @dataclass
 class SelectionConfig:
-    """How the genotype is chosen once alphas and weights are trained."""
+    """The choice of the genotype once alphas and weights are trained."""
 
     name: Literal["strength", "perturbation"] = "strength"
-    """strength: the space's rule on the weights of the candidates; perturbation: what costs most accuracy when it is missing
-    (DARTS-PT), edge by edge, with more training in between."""
+    """strength: the space's rule on the weights of the candidates; perturbation: what costs most
+    accuracy when it is missing (DARTS-PT), edge by edge, with more training in between."""
     tune_epochs: int = 5
     """Perturbation: epochs of training between two decisions."""
 
@@ -34,14 +34,17 @@ class SelectionConfig:
 
     @property
     def needs_last_epoch(self) -> bool:
-        """Whether the selection begins after the last epoch of the search, so that the search has to come there."""
+        """Says whether the selection begins after the last epoch of the search, which has to come
+        there."""
         return self.name == "perturbation"
 
 
 def strongest(space: SearchSpace, keep: Candidates, mixture: Mapping[str, Tensor], count: int) -> Candidates:
-    """Keeps the `count` heaviest of the candidates that each edge still has (DrNAS, Chen et al. 2021).
+    """Keeps the `count` heaviest of the candidates that each edge still has (DrNAS, Chen et al.
+    2021).
 
-    A single one is not none where the space derives no none. Untied mixtures [cells, edges, candidates] are averaged.
+    With `count` 1, `none` is not kept if the space's genotypes cannot contain it. Untied mixtures
+    [cells, edges, candidates] are averaged.
     """
     kept = {}
     for kind, table in mixture.items():
@@ -50,14 +53,16 @@ def strongest(space: SearchSpace, keep: Candidates, mixture: Mapping[str, Tensor
         weights = weights.masked_fill(~keep[kind], -torch.inf)
         if count == 1:
             weights = weights.masked_fill(~_choosable(space), -torch.inf)
-        # Stable, so that ties go to the earlier candidate, as where a genotype is derived.
+        # The sort is stable, so that ties go to the earlier candidate, as when a genotype is
+        # derived.
         best = weights.sort(dim=-1, descending=True, stable=True).indices[:, :count]
         kept[kind] = torch.zeros_like(keep[kind]).scatter(-1, best, True) & keep[kind]
     return kept
 
 
 def perturbation_rounds(space: SearchSpace) -> int:
-    """Returns the number of rounds of a selection by perturbation: one an edge, one a node that keeps some of its inputs."""
+    """Returns the number of rounds of a selection by perturbation: one an edge, one a node that
+    keeps some of its inputs."""
     return len(space.edges) + len(_wide_nodes(space))
 
 
@@ -70,11 +75,11 @@ def _wide_nodes(space: SearchSpace) -> list[int]:
 class Perturbation:
     """Selection by perturbation (DARTS-PT, Wang et al. 2021, algorithm 1).
 
-    Each round decides one edge of every kind of cell, in an order drawn from `seed`: the operation without which accuracy falls
-    most stays. Where the space keeps only some inputs of a node, rounds follow that decide one such node of every kind: the
-    edges that are missed least are taken away.
+    Each round decides one edge of every kind of cell, in an order drawn from `seed`: the operation
+    without which accuracy falls most stays. If the space keeps only some inputs of a node, rounds
+    follow that decide one such node of every kind: the edges that are missed least are taken away.
 
-    It looks at the whole mixture, also after a search of which every step ran a single path (GDAS).
+    It looks at the whole mixture, even if every step of the search ran a single path (GDAS).
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
@@ -91,9 +96,11 @@ class Perturbation:
         self.rounds = perturbation_rounds(space)
 
     def decide(self, number: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
-        """What one kind of cell keeps, bool [edges, candidates], after round `number` (from 0).
+        """Returns the candidates, bool [edges, candidates], that one kind of cell keeps after round
+        `number` (from 0).
 
-        `mixture` is that of the supernet now; to take something away is to give it the weight 0, others stay as they are.
+        `mixture` is that of the supernet now. A candidate is taken away by the weight 0; other
+        weights stay as they are.
         """
         edges = self._edges[kind]
         if number < len(edges):
@@ -119,12 +126,12 @@ class Perturbation:
 
 
 def _choosable(space: SearchSpace) -> Tensor:
-    """Candidates that a genotype of the space can have, bool [candidates]."""
+    """Returns the candidates that a genotype of the space can have, bool [candidates]."""
     return torch.tensor([space.derived_inputs is None or name != "none" for name in space.candidates])
 
 
 def _without(mixture: Mixture, kind: str, edge: int, column: int | None = None) -> Mixture:
-    """The mixture with weight 0 for one candidate of an edge, or for all of them."""
+    """Returns the mixture with weight 0 for one candidate of an edge, or for all of them."""
     table = mixture[kind].clone()
     table[..., edge, slice(None) if column is None else column] = 0
     return mixture | {kind: table}

@@ -1,4 +1,5 @@
-"""Genotypes: which operations make up the cells of one architecture, as a value that is checked, saved and loaded."""
+"""Genotypes: the operations in the cells of one architecture, as a checked value that is saved and
+loaded."""
 
 import os
 from collections.abc import Mapping
@@ -26,11 +27,13 @@ from supernet.spaces.skeleton import SKELETONS, Skeleton
 
 @dataclass(frozen=True, eq=False)
 class CellGenotype:
-    """One cell: `nodes[i]` are the inputs (operation, source state) of intermediate node i, at least none of them.
+    """One cell: `nodes[i]` are the inputs (operation, source state) of intermediate node i, any
+    number of them.
 
-    States are numbered from 0: the cell's input states, then its nodes. `concat` are the states whose channels are
-    concatenated to the cell's output. Two cells are equal whatever the order of the inputs within their nodes.
-    Raises ValueError for anything that is not made of operation names and state numbers.
+    States are numbered from 0: the cell's input states, then its nodes. `concat` are the states
+    whose channels are concatenated to the cell's output. The order of the inputs within a node does
+    not count in a comparison. Raises ValueError for a value with other parts than operation names
+    and state numbers.
     """
 
     nodes: tuple[tuple[tuple[str, int], ...], ...]
@@ -57,11 +60,13 @@ class CellGenotype:
 
 @dataclass(frozen=True, eq=False)
 class Genotype:
-    """The cells of one architecture, {kind: cell}, with the skeleton that they belong to and the name of their search space.
+    """The cells of one architecture, {kind: cell}, with the skeleton that they belong to and the
+    name of their search space.
 
-    `seed` and `config_hash` say what search found it. They do not count in a comparison, nor does the order of the inputs
-    within a node. Raises ValueError, naming the place, for cells that the skeleton has no use for, unknown operations and
-    states out of range. An input state can be concatenated where the skeleton allows it.
+    `seed` and `config_hash` identify the search that found it. A comparison ignores them and the
+    order of the inputs within a node. An input state can be concatenated if the skeleton allows it.
+    Raises ValueError, naming the place, for cells that the skeleton has no use for, unknown
+    operations and states out of range.
     """
 
     cells: Mapping[str, CellGenotype]
@@ -102,12 +107,14 @@ class Genotype:
 
     @property
     def text_form(self) -> str:
-        """The form for `to_text` that the skeleton names, "json" where the genotype does not fit it."""
+        """Returns the form for `to_text` that the skeleton names, "json" if the genotype does not
+        fit it."""
         form = self.skeleton.text_form
         return "json" if self.misfit(form) else form
 
     def to_text(self, form: str) -> str:
-        """The genotype as "json", which keeps everything, or in a form of its field, "darts" or "nasbench201", cells alone.
+        """Returns the genotype as "json", which keeps everything, or in a form of its field,
+        "darts" or "nasbench201", cells alone.
 
         Raises ValueError for a genotype that the form cannot express.
         """
@@ -132,10 +139,11 @@ class Genotype:
     def parse(cls, text: str) -> "Genotype":
         """Reads a genotype from any text form, without evaluating code.
 
-        Known are: this project's JSON; a NAS-Bench-201 string `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`; and
-        `Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=[2, 3, 4, 5])` with pairs
-        (operation, source state), two for each node, or triples (operation, target state, source state), any number for
-        each node. Raises ValueError that names the place for anything else.
+        Known are: this project's JSON; a NAS-Bench-201 string
+        `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`; and `Genotype(normal=[...], normal_concat=range(2,
+        6), reduce=[...], reduce_concat=[2, 3, 4, 5])` with pairs (operation, source state), two for
+        each node, or triples (operation, target state, source state), any number for each node.
+        Raises ValueError that names the place for anything else.
         """
         if len(text) > LARGEST_TEXT:
             raise InputError(f"not a genotype: {len(text)} characters are more than the {LARGEST_TEXT} allowed")
@@ -149,12 +157,18 @@ class Genotype:
         return cls(cells, found.skeleton, found.space, found.seed, found.config_hash)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the JSON to a file that is either whole or not there. Raises OSError where that cannot be done."""
+        """Writes the JSON to a file, wholly or not at all.
+
+        Raises OSError if that cannot be done.
+        """
         write_atomically(Path(path), self.to_text("json"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Genotype":
-        """Reads a file that holds a genotype in any text form. Raises ValueError that names the file."""
+        """Reads a file that holds a genotype in any text form.
+
+        Raises ValueError that names the file.
+        """
         try:
             with open(path, "rb") as file:
                 content = file.read(LARGEST_TEXT + 1)

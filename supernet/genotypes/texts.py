@@ -1,6 +1,8 @@
-"""The texts that genotypes are written in: this project's JSON, and the forms of DARTS and of NAS-Bench-201.
+"""The texts that genotypes are written in: this project's JSON, and the forms of DARTS and of
+NAS-Bench-201.
 
-Both ways go through `ParsedGenotype`, which says what a text says. Readers only parse; `Genotype` checks that it is valid.
+Both ways go through `ParsedGenotype`. Readers only parse, into a `ParsedGenotype`; `Genotype`
+checks that it is valid.
 """
 
 import ast
@@ -16,7 +18,7 @@ from supernet.spaces.skeleton import SKELETONS, Skeleton
 
 FORMAT = 1  # version of the JSON
 LARGEST_TEXT = 2**20  # characters, bytes of a file: far above any genotype, far below what would exhaust memory
-MOST_STATES = 1000  # of a cell: a text of a few bytes can name any number
+MOST_STATES = 1000  # states of a cell: a text of a few bytes can name any number
 
 
 # The kinds of cell that a form writes, and the inputs of each; json takes all.
@@ -24,9 +26,11 @@ _CELLS: dict[str, tuple[tuple[str, ...], int]] = {"darts": (("normal", "reduce")
 
 
 class ParsedGenotype(NamedTuple):
-    """The plain value of a genotype: (nodes, concat) of each kind of cell, as `CellGenotype` has them, and the other fields.
+    """The plain value of a genotype: (nodes, concat) of each kind of cell, as `CellGenotype` has
+    them, and the other fields.
 
-    What a reader has made is unchecked. What a writer is given has been checked: it comes from a `Genotype`.
+    The value that a reader makes is unchecked. The value that a writer gets is checked: it comes
+    from a `Genotype`.
     """
 
     cells: Mapping[str, tuple[Any, Any]]
@@ -71,7 +75,8 @@ def misfit_of(genotype: ParsedGenotype, form: str) -> str | None:
 
 
 def _wrong_sources(kind: str, node: int, feeds: Iterable[tuple[str, int]]) -> str | None:
-    """What is wrong with the states that a node of a NAS-Bench-201 string is fed by; None if nothing is."""
+    """Returns the problem of the states that feed a node of a NAS-Bench-201 string; None if they
+    are right."""
     sources = [source for _, source in feeds]
     if sorted(sources) == list(range(node + 1)):
         return None
@@ -115,7 +120,7 @@ def _not_json(name: str) -> object:
 
 
 def _decode_json(text: str) -> object:
-    """`json.loads`, stricter: no key twice, no NaN."""
+    """Decodes JSON more strictly than `json.loads`: each key once, no NaN."""
     try:
         return json.loads(text, object_pairs_hook=_distinct, parse_constant=_not_json)
     except json.JSONDecodeError as error:
@@ -138,7 +143,7 @@ def _fields(place: str, value: object, needed: tuple[str, ...], optional: tuple[
 
 
 def read_json(text: str) -> ParsedGenotype:
-    """Reads what `write_json` writes; strict, so that a slip of the pen is not passed over."""
+    """Reads the text of `write_json`; strict, so that a slip of the pen is found."""
     content = _decode_json(text)
     if not isinstance(content, dict) or "format" not in content:
         raise InputError("genotype: key 'format' is missing")
@@ -160,7 +165,8 @@ def read_json(text: str) -> ParsedGenotype:
 
 
 def write_nasbench201(genotype: ParsedGenotype) -> str:
-    """Writes `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|` (Dong & Yang 2020), the inputs of each node ordered by their source."""
+    """Writes `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|` (Dong & Yang 2020), the inputs of each node
+    ordered by their source."""
     ((nodes, _),) = genotype.cells.values()
     ordered = (sorted(feeds, key=lambda feed: feed[1]) for feeds in nodes)
     return "+".join("|" + "".join(f"{operation}~{source}|" for operation, source in feeds) for feeds in ordered)
@@ -189,7 +195,8 @@ def read_nasbench201(text: str) -> ParsedGenotype:
 
 
 def write_darts(genotype: ParsedGenotype) -> str:
-    """Writes `Genotype(normal=[...], ...)` with pairs where every node has two inputs, otherwise with triples."""
+    """Writes `Genotype(normal=[...], ...)` with pairs if every node has two inputs, otherwise with
+    triples."""
     inputs = genotype.skeleton.inputs
     in_pairs = all(len(feeds) == 2 for nodes, _ in genotype.cells.values() for feeds in nodes)
     fields = []
@@ -206,7 +213,8 @@ def write_darts(genotype: ParsedGenotype) -> str:
 
 
 def read_darts(text: str) -> ParsedGenotype:
-    """Reads `Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=[...])`, keywords in any order."""
+    """Reads `Genotype(normal=[...], normal_concat=range(2, 6), reduce=[...], reduce_concat=[...])`,
+    keywords in any order."""
     kinds, inputs = _CELLS["darts"]
     names = [name for kind in kinds for name in (kind, f"{kind}_concat")]
     values: dict[str, ast.expr] = {}
@@ -228,7 +236,7 @@ def read_darts(text: str) -> ParsedGenotype:
 
 
 def _parse_call(text: str) -> ast.Call:
-    """The syntax tree of `Genotype(...)` with keywords alone."""
+    """Returns the syntax tree of `Genotype(...)` with keywords alone."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd literals; whatever they are, they are checked below
@@ -252,7 +260,7 @@ def _literal(place: str, value: ast.expr) -> object:
 
 
 def _read_concat(place: str, value: ast.expr) -> list[int]:
-    """A list of states, or range(...), which may be far too long to be written out."""
+    """Reads a list of states, or range(...), which may be far too long to be written out."""
     if not isinstance(value, ast.Call):
         states = [state_number(place, state) for state in items(place, _literal(place, value))]
     else:
@@ -269,7 +277,8 @@ def _read_concat(place: str, value: ast.expr) -> list[int]:
 
 
 def _nodes_of_entries(kind: str, entries: Iterable[object], concat: list[int], inputs: int) -> list[list[object]]:
-    """The inputs of each node from pairs (operation, source), two a node, or triples (operation, target, source)."""
+    """Returns the inputs of each node from pairs (operation, source), two a node, or triples
+    (operation, target, source)."""
     rows: list[list[Any] | tuple[Any, ...]] = []
     for number, entry in enumerate(entries):
         if not isinstance(entry, list | tuple) or len(entry) not in (2, 3):
@@ -301,5 +310,5 @@ WRITERS: dict[str, Callable[[ParsedGenotype], str]] = {
     "nasbench201": write_nasbench201,
     "json": write_json,
 }
-# By what a text begins with.
+# Readers by the beginning of a text.
 READERS: dict[str, Callable[[str], ParsedGenotype]] = {"Genotype": read_darts, "|": read_nasbench201, "{": read_json}

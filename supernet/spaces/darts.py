@@ -1,4 +1,7 @@
-"""The space of DARTS (Liu et al. 2019, section 3.1): 14 edges, 8 candidates, a normal and a reduction cell; its skeleton."""
+"""The space of DARTS (Liu et al. 2019, section 3.1), and its skeleton.
+
+14 edges, 8 candidates, a normal and a reduction cell.
+"""
 
 from dataclasses import dataclass
 
@@ -11,9 +14,11 @@ from supernet.spaces.space import SearchSpace
 
 @dataclass(frozen=True)
 class DartsSkeleton(Skeleton):
-    """One chain of cells that read the last two states (Liu et al. 2019, section 3.1 and appendix A).
+    """One chain of cells that read the last two states (Liu et al. 2019, section 3.1 and appendix
+    A).
 
-    Reduction cells, which double the channels and halve the sides, stand at a third and two thirds of the depth.
+    Reduction cells, which double the channels and halve the sides, stand at a third and two thirds
+    of the depth.
     """
 
     name: str = "darts"

@@ -1,4 +1,7 @@
-"""The space of NAS-Bench-201 (Dong & Yang 2020, section 2.1): 6 edges, 5 candidates, one kind of cell; its skeleton."""
+"""The space of NAS-Bench-201 (Dong & Yang 2020, section 2.1), and its skeleton.
+
+6 edges, 5 candidates, one kind of cell.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +15,14 @@ from supernet.spaces.space import SearchSpace
 
 
 class ResidualBlock(nn.Module):
-    """NAS-Bench-201's basic residual block of stride 2: [B, in, H, W] to [B, out, ceil(H/2), ceil(W/2)]."""
+    """NAS-Bench-201's basic residual block of stride 2: [B, in, H, W] to
+    [B, out, ceil(H/2), ceil(W/2)]."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.first = ReluConvNorm(in_channels, out_channels, kernel=3, stride=2)
         self.second = ReluConvNorm(out_channels, out_channels, kernel=3)
-        # ceil_mode changes nothing on even sizes and keeps odd ones in step with the convolutions.
+        # ceil_mode leaves even sizes as they are and keeps odd ones in step with the convolutions.
         self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), nn.Conv2d(in_channels, out_channels, 1, bias=False))
 
     def forward(self, state: Tensor) -> Tensor:
@@ -27,7 +31,8 @@ class ResidualBlock(nn.Module):
 
 @dataclass(frozen=True)
 class NasBench201Skeleton(Skeleton):
-    """Three stages of cells, residual blocks of stride 2 between them (Dong & Yang 2020, section 2.1)."""
+    """Three stages of cells, residual blocks of stride 2 between them (Dong & Yang 2020, section
+    2.1)."""
 
     name: str = "nasbench201"
     kinds: tuple[str, ...] = ("cell",)

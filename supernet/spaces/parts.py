@@ -1,4 +1,5 @@
-"""Parts that skeletons for images are made of: stems, the preprocessing of a cell's inputs, the head."""
+"""Parts that skeletons for images are made of: stems, the preprocessing of a cell's inputs, the
+head."""
 
 from torch import Tensor, nn
 
@@ -12,10 +13,11 @@ def small_stem(image_channels: int, channels: int) -> nn.Sequential:
 
 
 class MobileStem(nn.Module):
-    """The stem of DARTS (Liu et al. 2019) on ImageNet: three convolutions of stride 2, 224 to 28 pixels.
+    """The stem of DARTS (Liu et al. 2019) on ImageNet: three convolutions of stride 2, 224 to 28
+    pixels.
 
-    [B, image_channels, H, W] to the older state [B, channels, ceil(H/4), ceil(W/4)] and the newer
-    [B, channels, ceil(H/8), ceil(W/8)].
+    It maps [B, image_channels, H, W] to the older state [B, channels, ceil(H/4), ceil(W/4)] and the
+    newer [B, channels, ceil(H/8), ceil(W/8)].
     """
 
     def __init__(self, image_channels: int, channels: int):

@@ -1,4 +1,5 @@
-"""Search spaces: what a cell may be made of, and which genotype a table of weights stands for."""
+"""Search spaces: the parts that a cell may have, and the genotype that a table of weights stands
+for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +17,16 @@ from supernet.spaces.skeleton import Skeleton
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A cell of `nodes` intermediate nodes, each fed by every earlier state through one of `candidates`.
+    """A cell of `nodes` intermediate nodes, each fed by every earlier state through one of
+    `candidates`.
 
-    States are numbered from 0: the `skeleton.inputs` input states, then the nodes. `concat` are the states whose channels are
-    concatenated to the cell's output. `searched_as` names, for a candidate, the operation that stands for it in the supernet
-    where that is another one than in the retrained network. `derived_inputs` is the number of inputs that a node keeps when a
-    genotype is derived, `none` never among them; None keeps every edge and admits `none`. `batch_statistics`: batch norm in
-    the supernet's cells keeps no running statistics and normalises with the batch's own in evaluation, too.
+    States are numbered from 0: the `skeleton.inputs` input states, then the nodes. `concat` are the
+    states whose channels are concatenated to the cell's output. `searched_as` names, for a
+    candidate, the operation that stands for it in the supernet, if that is another one than in the
+    retrained network. `derived_inputs` is the number of inputs that a node keeps when a genotype is
+    derived, `none` never among them; None keeps every edge and admits `none`. With
+    `batch_statistics` batch norm in the supernet's cells keeps no running statistics and normalises
+    with the batch's own in evaluation, too.
 
     Raises ValueError for a space that contradicts itself.
     """
@@ -53,22 +57,23 @@ class SearchSpace:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of cell, as keys of alphas and mixtures."""
+        """Returns the kinds of cell, the keys of alphas and mixtures."""
         return self.skeleton.kinds
 
     @property
     def inputs(self) -> int:
-        """Number of input states of a cell."""
+        """Returns the number of input states of a cell."""
         return self.skeleton.inputs
 
     @cached_property
     def edges(self) -> tuple[tuple[int, int], ...]:
-        """(source, target) of each edge, ordered by target and then by source: the rows of alphas and mixtures."""
+        """Returns (source, target) of each edge, ordered by target and then by source: the rows of
+        alphas and mixtures."""
         return tuple((source, target) for target in range(self.inputs, self.inputs + self.nodes) for source in range(target))
 
     @property
     def width(self) -> dict[str, int]:
-        """Number of states that a cell of each kind concatenates."""
+        """Returns the number of states that a cell of each kind concatenates."""
         return {kind: len(self.concat) for kind in self.kinds}
 
     def new_alphas(
@@ -78,20 +83,23 @@ class SearchSpace:
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> dict[str, nn.Parameter]:
-        """Architecture parameters, `scale` * normal: one [edges, candidates] for each kind of cell.
+        """Returns architecture parameters, `scale` * normal: one [edges, candidates] for each kind
+        of cell.
 
-        With `cells`, the number of cells of each kind (`Supernet.cells_of_kind`), one [cells, edges, candidates] for each kind,
-        as a supernet with `tie_cells=False` wants it. Always float32 (DARTS, section 3.1).
+        With `cells`, the number of cells of each kind (`Supernet.cells_of_kind`), there is one
+        [cells, edges, candidates] for each kind, as a supernet with `tie_cells=False` takes it.
+        They are always float32 (DARTS, section 3.1).
         """
         table = (len(self.edges), len(self.candidates))
         shapes = {kind: table if cells is None else (cells[kind], *table) for kind in self.kinds}
-        # Drawn on the CPU, so that a seed means the same on every device.
+        # They are drawn on the CPU, so that a seed means the same on every device.
         return {
             kind: nn.Parameter((scale * torch.randn(shape, generator=generator)).to(device)) for kind, shape in shapes.items()
         }
 
     def check_table(self, table: Mapping[str, Tensor], name: str = "mixture") -> None:
-        """Raises ValueError unless `table` has one [..., edges, candidates] for each kind of cell."""
+        """Raises ValueError unless `table` has one [..., edges, candidates] for each kind of
+        cell."""
         if set(table) != set(self.kinds):
             raise ValueError(
                 f"{name}: space {self.name} has the kinds {', '.join(self.kinds)}, not {', '.join(table) or 'none'}"
@@ -104,13 +112,15 @@ class SearchSpace:
                 )
 
     def derive(self, mixture: Mapping[str, Tensor], seed: int | None = None, config_hash: str | None = None) -> Genotype:
-        """The genotype that the space's published rule reads off `mixture`, {kind: [edges, candidates]}.
+        """Returns the genotype that the space's published rule reads off `mixture`, {kind:
+        [edges, candidates]}.
 
-        DARTS (section 2.4): each node keeps the two edges whose strongest operation other than none is strongest, with that
-        operation. NAS-Bench-201: each edge keeps its strongest operation, none included. Ties go to the earlier edge and
-        candidate. An operation that a supernet masks is as good as any other here: give it the weight 0. Untied mixtures
-        [cells, edges, candidates] are averaged over cells. Raises ValueError for a table of another space or one with a value
-        that is not finite.
+        DARTS (section 2.4): each node keeps the two edges whose strongest operation other than none
+        is strongest, with that operation. NAS-Bench-201: each edge keeps its strongest operation,
+        none included. Ties go to the earlier edge and candidate. `derive` does not know about
+        masks: give masked operations the weight 0. Untied mixtures [cells, edges, candidates] are
+        averaged over cells. Raises ValueError for a table of another space or one with a value that
+        is not finite.
         """
         self.check_table(mixture)
         cells = {}
@@ -122,7 +132,8 @@ class SearchSpace:
         return Genotype(cells, self.skeleton, self.name, seed, config_hash)
 
     def random(self, generator: torch.Generator, seed: int | None = None) -> Genotype:
-        """What the rule derives from uniform noise that `generator` draws: all inputs and operations alike."""
+        """Returns the genotype of uniform noise from `generator`: all inputs and operations are
+        equally likely."""
         shape = (len(self.edges), len(self.candidates))
         return self.derive({kind: torch.rand(shape, generator=generator) for kind in self.kinds}, seed)
 
@@ -150,7 +161,10 @@ SPACES: Registry[SearchSpace] = Registry(
 
 
 def register_space(space: SearchSpace) -> SearchSpace:
-    """Makes `space` known by its name and returns it. Raises InputError if another space has the name."""
+    """Makes `space` known by its name and returns it.
+
+    Raises InputError if another space has the name.
+    """
     return SPACES.add(space.name, space)
 
 
