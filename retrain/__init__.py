@@ -4,6 +4,7 @@
 """
 
 from retrain.api import run
+from retrain.finished import RetrainRun
 from supernet.discrete import DiscreteNetwork
 
-__all__ = ["DiscreteNetwork", "run"]
+__all__ = ["DiscreteNetwork", "RetrainRun", "run"]

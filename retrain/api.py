@@ -15,6 +15,7 @@ from base.files import write_atomically
 from base.seeds import new_generator
 from retrain.config import RetrainConfig
 from retrain.evaluation.networks import evaluate_network
+from retrain.finished import KIND, METRICS_FILE
 from retrain.page import Story, retrain_page
 from retrain.result import Compared, Result
 from retrain.trainer import Retraining
@@ -33,8 +34,6 @@ from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
 from training.run.history import write_history
 from training.run.monitor import Monitor, StopConfig, check_finite
-
-KIND = "retrain"
 
 
 def run(
@@ -209,7 +208,7 @@ def _conclude(trainer: Retraining, images: Images, run: RunDirectory, monitor: M
         "genotype": trainer.genotype.to_text(trainer.genotype.text_form),
     }
     write_history(run.path, trainer.history)
-    write_atomically(run.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_atomically(run.path / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, "test/accuracy": test.accuracy})
     monitor.log(
         f"{KIND}: {epochs} epochs, {parameters:,} parameters, {multiply_adds / 1e6:.2f} M multiply-adds"

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
 from base.seeds import new_generator
-from retrain.evaluation.networks import data_of_run
+from retrain.finished import RetrainRun
 from retrain.portable import (
     DESCRIPTION_FILE,
     OPSET,
@@ -38,7 +38,6 @@ from training.images.data import DATA_FILE, DataConfig, Part, load_images, strat
 from training.images.format import Images
 from training.metrics import Meter, count_parameters
 from training.run.arguments import TRUTH, Parser, whole_number
-from training.run.checkpoint import check_directory
 from training.run.command import command
 
 PROG = "retrain.export"
@@ -88,10 +87,10 @@ class ExportInput:
         Raises ValueError where the network cannot be read, and where its images cannot although they are needed: to calibrate
         with, or because there is something in `data`.
         """
-        check_directory(path)
-        trained = Trained.load(path)
+        run = RetrainRun.open(path)
+        trained = run.trained
         try:
-            config = data_of_run(path, data, trained.format)[0]
+            config = run.data(data)[0]
             test = _load(config, "test", trained)
             train = _load(_of_calibration(config, path, calibration), "train", trained) if calibration else None
         except (InputError, OSError) as error:

@@ -89,6 +89,7 @@ STILL = (
     "retrain/api.py", "retrain/config.py", "retrain/evaluation/networks.py", "retrain/portable.py", "retrain/quantise.py",
     "retrain/trainer.py", "retrain/weights.py", "search/differentiable/config.py", "search/differentiable/method.py",
     "search/differentiable/recorder.py", "search/differentiable/steps.py", "search/differentiable/trainer.py",
+    "search/finished.py", "retrain/finished.py",
     "search/sampling/config.py", "search/sampling/costs.py", "search/sampling/method.py", "search/sampling/paths.py",
     "search/sampling/trainer.py", "search/sampling/weights.py",
 )  # fmt: skip

@@ -11,17 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.checks import FieldError, InputError
-from retrain.config import RetrainConfig
 from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
 from retrain.evaluation.speed import Speed, measure_speed
+from retrain.finished import RetrainRun
 from retrain.weights import WEIGHTS_FILE, Trained
 from training.hardware import Precision, autocast, move_to
 from training.images.batches import Batches
 from training.images.data import DataConfig, load_images
-from training.images.format import ImageFormat, Images
+from training.images.format import Images
 from training.metrics import Evaluation, count_multiply_adds, count_parameters, evaluate
-from training.run.checkpoint import check_directory
-from training.run.config import CONFIG_FILE, config_from_file
 
 AVERAGE, VOTE = "average of probabilities", "majority vote"
 _AT_ONCE = 4096  # images whose logits are evaluated together
@@ -73,28 +71,8 @@ class Run:
         With a name in `data`, config.yaml may be absent: then images become as large as the network was trained on, unless
         `data` has a size. Raises ValueError where the directory or a file is absent or damaged.
         """
-        check_directory(path)
-        trained = Trained.load(path)
-        return cls(path, trained, *data_of_run(path, data, trained.format))
-
-
-def data_of_run(path: Path, data: Mapping[str, Any], form: ImageFormat) -> tuple[DataConfig, Precision]:
-    """The images that the run in directory `path` is for, and its precision; `data` as in `Run.read`, `form` the format of the
-    images that its network was trained on.
-
-    Raises ValueError where config.yaml is absent or damaged and `data` has no name.
-    """
-    try:
-        config = config_from_file(RetrainConfig, path / CONFIG_FILE)
-    except InputError as error:
-        if "name" not in data:
-            raise InputError(f"{error}; to do without this file, name the data set with --data.name") from error
-        config = RetrainConfig()
-        _, height, width = form.shape
-        if height == width:
-            data = {"size": height, **data}
-    # Only the training images are augmented or fewer.
-    return replace(config.data.as_they_are(), **data), config.precision
+        run = RetrainRun.open(path)
+        return cls(path, run.trained, *run.data(data))
 
 
 def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:

@@ -121,15 +121,25 @@ def read_kind(path: Path) -> str:
     Raises InputError where there is no run, or one that does not say it.
     """
     check_directory(path)
+    kind = kind_of_run(path)
+    if kind is None and _is_run(path):
+        raise InputError(f"{path}: the run does not say what kind it is of; --resume, with the command that made it, writes it")
+    if kind is None:
+        raise InputError(f"{path}: holds no run; name the directory of one")
+    return kind
+
+
+def kind_of_run(path: Path) -> str | None:
+    """Returns the kind of the run in the directory `path`; None where there is no run, or one that does not say it.
+
+    Raises InputError where config.yaml cannot be read.
+    """
     try:
         lines = (path / CONFIG_FILE).read_bytes().decode(errors="replace").splitlines() if _is_run(path) else []
     except OSError as error:
         raise InputError(f"{path / CONFIG_FILE}: cannot be read: {error.strerror}") from error
-    if not lines:
-        raise InputError(f"{path}: holds no run; name the directory of one")
-    if not (len(lines) > 1 and lines[1].startswith(_KIND_MARK)):
-        raise InputError(f"{path}: the run does not say what kind it is of; --resume, with the command that made it, writes it")
-    return lines[1].removeprefix(_KIND_MARK)
+    says = len(lines) > 1 and lines[1].startswith(_KIND_MARK)
+    return lines[1].removeprefix(_KIND_MARK) if says else None
 
 
 def check_directory(path: Path) -> None:

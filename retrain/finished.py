@@ -1,0 +1,119 @@
+"""A retraining that was run, read back from its directory: finished, or running still."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from base.checks import InputError
+from retrain.config import RetrainConfig
+from retrain.history import RetrainEpoch
+from retrain.weights import GENOTYPE_FILE, WEIGHTS_FILE, Trained
+from supernet.discrete import DiscreteNetwork
+from supernet.genotypes.genotype import Genotype
+from training.hardware import Precision
+from training.images.data import DataConfig
+from training.run.checkpoint import RunDirectory, check_directory, kind_of_run
+from training.run.config import CONFIG_FILE, config_from_file
+from training.run.history import read_history
+
+KIND = "retrain"
+METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True)
+class RetrainRun:
+    """The run of a retraining; of a finished one weights.safetensors alone may be left.
+
+    Everything is read when it is first asked for; an InputError says there, in one line, where it is absent or damaged. A
+    running one is read as it is then; open it again to see more of it.
+    """
+
+    path: Path
+    """Directory of the run."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RetrainRun":
+        """Opens the retraining in the directory `path`. Raises InputError where there is no run, or one of another kind."""
+        path = Path(path)
+        check_directory(path)
+        kind = kind_of_run(path)
+        if kind not in (None, KIND):
+            raise InputError(f"{path}: is a run of {kind} and no retraining; search.SearchRun opens one of a search")
+        if kind is None and not (path / WEIGHTS_FILE).is_file():
+            raise InputError(f"{path / WEIGHTS_FILE}: no such file; retrain a genotype into this directory first")
+        return cls(path)
+
+    @cached_property
+    def config(self) -> RetrainConfig:
+        """The configuration that it was begun with."""
+        return config_from_file(RetrainConfig, self.path / CONFIG_FILE)
+
+    @cached_property
+    def genotype(self) -> Genotype:
+        """The genotype that is trained."""
+        path = self.path / GENOTYPE_FILE
+        return Genotype.load(path) if path.exists() else self.network.genotype
+
+    @cached_property
+    def history(self) -> Sequence[RetrainEpoch]:
+        """An entry for each epoch behind; none where neither a checkpoint nor history.jsonl is left."""
+        if self._checkpoint is None:
+            return read_history(self.path, RetrainEpoch.from_plain)
+        return [RetrainEpoch.from_plain(entry) for entry in self._checkpoint[1]["trainer"]["history"]]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs behind."""
+        return len(self.history)
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Any] | None:
+        """What was measured on the test part, as metrics.json has it; None before the end."""
+        path = self.path / METRICS_FILE
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise InputError("no mapping of names to values")
+        except (ValueError, RecursionError, OSError) as error:
+            raise InputError(f"{path}: damaged ({error}); --resume writes it again") from error
+        return content
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The trained network, on the CPU and in evaluation mode, and the format of its images (none before the end)."""
+        return Trained.load(self.path)
+
+    @property
+    def network(self) -> DiscreteNetwork:
+        """The trained network, on the CPU and in evaluation mode. There is none before the end."""
+        return self.trained.network
+
+    def data(self, changes: Mapping[str, Any] | None = None) -> tuple[DataConfig, Precision]:
+        """Returns the images that the network is for, as they are, and the precision that it was trained with.
+
+        `changes` are fields of `DataConfig` that replace those of the configuration. With a name among them config.yaml may be
+        absent: then images become as large as the network was trained on, unless there is a size, too.
+        """
+        changes = changes or {}
+        try:
+            config = self.config
+        except InputError as error:
+            if "name" not in changes:
+                raise InputError(f"{error}; to do without this file, name the data set with --data.name") from error
+            config = RetrainConfig()
+            _, height, width = self.trained.format.shape
+            if height == width:
+                changes = {"size": height, **changes}
+        # Only the training images are augmented or fewer.
+        return replace(config.data.as_they_are(), **changes), config.precision
+
+    @cached_property
+    def _checkpoint(self) -> tuple[int, dict[str, Any]] | None:
+        if not (self.path / "checkpoints").is_dir():
+            return None
+        return RunDirectory(self.path, self.config).checkpoints(KIND).latest()
