@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from base.checks import InputError
+from base.checks import FieldError, InputError
 from retrain.config import RetrainConfig
 from retrain.history import RetrainEpoch
 from retrain.weights import GENOTYPE_FILE, WEIGHTS_FILE, Trained
@@ -109,8 +109,11 @@ class RetrainRun:
             _, height, width = self.trained.format.shape
             if height == width:
                 changes = {"size": height, **changes}
-        # Only the training images are augmented or fewer.
-        return replace(config.data.as_they_are(), **changes), config.precision
+        try:
+            # Only the training images are augmented or fewer.
+            return replace(config.data.as_they_are(), **changes), config.precision
+        except FieldError as error:
+            raise error.within("data") from error
 
     @cached_property
     def _checkpoint(self) -> tuple[int, dict[str, Any]] | None:
