@@ -23,16 +23,18 @@ SPACES = ("darts", "nasbench201")
 INTRODUCTION = """\
 # Combinations
 
-A published method is a composition of parts, and every part is an option of every method: take the method that is nearest to
-what you want and name the parts that differ. A combination that makes no sense is refused in one line.
+A published method is a composition of parts, and every part is an option of every method: take the
+method that is nearest to your aim and name the parts that differ. A combination that makes no sense
+is refused in one line.
 
     python -m search.gdas --regulariser.name beta --regulariser.weight 1
     python -m search.pcdarts --relaxation.name dirichlet --regulariser.name kl --regulariser.weight 0.001
     python -m search.drnas --config nasbench201_drnas --selection.name perturbation
 
-In the tables below a row is `python -m search.METHOD`, and a column adds the options of one part to it. **own**: the method has
-the part already, with values of its own; **runs**: the part can be added; **refused**: it cannot, for the reason in the note.
-`python -m benchmarks.combinations` writes this page.
+In the tables below a row is `python -m search.METHOD`, and a column adds the options of one part to
+it. **own**: the method has the part already, with values of its own; **runs**: the part can be
+added; **refused**: it cannot, for the reason in the note. `python -m benchmarks.combinations` writes
+this page.
 """
 
 

@@ -1,4 +1,4 @@
-"""README's commands for your own images and its two Python blocks work; end_to_end/test_docs.py has the other commands."""
+"""README's commands for your own images and the Python blocks of README and docs/running.md work; test_docs.py has the rest."""
 
 import re
 import shlex
@@ -16,7 +16,10 @@ import retrain.export
 from fusenas import settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-ONE_CALL, EXAMPLE = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+RUNNING = (Path(__file__).parents[2] / "docs" / "running.md").read_text(encoding="utf-8")
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+ONE_CALL, EXAMPLE = PYTHON.findall(README)
+(OPEN_AGAIN,) = PYTHON.findall(RUNNING)
 OWN_IMAGES = README[README.index("## Your own images") : README.index("## Search, then retrain")]
 
 
@@ -64,6 +67,7 @@ def test_calls_take_arrays_to_a_module(tmp_path: Path, monkeypatch: pytest.Monke
     exec(compile(text, "README.md", "exec"), {"few": few})
     assert (tmp_path / "runs" / "mine" / "retrain" / "weights.safetensors").is_file()
     assert (tmp_path / "runs" / "trained" / "weights.safetensors").is_file()
+    exec(compile(OPEN_AGAIN, "running.md", "exec"), {})
 
 
 def test_python_example_runs() -> None:
