@@ -1,7 +1,7 @@
 """A search from configuration to genotype: what every differentiable method runs."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from search.differentiable.schedule import EpochPlan, SupernetSchedule
 from search.differentiable.selection import Candidates, Perturbation, strongest
 from search.differentiable.steps import Steps
 from search.history import SearchEpoch
-from supernet import Genotype, SearchSpace, Supernet, get_space
+from supernet import Genotype, Supernet, get_space
 from training.graph import GraphedStep, new_capture
 from training.hardware import choose_device
 from training.images.batches import EVALUATED_PIXELS, Batches
@@ -30,25 +30,6 @@ from training.run.checkpoint import RunDirectory
 
 MEASURED_IMAGES = 128
 """Validation images, always the same, whose loss's curvature is measured: so many, in whole batches, but at least one batch."""
-
-
-def new_architecture(
-    config: SearchConfig, space: SearchSpace, cells: Mapping[str, int] | None, device: torch.device
-) -> Architecture:
-    """Makes the architecture that `config` describes; `cells` as `Architecture` takes it."""
-    return Architecture(
-        space,
-        config.candidates(space),
-        cells,
-        device,
-        config.epochs,
-        config.seed,
-        config.alphas.scale,
-        config.edge_normalization,
-        config.auxiliary_skip,
-        config.relaxation,
-        config.regulariser,
-    )
 
 
 class BilevelSearch:
@@ -91,7 +72,7 @@ class BilevelSearch:
             stem=config.stem,
         ).to(self.device)
         cells = None if config.tie_cells else self.network.cells_of_kind
-        self.architecture = new_architecture(config, self.space, cells, self.device)
+        self.architecture = Architecture(self.space, config, cells, self.device)
         self.step = Steps(config, self.network, self.architecture, self.device, class_weights(images, config.data))
         self.meters = self.step.meters
         same_each_step = not get_relaxation(config.relaxation.name).one_path

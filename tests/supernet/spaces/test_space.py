@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.testing import check_space
 from supernet import Genotype, SearchSpace, get_space, list_spaces, register_space
 from supernet.spaces.darts import DARTS_SKELETON
 from supernet.spaces.nasbench201 import NASBENCH201_SKELETON
@@ -147,3 +148,4 @@ def test_every_space_searches_and_derives(name: str) -> None:
     assert space.name == name and set(space.searched_as) <= set(space.candidates)
     genotype = space.derive({kind: torch.rand(len(space.edges), len(space.candidates)) for kind in space.kinds})
     assert genotype.skeleton is space.skeleton and genotype.space == name
+    check_space(space)

@@ -1,22 +1,15 @@
-"""What holds for the sampler of every method: see `search.sampling.samplers.Sampler`."""
+"""The sampler of every method keeps the contract of `search.Sampler`: see `search.testing.check_sampler`."""
 
-import random
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from search.methods import get_method, list_methods
-from search.sampling.encoding import Encoding, Genome
+from search.sampling.encoding import Encoding
 from search.sampling.method import SamplingMethod
-from search.sampling.samplers.sampler import Sampler, Scored
+from search.testing import check_sampler, example_costs
 from supernet import get_space, list_spaces
-from training.run.checkpoint import Checkpoints
 
 SMALL_EVOLUTION = ("--evolution.population=6", "--evolution.elite=2")
 VARIANTS: dict[str, list[tuple[str, ...]]] = {
@@ -44,9 +37,8 @@ CASES = [
     for options in VARIANTS.get(name, [()])
     for space in list_spaces()
 ]
-ASKS = 7  # of the sampler in each part of a test; enough for several generations, rungs and neighbourhoods
-
-every_sampler = pytest.mark.parametrize(("name", "options", "space"), CASES)
+ASKS = {"bayes": 4, "enas": 4, "hybrid": 4, "nao": 4}
+"""Asks of those whose models take time to train; 7 of the others, for several generations, rungs and neighbourhoods."""
 
 
 @cache
@@ -56,124 +48,19 @@ def configured(name: str, options: tuple[str, ...], space: str) -> Any:
     return config
 
 
-@cache
-def encoding_of(space: str) -> Encoding:
-    return Encoding(get_space(space))
+@pytest.mark.parametrize(("name", "options", "space"), CASES)
+def test_every_sampler_keeps_the_contract(name: str, options: tuple[str, ...], space: str) -> None:
+    check_sampler(get_method(name).sampler, configured(name, options, space), ASKS.get(name, 7))
 
 
-def costs(genome: Genome) -> dict[str, float]:
-    """Some costs, the more the later the operations are in the list of candidates."""
-    return {"parameters": float(sum(genome)), "multiply_adds": 10.0 * max(genome), "latency_ms": sum(genome) / 10 + 1.0}
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options", "space"), [case for case in CASES if case.values[0] in ASKS])
+def test_models_that_are_trained_more_often_keep_it(name: str, options: tuple[str, ...], space: str) -> None:
+    check_sampler(get_method(name).sampler, configured(name, options, space), 7)
 
 
-def new_sampler(name: str, options: tuple[str, ...], space: str, seed: int = 0) -> Sampler:
-    return get_method(name).sampler(encoding_of(space), configured(name, options, space), seed, costs)
-
-
-def score(genome: Genome) -> float:
-    """The share of the edges with one operation, and a little that is different for all architectures."""
-    return sum(column == 3 for column in genome) / len(genome) + 0.1 * Random(str(genome)).random()
-
-
-def scored(genomes: list[Genome]) -> list[Scored]:
-    return [(genome, score(genome)) for genome in genomes]
-
-
-Asked = list[tuple[list[Genome], float]]
-
-
-def advance(sampler: Sampler, asks: int = ASKS, told: Callable[[list[Genome]], list[Genome]] = list) -> Asked:
-    """What it asks for, with the share, while it is told the scores of what `told` leaves of that."""
-    asked = []
-    for _ in range(asks):
-        genomes = sampler.ask()
-        asked.append((list(genomes), sampler.evaluation_share))
-        sampler.tell(scored(told(genomes)))
-    return asked
-
-
-def assert_valid(asked: Asked, space: str) -> None:
-    for genomes, share in asked:
-        assert genomes, "the space is far from exhausted"
-        assert 0 < share <= 1
-        for genome in genomes:
-            assert isinstance(genome, tuple) and all(type(column) is int for column in genome)
-            encoding_of(space).check(genome)
-
-
-def disturb() -> None:
-    """Random states that no sampler may depend on."""
-    random.seed(7)
-    np.random.seed(7)
-    torch.manual_seed(7)
-
-
-@every_sampler
-def test_proposals_are_architectures_of_the_space(name: str, options: tuple[str, ...], space: str) -> None:
-    sampler = new_sampler(name, options, space)
-    asked = advance(sampler)
-    assert_valid(asked, space)
-    for _ in range(5):
-        encoding_of(space).check(sampler.draw())
-    for genome, _ in sampler.gathered():
-        encoding_of(space).check(genome)
-    assert all(isinstance(value, (int, float)) for value in sampler.readings().values())
-
-
-@every_sampler
-def test_it_may_be_asked_again_before_it_is_told(name: str, options: tuple[str, ...], space: str) -> None:
-    sampler = new_sampler(name, options, space)
-    for _ in range(ASKS):
-        first, second, third = ([*sampler.ask()] for _ in range(3))
-        assert_valid([(genomes, sampler.evaluation_share) for genomes in (first, second, third)], space)
-        sampler.tell(scored(first + third))
-    # What was asked for in between may come late.
-    sampler.tell(scored(second))
-    assert_valid(advance(sampler), space)
-
-
-@every_sampler
-@pytest.mark.parametrize("kept", [0, 1, 2], ids=["nothing", "one", "half"])
-def test_a_part_may_be_told(name: str, options: tuple[str, ...], space: str, kept: int) -> None:
-    """Nothing at all, one of each ask, or every second: what is left out is never heard of again."""
-    sampler = new_sampler(name, options, space)
-    parts: list[Callable[[list[Genome]], list[Genome]]] = [
-        lambda genomes: [],
-        lambda genomes: genomes[-1:],
-        lambda genomes: genomes[::2],
-    ]
-    assert_valid(advance(sampler, told=parts[kept]), space)
-    assert_valid(advance(sampler), space)
-
-
-@every_sampler
-@pytest.mark.parametrize("before", [0, 1, 2, ASKS])
-def test_it_goes_on_bit_for_bit_from_a_checkpoint(
-    name: str, options: tuple[str, ...], space: str, before: int, tmp_path: Path
-) -> None:
-    """Saved before an ask, and again before it is told; of what was asked for before, a part has been told."""
-    sampler, seen = new_sampler(name, options, space), {}
-    advance(sampler, before, told=lambda genomes: genomes[::2])
-    Checkpoints(tmp_path / "idle").save(before, sampler.state_dict())
-    asked = sampler.ask()
-    Checkpoints(tmp_path / "asked").save(before, sampler.state_dict())
-    sampler.tell(scored(asked))
-    expected = advance(sampler), [sampler.draw() for _ in range(3)]
-    for moment in ("idle", "asked"):
-        disturb()
-        resumed = new_sampler(name, options, space)
-        saved = Checkpoints(tmp_path / moment).load_latest()
-        assert saved is not None
-        resumed.load_state_dict(saved[1])
-        assert moment == "asked" or resumed.ask() == asked
-        resumed.tell(scored(asked))
-        seen[moment] = advance(resumed), [resumed.draw() for _ in range(3)]
-    assert seen == {"idle": expected, "asked": expected}
-
-
-@every_sampler
-def test_the_seed_alone_decides(name: str, options: tuple[str, ...], space: str) -> None:
-    first = advance(new_sampler(name, options, space, seed=1))
-    disturb()
-    assert advance(new_sampler(name, options, space, seed=1)) == first
-    assert advance(new_sampler(name, options, space, seed=2)) != first
+@pytest.mark.parametrize(("name", "options", "space"), CASES)
+def test_another_seed_makes_other_proposals(name: str, options: tuple[str, ...], space: str) -> None:
+    encoding, config = Encoding(get_space(space)), configured(name, options, space)
+    one, other = (get_method(name).sampler(encoding, config, seed, example_costs) for seed in (1, 2))
+    assert one.ask() != other.ask()
