@@ -1,31 +1,37 @@
-"""`python -m benchmarks.floor`: the least time that a pass of the DARTS supernet can take, computed from shapes.
+"""`python -m benchmarks.floor`: the least time of a pass of the DARTS supernet, from its shapes.
 
-Three resources are in use at the same time, so the floor is the largest of three times: memory traffic, the multiply-adds of
-depthwise convolutions on CUDA cores, and those of all other convolutions on tensor cores. Nothing is added for the start of a
-kernel.
+Three resources are in use at the same time, so the floor is the largest of three times: memory
+traffic, the multiply-adds of depthwise convolutions on CUDA cores, and those of all other
+convolutions on tensor cores. Nothing is added for the start of a kernel.
 
-**Bytes.** Raw outputs of all branches are kept for the backward pass. What separates the kernels is batch norm, which must have
-seen a whole map before anything can use it: each kernel reads each map that it needs once from memory, whatever its
-programs share, and writes each result once. Counted in maps of a cell, with e edges, s sources that edges leave, n nodes:
+**Bytes.** Raw outputs of all branches are kept for the backward pass. Batch norm separates the
+kernels: it must have seen a whole map before anything can use it. Each kernel reads each map that
+it needs once from memory, whatever its programs share, and writes each result once. Counted in maps
+of a cell, with e edges, s sources that edges leave, n nodes:
 
-- forward: the stencils read s states and write 6 e raw maps (two halves of each separable convolution, one map of each dilated
-  one), the second halves read 2 e; pools read s states and write 2 s maps and the place of each maximum; the sum into a node
-  reads 7 maps an edge (4 branches, 2 pools, the skip) and writes the n nodes;
-- backward: the sums of a batch norm and of a mixing weight read the same 7 e and n gradients; the second halves read their
-  outputs, their inputs and the nodes' gradients and write 2 e gradients; the first halves read these, their outputs, the nodes'
-  gradients and s states; pools read their maps, the places and the nodes' gradients; together they write s gradients;
-- an input of the cell: its convolution reads the maps of the cell before, and again for its weights' gradient, and writes
-  their gradient; its own raw map is written, and read, as is its gradient, for the two sums and for what follows from them. In
-  a reduction cell inputs are four times as large, and factorised reductions write a map each, read by the sum, its backward
-  and their own.
+- forward: the stencils read s states and write 6 e raw maps (two halves of each separable
+  convolution, one map of each dilated one), the second halves read 2 e; pools read s states and
+  write 2 s maps and the place of each maximum; the sum into a node reads 7 maps an edge (4
+  branches, 2 pools, the skip) and writes the n nodes;
+- backward: the sums of a batch norm and of a mixing weight read the same 7 e and n gradients; the
+  second halves read their outputs, their inputs and the nodes' gradients and write 2 e gradients;
+  the first halves read these, their outputs, the nodes' gradients and s states; pools read their
+  maps, the places and the nodes' gradients; together they write s gradients;
+- an input of the cell: its convolution reads the maps of the cell before, and again for its
+  weights' gradient, and writes their gradient; its own raw map is written, and read, as is its
+  gradient, for the two sums and for the gradients that follow. In a reduction cell inputs are four
+  times as large, and factorised reductions write a map each, read by the sum, its backward and
+  their own.
 
 Weights, statistics, stem and classifier are left out: below 1 % of it.
 
-**Multiply-adds** are those of the forward pass, of the input's gradient and of the weights' gradient. A kernel that computes a
-depthwise convolution again for the gradient of the pointwise one does more, which is not counted.
+**Multiply-adds** are those of the forward pass, of the input's gradient and of the weights'
+gradient. A kernel that computes a depthwise convolution again for the gradient of the pointwise one
+does more, which is not counted.
 
-A first-order search step is two passes. That of the alphas needs no weight gradients and does a third fewer multiply-adds; it
-is counted as a whole one, because it moves the same maps, and bytes are what bounds it.
+A first-order search step is two passes. That of the alphas needs no weight gradients and does a
+third fewer multiply-adds; it is counted as a whole one, because it moves the same maps, and bytes
+bound it.
 """
 
 import argparse
@@ -39,14 +45,14 @@ from training.report.markdown import table
 FIRST_HALVES = 2  # separable convolutions: two stencils each
 BRANCHES = 4  # two separable convolutions, two dilated ones
 STENCILS = FIRST_HALVES + BRANCHES
-TAPS = 2 * 3 * 3 + 2 * 5 * 5 + 3 * 3 + 5 * 5  # of all stencils of an edge
+TAPS = 2 * 3 * 3 + 2 * 5 * 5 + 3 * 3 + 5 * 5  # taps of all stencils of an edge
 POOLS = 2
 PASSES = 3  # forward, gradient of the input, gradient of the weights
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device does in a second; the defaults are an H100's in practice."""
+    """The rates of a device; the defaults are an H100's in practice."""
 
     bandwidth: float = 3.0
     """Memory traffic, TB/s."""
@@ -68,7 +74,7 @@ class Floor:
     dense: float
 
     def milliseconds(self, rates: Rates) -> tuple[float, float, float]:
-        """Time for memory traffic, for CUDA cores and for tensor cores."""
+        """Returns the time for memory traffic, for CUDA cores and for tensor cores."""
         return (
             self.bytes / rates.bandwidth / 1e9,
             2 * self.depthwise / rates.cuda_cores / 1e9,
@@ -76,12 +82,13 @@ class Floor:
         )
 
     def seconds(self, rates: Rates) -> float:
-        """The floor of the pass."""
+        """Returns the floor of the pass."""
         return max(self.milliseconds(rates)) / 1000
 
 
 def floor_of_pass(channels: int, cells: int, batch: int, size: int = 32, bytes_a_value: int = 2) -> Floor:
-    """The work of one pass over images [batch, 3, size, size]; `bytes_a_value` is 2 in bfloat16, 4 in float32."""
+    """Returns the work of one pass over images [batch, 3, size, size]; `bytes_a_value` is 2 in
+    bfloat16, 4 in float32."""
     space = get_space("darts")
     values = places = depthwise = dense = 0.0
     edges, nodes, inputs = len(space.edges), space.nodes, space.inputs
@@ -94,7 +101,7 @@ def floor_of_pass(channels: int, cells: int, batch: int, size: int = 32, bytes_a
         size = -(-size // position.stride)
         after = batch * size**2
         into, node = wide * pixels, wide * after  # values of an input, and of a node or raw map
-        states = inputs * into + (sources - inputs) * node  # of all sources once
+        states = inputs * into + (sources - inputs) * node  # values of all sources once
         reductions = reducing if position.stride == 2 else 0
         summed = (edges * (BRANCHES + POOLS + 1)) * node
         forward = 2 * states + (STENCILS + FIRST_HALVES) * edges * node + POOLS * sources * node + summed + nodes * node
@@ -115,14 +122,14 @@ def floor_of_pass(channels: int, cells: int, batch: int, size: int = 32, bytes_a
 
 
 def add_rates(parser: argparse.ArgumentParser) -> None:
-    """Options for what a device does in a second."""
+    """Adds options for the rates of a device."""
     parser.add_argument("--bandwidth", type=float, default=Rates.bandwidth, help="memory traffic, TB/s")
     parser.add_argument("--cuda-cores", type=float, default=Rates.cuda_cores, help="float32 on CUDA cores, TFLOP/s")
     parser.add_argument("--tensor-cores", type=float, default=Rates.tensor_cores, help="matrix products, TFLOP/s")
 
 
 def rates_of(options: argparse.Namespace) -> Rates:
-    """The rates that were given as options."""
+    """Returns the rates that were given as options."""
     return Rates(options.bandwidth, options.cuda_cores, options.tensor_cores)
 
 

@@ -1,4 +1,4 @@
-"""Which weight of the plain network is which part of the supernet's stacked weights."""
+"""The pairs of the plain network's weights and the parts of the supernet's stacked weights."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +12,8 @@ from supernet.cell import MixedCell
 
 
 def pairs(network: Supernet, plain: PlainSupernet) -> Iterator[tuple[nn.Parameter, int | None, nn.Parameter]]:
-    """(parameter of the supernet, row in it or None for the whole, parameter of the plain network), all of them once."""
+    """Yields (parameter of the supernet, row in it or None for the whole, parameter of the plain
+    network), each once."""
     yield from _whole(network.stem, plain.stem)
     for layer, plain_layer in zip(network.layers, plain.layers, strict=True):
         if not isinstance(layer, MixedCell):
@@ -46,18 +47,21 @@ def _operations(cell: MixedCell, plain: PlainCell) -> Iterator[tuple[nn.Paramete
 
 
 def softmax(alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mixture of DARTS: a softmax over the candidates of each edge."""
+    """Returns the mixture of DARTS: a softmax over the candidates of each edge."""
     return {kind: alpha.softmax(-1) for kind, alpha in alphas.items()}
 
 
 def part(tensor: Tensor, row: int | None) -> Tensor:
-    """The whole tensor, or one row of it."""
+    """Returns the whole tensor, or one row of it."""
     return tensor if row is None else tensor[row]
 
 
 @torch.no_grad()
 def copy_weights(network: Supernet, plain: PlainSupernet) -> None:
-    """Gives the plain network the supernet's weights. Raises ValueError if a weight of either has no partner."""
+    """Gives the plain network the supernet's weights.
+
+    Raises ValueError if a weight of either has no partner.
+    """
     copied = 0
     for parameter, row, other in pairs(network, plain):
         other.copy_(part(parameter, row))

@@ -21,8 +21,8 @@ Stem = Literal["cifar", "imagenet"]
 the mobile stem, three that halve it."""
 
 TextForm = Literal["json", "darts", "nasbench201"]
-"""A form of text that genotypes are written in: json takes every genotype, the others those of their
-field."""
+"""A form of text that genotypes are written in: json takes every genotype, the others those of
+their field."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Skeleton(ABC):
     smallest_image: int = 4
     """Pixels a side that images have at least."""
     concatenates_inputs: tuple[str, ...] = ()
-    """Kinds of cell that may concatenate their inputs, too: these have the size of the nodes there."""
+    """Kinds of cell that may concatenate their inputs, too: these have the size of the nodes
+    there."""
     one_output: bool = False
     """A cell concatenates exactly one state, since the next one takes its input as it is."""
     text_form: TextForm = "json"
@@ -116,7 +117,8 @@ class Skeleton(ABC):
         """Returns the module that maps the last state [B, width, H, W] to logits [B, classes]."""
 
     def preprocessing(self, position: CellPosition, affine: bool) -> nn.ModuleList:
-        """Returns what brings each input state of a cell to [B, channels, H, W]: one module an input.
+        """Returns what brings each input state of a cell to [B, channels, H, W]: one module an
+        input.
 
         `affine` says whether batch norms have weights; in the supernet they have none. Unless a
         skeleton overrides it, inputs stay as they are.
@@ -140,7 +142,8 @@ class Skeleton(ABC):
         return self.imagenet_size if stem == "imagenet" and self.imagenet_size is not None else self.size
 
     def check(self, shape: Sequence[int]) -> None:
-        """Raises InputError if the network cannot read images of `shape` (channels, height, width)."""
+        """Raises InputError if the network cannot read images of `shape` (channels, height,
+        width)."""
         _, height, width = shape
         if min(height, width) < self.smallest_image:
             least = f"{self.smallest_image}x{self.smallest_image}"
