@@ -27,8 +27,8 @@ METRICS_FILE = "metrics.json"
 class RetrainRun:
     """The run of a retraining; of a finished one weights.safetensors alone may be left.
 
-    Everything is read when it is first asked for; an InputError says there, in one line, where it is absent or damaged. A
-    running one is read as it is then; open it again to see more of it.
+    Everything is read when it is first asked for; an InputError then says, in one line, that a part
+    is absent or damaged. A running one is read as it is then; open it again to see more of it.
     """
 
     path: Path
@@ -36,7 +36,10 @@ class RetrainRun:
 
     @classmethod
     def open(cls, path: Path | str) -> "RetrainRun":
-        """Opens the retraining in the directory `path`. Raises InputError where there is no run, or one of another kind."""
+        """Opens the retraining in the directory `path`.
+
+        Raises InputError if there is no run, or one of another kind.
+        """
         path = Path(path)
         check_directory(path)
         kind = kind_of_run(path)
@@ -48,30 +51,32 @@ class RetrainRun:
 
     @cached_property
     def config(self) -> RetrainConfig:
-        """The configuration that it was begun with."""
+        """Returns the configuration that it was begun with."""
         return config_from_file(RetrainConfig, self.path / CONFIG_FILE)
 
     @cached_property
     def genotype(self) -> Genotype:
-        """The genotype that is trained."""
+        """Returns the genotype that is trained."""
         path = self.path / GENOTYPE_FILE
         return Genotype.load(path) if path.exists() else self.network.genotype
 
     @cached_property
     def history(self) -> Sequence[RetrainEpoch]:
-        """An entry for each epoch behind; none where neither a checkpoint nor history.jsonl is left."""
+        """Returns an entry for each epoch that is done; none if neither a checkpoint nor
+        history.jsonl is left."""
         if self._checkpoint is None:
             return read_history(self.path, RetrainEpoch.from_plain)
         return [RetrainEpoch.from_plain(entry) for entry in self._checkpoint[1]["trainer"]["history"]]
 
     @property
     def epochs(self) -> int:
-        """Epochs behind."""
+        """Returns the number of epochs that are done."""
         return len(self.history)
 
     @cached_property
     def metrics(self) -> Mapping[str, Any] | None:
-        """What was measured on the test part, as metrics.json has it; None before the end."""
+        """Returns the measurements on the test part, as metrics.json has them; None before the
+        end."""
         path = self.path / METRICS_FILE
         if not path.is_file():
             return None
@@ -85,19 +90,25 @@ class RetrainRun:
 
     @cached_property
     def trained(self) -> Trained:
-        """The trained network, on the CPU and in evaluation mode, and the format of its images (none before the end)."""
+        """Returns the trained network, on the CPU and in evaluation mode, with the format of its
+        images."""
         return Trained.load(self.path)
 
     @property
     def network(self) -> DiscreteNetwork:
-        """The trained network, on the CPU and in evaluation mode. There is none before the end."""
+        """Returns the trained network, on the CPU and in evaluation mode.
+
+        Raises InputError before the end.
+        """
         return self.trained.network
 
     def data(self, changes: Mapping[str, Any] | None = None) -> tuple[DataConfig, Precision]:
-        """Returns the images that the network is for, as they are, and the precision that it was trained with.
+        """Returns the images that the network is for, as they are, and the precision that it was
+        trained with.
 
-        `changes` are fields of `DataConfig` that replace those of the configuration. With a name among them config.yaml may be
-        absent: then images become as large as the network was trained on, unless there is a size, too.
+        `changes` are fields of `DataConfig` that replace those of the configuration. With a name
+        among them config.yaml may be absent: then images become as large as the network was trained
+        on, unless there is a size, too.
         """
         changes = changes or {}
         try:

@@ -1,1 +1,2 @@
-"""What a search and a retraining share: configuration, data, checkpoints, monitoring and metrics."""
+"""The common parts of search and retraining: configuration, data, checkpoints, monitoring,
+metrics."""

@@ -20,7 +20,7 @@ CAPTURABLE: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
 
 @dataclass
 class OptimizerConfig:
-    """How weights are trained; the defaults are those of DARTS (Liu et al. 2019, appendix A)."""
+    """The training of weights; the defaults are those of DARTS (Liu et al. 2019, appendix A)."""
 
     name: OptimizerName = "sgd"
     """sgd, adam, adamw or adagrad."""

@@ -1,7 +1,7 @@
-"""What all kernels share: where they run, how they are cut into programs, and their registration as custom ops.
+"""The common parts of all kernels: their device, their programs, their registration as custom ops.
 
-Triton is imported here and nowhere else. It may be absent (its builds are for Linux): the kernel files still import, and their
-references run.
+Triton is imported here and nowhere else. It may be absent (its builds are for Linux): the kernel
+files still import, and their references run.
 """
 
 import os
@@ -32,17 +32,18 @@ INTERPRETED = triton is not None and os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton's interpreter stands in for the compiler, on the CPU: for tests."""
 
 COUNT, MEAN, SQUARES = range(3)
-"""What a part of statistics [..., 3, C] holds: number of values, their mean, sum of squared deviations from it."""
+"""The rows of a part of statistics [..., 3, C]: number of values, mean, sum of squared deviations
+from it."""
 
 
 def jit(function: Function) -> Function:
-    """`triton.jit`, where there is Triton; `function` itself where not."""
+    """Returns `triton.jit(function)` if there is Triton, otherwise `function` itself."""
     return function if triton is None else triton.jit(function)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One start of a kernel: what it is called with, and what it is compiled for."""
+    """One start of a kernel: its arguments, and the constants that it is compiled for."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -56,7 +57,7 @@ _failed = False
 
 
 def runs_kernel(maps: Tensor) -> bool:
-    """Whether an op on `maps` runs as a Triton kernel; otherwise its reference does.
+    """Says whether an op on `maps` runs as a Triton kernel; otherwise its reference runs.
 
     The interpreter computes bfloat16 wrongly, so it gets float32 alone.
     """
@@ -68,7 +69,7 @@ def runs_kernel(maps: Tensor) -> bool:
 
 
 def supports(state: Tensor) -> bool:
-    """Whether kernels on a GPU compute a cell whose states are like `state` [B, C, H, W]."""
+    """Says whether kernels on a GPU compute a cell whose states are like `state` [B, C, H, W]."""
     if triton is None or _failed or not state.is_cuda or state.shape[1] % 16 or state.shape[1] > WIDEST:
         return False
     return (
@@ -79,7 +80,8 @@ def supports(state: Tensor) -> bool:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float | None, warps: int, **constants: Any) -> bool:
-    """Starts `kernel` and returns True; returns False, after one warning, where it cannot be compiled for this device.
+    """Starts `kernel` and returns True; returns False, after one warning, if it cannot be compiled
+    for this device.
 
     The first of `arguments` is a tensor, on the device that the kernel runs on.
     """
@@ -92,7 +94,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float 
             kernel[grid](*arguments, **constants, num_warps=warps)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # of a compiler, a linker, a missing header: each throws its own
+    except Exception as error:  # errors of a compiler, a linker, a missing header: each throws its own
         _failed = True
         reason = " ".join(str(error).split())[:200]
         warnings.warn(f"no Triton kernels here, plain torch runs instead: {kernel.fn.__name__}: {reason}", stacklevel=2)
@@ -102,7 +104,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float 
 
 @contextmanager
 def recording() -> Iterator[list[Launch]]:
-    """Inside, ops on tensors of any device (meta, too) compute nothing; what they would start goes into the list."""
+    """Makes ops inside, on tensors of any device (meta, too), compute nothing and add their
+    launches to the list."""
     global _recorded
     before, _recorded = _recorded, []
     try:
@@ -112,10 +115,11 @@ def recording() -> Iterator[list[Launch]]:
 
 
 def kernel_op(name: str, mutates: tuple[str, ...]) -> Callable[[Function], Function]:
-    """Registers a function that writes into its arguments `mutates`, and returns nothing, as the custom op fusenas::`name`.
+    """Registers a function that writes into its arguments `mutates`, and returns nothing, as the
+    custom op fusenas::`name`.
 
-    Its fake implementation does nothing, as the caller has allocated what is written; while launches are recorded it runs the
-    function, which then records them for tensors without values.
+    Its fake implementation does nothing, as the caller has allocated what is written; while
+    launches are recorded it runs the function, which then records them for tensors without values.
     """
 
     def register(function: Function) -> Function:
@@ -137,5 +141,5 @@ def kernel_op(name: str, mutates: tuple[str, ...]) -> Callable[[Function], Funct
 
 
 def accumulation_dtype(maps: Tensor) -> torch.dtype:
-    """float32, or float64 for maps of float64."""
+    """Returns float32, or float64 for maps of float64."""
     return torch.promote_types(maps.dtype, torch.float32)

@@ -13,7 +13,8 @@ ENTRIES = 4
 
 
 def _tile(rows: int, channels: int, values: int) -> tuple[int, int]:
-    """Pixels and channels of one program's tile of a map of `rows` pixels, of that many values a thread.
+    """Pixels and channels of one program's tile of a map of `rows` pixels, of that many values a
+    thread.
 
     The channels divide those of the map, so that none need masking.
     """
@@ -23,13 +24,15 @@ def _tile(rows: int, channels: int, values: int) -> tuple[int, int]:
 
 @jit
 def _base(maps: tl.tensor, states: tl.tensor, map: tl.tensor, count: int, rows: int, C: tl.constexpr) -> tl.tensor:
-    """Where map number `map` lies: among the `count` `maps`, or beyond them among `states`."""
+    """Returns the pointer to map number `map`: among the `count` `maps`, or beyond them among
+    `states`."""
     beyond = (map - count).to(tl.int64) * rows * C
     return tl.where(map < count, maps + map.to(tl.int64) * rows * C, states + beyond)
 
 
 def _value(maps: Tensor, states: Tensor, stats: Tensor, map: int, normalised: int) -> Tensor:
-    """[B, H, W, C] in the type of accumulation: map number `map` of `maps`, or beyond them of `states`."""
+    """Returns map number `map` of `maps`, or beyond them of `states`, [B, H, W, C] in the type of
+    accumulation."""
     chosen = maps[map] if map < len(maps) else states[map - len(maps)]
     value = chosen.to(accumulation_dtype(maps))
     return (value - stats[map, 0]) * stats[map, 1] if normalised else value
@@ -99,7 +102,7 @@ def _launch_mix(maps: Tensor, states: Tensor, stats: Tensor, weights: Tensor, en
 
 @kernel_op("mix", ("out",))
 def mix(maps: Tensor, states: Tensor, stats: Tensor, weights: Tensor, entries: Tensor, out: Tensor) -> None:
-    """A node: the sum over its R entries of weight * (normalised) map.
+    """Computes a node: the sum over its R entries of weight * (normalised) map.
 
     maps: [M, B, H, W, C].  states: [Q, B, H, W, C], further maps, numbered on from M, that are never normalised.
     stats: [M, 3, C] from `statistics`.  weights: contiguous, any shape, float32; read flat.
@@ -186,7 +189,8 @@ def _launch_mix_sums(gradient: Tensor, maps: Tensor, states: Tensor, stats: Tens
 
 @kernel_op("mix_sums", ("sums",))
 def mix_sums(gradient: Tensor, maps: Tensor, states: Tensor, stats: Tensor, entries: Tensor, sums: Tensor) -> None:
-    """What batch norm's backward and the mixing weights' gradients need of a node's gradient g, in one pass.
+    """Computes the sums over a node's gradient g for batch norm's backward and the mixing weights'
+    gradients.
 
     gradient: [B, H, W, C].  maps, states, stats, entries: as the mix had them.
     sums: out, [R, P, 2, C]: for each entry parts of sum(g) and of sum(g * (normalised) map).
@@ -265,7 +269,8 @@ def _launch_mix_gradient(
 
 @kernel_op("mix_gradient", ("out",))
 def mix_gradient(gradients: Tensor, maps: Tensor, coefficients: Tensor, table: Tensor, starts: Tensor, out: Tensor) -> None:
-    """The gradients of N maps that enter one node or several: the sum over those of c1 * g + c2 * z + c3 (`norm_gradient`).
+    """Computes the gradients of N maps that enter one node or several: the sum over the nodes of c1
+    * g + c2 * z + c3 (`norm_gradient`).
 
     gradients: [Q, B, H, W, C], of the nodes.  maps: [M, B, H, W, C].  coefficients: [R, 3, C].
     table: int32 [Z, 3]: gradient, coefficients, map z (-1: not normalised, c2 counts for nothing); output n has the rows

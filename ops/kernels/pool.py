@@ -1,4 +1,5 @@
-"""3x3 pools of several sources in one launch, with the statistics of what comes out, and their backward pass."""
+"""3x3 pools of several sources in one launch, with statistics of the outputs, and their backward
+pass."""
 
 from __future__ import annotations
 
@@ -11,13 +12,14 @@ from ops.kernels.launch import INTERPRETED, accumulation_dtype, jit, kernel_op, 
 from ops.kernels.statistics import write_statistics
 
 AVERAGE, MAXIMUM, IDENTITY = range(3)
-"""What a row of a pool's table asks for; identity, the skip, only has a backward pass here."""
+"""The kinds of pool in a table; identity, the skip, only has a backward pass here."""
 
 WARPS = 4
 
 
 def _tile(maps: Tensor, rows: int) -> tuple[int, int]:
-    """Pixels and channels of one program's tile of maps that have `rows` pixels each: a load of 16 bytes a thread.
+    """Pixels and channels of one program's tile of maps that have `rows` pixels each: a load of 16
+    bytes a thread.
 
     The channels divide those of the map, so that none need masking.
     """
@@ -53,7 +55,8 @@ def _pool_kernel(
     kind = tl.load(table + entry * 2 + 1)
     source = inputs + tl.load(table + entry * 2).to(tl.int64) * in_rows * C + channels
     target = entry.to(tl.int64) * rows * C + channels
-    # Each row of the tile keeps statistics of its own (Welford's update), so that nothing is exchanged until the end.
+    # Each row of the tile keeps statistics of its own (Welford's update), so that nothing is
+    # exchanged until the end.
     count = tl.zeros([ROWS, 1], tl.float32)
     mean = tl.zeros([ROWS, BLOCK], tl.float32)
     squares = tl.zeros([ROWS, BLOCK], tl.float32)
@@ -111,7 +114,8 @@ def _within(position: tl.tensor, size: int) -> tl.tensor:
 
 @jit
 def _pixels(first: tl.tensor, size: int) -> tl.tensor:
-    """How many of the positions first, first + 1 and first + 2 are in an image of `size`, as float32."""
+    """Returns the number of positions first, first + 1 and first + 2 within an image of `size`, as
+    float32."""
     return (tl.minimum(first + 3, size) - tl.maximum(first, 0)).to(tl.float32)
 
 
@@ -161,7 +165,8 @@ def pool_reference(inputs: Tensor, table: Tensor, stride: int, out: Tensor, inde
 
 @kernel_op("pool", ("out", "index", "partial"))
 def pool(inputs: Tensor, table: Tensor, stride: int, out: Tensor, index: Tensor, partial: Tensor) -> None:
-    """N pools of 3x3 over I maps, padding 1 that neither wins a maximum nor counts in an average.
+    """Computes N pools of 3x3 over I maps; the padding of 1 neither wins a maximum nor counts in an
+    average.
 
     inputs: [I, B, H, W, C].  table: int32 [N, 2]: input, AVERAGE or MAXIMUM; the maxima come first.
     out: [N, B, ceil(H / stride), ceil(W / stride), C].  partial: out, [N, P, 3, C], statistics of `out` as stored.
@@ -207,7 +212,8 @@ def _pool_backward_kernel(
         if kind == IDENTITY:
             total += tl.load(gradient + row * C, mask=valid, other=0).to(tl.float32)
         else:
-            # The windows that a pixel lies in start at most 2 above it and 2 to its left, and at multiples of the stride.
+            # The windows that a pixel lies in start at most 2 above it and 2 to its left, and at
+            # multiples of the stride.
             for above in tl.static_range(2 // STRIDE + 1):
                 for left in tl.static_range(2 // STRIDE + 1):
                     y = line // STRIDE - above
@@ -218,7 +224,8 @@ def _pool_backward_kernel(
                     offset = (corner + y * out_width + x) * C
                     pixels = _pixels(y * STRIDE - 1, height) * _pixels(x * STRIDE - 1, width)
                     share = tl.load(gradient + offset, mask=inside, other=0).to(tl.float32)
-                    # No branch on the kind here, so that the loads of all taps may be under way at once.
+                    # No branch on the kind here, so that the loads of all taps may be under way at
+                    # once.
                     winner = tl.load(winners + offset, mask=inside & (kind == MAXIMUM), other=dy * 3 + dx)
                     factor = tl.where(kind == MAXIMUM, 1.0, 1 / tl.maximum(pixels, 1))
                     total += tl.where(winner == dy * 3 + dx, share * factor, 0)
@@ -264,7 +271,8 @@ def pool_backward_reference(gradients: Tensor, index: Tensor, table: Tensor, sta
 
 
 def _add_gradient(total: Tensor, gradient: Tensor, kind: int, index: Tensor | None, stride: int) -> None:
-    """Adds to `total` [B, H, W, C] what comes back from one pool's or skip's gradient [B, Ho, Wo, C]."""
+    """Adds to `total` [B, H, W, C] the input's gradient by one pool's or skip's gradient
+    [B, Ho, Wo, C]."""
     if kind == IDENTITY:
         total += gradient
         return

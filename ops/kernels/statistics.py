@@ -1,4 +1,5 @@
-"""Batch norm's statistics and its gradient's coefficients, combined from the parts that other kernels leave."""
+"""Batch norm's statistics and its gradient's coefficients, combined from the parts that other
+kernels leave."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ CHANNELS = 16
 
 
 def padded(size: int) -> int:
-    """The power of two that a tensor of `size` elements takes in Triton."""
+    """Returns the power of two that a tensor of `size` elements takes in Triton."""
     return 1 << (size - 1).bit_length()
 
 
@@ -32,11 +33,12 @@ def padded(size: int) -> int:
 def _add_tile(
     values: tl.tensor, exists: tl.tensor, count: tl.tensor, mean: tl.tensor, squares: tl.tensor, MEMBERS: tl.constexpr
 ) -> tl.tensor:
-    """Statistics of a part (count, mean [C], squares [C]) after a tile of it has been added.
+    """Returns statistics of a part (count, mean [C], squares [C]) after a tile of it has been
+    added.
 
-    values: MEMBERS times [ROWS, C] in float32.  exists: MEMBERS times [ROWS], which of them count.
-    Chan's formula, with sums over the tile of differences from the part's mean so far: they are as exact as those from the
-    tile's own mean, in one pass.
+    values: MEMBERS times [ROWS, C] in float32. exists: MEMBERS times [ROWS], which of them count.
+    Chan's formula, with sums over the tile of differences from the part's mean so far: they are as
+    exact as those from the tile's own mean, in one pass.
     """
     number = tl.zeros_like(exists[0].to(tl.float32))
     for member in tl.static_range(MEMBERS):
@@ -234,11 +236,13 @@ def norm_gradient(
     coefficients: Tensor,
     weight_gradient: Tensor,
 ) -> None:
-    """The gradient of weight * batch_norm(z) as a linear function of the incoming gradient g and of z itself.
+    """Writes the gradient of weight * batch_norm(z) as a linear function of the incoming gradient g
+    and of z.
 
-    dz = c1 * g + c2 * z + c3 per channel. With n the normalised z: c1 = weight * rstd, c2 = -c1 * rstd * mean(g n),
-    c3 = -c1 * mean(g) - c2 * mean(z); c2 = c3 = 0 for fixed (running) statistics, and c1 = weight for a map that is not
-    normalised. The gradient of the weight is the sum of g n over batch, pixels and channels.
+    dz = c1 * g + c2 * z + c3 per channel. With n the normalised z: c1 = weight * rstd, c2 = -c1 *
+    rstd * mean(g n), c3 = -c1 * mean(g) - c2 * mean(z); c2 = c3 = 0 for fixed (running) statistics,
+    and c1 = weight for a map that is not normalised. The gradient of the weight is the sum of g n
+    over batch, pixels and channels.
 
     sums: [R, P, 2, C], parts of sum(g) and sum(g n) for each entry (n = z where it is not normalised).
     stats: [M, 3, C] from `statistics`.  weights: contiguous, any shape; read flat.
@@ -303,16 +307,18 @@ def _launch_collect(grouped: Tensor, out: Tensor, partial: Tensor) -> bool:
 
 @kernel_op("collect", ("out", "partial"))
 def collect(grouped: Tensor, out: Tensor, partial: Tensor) -> None:
-    """Takes the output of one convolution for N edges apart, with the statistics of each part.
+    """Separates the output of one convolution for N edges, with the statistics of each part.
 
-    grouped: [B, H, W, N * C], contiguous.  out: [N, B, H, W, C].  partial: out, [N, P, 3, C] as `statistics` takes it.
+    grouped: [B, H, W, N * C], contiguous. out: [N, B, H, W, C]. partial: out, [N, P, 3, C] as
+    `statistics` takes it.
     """
     if not (runs_kernel(out) and _launch_collect(grouped, out, partial)):
         collect_reference(grouped, out, partial)
 
 
 def write_statistics(maps: Tensor, partial: Tensor) -> None:
-    """Fills `partial` [N, P, 3, C] for `maps` [N, B, H, W, C], all in the first part: what references leave."""
+    """Fills `partial` [N, P, 3, C] for `maps` [N, B, H, W, C], all in the first part, for
+    references."""
     values = maps.flatten(1, 3).to(accumulation_dtype(maps))
     partial.zero_()
     partial[:, 0, COUNT] = values.shape[1]

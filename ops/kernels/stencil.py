@@ -1,7 +1,9 @@
-"""The stencil: [batch norm ->] ReLU -> depthwise convolution -> pointwise convolution, with the statistics of what comes out.
+"""The stencil: [batch norm ->] ReLU -> depthwise -> pointwise convolution, with statistics of the
+output.
 
-One launch computes all branches of all edges that leave a source: the first half of separable convolutions and dilated ones,
-or (with batch norm) the second half of separable ones. The depthwise output is never stored.
+One launch computes all branches of all edges that leave a source: the first half of separable
+convolutions and dilated ones, or (with batch norm) the second half of separable ones. The depthwise
+output is never stored.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from ops.kernels.statistics import _add_tile, _write_part, padded, write_statist
 
 
 def rectified_input(inputs: Tensor, index: int, norm: Tensor | None) -> Tensor:
-    """ReLU of (normalised) map `index` of `inputs` [I, B, H, W, C], as [B, C, H, W] in the type of accumulation."""
+    """Returns the ReLU of (normalised) map `index` of `inputs` [I, B, H, W, C], as [B, C, H, W] in
+    the type of accumulation."""
     values = inputs[index].to(accumulation_dtype(inputs))
     if norm is not None:
         values = (values - norm[index, 0]) * norm[index, 1]
@@ -25,12 +28,12 @@ def rectified_input(inputs: Tensor, index: int, norm: Tensor | None) -> Tensor:
 
 
 def depthwise_weight(weights: Tensor, offset: int, channels: int, kernel: int) -> Tensor:
-    """[C, 1, kernel, kernel] from the packed `weights`."""
+    """Returns the depthwise weight [C, 1, kernel, kernel] from the packed `weights`."""
     return weights[offset : offset + channels * kernel**2].view(channels, 1, kernel, kernel)
 
 
 def pointwise_weight(weights: Tensor, offset: int, channels: int) -> Tensor:
-    """[C out, C in, 1, 1] from the packed `weights`."""
+    """Returns the pointwise weight [C out, C in, 1, 1] from the packed `weights`."""
     return weights[offset : offset + channels**2].view(channels, channels, 1, 1)
 
 
@@ -51,7 +54,8 @@ def stencil_reference(
 
 @jit
 def _tile(tile: tl.tensor, count: tl.tensor, height: tl.tensor, width: tl.tensor, ROWS: tl.constexpr) -> tl.tensor:
-    """Rows [ROWS] of a tile of an NHWC map of `count` rows, whether each exists, and its image, y and x."""
+    """Rows [ROWS] of a tile of an NHWC map of `count` rows, whether each exists, and its image, y
+    and x."""
     rows = tile * ROWS + tl.arange(0, ROWS)
     lines = rows // width
     return rows, rows < count, lines // height, lines % height, rows % width
@@ -73,9 +77,11 @@ def _tap(
     C: tl.constexpr,
     NORMALISE: tl.constexpr,
 ) -> tl.tensor:
-    """ReLU of (centred) pixels `down` and `right` of the pixels (top, left), [ROWS, channels] in float32; 0 outside the image.
+    """ReLU of (centred) pixels `down` and `right` of the pixels (top, left), [ROWS, channels] in
+    float32; 0 outside the image.
 
-    source: pointer to a map.  origin: offset in it of the pixels (top, left) [ROWS].  mean: [channels], used if NORMALISE.
+    source: pointer to a map. origin: offset in it of the pixels (top, left) [ROWS]. mean:
+    [channels], used if NORMALISE.
     """
     y, x = top + down, left + right
     inside = exists & (y >= 0) & (y < height) & (x >= 0) & (x < width)
@@ -96,11 +102,13 @@ def _strips(
     STEP: tl.constexpr,
     K: tl.constexpr,
 ) -> tl.tensor:
-    """The depthwise convolution of (normalised) ReLU of a map around strips of pixels: MEMBERS times [ROWS, channels].
+    """The depthwise convolution of (normalised) ReLU of a map around strips of pixels: MEMBERS
+    times [ROWS, channels].
 
-    place: pointers to the map, to its statistics [3, C] (read if NORMALISE) and to the depthwise weight [C, k, k]; height and
-    width of the map; image, y, x of the first pixel of each strip, and whether it exists [ROWS]; k, dilation; numbers of the
-    input channels. The next pixel of a strip is STEP * dilation to the right.  K: k, or 0 where it is not known.
+    place: pointers to the map, to its statistics [3, C] (read if NORMALISE) and to the depthwise
+    weight [C, k, k]; height and width of the map; image, y, x of the first pixel of each strip, and
+    whether it exists [ROWS]; k, dilation; numbers of the input channels. The next pixel of a strip
+    is STEP * dilation to the right. K: k, or 0 where it is not known.
     """
     source, norm, filters, height, width, image, top, left, exists, kernel, dilation, channels = place
     origin = ((image * height + top) * width + left) * C
@@ -182,7 +190,8 @@ def _stencil(
     source = inputs + index.to(tl.int64) * (batch * height * width * C)
     statistics = norm + index * (3 * C) if NORMALISE else weights
     target = out + branch.to(tl.int64) * (batch * out_height * out_width * C)
-    # Pixels of a strip are as far apart as taps are, so that a pixel of the input is loaded once for several of them.
+    # Pixels of a strip are as far apart as taps are, so that a pixel of the input is loaded once
+    # for several of them.
     aligned = dilation % STRIDE == 0
     spacing = dilation // STRIDE if aligned else dilation
     strips = tl.cdiv(out_width, spacing * MEMBERS) * spacing
@@ -225,10 +234,11 @@ def _stencil(
 
 
 def _shape(channels: int, rows: int, stride: int, size: int) -> tuple[int, int, int, int]:
-    """Strips of a tile, pixels of a strip, input channels at a time, and warps; `size`: bytes of an element of the maps.
+    """Strips of a tile, pixels of a strip, input channels at a time, and warps; `size`: bytes of an
+    element of the maps.
 
-    The longest strips with which an sm_90 build keeps everything in registers: the longer, the fewer instructions a tap.
-    Each thread loads 16 bytes at a time.
+    The longest strips with which an sm_90 build keeps everything in registers: the longer, the
+    fewer instructions a tap. Each thread loads 16 bytes at a time.
     """
     if INTERPRETED:
         return min(256, max(16, padded(rows // 2))), 2, math.gcd(channels, 64), 4
@@ -275,7 +285,7 @@ def _launch(
 def stencil(
     inputs: Tensor, norm: Tensor | None, weights: Tensor, table: Tensor, stride: int, out: Tensor, partial: Tensor
 ) -> None:
-    """N branches of ReLU, depthwise and pointwise convolution over I maps.
+    """Computes N branches of ReLU, depthwise and pointwise convolution over I maps.
 
     inputs: [I, B, H, W, C].  norm: None, or [I, 3, C] from `statistics`: the input is normalised by it, before the ReLU.
     Padding is zero after the ReLU.

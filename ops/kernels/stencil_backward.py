@@ -1,4 +1,5 @@
-"""The stencil's backward pass as two kernels: through the pointwise one, with all weight gradients, then to the input."""
+"""The stencil's backward pass as two kernels: through the pointwise one, with all weight gradients,
+then to the input."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ from ops.kernels.launch import INTERPRETED, accumulation_dtype, jit, kernel_op, 
 from ops.kernels.stencil import _tap, _tile, depthwise_weight, pointwise_weight, rectified_input
 
 SIDE = 8
-"""Room for the rows, and the columns, of a depthwise kernel, a power of two: it is at most 7 x 7."""
+"""Room for the rows, and the columns, of a depthwise kernel, a power of two: it is at most 7 x
+7."""
 
 PROGRAMS = 1024
-"""How many programs share the tiles of a launch that leaves no parts: a few for each multiprocessor of a large GPU."""
+"""Number of programs that share the tiles of a launch without parts: a few for each multiprocessor
+of a large GPU."""
 
 
 def stencil_backward_reference(
@@ -65,9 +68,10 @@ def _raw_gradient(
     outputs: tl.tensor,
     C: tl.constexpr,
 ) -> tl.tensor:
-    """dz = c1 * g + c2 * z + c3, [ROWS, outputs] in the type of the maps; c3 in rows that do not exist.
+    """dz = c1 * g + c2 * z + c3, [ROWS, outputs] in the type of the maps; c3 in rows that do not
+    exist.
 
-    gradient, map: pointers to maps.  coefficient: pointer to [3, C].
+    gradient, map: pointers to maps. coefficient: pointer to [3, C].
     """
     known = outputs < C
     offset, mask = rows[:, None] * C + outputs[None, :], exists[:, None] & known[None, :]
@@ -106,8 +110,8 @@ def _stencil_backward(
 ) -> None:
     """One part of the tiles of one branch: dy in one block of its channels, the input's.
 
-    The pointwise convolution's weight gradient is split by chunks of its output channels, too. What programs that differ in the
-    chunk alone have in common, each of them writes: the same values.
+    The pointwise convolution's weight gradient is split by chunks of its output channels, too. What
+    programs that differ in the chunk alone have in common, each of them writes: the same values.
     """
     part, parts, branch = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
     block, chunk = tl.program_id(2) % (C // BLOCK), tl.program_id(2) // (C // BLOCK)
@@ -146,7 +150,8 @@ def _stencil_backward(
         place = target + rows[:, None] * C + channels[None, :]
         tl.store(place, dy.to(element), exists[:, None])
         if WEIGHTS:
-            # Read back, dy is laid out as the input is, not as a product, and dz takes no registers meanwhile.
+            # Read back, dy is laid out as the input is, not as a product, and dz takes no registers
+            # meanwhile.
             tl.debug_barrier()
             dy = tl.load(place, exists[:, None], 0.0).to(tl.float32)
             top, left = y * stride, x * stride
@@ -176,12 +181,13 @@ def _stencil_backward(
 
 
 def _power_of_two(number: int) -> int:
-    """The least power of two that is not below `number`."""
+    """Returns the least power of two of at least `number`."""
     return 1 << (number - 1).bit_length()
 
 
 def _backward_shape(maps: Tensor, rows: int) -> tuple[int, int, int]:
-    """Input channels of a block, output channels of a chunk and rows of a tile, such that an sm_90 build does not spill."""
+    """Input channels of a block, output channels of a chunk and rows of a tile, such that an sm_90
+    build does not spill."""
     channels, narrow = maps.shape[-1], maps.dtype != torch.float32
     if channels > (128 if narrow else 64):
         block, chunk, tile = 16, 32, 64
@@ -255,10 +261,12 @@ def stencil_backward(
     out: Tensor,
     partial: Tensor | None,
 ) -> None:
-    """From the gradient of N normalised branches to that of their depthwise outputs, and to those of both weights.
+    """Computes gradients of depthwise outputs and of both weights from the gradients of N
+    normalised branches.
 
-    The gradient of a branch's raw output z is formed on load, c1 * g + c2 * z + c3 (see `norm_gradient`), and the depthwise
-    output is computed again. All weight gradients come from one pass over input and gradient.
+    The gradient of a branch's raw output z is formed on load, c1 * g + c2 * z + c3 (see
+    `norm_gradient`), and the depthwise output is computed again. All weight gradients come from one
+    pass over input and gradient.
 
     gradients: [Q, B, Ho, Wo, C].  maps: [M, B, Ho, Wo, C], raw outputs of the stencil.  coefficients: [R, 3, C].
     inputs, norm, weights, stride: as the stencil had them.
@@ -333,8 +341,9 @@ def _stencil_input_gradient(
 ) -> None:
     """One part of the tiles of one input, in one block of channels.
 
-    The pixels of a tile are alike modulo the stride, so that a tap meets outputs from all of them or from none, and is skipped
-    where it meets none. Tile by tile that remainder, the phase, takes its turn.
+    The pixels of a tile are alike modulo the stride, so that a tap meets outputs from all of them
+    or from none, and is skipped where it meets none. Tile by tile that remainder, the phase, takes
+    its turn.
     """
     part, parts, index = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
     NORMALISE: tl.constexpr = norm is not None
@@ -456,7 +465,8 @@ def stencil_input_gradient(
     out: Tensor,
     sums: Tensor | None,
 ) -> None:
-    """From the gradients of depthwise outputs to those of the (normalised) inputs, through depthwise convolution and ReLU.
+    """Computes gradients of the (normalised) inputs from those of depthwise outputs, through ReLU
+    and convolution.
 
     gradients: [N, B, Ho, Wo, C] from `stencil_backward`.
     inputs [I, B, H, W, C], norm, weights, stride: as the stencil had them.

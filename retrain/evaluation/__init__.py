@@ -1,1 +1,1 @@
-"""How good trained networks are, and how fast."""
+"""The accuracy and the speed of trained networks."""

@@ -35,7 +35,8 @@ class EarlyStopConfig:
     window: int = 5
     """Readings of the eigenvalue that are averaged."""
     back: int = 4
-    """How many readings earlier the average lies that the present one is compared with."""
+    """Number of readings between the present average and the earlier one that it is compared
+    with."""
     start: float = 0.2
     """Share of the epochs before which nothing is judged, nor any reading of the eigenvalue taken
     into account."""

@@ -50,7 +50,7 @@ class NodeSlots:
 
 
 class Encoding:
-    """All architectures of `space` without the operations in `exclude`.
+    """The encoding of all architectures of `space` without the operations in `exclude`.
 
     In a space that keeps some inputs of every node (DARTS) an architecture has exactly as many,
     with operations other than none, on different edges; otherwise (NAS-Bench-201) every edge has an

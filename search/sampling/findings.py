@@ -1,4 +1,4 @@
-"""What a sampling search ends with: the best architectures, what they cost, and the files that say so."""
+"""The findings of a sampling search: the best architectures, their costs, and their files."""
 
 import csv
 import io
@@ -32,12 +32,12 @@ class Rank:
     score: float
     costs: Mapping[str, float]
     truth: TableRow | None
-    """What the benchmark table has, where there is one."""
+    """The row of the benchmark table, if there is a table."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a search has found: at least one architecture that was evaluated wholly."""
+    """The findings of a search: at least one architecture that was evaluated wholly."""
 
     ranked: Sequence[Rank]
     """Every architecture that was evaluated wholly, the best first."""
@@ -46,7 +46,7 @@ class Findings:
     evaluations: int
     """Evaluations that were made, those in part included."""
     spent: float
-    """What they cost, in whole evaluations."""
+    """Cost of the evaluations, in whole ones."""
 
     @property
     def genotype(self) -> Genotype:
@@ -60,7 +60,8 @@ class Findings:
 
     @cached_property
     def tau(self) -> float | None:
-        """Kendall's tau between scores and the table's test accuracy; None without a table or where either is constant."""
+        """Kendall's tau between scores and the table's test accuracy; None without a table or where
+        either is constant."""
         truths = [rank.truth.test_accuracy for rank in self.ranked if rank.truth is not None]
         scores = [rank.score for rank in self.ranked if rank.truth is not None]
         if len(set(truths)) < 2 or len(set(scores)) < 2:
@@ -71,9 +72,11 @@ class Findings:
 
 
 def find(trials: Trials, encoding: Encoding, costs: Costs, table: Table | None, seed: int, config_hash: str) -> Findings | None:
-    """Ranks every architecture that was evaluated wholly, here or by another process of the same search.
+    """Ranks every architecture that was evaluated wholly, here or by another process of the same
+    search.
 
-    `seed` and `config_hash` say in their genotypes what search found them. Returns None where there is none.
+    `seed` and `config_hash` say in their genotypes what search found them. Returns None where there
+    is none.
     """
     scores: dict[Genome, float] = {}
     here = ((trial.genome, trial.score) for trial in trials.done if trial.share == 1)
@@ -89,10 +92,11 @@ def find(trials: Trials, encoding: Encoding, costs: Costs, table: Table | None, 
 
 
 def write_findings(findings: Findings, directory: FilePath, best: int, scored_by: str, figure: "Figure | None") -> None:
-    """Writes the genotype, the `best` architectures, architectures.csv, report.md and pareto.png into the directory of a run.
+    """Writes the genotype, the `best` architectures, architectures.csv, report.md and pareto.png
+    into the directory of a run.
 
-    `scored_by` is where scores come from, as the configuration names it; `figure` is that of `draw_front`, or None to do
-    without the picture.
+    `scored_by` is where scores come from, as the configuration names it; `figure` is that of
+    `draw_front`, or None to do without the picture.
     """
     findings.genotype.save(directory / "genotype.json")
     for number, rank in enumerate(findings.ranked[:best], start=1):
@@ -138,7 +142,8 @@ def _table(ranked: Sequence[Rank]) -> str:
 
 
 def rows(ranked: Sequence[Rank]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Returns the heads and the lines of a table for people; the last column is the genotype's text."""
+    """Returns the heads and the lines of a table for people; the last column is the genotype's
+    text."""
     truth = [] if ranked[0].truth is None else ["test accuracy, %"]
     latency = ["latency, ms"] if "latency_ms" in ranked[0].costs else []
     lines = []
@@ -151,7 +156,8 @@ def rows(ranked: Sequence[Rank]) -> tuple[list[str], list[tuple[str, ...]]]:
 
 
 def draw_front(findings: Findings) -> "Figure":
-    """Draws every architecture's score against its cost, those that no other one beats in both joined by a line."""
+    """Draws every architecture's score against its cost, those that no other one beats in both
+    joined by a line."""
     from matplotlib.figure import Figure  # slow to import
 
     ranked, objective = findings.ranked, findings.objective

@@ -17,7 +17,7 @@ from base.checks import InputError
 from base.registry import Registry
 
 Stem = Literal["cifar", "imagenet"]
-"""What stands before the cells: cifar, one convolution that keeps the size of the image; imagenet,
+"""The layers before the cells: cifar, one convolution that keeps the size of the image; imagenet,
 the mobile stem, three that halve it."""
 
 TextForm = Literal["json", "darts", "nasbench201"]
@@ -41,7 +41,7 @@ class Size:
 
 @dataclass(frozen=True)
 class CellPosition:
-    """Where one cell stands: all that its builder needs to know of the network around it."""
+    """The place of one cell: all that its builder needs to know of the network around it."""
 
     index: int  # among the cells of the network, from 0
     kind: str  # "normal", "reduce", "cell"
@@ -65,7 +65,7 @@ class FixedLayer:
 
 @dataclass(frozen=True)
 class Skeleton(ABC):
-    """How cells are strung together, and what is before and behind them.
+    """The network around the cells: their order, and the layers before and behind them.
 
     The fields are facts that searches, genotypes, reports and retraining read; the methods build
     the network. A cell reads the newest `inputs` states.
@@ -80,7 +80,7 @@ class Skeleton(ABC):
     imagenet_size: tuple[int, int] | None = None
     """The same with the mobile stem; None: as without."""
     unit: str = "cells"
-    """What the number of cells counts, such as "cells a stage"."""
+    """The unit of the number of cells, such as "cells a stage"."""
     fewest_cells: int = 1
     stems: tuple[Stem, ...] = ("cifar",)
     """The stems that there are; the first one is the usual one."""
@@ -102,7 +102,10 @@ class Skeleton(ABC):
 
     @abstractmethod
     def positions(self, size: Size) -> Sequence[CellPosition | FixedLayer]:
-        """Returns what stands between stem and head, in order. `size` has passed `check_size`."""
+        """Returns the cells and layers between stem and head, in order.
+
+        `size` has passed `check_size`.
+        """
 
     @abstractmethod
     def stem(self, image_channels: int, size: Size) -> nn.Module:
@@ -117,7 +120,7 @@ class Skeleton(ABC):
         """Returns the module that maps the last state [B, width, H, W] to logits [B, classes]."""
 
     def preprocessing(self, position: CellPosition, affine: bool) -> nn.ModuleList:
-        """Returns what brings each input state of a cell to [B, channels, H, W]: one module an
+        """Returns the modules that bring each input state of a cell to [B, channels, H, W], one an
         input.
 
         `affine` says whether batch norms have weights; in the supernet they have none. Unless a
@@ -134,7 +137,7 @@ class Skeleton(ABC):
 
     @property
     def auxiliary(self) -> bool:
-        """Whether there is a place for an auxiliary head."""
+        """Says whether there is a place for an auxiliary head."""
         return self.auxiliary_cell(self.fewest_cells) is not None
 
     def default_size(self, stem: Stem = "cifar") -> tuple[int, int]:

@@ -46,7 +46,7 @@ def new_loader(
 
 
 def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
-    """What the maker has made. Raises the InputError that it returned instead."""
+    """Yields the results of the maker. Raises the InputError that it returned instead of one."""
     # A process that is told to end before it is ready for it would be an error at the exit of its
     # parent.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)

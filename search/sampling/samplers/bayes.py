@@ -23,16 +23,17 @@ class BayesConfig:
     Optuna's samplers, a tree-structured Parzen estimator and its own Gaussian process (pip install
     'fusenas[bayes]')."""
     encoding: EncodingName | None = None
-    """What bananas and gp see of an architecture: path, which sequences of operations lead through
-    its cells; one_hot, the operation of each edge. null: path for bananas, one_hot for gp."""
+    """The view of bananas and gp on an architecture: path, the sequences of operations that lead
+    through its cells; one_hot, the operation of each edge. null: path for bananas, one_hot for
+    gp."""
     initial: int = 10
     """Random architectures to begin with."""
     batch: int | None = None
     """Architectures that bananas and gp propose from one fit; null: 10. Optuna's samplers propose
     one at a time."""
     storage: str | None = None
-    """Where Optuna keeps the study, for several processes and its dashboard: a file for its
-    journal, or the URL of a database, such as sqlite:///study.db; null: in memory."""
+    """The place of Optuna's study, for several processes and its dashboard: a file for its journal,
+    or the URL of a database, such as sqlite:///study.db; null: in memory."""
     study: str | None = None
     """Name of the study in the storage; null: fusenas."""
 

@@ -31,16 +31,16 @@ class NaoConfig:
     proposals: int = 25
     """Architectures to evaluate between two trainings."""
     seeds: int = 25
-    """Of the best so far, how many have their latent states moved along the gradient of the
-    predicted score."""
+    """Number of the best so far whose latent states are moved along the gradient of the predicted
+    score."""
     step: float = 1.0
     """Size of the first move, in gradients. As long as there are too few proposals, moves of 2, 3,
     4 ... times the size follow."""
     steps: int = 20
     """Sizes to try at most; random architectures make up for proposals that are still missing."""
     target: Target = "rank"
-    """What is predicted: the rank of a score, or the score itself as published, from 0 for the
-    worst to 1 for the best."""
+    """The target of the predictor: the rank of a score, or the score itself as published, from 0
+    for the worst to 1 for the best."""
     prediction: float = 0.8
     """Weight of the predictor's squared error in the loss; that of the decoder's negative
     log-likelihood is 1 minus it."""

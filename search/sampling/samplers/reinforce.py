@@ -35,7 +35,7 @@ class ControllerConfig:
     hidden: int = 64
     """Units of the LSTM, and numbers in the embedding of a decision."""
     temperature: float = 1.0
-    """What the logits are divided by; the paper says 5, which learns more slowly."""
+    """Divisor of the logits; the paper says 5, which learns more slowly."""
     tanh_constant: float = 2.5
     """The logits lie between minus this and this (the paper's 2.5), so that no decision becomes
     quite certain."""
@@ -45,8 +45,8 @@ class ControllerConfig:
     lr: float = 0.0035
     """Learning rate of Adam."""
     baseline_decay: float = 0.95
-    """What an architecture leaves of the moving average of scores; as published 0.99, which takes
-    hundreds to follow."""
+    """Share of the moving average of scores that each architecture leaves; as published 0.99, which
+    takes hundreds to follow."""
     entropy: float = 1e-4
     """Weight of the policy's entropy, in nats, beside the score."""
     replay_epochs: int = 0

@@ -1,1 +1,1 @@
-"""Where the score of an architecture comes from."""
+"""Sources of the scores of architectures."""
