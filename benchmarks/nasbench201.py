@@ -47,7 +47,6 @@ from supernet import Genotype, get_space
 from supernet.drawing.draw import DOTS, INK, TEXT, save_figure
 from training.hardware import choose_device
 from training.report.markdown import table as markdown
-from training.run.checkpoint import MAY_CHANGE
 from training.run.command import command
 from training.run.config import config_from_file, config_to_dict
 
@@ -173,7 +172,9 @@ def configuration(method: str, tabular: str, through: Sequence[str]) -> Config:
 def check_same(directory: Path, run: Run, config: Config) -> None:
     """Raises ValueError where a run that was begun has other settings than those asked for now."""
     saved, now = config_to_dict(run.config()), config_to_dict(replace(config, seed=run.seed))
-    other = [name for name in now if name not in MAY_CHANGE and saved[name] != now[name]]
+    # A report compares searches of equally many evaluations, although more of them could be made.
+    free = config.may_change() - {"evaluations"}
+    other = [name for name in now if name not in free and saved[name] != now[name]]
     if other:
         raise InputError(
             f"{directory}: holds runs with other settings ({run.name}: {', '.join(other)}); "

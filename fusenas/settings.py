@@ -1,22 +1,21 @@
 """What a fit can be told, and the settings of search and retraining that suit the images."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 
-from base.checks import FieldError, InputError, between, choices, whole
+from base.checks import FieldError, InputError, between, choices
 from retrain.config import RetrainConfig
+from search.config import SupernetSearchConfig
 from search.differentiable.config import SearchConfig
 from search.methods import get_method
 from supernet import get_space
 from supernet.spaces.skeleton import Stem
 from training.images.data import DataConfig
 from training.optim import OptimizerConfig
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from training.run.base import MAY_CHANGE, RunConfig
 
 Effort = Literal["auto", "quick", "normal", "full"]
 Export = Literal["none", "torch_export", "onnx"]
@@ -32,7 +31,7 @@ _OF_RAREST = 8
 
 
 @dataclass
-class FitConfig:
+class FitConfig(RunConfig):
     """From images to a trained network: a search, a retraining and an export, with settings that suit the data."""
 
     data: str = ""
@@ -52,21 +51,16 @@ class FitConfig:
     flip: bool | None = None
     """Mirror half of the training images left to right; null: those in colour, not those in shades of grey (a folder is grey
     where all of its files are), which often are writing. Switch it off where left is not right."""
-    random_genotypes: int = 0
+    random_genotypes: int = field(default=0, metadata=MAY_CHANGE)
     """So many random genotypes are trained in the same way, to see whether the search was worth it."""
     export: Export = "torch_export"
     """Form of the exported network: torch_export (torch.export.load reads it), onnx (needs pip install 'fusenas[export]');
     none: do not export."""
     skip_unreadable: bool = False
     """Leave out files that are no readable images, instead of refusing the folder."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "auto"
-    """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
-    threads: int | None = None
-    """CPU threads; null: one for each core."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choices(self)
         try:
             get_method(self.method)
@@ -74,7 +68,6 @@ class FitConfig:
             raise FieldError("method", *error.parts) from error
         between(4, 4096, self, "size", said="from 4 to 4096 pixels, or null")
         between(0, 1000, self, "random_genotypes")
-        whole(self, "threads")
 
 
 @dataclass(frozen=True)
@@ -146,7 +139,7 @@ _BUDGETS = {
 
 def suitable(
     config: FitConfig, data: DataConfig, summary: DataSummary, device: torch.device
-) -> tuple["DataclassInstance", RetrainConfig]:
+) -> tuple[SupernetSearchConfig, RetrainConfig]:
     """Settings of the search and of the retraining.
 
     `full` are those of DARTS (Liu et al. 2019); the others spend less: narrower and shallower networks and fewer steps, with
@@ -189,7 +182,7 @@ def _chosen_size(summary: DataSummary, largest: int) -> int | None:
     return max((size for size in _SIZES if size <= min(largest, summary.side)), default=_SIZES[0])
 
 
-def _search(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataSummary) -> "DataclassInstance":
+def _search(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataSummary) -> SupernetSearchConfig:
     defaults, stage = get_method(config.method).defaults(), budget.search
     images = summary.images // 2
     batch_size = _batch_size(images, stage.batch_size)
@@ -216,7 +209,7 @@ def _search(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataS
         changes["alphas"] = replace(defaults.alphas, lr=rate)
         if budget.thrifty:
             changes |= {"eigenvalue_every": 0, "validate_every": max(1, epochs // 4)}
-    chosen: DataclassInstance = replace(defaults, **changes)
+    chosen: SupernetSearchConfig = replace(defaults, **changes)
     return chosen
 
 

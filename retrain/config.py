@@ -4,14 +4,13 @@ from dataclasses import dataclass, field
 
 from base.checks import FieldError, at_least, below_one, between, whole
 from supernet.spaces.skeleton import Stem
-from training.hardware import Precision
-from training.images.data import DataConfig
 from training.optim import OptimizerConfig
-from training.run.monitor import StopConfig
+from training.run.base import MAY_CHANGE
+from training.tasks.config import TrainingConfig
 
 
 @dataclass
-class RetrainConfig:
+class RetrainConfig(TrainingConfig):
     """Training the network of one genotype from scratch. Defaults are DARTS as published (Liu et al. 2019, appendix A.2)."""
 
     genotype: str = ""
@@ -31,32 +30,19 @@ class RetrainConfig:
     """Weight of the auxiliary head's loss; 0: no head (nasbench201 has no place for one)."""
     drop_path: float = 0.2
     """Probability that an operation's output is dropped for an image: rises linearly from 0 to just below this value."""
-    precision: Precision = "auto"
-    """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
-    random_genotypes: int = 0
+    random_genotypes: int = field(default=0, metadata=MAY_CHANGE)
     """So many random genotypes of the same space are trained afterwards in the same way, each in a run of its own below this
     one, and compared with: a search is worth its time where what it found does better than they do. No stop ends them."""
     validation_fraction: float = 0.0
     """Share of the training images that is held out and evaluated after each epoch; 0: train on all of them."""
-    log_every: int = 50
-    """Steps between two readings of loss and accuracy."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "auto"
-    """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
-    graph: bool | None = None
+    graph: bool | None = field(default=None, metadata=MAY_CHANGE)
     """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA (not with adagrad)."""
-    threads: int | None = None
-    """CPU threads; null: one for each core. On the CPU the same bits come out only from the same number."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """The images."""
     weights: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr_min=0.0))
     """How the weights are trained."""
-    stop: StopConfig = field(default_factory=StopConfig)
-    """When to end before the last epoch."""
 
     def __post_init__(self) -> None:
-        whole(self, "channels", "cells", "epochs", "log_every", "threads")
+        super().__post_init__()
+        whole(self, "channels", "cells", "epochs")
         if self.batch_size < 2:
             raise FieldError("batch_size", f"must be at least 2, which batch norm needs, not {self.batch_size}")
         whole(self, "batch_size")

@@ -98,7 +98,7 @@ class SearchRun:
 
     @cached_property
     def _checkpoint(self) -> tuple[int, dict[str, Any]] | None:
-        directory = RunDirectory(self.path, self.config, self.method.may_change(self.config))
+        directory = RunDirectory(self.path, self.config)
         return directory.checkpoints(self.method.name).latest()
 
     @contextmanager

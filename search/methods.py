@@ -2,23 +2,23 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from base.registry import Registry
+from search.config import SupernetSearchConfig
 from search.outcome import outcome
 from supernet import Genotype
-from training.run.checkpoint import MAY_CHANGE
 from training.run.command import command
 from training.run.config import RunOptions, parse_command_line
 from training.run.repeat import Spread, repeat
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    pass
 
-C = TypeVar("C", bound="DataclassInstance")
+C = TypeVar("C", bound=SupernetSearchConfig)
 Percent = tuple[float, float | None]
 """Mean and standard deviation over seeds, in percent; None where a single number was published."""
 
@@ -79,10 +79,6 @@ class Method(ABC, Generic[C]):
         Raises InputError for a run that is damaged, or not of this method.
         """
 
-    def may_change(self, config: C) -> Collection[str]:
-        """Returns the fields of the configuration that a resumed run may change."""
-        return MAY_CHANGE
-
     def repeat(self, config: C, options: RunOptions) -> list[Spread]:
         """Searches once for each of `options.seeds`; see `training.run.repeat.repeat`."""
 
@@ -90,7 +86,7 @@ class Method(ABC, Generic[C]):
             self.run(one, theirs)
             return outcome(theirs.run)
 
-        return repeat(measure, config, options, self.may_change(config))
+        return repeat(measure, config, options)
 
     def main(self, argv: Sequence[str] | None = None, pictures: bool = True) -> int:
         """Runs the command line; returns the exit status. For `pictures` see `RunOptions`."""

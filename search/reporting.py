@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
+from search.config import SupernetSearchConfig
 from search.costs.counted import CostTable
 from supernet import Genotype, Path, SearchSpace
 from supernet.spaces.skeleton import Stem
@@ -17,15 +18,6 @@ from training.run.config import config_to_dict
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-
-class SearchedConfig(Protocol):
-    """The settings of a search that its report shows."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    seed: int
-    stem: Stem
-    data: DataConfig
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ def default_costs(genotype: Genotype, space: SearchSpace, stem: Stem, images: Im
 
 def close(
     page: Page,
-    config: SearchedConfig,
+    config: SupernetSearchConfig,
     facts: RunFacts,
     data: Markup,
     genotype: Genotype | None,
@@ -92,7 +84,7 @@ def close(
     page.section("How to repeat it", *parts, environment(facts.device))
 
 
-def retrain_command(config: SearchedConfig, run: FilePath, genotype: Genotype) -> list[str | FilePath]:
+def retrain_command(config: SupernetSearchConfig, run: FilePath, genotype: Genotype) -> list[str | FilePath]:
     """Returns the command line, without `python -m`, that retrains the result on the images of the
     search."""
     usual = config_to_dict(DataConfig())

@@ -1,7 +1,7 @@
 """Epochs of any training: resumed, checkpointed, watched, stopped. What happens within an epoch is the trainer's."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -12,12 +12,13 @@ from torch.utils._pytree import tree_leaves
 from base.checks import InputError
 from base.seeds import derive_seed
 from training.metrics import Meter
-from training.run.checkpoint import MAY_CHANGE, Checkpoints, RunDirectory
+from training.run.base import RunConfig
+from training.run.checkpoint import Checkpoints, RunDirectory
 from training.run.config import RunOptions, config_to_yaml
 from training.run.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    pass
 
 Batch = TypeVar("Batch")
 
@@ -149,19 +150,17 @@ def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
 @contextmanager
 def open_run(
     trainer: Trainer,
-    config: "DataclassInstance",
+    config: RunConfig,
     options: RunOptions,
     kind: str,
-    may_change: Collection[str] = MAY_CHANGE,
 ) -> Iterator[tuple[RunDirectory, Monitor, Progress]]:
     """The directory of the run made ready, its monitor, and how far it has come: where `trainer` is, too, on resume.
 
-    To be entered when all other input is known to be good: before, nothing is written. For `may_change` and errors see
-    `RunDirectory.open`.
+    To be entered when all other input is known to be good: before, nothing is written. For errors see `RunDirectory.open`.
     """
-    checkpoints = RunDirectory(options.run, config, may_change).checkpoints(kind)
+    checkpoints = RunDirectory(options.run, config).checkpoints(kind)
     start = restore(trainer, checkpoints) if options.resume else Progress()
-    run = RunDirectory.open(options.run, config, options.resume, options.overwrite, may_change, kind)
+    run = RunDirectory.open(options.run, config, options.resume, options.overwrite, kind)
     # The last point of an epoch is at the step at which the next begins.
     with Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
         if not start.epochs:

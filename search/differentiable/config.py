@@ -1,4 +1,4 @@
-"""What a search can be told: the schema of its YAML and of its command line."""
+"""What a differentiable search can be told: the schema of its YAML and of its command line."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -7,18 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from base.checks import FieldError, InputError, above_zero, at_least, below_one, between, inside, whole
+from base.checks import FieldError, InputError, above_zero, at_least, below_one, between, whole
+from search.config import SupernetSearchConfig
 from search.differentiable.combinations import incompatibility
 from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.regularisers import RegulariserConfig
 from search.differentiable.relaxations import RelaxationConfig
 from search.differentiable.selection import SelectionConfig
-from supernet import SearchSpace, get_space
-from supernet.spaces.skeleton import Stem
-from training.hardware import Precision
-from training.images.data import DataConfig
-from training.optim import OptimizerConfig
-from training.run.monitor import StopConfig
+from supernet import SearchSpace
+from training.run.base import MAY_CHANGE
 
 
 @dataclass
@@ -73,19 +70,9 @@ class StagesConfig:
 
 
 @dataclass
-class SearchConfig:
+class SearchConfig(SupernetSearchConfig):
     """A differentiable search. Defaults are DARTS as published (Liu et al. 2019)."""
 
-    space: str = "darts"
-    """Search space: darts or nasbench201."""
-    channels: int = 16
-    """Channels C of the first cells."""
-    cells: int = 8
-    """Number of cells (nasbench201: of each of the three stages)."""
-    stem: Stem = "cifar"
-    """What stands before the cells: cifar, one convolution; imagenet, three of stride 2, for images of 224 pixels a side."""
-    exclude: list[str] = field(default_factory=list)
-    """Candidates of the space to leave out."""
     partial: int = 1
     """Send 1 / partial of the channels through operations; the rest bypasses them (PC-DARTS)."""
     edge_normalization: bool = False
@@ -94,8 +81,6 @@ class SearchConfig:
     """Weight of a skip connection that is added to every edge, in the first epoch; it falls linearly to 0 (DARTS-)."""
     tie_cells: bool = True
     """All cells of a kind share one table of alphas; false: each has its own, and their mean is derived."""
-    batch_statistics: bool | None = None
-    """Batch norm in cells uses the batch's statistics in evaluation, too; null: as the space was published."""
     bilevel: bool = True
     """Alphas descend the loss of validation images; false: that of the same training images as the weights (SNAS)."""
     order: Literal["first", "second"] = "first"
@@ -104,36 +89,12 @@ class SearchConfig:
     """Second order: Hessian-vector product by central differences (as published) or by double backward."""
     hessian_epsilon: float = 0.01
     """Second order, finite: step of the differences, as a length in the space of weights."""
-    epochs: int = 50
-    """Passes over the half of the training data that trains the weights."""
-    batch_size: int = 64
-    """Images a step, for each of the two levels."""
-    train_fraction: float = 0.5
-    """Share of the training images that trains the weights; the others train the alphas."""
     validate_every: int = 1
     """Epochs between two evaluations, of the supernet and of the derived cell with its weights, on the other half."""
     eigenvalue_every: int = 1
     """Epochs between two readings of the dominant eigenvalue of the validation Hessian of the alphas; 0: never."""
-    tabular: str | None = None
-    """A benchmark table (CSV, .gz) in which each epoch's genotype is looked up, for the log and the curves alone."""
-    log_every: int = 50
-    """Steps between two readings of loss and accuracy."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "auto"
-    """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
-    precision: Precision = "auto"
-    """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
-    kernels: Literal["auto", "reference"] = "auto"
-    """auto: Triton kernels on a GPU that they support; reference: plain torch everywhere."""
-    graph: bool | None = None
+    graph: bool | None = field(default=None, metadata=MAY_CHANGE)
     """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA (not with adagrad)."""
-    threads: int | None = None
-    """CPU threads; null: one for each core. On the CPU the same bits come out only from the same number."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """The images."""
-    weights: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """How the shared weights are trained."""
     alphas: AlphaConfig = field(default_factory=AlphaConfig)
     """How the architecture parameters are trained."""
     relaxation: RelaxationConfig = field(default_factory=RelaxationConfig)
@@ -146,22 +107,14 @@ class SearchConfig:
     """How the genotype is chosen."""
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     """What to do when the search collapses."""
-    stop: StopConfig = field(default_factory=StopConfig)
-    """When to end before the last epoch."""
 
     def __post_init__(self) -> None:
-        try:
-            space = get_space(self.space)
-        except InputError as error:
-            raise FieldError("space", *error.parts) from error
-        whole(self, "channels", "cells", "partial", "epochs", "batch_size", "validate_every", "log_every", "threads")
-        inside(self, "train_fraction")
+        super().__post_init__()
+        space = self.search_space
+        whole(self, "partial", "validate_every")
         above_zero(self, "hessian_epsilon")
         between(0, 1_000_000, self, "eigenvalue_every", said="from 0 (never) to a million")
         between(0, 1000, self, "auxiliary_skip")
-        for name in self.exclude:
-            if name not in space.candidates:
-                raise FieldError("exclude", f"space {space.name} has {', '.join(space.candidates)}, not {name!r}")
         if set(space.candidates) - {"none"} <= set(self.exclude):
             raise FieldError("exclude", f"nothing is left of space {space.name} but none")
         if reason := incompatibility(self, space):

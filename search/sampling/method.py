@@ -1,7 +1,7 @@
 """Methods that sample whole architectures."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -100,15 +100,6 @@ class SamplingMethod(Method[C]):
             raise InputError("--seeds: weights_from has the weights of one seed; leave one of them out")
         return super().repeat(config, options)
 
-    def may_change(self, config: C) -> Collection[str]:
-        return changeable(config)
-
-
-def changeable(config: SamplingConfig) -> tuple[str, ...]:
-    """Fields that a resumed run may change. More evaluations go on from those that are made; where scores come from the table,
-    another one would change them."""
-    return ("stop", "evaluations") if config.evaluate == "table" else ("stop", "evaluations", "tabular")
-
 
 def sample(
     sampler: type[Sampler],
@@ -126,16 +117,15 @@ def sample(
     what may happen later.
     """
     began = time.monotonic()
-    may_change = changeable(config)
-    RunDirectory.check(options.run, config, options.resume, options.overwrite, may_change)
+    RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
     notes: list[str] = []
     images = None
     if config.needs_images:
         device, known = choose_device(config.device, config.threads), saved_format(options)
         images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
-    trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config, may_change), table, options.pictures)
-    with open_run(trainer, config, options, method, may_change) as (run, monitor, start):
+    trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config), table, options.pictures)
+    with open_run(trainer, config, options, method) as (run, monitor, start):
         if images is not None:
             save_format(images, run.path)
         for note in notes:

@@ -1,6 +1,7 @@
 """The shared weights of a sampling search: trained along paths, or taken from another run."""
 
 import math
+from operator import attrgetter
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from base.checks import FieldError, InputError
 from base.seeds import derive_seed
+from search.config import SupernetSearchConfig
 from search.finished import SearchRun
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding
@@ -19,9 +21,12 @@ from training.images.data import class_weights, split_halves
 from training.images.format import Images
 from training.loop import Watch
 from training.optim import cosine, load_optimizer, set_lr
+from training.run.schema import fields_in_order
 
-SHARED = ("space", "channels", "cells", "stem", "exclude", "batch_statistics", "batch_size", "train_fraction", "seed", "data")
-"""Settings in which a search and the run that its weights come from are equal: the network, and the images it has not seen."""
+_OF_ITS_OWN = ("epochs", "weights", "tabular", "kernels", "precision", "log_every", "stop", "device", "threads")
+SHARED = tuple(name for name in map(attrgetter("name"), fields_in_order(SupernetSearchConfig)) if name not in _OF_ITS_OWN)
+"""Settings in which a search and the run that its weights come from are equal: the network, and the images that it has not
+seen. How the weights were trained, and on what, may differ."""
 
 
 class Weights:

@@ -10,16 +10,16 @@ import torch
 from training.hardware import choose_device
 from training.loop import Progress, Watch, restore, run_epochs
 from training.metrics import Meter
+from training.run.base import MAY_CHANGE, RunConfig
 from training.run.checkpoint import RunDirectory
 from training.run.command import TrainingDiverged
 from training.run.monitor import Bar, Monitor, StopConfig
 
 
 @dataclass
-class Config:
-    seed: int = 0
+class Config(RunConfig):
     log_every: int = 2
-    stop: StopConfig = field(default_factory=StopConfig)
+    stop: StopConfig = field(default_factory=StopConfig, metadata=MAY_CHANGE)
 
 
 class OneWeight:

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ from base.checks import InputError
 from base.files import write_atomically
 from base.plain_yaml import read_yaml
 from base.texts import one_line
+from training.run.base import RunConfig
 from training.run.config import CONFIG_FILE, config_hash, config_to_dict, config_to_yaml
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    pass
 
 # The first line of a run's config.yaml: by it a run is told from a directory that merely holds a file of this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
@@ -32,8 +33,6 @@ RUN_FILES = (
     "evaluation.json", "confusion.png", "report.html",
     "export/model.pt2", "export/model.onnx", "export/model_int8.onnx", "export/model.json",
 )  # fmt: skip
-# Fields of a configuration that a resumed run may change, as they change no result.
-MAY_CHANGE = ("stop", "graph", "tabular", "random_genotypes")
 _CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
 _MAGIC = b"fusenas checkpoint 1 "
 _PRIMITIVES = (type(None), bool, int, float, str)
@@ -42,16 +41,14 @@ _PRIMITIVES = (type(None), bool, int, float, str)
 class RunDirectory:
     """The directory of one run: config.yaml, log.txt, TensorBoard events, checkpoints/ and what the run results in."""
 
-    def __init__(self, path: Path, config: "DataclassInstance", may_change: Collection[str] = MAY_CHANGE) -> None:
+    def __init__(self, path: Path, config: RunConfig) -> None:
         """Use `open`; this does not look at the directory."""
         self.path = path
-        self.config_hash = config_hash(config, ignore=may_change)
+        self.config_hash = config_hash(config, ignore=config.may_change())
         """Hash of what must stay the same over the whole run."""
 
     @classmethod
-    def check(
-        cls, path: Path, config: "DataclassInstance", resume: bool, overwrite: bool, may_change: Collection[str] = MAY_CHANGE
-    ) -> None:
+    def check(cls, path: Path, config: RunConfig, resume: bool, overwrite: bool) -> None:
         """Refuse what `open` would refuse, and change nothing: for the first moment of a run, before data are read.
 
         Raises:
@@ -69,33 +66,24 @@ class RunDirectory:
         if not _is_run(path):
             raise InputError(f"{path}: not empty and not a run of this program; choose another directory with --run")
         if resume:
-            _check_same_config(path, config, may_change)
+            _check_same_config(path, config)
         elif not overwrite:
             state = f"a run already, {_progress(path)}"
             raise InputError(f"{path}: holds {state}; continue it with --resume or replace it with --overwrite")
 
     @classmethod
-    def open(
-        cls,
-        path: Path,
-        config: "DataclassInstance",
-        resume: bool,
-        overwrite: bool,
-        may_change: Collection[str] = MAY_CHANGE,
-        kind: str | None = None,
-    ) -> "RunDirectory":
+    def open(cls, path: Path, config: RunConfig, resume: bool, overwrite: bool, kind: str | None = None) -> "RunDirectory":
         """Make the directory ready and write config.yaml, after all of `check`.
 
         `overwrite` removes the files of the run that is there, so open only when the rest of the input is known to be good.
-        `resume` of a run that has no checkpoint yet starts it from the beginning. `may_change` names the top-level fields of
-        the configuration that may differ from the saved ones on `resume`. config.yaml says of what `kind` the run is, which
-        `read_kind` returns.
+        `resume` of a run that has no checkpoint yet starts it from the beginning. The fields that `RunConfig.may_change` names
+        may then differ from the saved ones. config.yaml says of what `kind` the run is, which `read_kind` returns.
 
         Raises:
             ValueError: the directory holds a run and neither flag is given, or something that is no run; there is nothing to
                 resume; the saved configuration is another one; the directory cannot be written.
         """
-        cls.check(path, config, resume, overwrite, may_change)
+        cls.check(path, config, resume, overwrite)
         is_new = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -108,7 +96,7 @@ class RunDirectory:
                 with contextlib.suppress(OSError):
                     path.rmdir()
             raise InputError(f"{path}: the run directory cannot be written: {error.strerror}") from error
-        return cls(path, config, may_change)
+        return cls(path, config)
 
     def checkpoints(self, kind: str, keep: int = 2) -> "Checkpoints":
         """The checkpoints of this run; those of another `kind` ("search", "retrain") or configuration are refused."""
@@ -278,13 +266,13 @@ def _progress(path: Path) -> str:
     return f"saved after epoch {_epoch(files[-1])}" if files else "without a checkpoint"
 
 
-def _check_same_config(path: Path, config: "DataclassInstance", may_change: Collection[str]) -> None:
+def _check_same_config(path: Path, config: RunConfig) -> None:
     try:
         saved, new = leaves(read_yaml(path / CONFIG_FILE)), leaves(config_to_dict(config))
     except InputError as error:
         raise InputError(f"{error}; the run cannot be resumed, begin anew with --overwrite") from error
     for name in [*new, *(name for name in saved if name not in new)]:
-        if name.partition(".")[0] in may_change:
+        if name.partition(".")[0] in config.may_change():
             continue
         before, now = saved.get(name, "absent"), new.get(name, "absent")
         if type(before) is not type(now) or before != now:

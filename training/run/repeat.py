@@ -1,21 +1,19 @@
 """One run for each of several seeds, and the mean and deviation over them."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from base.checks import InputError
 from base.files import write_atomically
-from training.run.checkpoint import MAY_CHANGE, RunDirectory
+from training.run.base import RunConfig
+from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions, seed_directory
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-C = TypeVar("C", bound="DataclassInstance")
+C = TypeVar("C", bound=RunConfig)
 
 SEEDS_FILE = "seeds.json"
 
@@ -43,12 +41,7 @@ class Spread:
         return f"{self.name} {_number(self.mean)}{spread}"
 
 
-def repeat(
-    run: Callable[[C, RunOptions], Mapping[str, float]],
-    config: C,
-    options: RunOptions,
-    may_change: Collection[str] = MAY_CHANGE,
-) -> list[Spread]:
+def repeat(run: Callable[[C, RunOptions], Mapping[str, float]], config: C, options: RunOptions) -> list[Spread]:
     """Calls `run` for each of `options.seeds`, with that seed and a directory of its own below the
     run's.
 
@@ -56,13 +49,12 @@ def repeat(
     all seeds have are printed and written to seeds.json. On `resume`, runs that are there go on and
     the others begin.
 
-    For `may_change` see `RunDirectory.open`. Raises ValueError, before any run begins, where a
-    directory cannot be taken.
+    Raises ValueError, before any run begins, where a directory cannot be taken.
     """
     runs = [_of_seed(config, options, seed) for seed in options.seeds]
     _check_directory(options)
     for one, theirs in runs:
-        RunDirectory.check(theirs.run, one, theirs.resume, theirs.overwrite, may_change)
+        RunDirectory.check(theirs.run, one, theirs.resume, theirs.overwrite)
     # Until all seeds have run again the file would speak of other runs.
     (options.run / SEEDS_FILE).unlink(missing_ok=True)
     measured = []

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from training.run.base import RunConfig
 from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions, parse_command_line
 from training.run.repeat import Spread, repeat, spread
 
 
 @dataclass
-class Config:
+class Config(RunConfig):
     """A dummy run."""
 
-    seed: int = 0
-    """Random seed."""
     width: int = 3
     """Something else."""
 

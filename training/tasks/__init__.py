@@ -1,0 +1,1 @@
+"""What networks are trained for: the data of a task, its loss, and how its results are measured and named."""

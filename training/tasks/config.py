@@ -1,0 +1,27 @@
+"""What the configurations of searches and of retraining have in common."""
+
+from dataclasses import dataclass, field
+
+from base.checks import whole
+from training.hardware import Precision
+from training.images.data import DataConfig
+from training.run.base import MAY_CHANGE, RunConfig
+from training.run.monitor import StopConfig
+
+
+@dataclass(kw_only=True)
+class TrainingConfig(RunConfig):
+    """The settings of any run that trains networks."""
+
+    precision: Precision = "auto"
+    """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
+    log_every: int = 50
+    """Steps between two readings of loss and accuracy."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+    stop: StopConfig = field(default_factory=StopConfig, metadata=MAY_CHANGE)
+    """When to end before the last epoch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole(self, "log_every")
