@@ -7,12 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from base.checks import FieldError, InputError, above_zero, at_least, below_one, between, whole
+from base.checks import FieldError, above_zero, at_least, below_one, between, whole
 from search.config import SupernetSearchConfig
-from search.differentiable.combinations import incompatibility
 from search.differentiable.early_stop import EarlyStopConfig
-from search.differentiable.regularisers import RegulariserConfig
-from search.differentiable.relaxations import RelaxationConfig
+from search.differentiable.regularisers import RegulariserConfig, get_regulariser
+from search.differentiable.relaxations import RelaxationConfig, get_relaxation
 from search.differentiable.selection import SelectionConfig
 from supernet import SearchSpace
 from training.run.base import MAY_CHANGE
@@ -117,8 +116,87 @@ class SearchConfig(SupernetSearchConfig):
         between(0, 1000, self, "auxiliary_skip")
         if set(space.candidates) - {"none"} <= set(self.exclude):
             raise FieldError("exclude", f"nothing is left of space {space.name} but none")
-        if reason := incompatibility(self, space):
-            raise InputError(reason)
+        self._check_stages(space)
+        self._check_auxiliary_skip(space)
+        self._check_gradient()
+        self._check_early_stop(space)
+
+    def _check_stages(self, space: SearchSpace) -> None:
+        """Raises FieldError where a stage cannot divide the channels, prunes nothing, widens backwards or trains no alphas."""
+        keep, left = self.stages.keep, len(space.candidates) - len(set(self.exclude))
+        partials = [self.partial, *self.stages.partial]
+        if any(self.channels % partial for partial in partials):
+            cut = f"{self.channels} channels cannot be cut into equal parts by each of {partials}"
+            raise FieldError("partial", f"{cut}; set other channels or other parts")
+        if keep and keep[0] >= left:
+            raise FieldError("stages.keep", f"{keep[:1]} prunes none of the {left} candidates in space {space.name}; keep less")
+        if any(later > earlier for earlier, later in pairwise(partials)):
+            rule = "a stage widens or leaves it, so numbers fall or stay from partial on"
+            raise FieldError("stages.partial", f"{rule}, not {partials}")
+        stages = [self.stages.at(epoch, self.epochs) for epoch in range(self.epochs)]
+        if len({number for number, behind in stages if behind >= self.alphas.warmup}) <= len(keep):
+            none = f"with {self.epochs} epochs a stage has none that trains the alphas"
+            raise FieldError("alphas.warmup", f"{none}; take more epochs, a smaller share or fewer stages")
+        if self.selection.name == "perturbation" and keep[-1:] == [1]:
+            mend = "keep more, or set selection.name to strength"
+            raise FieldError("stages.keep", f"1 leaves perturbation nothing to choose; {mend}")
+
+    def _check_auxiliary_skip(self, space: SearchSpace) -> None:
+        """Raises FieldError where a skip connection is added beside candidates that it does not go with."""
+        if not self.auxiliary_skip:
+            return
+        if not self._has_skip(space):
+            raise FieldError("auxiliary_skip", "it is the weight of skip_connect, which is no candidate here; set it to 0")
+        if get_relaxation(self.relaxation.name).one_path:
+            second = "an added skip connection would be a second one; set it to 0 or take another relaxation"
+            raise FieldError("auxiliary_skip", f"{self.relaxation.name} runs one operation an edge, and {second}")
+        if self.stages.keep:
+            mend = "set it to 0 or take stages away"
+            raise FieldError("auxiliary_skip", f"stages would prune skip connections that it needs; {mend}")
+
+    def _check_gradient(self) -> None:
+        """Raises FieldError where the regulariser, the order or the graph does not go with how alphas are relaxed."""
+        regulariser, relaxation = get_regulariser(self.regulariser.name), get_relaxation(self.relaxation.name)
+        if regulariser.needs_relaxation not in (None, self.relaxation.name):
+            mend = f"set relaxation.name to {regulariser.needs_relaxation} or take another regulariser"
+            raise FieldError("regulariser.name", f"{self.regulariser.name} {regulariser.because}; {mend}")
+        if not self.bilevel and self.order == "second":
+            raise FieldError(
+                "order",
+                "second looks from the validation loss through a step on the training loss, and with bilevel false there is "
+                "only one loss; set order to first",
+            )
+        if relaxation.one_path and self.graph:
+            other = "runs other operations in every step, which no CUDA graph can; set it to null"
+            raise FieldError("graph", f"{self.relaxation.name} {other}")
+
+    def _check_early_stop(self, space: SearchSpace) -> None:
+        """Raises FieldError where the search cannot end early, or the sign that it ends for cannot be seen."""
+        stop = self.early_stop
+        if stop.when != "never" and self.selection.needs_last_epoch:
+            later = f"{self.selection.name} selects after the last epoch, which an early stop would leave out"
+            raise FieldError("early_stop.when", f"{later}; set it to never")
+        if stop.when in ("eigenvalue", "either"):
+            if not self.eigenvalue_every:
+                raise FieldError("early_stop.when", "needs the eigenvalue; set eigenvalue_every to 1")
+            needed, readings = stop.window + stop.back, self._eigenvalues_judged()
+            if readings < needed:
+                raise FieldError(
+                    "early_stop.when",
+                    f"{needed} readings of the eigenvalue are compared (window + back), and there are {readings} from start to "
+                    "the last epoch but one; set eigenvalue_every to 1, or a smaller window",
+                )
+        if stop.when in ("skips", "either") and not self._has_skip(space):
+            raise FieldError("early_stop.when", "skip_connect is no candidate here; take eigenvalue or never")
+
+    def _has_skip(self, space: SearchSpace) -> bool:
+        return "skip_connect" in space.candidates and "skip_connect" not in self.exclude
+
+    def _eigenvalues_judged(self) -> int:
+        """Readings from the start of early stopping to the last epoch but one."""
+        begin = self.early_stop.start
+        epochs = (epoch for epoch in range(self.epochs - 1) if epoch / self.epochs >= begin)
+        return sum((epoch + 1) % self.eigenvalue_every == 0 for epoch in epochs)
 
     def candidates(self, space: SearchSpace) -> dict[str, Tensor]:
         """Those of `space` that the search begins with, {kind: bool [edges, candidates]}."""
