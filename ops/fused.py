@@ -6,7 +6,7 @@ gives sum(g) and sum(g * map) for each of its maps, which is all that batch norm
 weights need, and the gradient of a raw map is formed where it is used (`kernels.statistics.norm_gradient`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from base.checks import InputError
+from ops.executor import CellOperations
 from ops.functional import strided_size
 from ops.kernels.launch import accumulation_dtype
 from ops.kernels.mix import mix, mix_gradient, mix_sums
@@ -24,7 +25,8 @@ from ops.kernels.statistics import collect, norm_gradient, statistics
 from ops.kernels.stencil import stencil
 from ops.kernels.stencil_backward import stencil_backward, stencil_input_gradient
 from ops.mixing import EPSILON, MOMENTUM
-from ops.plan import CellPlan, Norm, Round
+from ops.plan import CellPlan, Norm, Round, plannable
+from ops.tables import CellTables, write_tables
 
 PARTS = 128
 """Most parts that the statistics and sums of one map, and the gradients of weights, are cut into."""
@@ -37,12 +39,22 @@ ROWS_A_PART = 128
 
 
 class FusedCell:
-    """A cell after a plan, on the weights and running statistics that the plan's banks have at each call."""
+    """A `CellExecutor` on the fused kernels, for the cells that they know; see `computes`.
 
-    def __init__(self, plan: CellPlan) -> None:
-        self.plan = plan
+    Differentiable once. Raises ValueError for any other cell.
+    """
+
+    def __init__(self, cell: CellOperations) -> None:
+        self.cell = cell
+        self.plan = CellPlan(cell)
+        self.tables: dict[torch.device, CellTables] = {}
         self.stats: Tensor | None = None
         """[maps, 3, C], as `kernels.statistics` leaves them, of the last call in training."""
+
+    @staticmethod
+    def computes(cell: CellOperations) -> bool:
+        """Whether the kernels know all operations of `cell`, and no channels bypass these."""
+        return plannable(cell)
 
     def largest_offset(self) -> float | None:
         """Largest |mean| / standard deviation of a normalised channel in the last call in training; waits for the device."""
@@ -52,12 +64,12 @@ class FusedCell:
         chosen = self.stats[normalised]
         return float((chosen[:, 0].abs() * chosen[:, 1]).max())
 
-    def __call__(self, states: Sequence[Tensor], mixture: Tensor, training: bool) -> Tensor:
-        """Input states [B, C, H, W] and the mixture [edges, candidates] to the output [B, len(concat) * C, Ho, Wo].
+    def __call__(self, states: Sequence[Tensor], mixture: Tensor, bypass: Tensor | None = None) -> Tensor:
+        """Returns the output, as in `CellExecutor`; `bypass` plays no part, since no channels bypass the operations.
 
-        Differentiable once in the states, the mixture and the weights of the banks. In training the banks' running
-        statistics, where they keep any, are updated. Raises ValueError where batch norm has one value a channel.
+        Raises InputError where batch norm has one value a channel.
         """
+        training = any(operation.bank.training for operation in self.cell.operations)
         height, width = strided_size(states[0].shape[2:], self.plan.stride)
         batch_statistics = training or not any(norm and _has_running(norm) for norm in self.plan.norms)
         if batch_statistics and len(states[0]) * height * width == 1:
@@ -67,11 +79,18 @@ class FusedCell:
         packed = torch.cat(flat) if flat else states[0].new_empty(0, dtype=precise)
         dense = [each.weights().to(states[0].dtype) for current in self.plan.rounds for each in current.dense]
         fixed = None if batch_statistics else self._running(precise)
-        output, stats = _Run.apply(self.plan, fixed, len(states), *states, packed, mixture.contiguous(), *dense)
+        tables = self._tables(states[0].device)
+        output, stats = _Run.apply(self.plan, tables, fixed, len(states), *states, packed, mixture.contiguous(), *dense)
         if training:
             self.stats = stats
             self._update(stats)
         return rearrange(output, "b h w c -> b c h w")
+
+    def _tables(self, device: torch.device) -> CellTables:
+        """Returns the tables on `device`, written there at the first call."""
+        if device not in self.tables:
+            self.tables[device] = write_tables(self.plan, device)
+        return self.tables[device]
 
     def _running(self, dtype: torch.dtype) -> Tensor:
         """[maps, 3, C] from the running statistics, as `statistics` leaves them."""
@@ -148,23 +167,25 @@ def _allocate(plan: CellPlan, states: Sequence[Tensor], fixed: Tensor | None, pa
 
 
 class _Run(torch.autograd.Function):
-    """(plan, fixed statistics or None, number of states, states, packed weights, mixture, dense weights) -> (output [B, Ho, Wo,
-    len(concat) * C], statistics of all maps, which have no gradient)."""
+    """(plan, tables, fixed statistics or None, number of states, states, packed weights, mixture, dense weights) -> (output [B,
+    Ho, Wo, len(concat) * C], statistics of all maps, which have no gradient)."""
 
     @staticmethod
-    def forward(ctx: Any, plan: CellPlan, fixed: Tensor | None, count: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, plan: CellPlan, tables: CellTables, fixed: Tensor | None, count: int, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         states, (packed, mixture, *dense) = tensors[:count], tensors[count:]
         buffers = _allocate(plan, states, fixed, packed, mixture)
         nodes, weights = buffers.nodes(plan), iter(dense)
         parts = buffers.parts(PARTS)
         partial = packed.new_empty(plan.maps, parts, 3, plan.channels, dtype=accumulation_dtype(buffers.maps))
         rounds = {current.sources.stop: current for current in plan.rounds}
-        for node, entries in enumerate(plan.node_tables):
+        for node, entries in enumerate(tables.nodes):
             if (current := rounds.get(plan.inputs + node)) is not None:
-                _run_round(plan, current, buffers, weights, partial, fixed is None)
+                _run_round(plan, current, tables.rounds[current.sources.start], buffers, weights, partial, fixed is None)
             mix(buffers.maps, buffers.states, buffers.stats, mixture, entries, nodes[node])
         output = torch.cat([nodes[node] for node in plan.concat], dim=-1)
-        ctx.plan, ctx.batch_statistics, ctx.count = plan, fixed is None, count
+        ctx.plan, ctx.tables, ctx.batch_statistics, ctx.count = plan, tables, fixed is None, count
         ctx.save_for_backward(*buffers, *dense)
         ctx.mark_non_differentiable(buffers.stats)
         ctx.set_materialize_grads(False)
@@ -177,14 +198,23 @@ class _Run(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         backward = _Backward(ctx)
         backward.run(gradient)
-        return (None, None, None, *backward.gradients())
+        return (None, None, None, None, *backward.gradients())
 
 
 def _run_round(
-    plan: CellPlan, current: Round, buffers: _Buffers, weights: Iterator[Tensor], partial: Tensor, batch_statistics: bool
+    plan: CellPlan,
+    current: Round,
+    tables: Mapping[str, Tensor],
+    buffers: _Buffers,
+    weights: Iterator[Tensor],
+    partial: Tensor,
+    batch_statistics: bool,
 ) -> None:
-    """All that leaves the sources of a round, into its maps; `weights` are those of dense convolutions, in turn."""
-    sources, maps, stats, tables = buffers.sources(plan, current), buffers.maps, buffers.stats, current.tables
+    """Computes every map that reads this round's sources.
+
+    `tables` are those of the round; `weights` gives those of dense convolutions, in turn.
+    """
+    sources, maps, stats = buffers.sources(plan, current), buffers.maps, buffers.stats
     first, pools, halves, second = current.first, current.pools, current.halves, current.second
     if current.branches:
         stencil(sources, None, buffers.packed, tables["first"], current.stride, maps[first], partial[first])
@@ -215,11 +245,12 @@ class _Backward:
 
     def __init__(self, ctx: Any) -> None:
         self.plan: CellPlan = ctx.plan
+        self.tables: CellTables = ctx.tables
         self.batch_statistics: bool = ctx.batch_statistics
         count = len(_Buffers._fields)
         self.buffers = _Buffers(*ctx.saved_tensors[:count])
         self.dense: list[Tensor] = list(ctx.saved_tensors[count:])
-        needs = ctx.needs_input_grad[3:]
+        needs = ctx.needs_input_grad[4:]
         self.needs_inputs = any(needs[: ctx.count])
         self.needs_packed, self.needs_mixture, *needs_dense = needs[ctx.count :]
         self.needs_dense = any(needs_dense)
@@ -267,7 +298,7 @@ class _Backward:
 
     def _sum(self, node: int) -> None:
         """The sums over a node's gradient, and what follows from them for its entries."""
-        place, entries, buffers = self.plan.ranges[node], self.plan.node_tables[node], self.buffers
+        place, entries, buffers = self.plan.ranges[node], self.tables.nodes[node], self.buffers
         if place.stop > place.start:
             sums = self.sums[place]
             mix_sums(self.incoming[node], buffers.maps, buffers.states, buffers.stats, entries, sums)
@@ -288,10 +319,10 @@ class _Backward:
 
     def _backward_round(self, current: Round, target: Tensor | None, accumulate: bool) -> None:
         """From the gradients of the nodes to those of a round's weights and, in `target`, of its sources."""
-        buffers, tables, stride = self.buffers, current.tables, current.stride
+        buffers, tables, stride = self.buffers, self.tables.rounds[current.sources.start], current.stride
         sources, packed = buffers.sources(self.plan, current), buffers.packed
         if current.separable:
-            self._second_halves(current)
+            self._second_halves(current, tables)
         if current.branches and (target is not None or self.needs_packed):
             gradients = self._stencils(sources, None, tables["first_backward"], stride)
             if target is not None:
@@ -310,9 +341,9 @@ class _Backward:
         if dense:
             self._convolutions(current, sources.relu(), shared, target)
 
-    def _second_halves(self, current: Round) -> None:
+    def _second_halves(self, current: Round, tables: Mapping[str, Tensor]) -> None:
         """Through the second halves of separable convolutions to the gradients of the normalised first ones."""
-        plan, buffers, tables = self.plan, self.buffers, current.tables
+        plan, buffers = self.plan, self.buffers
         maps, stats = buffers.maps[current.halves], buffers.stats[current.halves]
         gradients = self._stencils(maps, stats, tables["second_backward"], 1)
         place = slice(plan.entries, plan.entries + current.separable)

@@ -1,4 +1,4 @@
-"""Where every map of a cell lies, and the tables that tell the fused kernels so.
+"""Where every map of a cell lies; `ops.tables` writes this down for the fused kernels.
 
 A cell's states become known in rounds: its inputs together, then node after node. All maps that leave the sources of a round
 lie next to each other, in this order: outputs of stencils (first halves of separable convolutions, then dilated ones), of one
@@ -6,7 +6,7 @@ dense convolution a source for all its edges, of maximum pools, of average pools
 A node is the sum over its entries, each a map (or, for a skip, a state) with a weight.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,23 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.banks import Bank, ChainBank, Convolution, PoolBank, ReduceBank, SkipBank
+from ops.executor import CellOperations, Operation
 from ops.kernels.pool import AVERAGE, IDENTITY, MAXIMUM
 
 LARGEST_KERNEL = 7
 """Side of the largest depthwise convolution that the stencils' backward pass has room for."""
-
-Rows = list[tuple[int, ...]]
-
-
-class Operation(NamedTuple):
-    """A bank on some of its edges: `rows` of the bank lead from state `source` to the nodes `targets` (numbered from 0), each
-    weighted by one entry of the mixture, `weights`, counted in row-major order."""
-
-    bank: Bank
-    source: int
-    rows: tuple[int, ...]
-    targets: tuple[int, ...]
-    weights: tuple[int, ...]
 
 
 class Stencil(NamedTuple):
@@ -110,7 +98,6 @@ class Round:
     pools: slice
     second: slice  # outputs of the second stencils
     maxima: slice  # of this round's maximum pools, among those of the cell
-    tables: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def separable(self) -> int:
@@ -197,25 +184,23 @@ def fusable(bank: Bank, stride: int) -> bool:
     return bool(stencils(bank, stride) or dense_kernel(bank)) or pool_kind(bank, stride) is not None
 
 
-class CellPlan:
-    """The plan of one cell: states 0 to inputs - 1 are its inputs, the others its nodes.
+def plannable(cell: CellOperations) -> bool:
+    """Whether the fused kernels compute `cell`: all channels through operations that are `fusable`."""
+    return cell.partial == 1 and all(fusable(each.bank, cell.stride_of(each.source)) for each in cell.operations)
 
-    `operations` must be `fusable`; `stride` is that of the edges that leave the inputs; `concat` names the states, all of them
-    nodes, that make up the output. Tables are int32 tensors on `device`.
+
+class CellPlan:
+    """The places of all maps, norms, weights and entries of one cell, and its rounds.
+
+    Raises ValueError for an operation that is not `fusable` and for partial channels.
     """
 
-    def __init__(
-        self,
-        operations: Iterable[Operation],
-        inputs: int,
-        nodes: int,
-        concat: Sequence[int],
-        stride: int,
-        channels: int,
-        device: torch.device,
-    ) -> None:
-        self.inputs, self.nodes, self.stride, self.channels = inputs, nodes, stride, channels
-        self.concat = [state - inputs for state in concat]
+    def __init__(self, cell: CellOperations) -> None:
+        if not plannable(cell):
+            raise ValueError("the kernels compute neither partial channels nor operations of other forms: use ReferenceCell")
+        inputs, nodes = cell.inputs, cell.nodes
+        self.inputs, self.nodes, self.stride, self.channels = inputs, nodes, cell.stride, cell.channels
+        self.concat = [state - inputs for state in cell.concat]
         self.norms: list[Norm | None] = []
         """Of each map; None where it is not normalised."""
         self.packed: list[tuple[Bank, str]] = []
@@ -225,23 +210,22 @@ class CellPlan:
         self.rounds: list[Round] = []
         self.maxima = 0
         """Number of maximum pools."""
+        self.entries_of: list[list[Entry]] = [[] for _ in range(nodes)]
+        """The entries of each node."""
         self._places: dict[tuple[int, str], int] = {}
-        self._entries: list[list[Entry]] = [[] for _ in range(nodes)]
-        operations = list(operations)
         for sources in (range(inputs), *(range(state, state + 1) for state in range(inputs, inputs + nodes))):
-            leaving = [operation for operation in operations if operation.source in sources]
+            leaving = [operation for operation in cell.operations if operation.source in sources]
             if leaving:
-                self.rounds.append(self._round(sources, stride if sources.start == 0 else 1, leaving))
+                self.rounds.append(self._round(sources, cell.stride_of(sources.start), leaving))
         starts = [0]
-        for entries in self._entries:
+        for entries in self.entries_of:
             starts.append(starts[-1] + len(entries))
         self.entries = starts[-1]
         """Number of entries of all nodes together."""
-        self.ranges = [slice(start, start + len(entries)) for start, entries in zip(starts, self._entries, strict=False)]
+        self.ranges = [slice(start, start + len(entries)) for start, entries in zip(starts, self.entries_of, strict=False)]
         """Which of all entries are a node's."""
-        self._row = {entry: row for row, entry in enumerate(entry for entries in self._entries for entry in entries)}
-        self.node_tables = self._write(device)
-        """int32 [entries of the node, 3]: map (states count on from the maps), weight, 1 if it is normalised."""
+        self.row_of = {entry: row for row, entry in enumerate(entry for entries in self.entries_of for entry in entries)}
+        """The place of each entry among those of all nodes together."""
 
     @property
     def maps(self) -> int:
@@ -318,7 +302,7 @@ class CellPlan:
 
     def _add_entry(self, operation: Operation, index: int, map: int, normalised: bool) -> Entry:
         entry = Entry(operation.targets[index], map, operation.weights[index], normalised)
-        self._entries[entry.node].append(entry)
+        self.entries_of[entry.node].append(entry)
         return entry
 
     def _pack(self, branch: Chain, layer: str) -> int:
@@ -330,92 +314,3 @@ class CellPlan:
             self.packed.append((bank, name))
             self.partial_rows |= len(branch.operation.rows) < len(weight)
         return self._places[id(bank), name] + branch.operation.rows[branch.index] * weight[0].numel()
-
-    def _write(self, device: torch.device) -> list[Tensor]:
-        """Writes the tables of all rounds and returns those of the nodes."""
-        tables: dict[tuple[int, str], Rows] = {}
-        for node, entries in enumerate(self._entries):
-            tables[node, "node"] = [
-                (entry.map if entry.map >= 0 else self.maps - 1 - entry.map, entry.weight, int(entry.normalised))
-                for entry in entries
-            ]
-        for number, current in enumerate(self.rounds):
-            tables |= {(number, name): rows for name, rows in self._tables(current).items()}
-        written = _to_device(tables, device)
-        for number, current in enumerate(self.rounds):
-            current.tables = {name: table for (owner, name), table in written.items() if owner == number and name != "node"}
-        return [written[node, "node"] for node in range(self.nodes)]
-
-    def _tables(self, current: Round) -> dict[str, Rows]:
-        """What the kernels' docstrings call `table` and `starts`, under the kernel's name and the half that it is for."""
-        count = len(current.sources)
-        pairs = list(enumerate(current.branches))
-        by_source = sorted(pairs, key=lambda pair: pair[1].operation.source)
-        separable = pairs[: current.separable]
-
-        def source(branch: Chain) -> int:
-            return branch.operation.source - current.sources.start
-
-        def shape(branch: Chain, stage: int) -> tuple[int, int]:
-            return branch.stencils[stage].kernel, branch.stencils[stage].dilation
-
-        def gradient(index: int, branch: Chain) -> tuple[int, int]:
-            """Of a first stencil: which gradient comes in, that of a node or, behind those, of its second half; its row."""
-            if len(branch.stencils) == 2:
-                return self.nodes + index, self.entries + index
-            assert branch.entry is not None
-            return branch.entry.node, self._row[branch.entry]
-
-        tables: dict[str, Rows] = {
-            "first": [(source(branch), *shape(branch, 0), *branch.places[0]) for branch in current.branches],
-            "second": [(index, *shape(branch, 1), *branch.places[1]) for index, branch in separable],
-            "pool": [(shared.source, shared.kind) for shared in current.shared if shared.kind in (MAXIMUM, AVERAGE)],
-            "first_backward": [],
-            "second_backward": [],
-            "first_input": [(index, *shape(branch, 0), branch.places[0][0]) for index, branch in by_source],
-            "first_starts": _starts((source(branch) for _, branch in by_source), count),
-            "second_input": [(index, *shape(branch, 1), branch.places[1][0]) for index, branch in separable],
-            "second_starts": [(index,) for index in range(len(separable) + 1)],
-            "second_norm": [(current.first.start + index, -1, 1) for index, _ in separable],
-        }
-        for index, branch in pairs:
-            node, row = gradient(index, branch)
-            place = current.first.start + index
-            tables["first_backward"].append((node, place, row, source(branch), *shape(branch, 0), *branch.places[0]))
-        for index, branch in separable:
-            assert branch.entry is not None
-            node, row, place = branch.entry.node, self._row[branch.entry], current.second.start + index
-            tables["second_backward"].append((node, place, row, index, *shape(branch, 1), *branch.places[1]))
-        members = [(index, shared, entry) for index, shared in enumerate(current.shared) for entry in shared.entries]
-        tables["shared"] = [(entry.node, self._row[entry], shared.map) for _, shared, entry in members]
-        tables["shared_starts"] = _starts((index for index, _, _ in members), len(current.shared))
-        pooled = [(index, shared) for index, shared in enumerate(current.shared) if shared.kind is not None]
-        pooled.sort(key=lambda pair: pair[1].source)
-        tables["pool_backward"] = [
-            (index, shared.kind or 0, index if shared.kind == MAXIMUM else 0) for index, shared in pooled
-        ]
-        tables["pool_starts"] = _starts((shared.source for _, shared in pooled), count)
-        return tables
-
-
-def _starts(owners: Iterable[int], count: int) -> Rows:
-    """Where the rows of each of `count` owners begin in a table whose rows belong to `owners`, in rising order."""
-    owners = list(owners)
-    return [(sum(owner < limit for owner in owners),) for limit in range(count + 1)]
-
-
-def _to_device(tables: dict[tuple[int, str], Rows], device: torch.device) -> dict[tuple[int, str], Tensor]:
-    """Every table as int32 on `device`, all in one copy; each begins at a multiple of 16 bytes, as kernels expect it."""
-    values: list[int] = []
-    begins = {}
-    for name, table in tables.items():
-        begins[name] = len(values)
-        values += [value for row in table for value in row]
-        values += [0] * (-len(values) % 4)
-    everything = torch.tensor(values, dtype=torch.int32).to(device)
-    views = {}
-    for name, table in tables.items():
-        width = len(table[0]) if table else 1
-        view = everything[begins[name] : begins[name] + len(table) * width]
-        views[name] = view if width == 1 else view.view(len(table), width)
-    return views

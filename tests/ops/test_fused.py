@@ -1,7 +1,10 @@
-"""Cells on the fused kernels against cells of plain torch: in float64 by the kernels' references, in float32 by the kernels."""
+"""The two executors side by side: cells on the fused kernels against the same cells in plain torch.
+
+In float64 the kernels' references run, in float32 the kernels themselves.
+"""
 
 import warnings
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path as File
 from subprocess import CalledProcessError
 
@@ -14,41 +17,57 @@ from torch.func import functional_call
 import ops.fused
 import ops.kernels
 from benchmarks.plain.pairing import softmax
-from ops.banks import SharedState
+from ops.banks import make_bank
+from ops.executor import CellExecutor, CellOperations, Operation
 from ops.fused import FusedCell
 from ops.kernels import launch
-from ops.registry import OPERATIONS, register_op
-from supernet import Path, Supernet, get_space
+from ops.reference import ReferenceCell
+from supernet import Supernet, get_space
 from supernet.cell import MixedCell
 from supernet.spaces.skeleton import CellPosition
 
 CELLS = {"darts": 3, "nasbench201": 1}
+KINDS = [("darts", "normal"), ("darts", "reduce"), ("nasbench201", "cell")]
+each_kind = pytest.mark.parametrize(("space", "kind"), KINDS)
 Tensors = dict[str, Tensor]
+Executor = Callable[[CellOperations], CellExecutor]
 
 
-def outcome(space: str, kernels: str, dtype: torch.dtype = torch.float64, size: tuple[int, int] = (9, 8), **options) -> Tensors:
-    """Logits, all gradients and all statistics of one forward and backward pass; the same for the same arguments."""
-    training, path = options.pop("training", True), options.pop("path", None)
-    frozen = options.pop("frozen", False)
+def new_cell(space: str, kind: str, **options) -> MixedCell:
+    """The first cell of that kind in a supernet of 16 channels; the same for the same arguments."""
     torch.manual_seed(0)
-    cells = options.pop("cells", CELLS[space])
-    network = Supernet(get_space(space), 16, cells, 10, kernels=kernels, **options).to(dtype).train(training)
-    if frozen:
-        network.requires_grad_(False)
+    network = Supernet(get_space(space), 16, CELLS[space], 10, **options)
+    return next(cell for cell in network.mixed_cells() if cell.position.kind == kind)
+
+
+def outcome(
+    executor: Executor,
+    space: str,
+    kind: str,
+    dtype: torch.dtype = torch.float64,
+    size: tuple[int, int] = (9, 8),
+    path: Sequence[int] | None = None,
+    training: bool = True,
+    frozen: bool = False,
+    **options,
+) -> Tensors:
+    """Output, all gradients and all statistics of one forward and backward pass; the same for the same arguments."""
+    cell = new_cell(space, kind, **options).to(dtype).train(training).requires_grad_(not frozen)
     generator = torch.Generator().manual_seed(1)
-    for buffer in network.buffers():
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    for buffer in cell.buffers():
         buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
-    alphas = {
-        kind: alpha.detach().to(dtype).requires_grad_()
-        for kind, alpha in get_space(space).new_alphas(scale=1.0, generator=generator).items()
-    }
-    images = torch.randn(3, 3, *size, generator=generator).to(dtype).requires_grad_(not frozen)
-    logits = network(images, softmax(alphas), path=path)
-    F.cross_entropy(logits, torch.arange(3)).backward()
-    found = {"logits": logits.detach(), "images": images.grad}
-    found |= {f"alphas {kind}": alpha.grad for kind, alpha in alphas.items()}
-    found |= {f"gradient {name}": parameter.grad for name, parameter in network.named_parameters()}
-    found |= {f"statistics {name}": buffer for name, buffer in network.named_buffers()}
+    alphas = random(len(cell.space.edges), len(cell.space.candidates)).requires_grad_()
+    states = [random(3, cell.position.channels, *size).requires_grad_(not frozen) for _ in range(cell.space.inputs)]
+    output = executor(cell.operations(path))(states, alphas.softmax(-1))
+    (output * random(*output.shape)).sum().backward()
+    found = {"output": output.detach(), "gradient alphas": alphas.grad}
+    found |= {f"gradient state {number}": state.grad for number, state in enumerate(states)}
+    found |= {f"gradient {name}": parameter.grad for name, parameter in cell.named_parameters()}
+    found |= {f"statistics {name}": buffer for name, buffer in cell.named_buffers()}
     return {name: tensor for name, tensor in found.items() if tensor is not None and tensor.abs().max() > 1e-9}
 
 
@@ -58,38 +77,92 @@ def largest_difference(ours: Tensors, theirs: Tensors) -> float:
     return max(((ours[name] - theirs[name]).abs().max() / theirs[name].abs().max()).item() for name in theirs)
 
 
-@pytest.mark.parametrize("space", CELLS)
+@each_kind
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("batch_statistics", [True, False])
-def test_a_fused_cell_is_the_plain_one(space: str, training: bool, batch_statistics: bool) -> None:
+def test_a_fused_cell_is_the_plain_one(space: str, kind: str, training: bool, batch_statistics: bool) -> None:
     options = {"training": training, "batch_statistics": batch_statistics}
-    assert largest_difference(outcome(space, "fused", **options), outcome(space, "reference", **options)) < 1e-10
+    fused, plain = (outcome(executor, space, kind, **options) for executor in (FusedCell, ReferenceCell))
+    assert largest_difference(fused, plain) < 1e-10
 
 
-@pytest.mark.parametrize("space", CELLS)
+@each_kind
 @pytest.mark.parametrize("size", [(16, 16), (4, 5), (11, 4)])
-def test_any_size_of_image(space: str, size: tuple[int, int]) -> None:
-    assert largest_difference(outcome(space, "fused", size=size), outcome(space, "reference", size=size)) < 1e-9
+def test_any_size_of_image(space: str, kind: str, size: tuple[int, int]) -> None:
+    fused, plain = (outcome(executor, space, kind, size=size) for executor in (FusedCell, ReferenceCell))
+    assert largest_difference(fused, plain) < 1e-9
 
 
-@pytest.mark.parametrize("space", CELLS)
+@each_kind
 @pytest.mark.parametrize("seed", range(3))
-def test_masked_candidates_and_paths(space: str, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    found = get_space(space)
-    shape = len(found.edges), len(found.candidates)
-    candidates = {kind: torch.rand(shape, generator=generator) < 0.5 for kind in found.kinds}
-    options = {"candidates": candidates}
-    assert largest_difference(outcome(space, "fused", **options), outcome(space, "reference", **options)) < 1e-9
-    path = Path({kind: torch.randint(-1, shape[1], shape[:1], generator=generator) for kind in found.kinds})
-    assert largest_difference(outcome(space, "fused", path=path), outcome(space, "reference", path=path)) < 1e-9
+def test_masked_candidates(space: str, kind: str, seed: int) -> None:
+    found, generator = get_space(space), torch.Generator().manual_seed(seed)
+    candidates = {kind: torch.rand(len(found.edges), len(found.candidates), generator=generator) < 0.5}
+    fused, plain = (outcome(executor, space, kind, candidates=candidates) for executor in (FusedCell, ReferenceCell))
+    assert largest_difference(fused, plain) < 1e-9
 
 
-@pytest.mark.parametrize("space", CELLS)
-def test_frozen_weights_get_no_gradient_and_alphas_the_same(space: str) -> None:
-    ours, theirs = (outcome(space, kernels, frozen=True) for kernels in ("fused", "reference"))
-    assert largest_difference(ours, theirs) < 1e-10
-    assert not any(name.startswith("gradient") for name in ours)
+@each_kind
+@pytest.mark.parametrize("seed", range(3))
+def test_paths(space: str, kind: str, seed: int) -> None:
+    found, generator = get_space(space), torch.Generator().manual_seed(seed)
+    path = torch.randint(-1, len(found.candidates), (len(found.edges),), generator=generator).tolist()
+    fused, plain = (outcome(executor, space, kind, path=path) for executor in (FusedCell, ReferenceCell))
+    assert largest_difference(fused, plain) < 1e-9
+
+
+@each_kind
+def test_frozen_weights_get_no_gradient_and_alphas_the_same(space: str, kind: str) -> None:
+    fused, plain = (outcome(executor, space, kind, frozen=True) for executor in (FusedCell, ReferenceCell))
+    assert largest_difference(fused, plain) < 1e-10
+    assert [name for name in fused if name.startswith("gradient")] == ["gradient alphas"]
+
+
+def test_one_executor_computes_in_both_modes_and_with_other_weights() -> None:
+    """The banks say at each call what their weights are and whether they are in training."""
+    cell = new_cell("darts", "normal", batch_statistics=False).double()
+    executors = [executor(cell.operations()) for executor in (FusedCell, ReferenceCell)]
+    states, mixture = torch.randn(2, 3, 16, 6, 5).double(), torch.rand(14, 8).double()
+    outputs = []
+    for training in (True, False):
+        cell.train(training)
+        with torch.no_grad():
+            outputs.append([executor(states, mixture) for executor in executors])
+            torch.testing.assert_close(*outputs[-1])
+            for parameter in cell.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+            torch.testing.assert_close(*(executor(states, mixture) for executor in executors))
+    assert not torch.allclose(outputs[0][0], outputs[1][0])
+
+
+def test_what_the_kernels_do_not_know_is_refused() -> None:
+    known = new_cell("nasbench201", "cell").operations()
+    own = Operation(make_bank([nn.Tanh()]), 0, (0,), (0,), (0,))  # type: ignore[arg-type]  # no bank for `none` alone
+    for cell in (
+        new_cell("nasbench201", "cell", partial=2).operations(),
+        CellOperations((*known.operations, own), known.edges, 1, 3, (3,), 1, 16),
+    ):
+        assert not FusedCell.computes(cell)
+        with pytest.raises(ValueError, match="neither partial channels nor operations of other forms"):
+            FusedCell(cell)
+    assert FusedCell.computes(known)
+
+
+@each_kind
+def test_raw_maps_far_from_zero_are_reported(space: str, kind: str) -> None:
+    cell = new_cell(space, kind).double().eval()
+    executors = fused, plain = FusedCell(cell.operations()), ReferenceCell(cell.operations())
+    states = torch.randn(cell.space.inputs, 2, cell.position.channels, 8, 8).double()
+    mixture = torch.rand(len(cell.space.edges), len(cell.space.candidates)).double()
+    assert [executor.largest_offset() for executor in executors] == [None, None]
+    cell.train()
+    for executor in executors:
+        executor(states, mixture)
+    before = fused.largest_offset()
+    assert before is not None and 0 < before < 10
+    fused(states + 30, mixture)
+    assert fused.largest_offset() > before
+    assert plain.largest_offset() is None, "it does not measure them"
 
 
 def test_weight_gradients_are_left_out_where_weights_are_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,10 +174,10 @@ def test_weight_gradients_are_left_out_where_weights_are_frozen(monkeypatch: pyt
         real(*arguments)
 
     monkeypatch.setattr(ops.fused, "stencil_backward", spy)
-    outcome("darts", "fused", frozen=True)
+    outcome(FusedCell, "darts", "normal", frozen=True)
     assert wanted and not any(wanted)
     wanted.clear()
-    outcome("darts", "fused")
+    outcome(FusedCell, "darts", "normal")
     assert wanted and all(wanted)
 
 
@@ -142,25 +215,6 @@ def test_one_pixel_of_one_image_has_no_statistics() -> None:
         network(torch.randn(1, 3, 4, 4).double(), mixture)
 
 
-def test_a_cell_with_an_operation_of_another_form_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    space = get_space("nasbench201")
-    position = CellPosition(0, "cell", 0, 16, (16,), 1, False)
-    with OPERATIONS.temporarily():
-        register_op("tanh")(lambda channels, stride, affine: nn.Tanh())
-        other = replace(space, name="with_tanh", candidates=(*space.candidates, "tanh"))
-        keep = [[True] * len(other.candidates)] * len(other.edges)
-        cell = MixedCell(other, position, keep, 1, True, "fused")
-    monkeypatch.setattr(FusedCell, "__call__", lambda *_: pytest.fail("this cell has an operation without a kernel"))
-    weights = torch.full((6, 6), 1 / 6)
-    assert cell([SharedState(torch.randn(2, 16, 4, 4))], weights).shape == (2, 16, 4, 4)
-
-
-@pytest.mark.parametrize("space", CELLS)
-def test_the_cpu_runs_plain_torch_unless_told_otherwise(space: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FusedCell, "__call__", lambda *_: pytest.fail("no fused cell on the CPU"))
-    outcome(space, "auto", torch.float32)
-
-
 def few_candidates(space: str) -> dict[str, Tensor]:
     """All operations of the space, but each on one or two edges alone: what the interpreter can run in seconds."""
     found = get_space(space)
@@ -171,45 +225,47 @@ def few_candidates(space: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.skipif(not launch.INTERPRETED, reason="needs Triton's interpreter")
-@pytest.mark.parametrize("space", CELLS)
-def test_the_kernels_compute_the_network(space: str) -> None:
+@each_kind
+def test_the_kernels_compute_the_cell(space: str, kind: str) -> None:
     options = {"candidates": few_candidates(space), "size": (7, 6)}
-    ours = outcome(space, "fused", torch.float32, **options)
-    theirs = outcome(space, "reference", torch.float64, **options)
-    theirs = {name: tensor for name, tensor in theirs.items() if name in ours}
-    assert largest_difference(ours, theirs) < 2e-3
+    fused = outcome(FusedCell, space, kind, torch.float32, **options)
+    plain = outcome(ReferenceCell, space, kind, torch.float64, **options)
+    plain = {name: tensor for name, tensor in plain.items() if name in fused}
+    assert largest_difference(fused, plain) < 2e-3
 
 
-def test_a_pass_of_the_supernets_reaches_every_kernel_file() -> None:
+def test_the_cells_of_the_spaces_reach_every_kernel_file() -> None:
     names = {file.stem for file in File(ops.kernels.__path__[0]).glob("*.py")} - {"__init__", "launch"}
     with launch.recording() as launches:
-        for space in CELLS:
-            outcome(space, "fused", torch.float32)
+        for space, kind in KINDS:
+            outcome(FusedCell, space, kind, torch.float32)
     reached = {each.kernel.fn.__module__.rpartition(".")[2] for each in launches}
     assert names and names == reached
 
 
 def alpha_gradient(name: str, kind: str, stride: int, offset: float, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """Of one fused cell with maps of `dtype`, and its largest |mean| / std; `offset` moves the means of its maps."""
+    """The gradient of a fused cell's alphas with maps of `dtype`, and its largest |mean| / std.
+
+    `offset` moves the means of its maps.
+    """
     torch.manual_seed(0)
     space = get_space(name)
     position = CellPosition(0, kind, 0, 16, (16,) * space.inputs, stride, False)
-    cell = MixedCell(space, position, [[True] * len(space.candidates)] * len(space.edges), 1, False, "fused")
-    cell.preprocess = nn.ModuleList(nn.Identity() for _ in position.in_channels)
+    cell = MixedCell(space, position, [[True] * len(space.candidates)] * len(space.edges), 1, False)
     with torch.no_grad():
-        for weight_name, weight in cell.named_parameters():
+        for weight_name, weight in cell.banks.named_parameters():
             if not weight_name.endswith(("depthwise_weight", "depthwise1_weight", "depthwise2_weight")):
                 weight += offset
     precise = torch.promote_types(dtype, torch.float32)
     cell.to(precise)
-    states = [torch.randn(8, 16, 16, 16).bfloat16().to(dtype) for _ in position.in_channels]
+    states = [torch.randn(8, 16, 16, 16).bfloat16().to(dtype) for _ in range(space.inputs)]
     alphas = (0.3 * torch.randn(len(space.edges), len(space.candidates))).to(precise).requires_grad_()
-    output = cell([SharedState(state.contiguous(memory_format=torch.channels_last)) for state in states], alphas.softmax(-1))
+    executor = FusedCell(cell.operations())
+    output = executor([state.contiguous(memory_format=torch.channels_last) for state in states], alphas.softmax(-1))
     assert output.dtype == dtype
     (output * torch.randn(output.shape).to(dtype)).sum().backward()
-    assert alphas.grad is not None
-    ratio = cell.largest_offset()
-    assert ratio is not None
+    ratio = executor.largest_offset()
+    assert alphas.grad is not None and ratio is not None
     return alphas.grad.double().flatten(), ratio
 
 
@@ -246,4 +302,4 @@ def test_a_kernel_that_cannot_be_compiled_is_replaced_after_one_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         options = {"candidates": few_candidates("nasbench201"), "size": (4, 4)}
-        outcome("nasbench201", "fused", torch.float32, **options)
+        outcome(FusedCell, "nasbench201", "cell", torch.float32, **options)
