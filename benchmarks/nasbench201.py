@@ -38,12 +38,11 @@ from search.costs.tabular import Table, TableRow, best_of_random, random_archite
 from search.differentiable.config import SearchConfig
 from search.differentiable.measures import skip_connections
 from search.differentiable.method import DifferentiableMethod
-from search.differentiable.schedule import SupernetSchedule
-from search.history import SamplingEpoch, SamplingRound, SearchEntry, SearchEpoch, read_search_history
+from search.history import SamplingEpoch, SearchEntry, SearchEpoch, read_search_history
 from search.methods import Percent, get_method, list_methods
 from search.sampling.config import SamplingConfig
 from search.sampling.method import SamplingMethod
-from supernet import Genotype, get_space
+from supernet import Genotype
 from supernet.drawing.draw import DOTS, INK, TEXT, save_figure
 from training.hardware import choose_device
 from training.report.markdown import table as markdown
@@ -129,29 +128,6 @@ class Run:
         return self.path / "finished.json"
 
 
-def planned_epochs(config: Config) -> int:
-    """Epochs of a search that nothing stops, with those in which a selection by perturbation decides, or rounds of
-    evaluations."""
-    if isinstance(config, SamplingConfig):
-        return config.planned_epochs
-    return SupernetSchedule.of(config, get_space(config.space)).planned_epochs
-
-
-def is_complete(config: Config, history: Sequence[SearchEntry]) -> bool:
-    """Whether a search with this history has come to its end: its last epoch, an early stop for a collapse, or nothing left
-    to evaluate.
-
-    A search that `stop` ended before is not complete.
-    """
-    if isinstance(config, SamplingConfig):
-        last = history[-1] if history else None
-        exhausted = isinstance(last, SamplingRound) and bool(last.exhausted)
-        return exhausted or len(history) >= planned_epochs(config)
-    judged = [entry for entry in history if isinstance(entry, SearchEpoch)]
-    schedule = SupernetSchedule.of(config, get_space(config.space))
-    return schedule.collapse(judged) is not None or len(history) >= schedule.planned_epochs
-
-
 def all_runs(directory: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Run]:
     """The runs asked for and all others that are in the directory, by method in the order of ALL and by seed."""
     places = {(method, seed) for method in methods for seed in seeds}
@@ -230,11 +206,13 @@ def _settle(run: Run, status: int, started: float | None) -> bool:
         print(f"{run.name}: FAILED with status {status}: {last}", flush=True)
         return False
     config, history = run.config(), run.history()
-    if is_complete(config, history):
+    method = get_method(run.method)
+    if method.is_complete(config, history):
         run.finish(len(history), None if started is None else (time.monotonic() - started) / 3600)
         print(f"{run.name}: finished, {len(history)} epochs", flush=True)
     else:
-        print(f"{run.name}: stopped after epoch {len(history)} of {planned_epochs(config)}; not finished", flush=True)
+        planned = method.planned_epochs(config)
+        print(f"{run.name}: stopped after epoch {len(history)} of {planned}; not finished", flush=True)
     return True
 
 

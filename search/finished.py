@@ -77,6 +77,11 @@ class SearchRun:
         return 0 if self._checkpoint is None else self._checkpoint[0]
 
     @property
+    def is_complete(self) -> bool:
+        """Whether it has come to its end, and neither runs still nor was stopped before."""
+        return self.method.is_complete(self.config, self.history)
+
+    @property
     def state(self) -> dict[str, Any]:
         """Returns the state of the search at the newest checkpoint, in plain values and tensors on
         the CPU.

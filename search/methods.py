@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from base.registry import Registry
 from search.config import SupernetSearchConfig
+from search.history import SearchEntry
 from search.outcome import outcome
 from supernet import Genotype
 from training.run.command import command
@@ -71,6 +72,17 @@ class Method(ABC, Generic[C]):
 
         Returns None if it was stopped with nothing found.
         """
+
+    @abstractmethod
+    def planned_epochs(self, config: C) -> int:
+        """Returns the epochs of a search that nothing stops, with rounds of a selection or of evaluations."""
+
+    def is_complete(self, config: C, history: Sequence[SearchEntry]) -> bool:
+        """Returns whether a search with this history has come to its end, on which --resume would not go.
+
+        A search that `stop` ended before is not complete.
+        """
+        return len(history) >= self.planned_epochs(config)
 
     @abstractmethod
     def reopen(self, path: Path) -> object:

@@ -13,9 +13,10 @@ from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
 from search.differentiable.relaxations import Mixture
 from search.differentiable.report import Story, search_page
+from search.differentiable.schedule import SupernetSchedule
 from search.differentiable.trainer import BilevelSearch
 from search.finished import SearchRun
-from search.history import SearchEpoch
+from search.history import SearchEntry, SearchEpoch
 from search.methods import Method
 from search.reporting import RunFacts
 from supernet import Genotype, Supernet, get_space
@@ -78,6 +79,16 @@ class DifferentiableMethod(Method[SearchConfig]):
     def run(self, config: SearchConfig, options: RunOptions) -> Genotype:
         """Searches into the directory of the run; see `search`."""
         return search(config, options, self.name, self.paper, self.defaults())
+
+    def planned_epochs(self, config: SearchConfig) -> int:
+        """Returns the epochs of a search that nothing stops, with those in which a selection by perturbation decides."""
+        return SupernetSchedule.of(config, get_space(config.space)).planned_epochs
+
+    def is_complete(self, config: SearchConfig, history: Sequence[SearchEntry]) -> bool:
+        """Returns whether a search with this history is at its last epoch or has ended for a collapse."""
+        judged = [entry for entry in history if isinstance(entry, SearchEpoch)]
+        collapsed = SupernetSchedule.of(config, get_space(config.space)).collapse(judged) is not None
+        return collapsed or super().is_complete(config, history)
 
     def reopen(self, path: Path) -> DifferentiableRun:
         """Reads the run of this method in the directory `path` back; see `SearchRun.open`."""

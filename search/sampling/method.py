@@ -12,7 +12,7 @@ import torch
 from base.checks import InputError
 from search.costs.tabular import Table
 from search.finished import SearchRun
-from search.history import SamplingEntry
+from search.history import SamplingEntry, SamplingRound, SearchEntry
 from search.methods import Method
 from search.reporting import RunFacts
 from search.sampling.config import SamplingConfig
@@ -89,6 +89,16 @@ class SamplingMethod(Method[C]):
     def run(self, config: C, options: RunOptions) -> Genotype | None:
         """Searches into the directory of the run; see `sample`."""
         return sample(self.sampler, config, options, self.name, self.paper, self.defaults())
+
+    def planned_epochs(self, config: C) -> int:
+        """Returns the epochs and the rounds of evaluations of a search that nothing stops."""
+        return config.planned_epochs
+
+    def is_complete(self, config: C, history: Sequence[SearchEntry]) -> bool:
+        """Returns whether a search with this history has made all its evaluations, or there was nothing more to evaluate."""
+        last = history[-1] if history else None
+        exhausted = isinstance(last, SamplingRound) and bool(last.exhausted)
+        return exhausted or super().is_complete(config, history)
 
     def reopen(self, path: Path) -> SamplingRun:
         """Reads the run of this method in the directory `path` back; see `SearchRun.open`."""

@@ -16,13 +16,10 @@ import pytest
 import yaml
 
 from benchmarks import nasbench201
-from benchmarks.nasbench201 import Run, curves, draw_curves, is_complete, planned_epochs, report
+from benchmarks.nasbench201 import Run, curves, draw_curves, report
 from search.costs.tabular import Table
 from search.differentiable.config import SearchConfig
-from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.method import DifferentiableMethod
-from search.differentiable.selection import SelectionConfig
-from search.history import search_entry
 from search.methods import get_method, list_methods
 from supernet import Genotype
 from training.run.config import config_to_yaml
@@ -283,23 +280,6 @@ def test_the_figure_has_two_panels_a_method_and_a_mean_as_far_as_all_seeds_go(ta
     assert upper.get_ylim()[0] > upper.get_ylim()[1]
     width, _ = figure.get_size_inches() * figure.dpi
     assert width == pytest.approx(1400)
-
-
-def test_epochs_of_a_selection_by_perturbation_count() -> None:
-    config = SearchConfig(space="nasbench201", epochs=7)
-    assert planned_epochs(config) == 7
-    # Six edges, with five times 3 epochs between them and one after the last.
-    assert planned_epochs(replace(config, selection=SelectionConfig("perturbation", tune_epochs=3))) == 7 + 5 * 3 + 1
-
-
-def test_a_run_is_complete_at_its_last_epoch_or_at_an_early_stop() -> None:
-    config = SearchConfig(space="nasbench201", epochs=4)
-    sound, collapsed = [search_entry(entry(number, POOLS)) for number in (1, 2, 3)], search_entry(entry(3, SKIPS))
-    assert not is_complete(config, []) and not is_complete(config, sound)
-    assert is_complete(config, [*sound, search_entry(entry(4, POOLS))])
-    assert not is_complete(config, [*sound[:2], collapsed])
-    stopping = replace(config, early_stop=EarlyStopConfig("skips", skip_share=0.5))
-    assert is_complete(stopping, [*sound[:2], collapsed]) and not is_complete(stopping, sound)
 
 
 def test_every_method_has_a_published_row_and_a_protocol(tabular: str) -> None:

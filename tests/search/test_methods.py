@@ -18,9 +18,11 @@ import search
 from base.checks import InputError
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
+from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.method import DifferentiableMethod
-from search.differentiable.selection import Perturbation
+from search.differentiable.selection import Perturbation, SelectionConfig
 from search.differentiable.steps import Steps
+from search.history import SamplingEpoch, SamplingRound, SearchEpoch
 from search.methods import get_method, list_methods, register_method
 from search.sampling.method import SamplingMethod
 from supernet import Genotype, get_space, list_spaces
@@ -301,3 +303,42 @@ def test_help_says_whose_the_method_is(method: str, capsys: pytest.CaptureFixtur
     text = " ".join(capsys.readouterr().out.split())
     assert text.startswith(f"usage: python -m search.{method} ")
     assert get_method(method).paper in text and get_method(method).summary in text
+
+
+# Where it ends
+
+
+def epochs(count: int, skips: float = 0.0) -> list[SearchEpoch]:
+    return [
+        SearchEpoch(
+            epoch=epoch, readings={}, genotype="", entropy={}, skips={}, skip_share={"cell": skips}, mixture={},
+            supernet_accuracy=None, derived_accuracy=None, eigenvalue=None,
+        )
+        for epoch in range(1, count + 1)
+    ]  # fmt: skip
+
+
+def test_epochs_of_a_selection_by_perturbation_count() -> None:
+    config, method = SearchConfig(space="nasbench201", epochs=7), get_method("darts_pt")
+    assert method.planned_epochs(config) == 7
+    # Six edges, with five times 3 epochs between them and one after the last.
+    assert method.planned_epochs(replace(config, selection=SelectionConfig("perturbation", tune_epochs=3))) == 7 + 5 * 3 + 1
+
+
+def test_a_search_is_complete_at_its_last_epoch_or_at_an_early_stop() -> None:
+    config, method = SearchConfig(space="nasbench201", epochs=4), get_method("darts")
+    collapsed = [*epochs(2), *epochs(1, skips=1.0)]
+    assert [method.is_complete(config, epochs(count)) for count in (0, 3, 4)] == [False, False, True]
+    assert not method.is_complete(config, collapsed)
+    stopping = replace(config, early_stop=EarlyStopConfig("skips", skip_share=0.5))
+    assert method.is_complete(stopping, collapsed) and not method.is_complete(stopping, epochs(3))
+
+
+def test_a_sampling_search_is_complete_with_all_its_rounds_or_nothing_left() -> None:
+    method = get_method("random")
+    config = replace(method.defaults(), epochs=1, evaluations=5, round=3)
+    history: list[Any] = [SamplingEpoch(epoch=1, readings={}), SamplingRound(epoch=2, readings={}, evaluations=3)]
+    assert method.planned_epochs(config) == 3 and not method.is_complete(config, history)
+    assert method.is_complete(config, [*history, SamplingRound(epoch=3, readings={}, evaluations=5)])
+    assert method.is_complete(config, [history[0], replace(history[1], exhausted=True)])
+    assert not method.is_complete(config, [])
