@@ -13,6 +13,11 @@ from training.tasks.config import TrainingConfig
 class RetrainConfig(TrainingConfig):
     """Training the network of one genotype from scratch. Defaults are DARTS as published (Liu et al. 2019, appendix A.2)."""
 
+    run_files = (
+        *TrainingConfig.run_files,
+        *("metrics.json", "weights.safetensors", "evaluation.json", "confusion.png"),
+        *("export/model.pt2", "export/model.onnx", "export/model_int8.onnx", "export/model.json"),
+    )
     genotype: str = ""
     """What to train: a file that holds a genotype in any text form, or the name of a published one (DARTS_V2, NASNet-A ...)."""
     channels: int | None = None

@@ -30,6 +30,10 @@ class PrefilterConfig:
 class SamplingConfig(SupernetSearchConfig):
     """A search that samples whole architectures. Defaults train the shared weights as DARTS trains them, one path a step."""
 
+    run_files = (
+        *SupernetSearchConfig.run_files,
+        *("genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png"),
+    )
     evaluate: str = "supernet"
     """Where scores come from: supernet, the accuracy of a path with the shared weights; table, the accuracy after 12 epochs in
     the benchmark table; or a zero-cost proxy (synflow, jacob_cov, snip, naswot, parameters, multiply_adds)."""

@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+import search.random
 from ops import register_op
 from ops.registry import OPERATIONS
+from training.run.base import RunConfig
+from training.run.checkpoint import RunDirectory
 
 CELL = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|my_op~2|"
 Refuse = Callable[..., str]
@@ -185,3 +188,23 @@ def test_an_operation_that_has_changed_since(refuse: Refuse, here: Path, monkeyp
         register_op("my_op")(of_kernel(5))
         message = refuse("retrain", *mine, "--resume")
     assert message.startswith("run/checkpoints: the checkpoint of epoch 2 does not fit the network, whose code has changed")
+
+
+# What --overwrite removes
+
+
+@both
+def test_overwriting_leaves_nothing_of_a_whole_run(here: Path, command: str, finished: dict[str, Path]) -> None:
+    shutil.copytree(finished[command], here / "run")
+    # Another command knows nothing of the files of this one.
+    RunDirectory.open(here / "run", RunConfig(), resume=False, overwrite=True)
+    assert [entry.name for entry in (here / "run").iterdir()] == ["config.yaml"]
+
+
+def test_overwriting_leaves_nothing_of_a_search_that_samples(here: Path) -> None:
+    size = ["--space=nasbench201", "--cells=1", "--channels=2", "--epochs=1", "--batch_size=16", "--threads=1"]
+    data = ["--data.limit=64", "--evaluations=4", "--round=2", "--evaluated_images=16", "--recalibrate=1"]
+    assert search.random.main([*size, *data, "--run=run"]) == 0
+    assert (here / "run/genotype_1.json").is_file() and (here / "run/report.md").is_file()
+    RunDirectory.open(here / "run", RunConfig(), resume=False, overwrite=True)
+    assert [entry.name for entry in (here / "run").iterdir()] == ["config.yaml"]

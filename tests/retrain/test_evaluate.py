@@ -34,7 +34,6 @@ from supernet.genotypes.published import get_genotype
 from training.images.data import DataConfig
 from training.images.format import ImageFormat, ImageSet
 from training.metrics import count_parameters
-from training.run.checkpoint import RUN_FILES
 from training.run.config import config_to_yaml
 
 
@@ -280,7 +279,7 @@ def test_two_retrained_networks(tmp_path, capsys):
             assert metrics[name] == pytest.approx(row[name], rel=1e-5)
         assert all(metrics[name] == row[name] for name in ("accuracy", "confusion", "per_class", "parameters", "multiply_adds"))
         assert json.loads((Path(run) / "evaluation.json").read_text()) == row | {"data": content["data"]}
-    assert {EVALUATION_FILE, CONFUSION_FILE} <= set(RUN_FILES)  # which --overwrite removes
+    assert {EVALUATION_FILE, CONFUSION_FILE} <= set(RetrainConfig.run_files)  # which --overwrite removes
 
 
 def test_a_single_network_in_full(make_run, tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
+from typing import ClassVar
 
 from base.checks import whole
 
@@ -14,6 +15,9 @@ MAY_CHANGE: Mapping[str, bool] = MappingProxyType({"may_change": True})
 class RunConfig:
     """The settings of any run."""
 
+    run_files: ClassVar[tuple[str, ...]] = ("log.txt", "events.out.tfevents.*", "history.jsonl")
+    """Files that a run with these settings leaves in its directory, config.yaml and checkpoints aside, also those that later
+    commands add; * stands for any text. --overwrite removes them, and nothing else."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "auto"

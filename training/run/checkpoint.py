@@ -4,12 +4,13 @@ import collections
 import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,19 +21,12 @@ from base.texts import one_line
 from training.run.base import RunConfig
 from training.run.config import CONFIG_FILE, config_hash, config_to_dict, config_to_yaml
 
-if TYPE_CHECKING:
-    pass
-
 # The first line of a run's config.yaml: by it a run is told from a directory that merely holds a file of this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 _KIND_MARK = "# Kind: "
-# All that a run writes beside its config.yaml; --overwrite removes nothing else.
-RUN_FILES = (
-    "log.txt", "events.out.tfevents.*", "genotype.json", "history.jsonl", "metrics.json", "weights.safetensors",
-    "genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png", "data.json",
-    "evaluation.json", "confusion.png", "report.html",
-    "export/model.pt2", "export/model.onnx", "export/model_int8.onnx", "export/model.json",
-)  # fmt: skip
+# Behind it, in JSON, `RunConfig.run_files`: who overwrites a run may be a command that knows nothing of runs of its sort.
+_FILES_MARK = "# Files: "
+_PATTERN = re.compile(r"(\w+/)?\w[\w.]*\*?[\w.]*")
 _CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
 _MAGIC = b"fusenas checkpoint 1 "
 _PRIMITIVES = (type(None), bool, int, float, str)
@@ -88,8 +82,9 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if overwrite:
-                _remove_run(path)
+                _remove_run(path, {*config.run_files, *_files_of_run(path)})
             mark = _RUN_MARK if kind is None else f"{_RUN_MARK}{_KIND_MARK}{one_line(kind)}\n"
+            mark += f"{_FILES_MARK}{json.dumps(config.run_files)}\n"
             write_atomically(path / CONFIG_FILE, mark + config_to_yaml(config))
         except OSError as error:
             if is_new:
@@ -290,15 +285,27 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _remove_run(path: Path) -> None:
+def _files_of_run(path: Path) -> list[str]:
+    """The patterns of its files that a run has written into its config.yaml; those that lead elsewhere are left out."""
+    lines = (path / CONFIG_FILE).read_text(encoding="utf-8", errors="replace").splitlines() if _is_run(path) else []
+    text = next((line.removeprefix(_FILES_MARK) for line in lines if line.startswith(_FILES_MARK)), "[]")
+    try:
+        patterns = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    found = patterns if isinstance(patterns, list) else []
+    return [pattern for pattern in found if isinstance(pattern, str) and _PATTERN.fullmatch(pattern)]
+
+
+def _remove_run(path: Path, patterns: Collection[str]) -> None:
     """All files of the run but config.yaml, which is replaced last: killed in between, the directory is a run still."""
-    for pattern in RUN_FILES:
+    for pattern in sorted(patterns):
         for file in (*path.glob(pattern), *path.glob(f"{pattern}.tmp")):
             file.unlink()
     for pattern in _CHECKPOINT_FILES:
         for file in (path / "checkpoints").glob(pattern):
             file.unlink()
-    for name in ("checkpoints", "export"):
+    for name in sorted({"checkpoints", *(pattern.partition("/")[0] for pattern in patterns if "/" in pattern)}):
         # Kept where it holds something that is not ours.
         with contextlib.suppress(OSError):
             (path / name).rmdir()

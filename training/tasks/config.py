@@ -13,6 +13,7 @@ from training.run.monitor import StopConfig
 class TrainingConfig(RunConfig):
     """The settings of any run that trains networks."""
 
+    run_files = (*RunConfig.run_files, "data.json", "report.html", "genotype.json")
     precision: Precision = "auto"
     """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
     log_every: int = 50

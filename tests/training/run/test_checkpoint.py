@@ -26,6 +26,8 @@ class Stop:
 
 @dataclass
 class Config(RunConfig):
+    run_files = (*RunConfig.run_files, "genotype.json", "metrics.json", "weights.safetensors")
+
     epochs: int = 5
     rate: float = 1e-3
     stop: Stop = field(default_factory=Stop, metadata=MAY_CHANGE)
@@ -96,6 +98,26 @@ def test_overwrite_removes_the_run_and_nothing_else(finished):
     assert list(contents(finished)) == ["checkpoints/best.pt", "config.yaml", "notes.txt"]
     assert config_from_file(Config, finished / "config.yaml").epochs == 9
     assert start(finished, Config(epochs=9), resume=True).checkpoints("search").load_latest() is None
+
+
+def test_overwrite_removes_the_files_of_a_run_of_another_sort(finished):
+    (finished / "weights.safetensors.tmp").write_text("cut short")
+    (finished / "model.json").write_text("mine")
+    start(finished, OtherConfig(), overwrite=True)
+    assert list(contents(finished)) == ["config.yaml", "model.json"]
+
+
+@pytest.mark.parametrize("files", ['["../thesis.tex", "/etc/passwd", "a/../../thesis.tex", 3, "*"]', "{", '"log"', "3"])
+def test_overwrite_removes_nothing_elsewhere_whatever_the_run_says(finished, files):
+    (finished.parent / "thesis.tex").write_text("years of work")
+    (finished / "notes.txt").write_text("mine")
+    config = finished / "config.yaml"
+    lines = config.read_text().splitlines()
+    (place,) = (number for number, line in enumerate(lines) if line.startswith("# Files: "))
+    lines[place] = f"# Files: {files}"
+    config.write_text("\n".join(lines))
+    start(finished, overwrite=True)
+    assert list(contents(finished.parent)) == ["run/config.yaml", "run/notes.txt", "thesis.tex"]
 
 
 def test_overwrite_removes_the_folder_of_checkpoints(finished):
