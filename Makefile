@@ -21,7 +21,7 @@ test: check
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow" --ignore tests/end_to_end
 
 test-all: check
-	$(RUN) -m pytest -n 2 --dist worksteal --durations 25
+	KERNEL_EXAMPLES=12 $(RUN) -m pytest -n 2 --dist worksteal --durations 25
 
 aot: $(VENV)/installed-test
 	$(RUN) -m benchmarks.aot --all --table benchmarks/results/aot_sm90.md

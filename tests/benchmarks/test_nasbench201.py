@@ -101,6 +101,7 @@ def rows_of(text: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in lines}
 
 
+@pytest.mark.slow
 def test_a_real_search_is_begun_stopped_gone_on_with_and_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = tmp_path / "whole.csv"
     lines = (f"{architecture(*chosen)},50,40,30,100,1000\n" for chosen in itertools.product(OPERATIONS, repeat=6))

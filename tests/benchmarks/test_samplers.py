@@ -363,6 +363,7 @@ def test_what_was_found_before_an_end_is_kept(
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.slow
 def test_a_real_interrupt_ends_it_in_one_line(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     table = str(shared_data("nasbench201/cifar10.csv.gz"))
     command = [sys.executable, "-m", "benchmarks.samplers", "--tabular", table, "--directory", str(tmp_path)]

@@ -53,6 +53,7 @@ def arrays(count: int = 80) -> tuple[Any, Any]:
     return (generator.integers(0, 90, (count, 8, 8)) + 160 * labels[:, None, None]).astype(np.uint8), labels
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_network(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     command = [
@@ -93,6 +94,7 @@ def test_a_folder_becomes_a_network(photos: Path, tmp_path: Path, capsys: pytest
     assert "holds a run already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_arrays_become_a_module(tmp_path: Path) -> None:
     x, y = arrays()
     fitted = fit((x, y), run=tmp_path / "run", threads=1, device="cpu", export="none", effort="quick")

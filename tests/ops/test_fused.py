@@ -272,7 +272,7 @@ def alpha_gradient(name: str, kind: str, stride: int, offset: float, dtype: torc
 @pytest.mark.parametrize(
     ("name", "kind", "stride"), [("darts", "normal", 1), ("darts", "reduce", 2), ("nasbench201", "cell", 1)]
 )
-@pytest.mark.parametrize("offset", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("offset", [pytest.param(0.0, marks=pytest.mark.slow), pytest.param(0.05, marks=pytest.mark.slow), 0.2])
 def test_bfloat16_keeps_the_direction_of_the_alphas_gradient(name: str, kind: str, stride: int, offset: float) -> None:
     """Cosine to float64 of at least 0.999 in a cell where |mean| / std is at most 10."""
     exact, ratio = alpha_gradient(name, kind, stride, offset, torch.float64)

@@ -57,16 +57,17 @@ def test_seeds_end_with_mean_and_deviation(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_random_genotypes_are_trained_alike(tmp_path: Path) -> None:
-    config = replace(SMALL, random_genotypes=2)
+    config = replace(SMALL, random_genotypes=1)
     result = retrain.run("DARTS_V2", config, tmp_path / "run")
-    assert [other.run.name for other in result.others] == ["random_0", "random_1"]
+    assert [other.run.name for other in result.others] == ["random_0"]
     genotypes = {Genotype.load(other.run / "genotype.json") for other in result.others}
-    assert len(genotypes | {result.genotype}) == 3
-    alone = retrain.run(result.others[1].genotype, SMALL, tmp_path / "alone")
-    assert alone.test == result.others[1].test
-    more = retrain.run("DARTS_V2", replace(config, random_genotypes=3), tmp_path / "run", resume=True)
-    assert [other.test for other in more.others][:2] == [other.test for other in result.others]
-    assert len(more.others) == 3
+    assert len(genotypes | {result.genotype}) == 2
+    alone = retrain.run(result.others[0].genotype, SMALL, tmp_path / "alone")
+    assert alone.test == result.others[0].test
+    more = retrain.run("DARTS_V2", replace(config, random_genotypes=2), tmp_path / "run", resume=True)
+    assert more.others[0].test == result.others[0].test
+    assert [other.run.name for other in more.others] == ["random_0", "random_1"]
+    assert more.others[0].genotype != more.others[1].genotype
 
 
 def test_a_stop_ends_no_random_genotype(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_no_more_images_are_read_than_calibrate(run: Path, monkeypatch: pytest.M
     assert read[2:] == [("test", 360), ("train", 1437)]
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_in_all_forms(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "--format", "onnx", "--int8", "--calibration", "200"]) == 0
     captured = capsys.readouterr()

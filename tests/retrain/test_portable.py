@@ -21,8 +21,7 @@ from training.images.format import ImageFormat
 
 # What one user or another may call; with all operations of NAS-Bench-201 in it.
 NASBENCH201 = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
-FAST = ("DARTS_V2", NASBENCH201)
-ALL = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in list_genotypes() if name not in FAST)]
+ALL = [NASBENCH201, *(pytest.param(name, marks=pytest.mark.slow) for name in list_genotypes())]
 
 
 def trained(genotype: str, shape: tuple[int, int, int] = (3, 8, 8), scale: float = 255.0, auxiliary: bool = False) -> Trained:
@@ -75,6 +74,7 @@ def darts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
     return source, path
 
 
+@pytest.mark.slow
 def test_an_onnx_file_says_what_it_is(darts: tuple[Trained, Path]) -> None:
     source, path = darts
     assert sorted(file.name for file in path.iterdir()) == ["model.onnx", "model.pt2"]  # the weights are inside
@@ -86,6 +86,7 @@ def test_an_onnx_file_says_what_it_is(darts: tuple[Trained, Path]) -> None:
     assert {each.key: json.loads(each.value) for each in file.metadata_props} == describe(source.format)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
 def test_nothing_of_the_one_who_exported_is_in_the_file(darts: tuple[Trained, Path], name: str) -> None:
     content = (darts[1] / name).read_bytes()
@@ -144,6 +145,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_the_files_are_used_where_the_project_is_not(darts: tuple[Trained, Path]) -> None:
     source, path = darts
     done = subprocess.run([sys.executable, "-I", "-c", STRANGER], cwd=path, capture_output=True, text=True)
@@ -181,7 +183,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[Tensor]
         yield make
 
 
-@pytest.mark.parametrize("export", [export_torch, export_onnx])
+@pytest.mark.parametrize("export", [export_torch, pytest.param(export_onnx, marks=pytest.mark.slow)])
 def test_an_own_operation(own: Callable, export: Callable, tmp_path: Path) -> None:
     source = own(lambda state: torch.nn.functional.softplus(state) * state.mean((2, 3), keepdim=True))
     images = torch.rand(3, 3, 8, 8)

@@ -76,6 +76,7 @@ def test_fake_tensors_keep_what_real_ones_keep() -> None:
     assert kept == pytest.approx(real)
 
 
+@pytest.mark.slow
 def test_the_plain_network_of_darts_starts_some_sixteen_thousand_kernels() -> None:
     network = PlainSupernet("darts", 16, 8, 10)
     with FakeTensorMode(allow_non_fake_inputs=True):

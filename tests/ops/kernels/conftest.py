@@ -1,5 +1,6 @@
 """Where the kernels are tested: in Triton's interpreter, or on a GPU where there is one."""
 
+import os
 from typing import NamedTuple
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
     "kernels",
-    max_examples=8,
+    # Triton's interpreter is slow, so that only `make test-all` takes 12.
+    max_examples=int(os.environ.get("KERNEL_EXAMPLES", "4")),
     phases=[Phase.generate],  # shrinking a failure takes minutes in Triton's interpreter
     derandomize=True,
     deadline=None,

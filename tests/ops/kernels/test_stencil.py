@@ -66,7 +66,7 @@ def make_norm(maps: int, channels: int, device: str = "cpu") -> Tensor:
     )
 
 
-@settings(settings.get_profile("kernels"), max_examples=12)
+@settings(settings.get_profile("kernels"))
 @given(
     batch=st.integers(1, 3),
     height=st.integers(1, 9),
@@ -123,7 +123,7 @@ def test_several_tiles_a_program_and_programs_without_any(place: Any) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("pixels", [1, 2, 4])
+@pytest.mark.parametrize("pixels", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_cut_into_tiles_does_not_show(place: Any, monkeypatch: pytest.MonkeyPatch, pixels: int, stride: int) -> None:
     monkeypatch.setattr("ops.kernels.stencil._shape", lambda *_: (16, pixels, 16, 4))
     inputs = torch.randn(1, 2, 7, 9, 32, device=place.device).to(place.dtype)
