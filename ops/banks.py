@@ -65,7 +65,8 @@ class Bank(nn.Module):
             self.register_parameter(self._named(name), nn.Parameter(stacked, requires_grad=parameter.requires_grad))
         buffers = [dict(module.named_buffers()) for module in modules]
         for name in buffers[0]:
-            if name.endswith("num_batches_tracked"):  # only a batch norm without a fixed momentum reads it
+            # Only a batch norm without a fixed momentum reads the number of batches.
+            if name.endswith("num_batches_tracked"):
                 continue
             self.register_buffer(self._named(name), torch.stack([state[name] for state in buffers]))
 
@@ -108,7 +109,7 @@ class EdgeBank(Bank):
     """A bank whose edges have weights of their own."""
 
     forward: Callable[[SharedState, Sequence[int]], list[Branch]]
-    """One branch for each edge in the rows that are given."""
+    """Returns one branch for each edge in the rows that are given."""
 
 
 class SharedBank(Bank):
@@ -176,7 +177,8 @@ class ChainBank(EdgeBank):
 
     def __init__(self, modules: Sequence[nn.Module]):
         super().__init__(modules)
-        self.steps: list[Convolution | str | None] = []  # a convolution, the name of a batch norm, or None for a ReLU
+        # A step is a convolution, the name of a batch norm, or None for a ReLU.
+        self.steps: list[Convolution | str | None] = []
         for name, layer in list(modules[0].named_children())[1:]:
             if isinstance(layer, nn.Conv2d):
                 padding = tuple(int(side) for side in layer.padding)

@@ -1,9 +1,10 @@
-"""All mixed edges of a cell as a few kernels: what `ops.banks` and `ops.mixing` compute, on the kernels of `ops.kernels`.
+"""The fused executor: all mixed edges of a cell as a few kernels of `ops.kernels`.
 
-A round (see `ops.plan`) sends its sources through every operation that leaves them, into maps that are kept raw with their
-statistics; a node is one weighted sum of all maps that enter it. The backward pass walks the same way back: a node's gradient g
-gives sum(g) and sum(g * map) for each of its maps, which is all that batch norm's backward and the gradients of the mixing
-weights need, and the gradient of a raw map is formed where it is used (`kernels.statistics.norm_gradient`).
+A round (see `ops.plan`) sends its sources through every operation that leaves them, into maps that
+are kept raw with their statistics; a node is one weighted sum of all maps that enter it. The
+backward pass walks the same way back. A node's gradient g gives sum(g) and sum(g * map) for each of
+its maps, which is all that batch norm's backward and the gradients of the mixing weights need, and
+the gradient of a raw map is formed where it is used (`kernels.statistics.norm_gradient`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,19 +30,22 @@ from ops.plan import CellPlan, Norm, Round, plannable
 from ops.tables import CellTables, write_tables
 
 PARTS = 128
-"""Most parts that the statistics and sums of one map, and the gradients of weights, are cut into."""
+"""The most parts of the sums over one map, and of the gradients of weights."""
 WEIGHT_VALUES = 2**22
-"""Numbers that all parts of the gradients of weights may have together: a part is as large as all weights of a cell."""
+"""The most values in all parts of the gradients of weights together.
+
+A part is as large as all weights of a cell.
+"""
 FEWEST_WEIGHT_PARTS = 16
-"""How many there may be in any case."""
+"""The parts of these gradients that are allowed however large a part is."""
 ROWS_A_PART = 128
-"""Fewest pixels, of all images together, that are worth a part of their own."""
+"""The fewest pixels, of all images together, that are worth a part of their own."""
 
 
 class FusedCell:
     """A `CellExecutor` on the fused kernels, for the cells that they know; see `computes`.
 
-    Differentiable once. Raises ValueError for any other cell.
+    It is differentiable once. Raises ValueError for any other cell.
     """
 
     def __init__(self, cell: CellOperations) -> None:
@@ -49,15 +53,20 @@ class FusedCell:
         self.plan = CellPlan(cell)
         self.tables: dict[torch.device, CellTables] = {}
         self.stats: Tensor | None = None
-        """[maps, 3, C], as `kernels.statistics` leaves them, of the last call in training."""
+        """Statistics [maps, 3, C] of the last call in training, as `kernels.statistics` leaves
+        them."""
 
     @staticmethod
     def computes(cell: CellOperations) -> bool:
-        """Whether the kernels know all operations of `cell`, and no channels bypass these."""
+        """Says whether the kernels know all operations of `cell` and no channels bypass these."""
         return plannable(cell)
 
     def largest_offset(self) -> float | None:
-        """Largest |mean| / standard deviation of a normalised channel in the last call in training; waits for the device."""
+        """Returns the largest |mean| / standard deviation of a raw map in the last call in
+        training.
+
+        Waits for the device.
+        """
         normalised = [map for map, norm in enumerate(self.plan.norms) if norm is not None]
         if self.stats is None or not normalised:
             return None
@@ -65,9 +74,10 @@ class FusedCell:
         return float((chosen[:, 0].abs() * chosen[:, 1]).max())
 
     def __call__(self, states: Sequence[Tensor], mixture: Tensor, bypass: Tensor | None = None) -> Tensor:
-        """Returns the output, as in `CellExecutor`; `bypass` plays no part, since no channels bypass the operations.
+        """Returns the output, as in `CellExecutor`; `bypass` is ignored, as all channels go
+        through.
 
-        Raises InputError where batch norm has one value a channel.
+        Raises InputError if batch norm has one value a channel.
         """
         training = any(operation.bank.training for operation in self.cell.operations)
         height, width = strided_size(states[0].shape[2:], self.plan.stride)
@@ -93,9 +103,10 @@ class FusedCell:
         return self.tables[device]
 
     def _running(self, dtype: torch.dtype) -> Tensor:
-        """[maps, 3, C] from the running statistics, as `statistics` leaves them."""
+        """Returns [maps, 3, C] from the running statistics, in the form that `statistics` gives."""
         known = next(norm for norm in self.plan.norms if norm is not None)
-        zeros = torch.zeros_like(_running(known, "mean"))  # of a map that is not normalised, never read
+        # A map that is not normalised has zeros, which are never read.
+        zeros = torch.zeros_like(_running(known, "mean"))
         mean, variance = (
             torch.stack([zeros if norm is None else _running(norm, which) for norm in self.plan.norms])
             for which in ("mean", "var")
@@ -119,7 +130,7 @@ def _has_running(norm: Norm) -> bool:
 
 
 def _running(norm: Norm, which: str) -> Tensor:
-    """The running "mean" or "var" [C] of a map."""
+    """Returns the running "mean" or "var" [C] of a map."""
     return norm.bank.stacked(f"{norm.name}.running_{which}")[norm.row]
 
 
@@ -136,19 +147,19 @@ class _Buffers(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Pixels of one map, of all images together."""
+        """The number of pixels of one map, of all images together."""
         return self.maps[0].numel() // self.maps.shape[-1]
 
     def parts(self, most: int) -> int:
-        """How many parts a sum over the pixels is cut into."""
+        """Returns the number of parts of a sum over the pixels, at most `most`."""
         return max(1, min(most, self.rows // ROWS_A_PART))
 
     def nodes(self, plan: CellPlan) -> Tensor:
-        """[nodes, B, Ho, Wo, C]."""
+        """Returns the states of the nodes, [nodes, B, Ho, Wo, C]."""
         return self.states[len(self.states) - plan.nodes :]
 
     def sources(self, plan: CellPlan, current: Round) -> Tensor:
-        """The states [sources, B, H, W, C] that a round reads."""
+        """Returns the states [sources, B, H, W, C] that a round reads."""
         if current.sources.start == 0:
             return self.inputs
         return self.nodes(plan)[current.sources.start - plan.inputs : current.sources.stop - plan.inputs]
@@ -167,8 +178,12 @@ def _allocate(plan: CellPlan, states: Sequence[Tensor], fixed: Tensor | None, pa
 
 
 class _Run(torch.autograd.Function):
-    """(plan, tables, fixed statistics or None, number of states, states, packed weights, mixture, dense weights) -> (output [B,
-    Ho, Wo, len(concat) * C], statistics of all maps, which have no gradient)."""
+    """The forward and backward pass of a cell as one autograd function.
+
+    Takes (plan, tables, fixed statistics or None, number of states, states, packed weights,
+    mixture, dense weights). Returns (output [B, Ho, Wo, len(concat) * C], statistics of all maps,
+    which have no gradient).
+    """
 
     @staticmethod
     def forward(
@@ -234,7 +249,7 @@ def _run_round(
 
 
 def _convolve(state: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """One convolution of [B, H, W, C] for all edges: [B, Ho, Wo, edges * C]."""
+    """Convolves [B, H, W, C] once for all edges, to [B, Ho, Wo, edges * C]."""
     with torch.autocast(state.device.type, enabled=False):
         grouped = F.conv2d(rearrange(state, "b h w c -> b c h w"), weight, None, stride, weight.shape[-1] // 2)
     return rearrange(grouped, "b c h w -> b h w c").contiguous()
@@ -258,7 +273,8 @@ class _Backward:
 
     def _allocate(self) -> None:
         plan, maps, packed = self.plan, self.buffers.maps, self.buffers.packed
-        # Behind the gradients of the nodes, and the entries' sums, come those of the second halves of the round in hand.
+        # The gradients of the nodes, and the sums of the entries, are followed by those of the
+        # second halves of the current round.
         extra = max((current.separable for current in plan.rounds), default=0)
         precise = accumulation_dtype(maps)
         self.incoming = maps.new_empty(plan.nodes + extra, *maps.shape[1:])
@@ -297,7 +313,8 @@ class _Backward:
             self.input_gradients.zero_()
 
     def _sum(self, node: int) -> None:
-        """The sums over a node's gradient, and what follows from them for its entries."""
+        """Computes the sums over a node's gradient, and from them the coefficients of its
+        entries."""
         place, entries, buffers = self.plan.ranges[node], self.tables.nodes[node], self.buffers
         if place.stop > place.start:
             sums = self.sums[place]
@@ -305,7 +322,8 @@ class _Backward:
             self._coefficients(sums, entries, place)
 
     def _coefficients(self, sums: Tensor, entries: Tensor, place: slice) -> None:
-        """Of the gradients of raw maps, and the gradients of the mixing weights."""
+        """Computes the coefficients of the raw maps' gradients, and the mixing weights'
+        gradients."""
         norm_gradient(
             sums,
             self.buffers.stats,
@@ -318,7 +336,10 @@ class _Backward:
         )
 
     def _backward_round(self, current: Round, target: Tensor | None, accumulate: bool) -> None:
-        """From the gradients of the nodes to those of a round's weights and, in `target`, of its sources."""
+        """Computes the gradients of a round's weights and, in `target`, those of its sources.
+
+        With `accumulate` they are added to `target`.
+        """
         buffers, tables, stride = self.buffers, self.tables.rounds[current.sources.start], current.stride
         sources, packed = buffers.sources(self.plan, current), buffers.packed
         if current.separable:
@@ -342,7 +363,7 @@ class _Backward:
             self._convolutions(current, sources.relu(), shared, target)
 
     def _second_halves(self, current: Round, tables: Mapping[str, Tensor]) -> None:
-        """Through the second halves of separable convolutions to the gradients of the normalised first ones."""
+        """Computes the gradients of the normalised first halves of separable convolutions."""
         plan, buffers = self.plan, self.buffers
         maps, stats = buffers.maps[current.halves], buffers.stats[current.halves]
         gradients = self._stencils(maps, stats, tables["second_backward"], 1)
@@ -353,7 +374,10 @@ class _Backward:
         self._coefficients(sums, tables["second_norm"], place)
 
     def _stencils(self, inputs: Tensor, norm: Tensor | None, table: Tensor, stride: int) -> Tensor:
-        """The gradients of the depthwise outputs [rows of the table, B, Ho, Wo, C], and those of the weights."""
+        """Returns the gradients of the depthwise outputs, [rows of the table, B, Ho, Wo, C].
+
+        Those of the weights go to `self.weight_parts`.
+        """
         maps = self.buffers.maps
         out = maps.new_empty(len(table), *maps.shape[1:])
         packed, parts = self.buffers.packed, self.weight_parts
@@ -361,7 +385,7 @@ class _Backward:
         return out
 
     def _convolutions(self, current: Round, rectified: Tensor, shared: Tensor, target: Tensor | None) -> None:
-        """Through the dense convolutions, whose maps' gradients come last in `shared`."""
+        """Computes the gradients of the dense convolutions; those of their maps end `shared`."""
         counts = [dense.maps.stop - dense.maps.start for dense in current.dense]
         gradients = shared[len(shared) - sum(counts) :].split(counts)
         earlier = sum(len(other.dense) for other in self.plan.rounds if other.sources.start < current.sources.start)
@@ -378,7 +402,7 @@ class _Backward:
                 target[dense.source].add_(rearrange(masked, "b c h w -> b h w c"))
 
     def gradients(self) -> list[Tensor | None]:
-        """One for each tensor that `_Run` takes."""
+        """Returns a gradient, or None, for each tensor that `_Run` takes."""
         states: list[Tensor | None] = [None] * self.plan.inputs
         if self.input_gradients is not None:
             states = [rearrange(gradient, "b h w c -> b c h w") for gradient in self.input_gradients]

@@ -73,7 +73,8 @@ def mix(branches: Sequence[Branch], weights: Sequence[Tensor | None]) -> Tensor:
         return result
     result = result + second
     for term in terms:
-        result += term  # in place: a sum saves nothing for backward, so no needed value is overwritten
+        # In place: a sum saves nothing for backward, so no needed value is overwritten.
+        result += term
     return result
 
 

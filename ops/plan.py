@@ -1,9 +1,10 @@
-"""Where every map of a cell lies; `ops.tables` writes this down for the fused kernels.
+"""The plan of a cell: the place of every map; `ops.tables` writes it down for the fused kernels.
 
-A cell's states become known in rounds: its inputs together, then node after node. All maps that leave the sources of a round
-lie next to each other, in this order: outputs of stencils (first halves of separable convolutions, then dilated ones), of one
-dense convolution a source for all its edges, of maximum pools, of average pools, of second halves of separable convolutions.
-A node is the sum over its entries, each a map (or, for a skip, a state) with a weight.
+The states of a cell become known in rounds: its inputs together, then node after node. All maps
+that leave the sources of a round lie next to each other, in this order: outputs of stencils (first
+halves of separable convolutions, then dilated ones), of one dense convolution a source for all its
+edges, of maximum pools, of average pools, of second halves of separable convolutions. A node is the
+sum over its entries, each a map (or, for a skip, a state) with a weight.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Stencil(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """Where the running statistics of a map lie."""
+    """The place of the running statistics of a map."""
 
     bank: Bank
     name: str
@@ -41,7 +42,7 @@ class Norm(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One term of a node's sum."""
+    """A term of a node's sum."""
 
     node: int
     map: int  # or -1 - number of a state
@@ -51,12 +52,13 @@ class Entry(NamedTuple):
 
 @dataclass
 class Chain:
-    """One edge of a chain: one stencil, or two in a row."""
+    """A chain on one edge: a stencil, or two in a row."""
 
     operation: Operation
     index: int  # of the edge among the operation's
     stencils: list[Stencil]
-    places: list[tuple[int, int]] = field(default_factory=list)  # of the depthwise and pointwise weight of each stencil
+    # The places of the depthwise and pointwise weight of each stencil.
+    places: list[tuple[int, int]] = field(default_factory=list)
     entry: Entry | None = None  # of its last map
 
 
@@ -79,7 +81,10 @@ class Dense:
     maps: slice
 
     def weights(self) -> Tensor:
-        """[edges * C, C, k, k] for one convolution with the largest of the kernels, differentiable in the banks' weights."""
+        """Returns one weight [edges * C, C, k, k] with k the largest of the kernels.
+
+        It is differentiable in the banks' weights.
+        """
         largest = max(dense_kernel(operation.bank) for operation in self.operations)
         found = [_dense_weight(operation.bank, operation.rows, largest) for operation in self.operations]
         return torch.cat(found) if len(found) > 1 else found[0]
@@ -87,7 +92,10 @@ class Dense:
 
 @dataclass
 class Round:
-    """What leaves one source, or the cell's inputs together. Slices are of all maps of the cell."""
+    """All that leaves one source, or the cell's inputs together.
+
+    Slices are of all maps of the cell.
+    """
 
     sources: range
     stride: int
@@ -111,7 +119,8 @@ class Round:
 
 
 def stencils(bank: Bank, stride: int) -> list[Stencil]:
-    """The one or two stencils that a chain of the forms of DARTS consists of; none for anything else."""
+    """Returns the one or two stencils of a chain of the forms of DARTS; an empty list for
+    another."""
     if not isinstance(bank, ChainBank) or len(bank.steps) not in (3, 7) or (len(bank.steps) == 7 and bank.steps[3] is not None):
         return []
     found = []
@@ -134,9 +143,10 @@ def stencils(bank: Bank, stride: int) -> list[Stencil]:
 
 
 def dense_kernel(bank: Bank) -> int:
-    """Side of the square kernel of an operation that is one ordinary convolution; 0 for anything else.
+    """Returns the side of the kernel of an ordinary convolution; 0 for another operation.
 
-    The factorised reduction is one of 3x3: half of its channels see the centre, half the pixel below and to the right.
+    The factorised reduction is one of 3x3: half of its channels see the centre, half the pixel
+    below and to the right.
     """
     if isinstance(bank, ReduceBank):
         return 3
@@ -149,7 +159,7 @@ def dense_kernel(bank: Bank) -> int:
 
 
 def _dense_weight(bank: Bank, rows: Sequence[int], kernel: int) -> Tensor:
-    """[len(rows) * C, C, kernel, kernel], differentiable in the weights of the bank."""
+    """Returns [len(rows) * C, C, kernel, kernel], differentiable in the weights of the bank."""
     if isinstance(bank, ReduceBank):
         even = F.pad(bank.stacked("even.weight"), (1, 1, 1, 1))
         weight = torch.cat((even, F.pad(bank.stacked("shifted.weight"), (2, 0, 2, 0))), dim=1)
@@ -166,7 +176,7 @@ def _dense_weight(bank: Bank, rows: Sequence[int], kernel: int) -> Tensor:
 
 
 def pool_kind(bank: Bank, stride: int) -> int | None:
-    """AVERAGE or MAXIMUM for a pool of 3x3 as the spaces have it; None for anything else."""
+    """Returns AVERAGE or MAXIMUM for a pool of 3x3 as the spaces have it; None for another bank."""
     if not isinstance(bank, PoolBank):
         return None
     layer = bank.pool
@@ -178,14 +188,17 @@ def pool_kind(bank: Bank, stride: int) -> int | None:
 
 
 def fusable(bank: Bank, stride: int) -> bool:
-    """Whether the fused kernels compute the operation of `bank` on edges of that stride."""
+    """Says whether the fused kernels compute the operation of `bank` on edges of that stride."""
     if isinstance(bank, SkipBank):
         return stride == 1
     return bool(stencils(bank, stride) or dense_kernel(bank)) or pool_kind(bank, stride) is not None
 
 
 def plannable(cell: CellOperations) -> bool:
-    """Whether the fused kernels compute `cell`: all channels through operations that are `fusable`."""
+    """Says whether the fused kernels compute `cell`.
+
+    All its operations must be `fusable`, and all channels must go through them.
+    """
     return cell.partial == 1 and all(fusable(each.bank, cell.stride_of(each.source)) for each in cell.operations)
 
 
@@ -202,11 +215,11 @@ class CellPlan:
         self.inputs, self.nodes, self.stride, self.channels = inputs, nodes, cell.stride, cell.channels
         self.concat = [state - inputs for state in cell.concat]
         self.norms: list[Norm | None] = []
-        """Of each map; None where it is not normalised."""
+        """The batch norm of each map; None for a map that is not normalised."""
         self.packed: list[tuple[Bank, str]] = []
-        """Whose weights are packed one after the other for the stencils, by the name in the module."""
+        """The bank of each packed weight of the stencils, and its name in the module, in order."""
         self.partial_rows = False
-        """Whether some packed weights belong to edges that do not run."""
+        """True if some packed weights belong to edges that do not run."""
         self.rounds: list[Round] = []
         self.maxima = 0
         """Number of maximum pools."""
@@ -223,7 +236,7 @@ class CellPlan:
         self.entries = starts[-1]
         """Number of entries of all nodes together."""
         self.ranges = [slice(start, start + len(entries)) for start, entries in zip(starts, self.entries_of, strict=False)]
-        """Which of all entries are a node's."""
+        """The entries of each node among those of all nodes."""
         self.row_of = {entry: row for row, entry in enumerate(entry for entries in self.entries_of for entry in entries)}
         """The place of each entry among those of all nodes together."""
 
@@ -266,7 +279,8 @@ class CellPlan:
         self.maxima += count
         pooled = slice(start, self.maps)
         for operation in skips:
-            # The kernels see the states that are as large as the nodes: where inputs are halved, the nodes alone.
+            # The kernels see the states that are as large as the nodes; if the inputs are halved,
+            # these are the nodes alone.
             state = operation.source if self.stride == 1 else operation.source - self.inputs
             entries = [self._add_entry(operation, index, -1 - state, False) for index in range(len(operation.rows))]
             shared.append(Shared(operation.source - sources.start, IDENTITY, -1, entries))
@@ -286,7 +300,8 @@ class CellPlan:
         return slice(start, self.maps)
 
     def _convolutions(self, start: int, dense: dict[int, list[Operation]]) -> tuple[list[Dense], list[Shared]]:
-        """Places the outputs of ordinary convolutions, by source; `start` is the first source of the round."""
+        """Places the outputs of ordinary convolutions, by source; `start` is the first source of
+        the round."""
         convolutions, shared = [], []
         for source, operations in sorted(dense.items()):
             first = self.maps
@@ -306,7 +321,7 @@ class CellPlan:
         return entry
 
     def _pack(self, branch: Chain, layer: str) -> int:
-        """Where the weight of one edge lies among the packed ones."""
+        """Packs a weight unless it is packed already; returns the offset of one edge's part."""
         bank, name = branch.operation.bank, f"{layer}.weight"
         weight = bank.stacked(name)
         if (id(bank), name) not in self._places:

@@ -1,7 +1,8 @@
-"""The plain forward pass of a cell: one call for each edge and operation, on `ops.banks` and `ops.mixing`.
+"""The plain forward pass of a cell: one call for each edge and operation.
 
-It computes every cell and is differentiable any number of times. `ops.fused` is held to it, and it is
-held to networks of one module for each edge and operation.
+It runs on `ops.banks` and `ops.mixing`, computes every cell, and is differentiable any number of
+times. Tests hold `ops.fused` to it, and hold it to explicit sums of one module for each edge and
+operation.
 """
 
 from collections.abc import Sequence
@@ -34,8 +35,8 @@ class NodeInputs:
 class ReferenceCell:
     """A `CellExecutor` in plain torch, for every cell.
 
-    Channels that bypass the operations are scaled, halved by max pooling on edges of stride 2, summed
-    in each node and shuffled in behind its operations' channels.
+    Channels that bypass the operations are scaled, halved by max pooling on edges of stride 2,
+    summed in each node and shuffled in behind its operations' channels.
     """
 
     def __init__(self, cell: CellOperations) -> None:
@@ -47,8 +48,8 @@ class ReferenceCell:
     def __call__(self, states: Sequence[Tensor], mixture: Tensor, bypass: Tensor | None = None) -> Tensor:
         """Returns the output, as in `CellExecutor`."""
         cell, known = self.cell, list(states)
-        # One scalar a weight: a single stack backward, instead of a table of zeros for each weight
-        # that is read.
+        # Unbinding once gives a single stack backward; indexing would give a table of zeros for
+        # each weight that is read.
         weights = [weight for row in mixture.unbind(0) for weight in row.unbind(0)]
         shares = mixture.sum(-1) if bypass is None and cell.partial > 1 else bypass
         nodes = [NodeInputs() for _ in range(cell.nodes)]
@@ -59,7 +60,7 @@ class ReferenceCell:
         return torch.cat([known[state] for state in cell.concat], dim=1)
 
     def largest_offset(self) -> None:
-        """Returns None: raw maps are not looked at here."""
+        """Returns None, because the plain pass does not measure its raw maps."""
 
     def _leave(
         self,
@@ -118,10 +119,11 @@ def _spread(shared: Sequence[tuple[Operation, Tensor]], weights: Sequence[Tensor
 
 
 def _bypass(outer: Tensor, stride: int, edges: Sequence[Edge], shares: Tensor, nodes: Sequence[NodeInputs]) -> None:
-    """Sends the channels that no operation sees along `edges`, each scaled by its entry of `shares`."""
+    """Sends the channels that no operation sees along `edges`, each scaled by its entry of
+    `shares`."""
     if stride == 2:
         outer = F.max_pool2d(outer, 2, 2, ceil_mode=True)
-    # Edge by edge: a list as an index would have to be copied to the device, which no CUDA graph can.
+    # Edge by edge, because an index list would be copied to the device, which no CUDA graph can do.
     scales = torch.stack([shares[edge.row] for edge in edges])
     for edge, term in zip(edges, spread([outer], scales.unsqueeze(1)), strict=True):
         nodes[edge.target].bypass.append(term)

@@ -20,9 +20,10 @@ class CellTables(NamedTuple):
     """The tables of one plan on one device."""
 
     nodes: list[Tensor]
-    """For each node [entries, 3]: map (states count on from the maps), weight, 1 if it is normalised."""
+    """For each node [entries, 3]: map (states count on from the maps), weight, 1 if it is
+    normalised."""
     rounds: dict[int, dict[str, Tensor]]
-    """By the first source of a round, then by the kernel and the half that a table is for."""
+    """The tables of each round, found by its first source and by the kernel that reads them."""
 
 
 def write_tables(plan: CellPlan, device: torch.device) -> CellTables:
@@ -57,7 +58,8 @@ def _of_round(plan: CellPlan, current: Round) -> dict[str, Rows]:
         return branch.stencils[stage].kernel, branch.stencils[stage].dilation
 
     def gradient(index: int, branch: Chain) -> tuple[int, int]:
-        """Returns the index of the gradient that enters a branch's first stencil, and the row of its coefficients.
+        """Returns the gradient that enters a branch's first stencil, and the row of its
+        coefficients.
 
         The gradients of second halves are stored after those of the nodes.
         """
@@ -97,13 +99,19 @@ def _of_round(plan: CellPlan, current: Round) -> dict[str, Rows]:
 
 
 def _starts(owners: Iterable[int], count: int) -> Rows:
-    """Where the rows of each of `count` owners begin in a table whose rows belong to `owners`, in rising order."""
+    """Returns the row at which each of `count` owners begins, and the end of the last.
+
+    `owners` has the owner of each row of a table, in rising order.
+    """
     owners = list(owners)
     return [(sum(owner < limit for owner in owners),) for limit in range(count + 1)]
 
 
 def _to_device(tables: dict[tuple[int, str], Rows], device: torch.device) -> dict[tuple[int, str], Tensor]:
-    """Every table as int32 on `device`, all in one copy; each begins at a multiple of 16 bytes, as kernels expect it."""
+    """Returns every table as int32 on `device`, all moved by one copy.
+
+    Each begins at a multiple of 16 bytes, as the kernels expect it.
+    """
     values: list[int] = []
     begins = {}
     for name, table in tables.items():

@@ -1,4 +1,4 @@
-"""One cell of the supernet: input states in, one state out, under a table of mixing weights."""
+"""One cell of the supernet: it maps input states to one state under a table of mixing weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +18,23 @@ from supernet.spaces.skeleton import CellPosition
 from supernet.spaces.space import SearchSpace
 
 EXECUTORS = 64
-"""Most executors that a cell keeps: one for each path that was sampled last."""
+"""The most executors that a cell keeps, one for each of its latest paths."""
 
 Keep = Sequence[Sequence[bool]]
 """[edges][candidates]: which operations exist."""
 
 Kernels = Literal["auto", "reference", "fused"]
-"""auto: fused kernels on a GPU that supports them; reference: plain torch, one call an edge and operation; fused: the fused
-formulation on every device, where Triton's interpreter or plain torch stands in for a kernel (for tests)."""
+"""auto: fused kernels on a GPU that supports them, else plain torch; reference: plain torch, one
+call an edge and operation; fused: the fused form on every device, with Triton's interpreter or
+plain torch in place of a kernel (for tests)."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What a bank computes: candidate number `column` on those `edges` (rows of the mixture) that leave state `source`."""
+    """The work of one bank: candidate number `column` on `edges` that leave state `source`.
+
+    Edges are numbered by the rows of the mixture.
+    """
 
     source: int
     column: int
@@ -38,11 +42,12 @@ class Slot:
 
 
 class MixedCell(nn.Module):
-    """Every node is the sum over its edges and candidates of weight * operation(source).
+    """A cell of which each node is the sum of weight * operation(source) over edges and candidates.
 
-    `keep` [edges, candidates] says which operations exist; one that does not has no weights and no cost. Only channels /
-    `partial` of each state go through operations; the rest bypasses them, scaled by the sum of the edge's weights (1 for a
-    softmax, the edge's beta under edge normalisation), and is shuffled in (PC-DARTS, Xu et al. 2020, section 3.2).
+    `keep` [edges, candidates] says which operations exist; one that is left out has no weights and
+    no cost. Only channels / `partial` of each state go through operations; the rest bypasses them,
+    scaled by the sum of the edge's weights (1 for a softmax, the edge's beta under edge
+    normalisation), and is shuffled in (PC-DARTS, Xu et al. 2020, section 3.2).
     """
 
     def __init__(
@@ -68,10 +73,11 @@ class MixedCell(nn.Module):
         self.rebuild(keep, partial)
 
     def rebuild(self, keep: Keep, partial: int, like: Tensor | None = None) -> list[Move]:
-        """Makes the banks for `keep` and `partial`; weights of operations that were there before stay.
+        """Makes the banks for `keep` and `partial`; weights of operations that were there before
+        stay.
 
-        A bank of which nothing changes stays the same object; for the others the moves say which parameter became which. New
-        weights take device and dtype from `like`.
+        A bank that does not change stays the same object; for the others the returned moves say
+        which parameter became which. New weights take device and dtype from `like`.
         """
         moves: list[Move] = []
         slots: dict[str, Slot] = {}
@@ -136,11 +142,12 @@ class MixedCell(nn.Module):
         cast: Cast | None = None,
         bypass: Tensor | None = None,
     ) -> Tensor:
-        """Input states to the cell's output [B, len(concat) * C, H, W].
+        """Maps input states to the cell's output [B, len(concat) * C, H, W].
 
-        `weights` [edges, candidates]. With `chosen`, one candidate an edge (-1: none at all), only those operations run. `cast`
-        has weights of the preprocessing that autocast need not cast any more. `bypass` [edges] scales the channels that pass
-        the operations by; None: the sums of the edges' weights.
+        `weights` is [edges, candidates]. With `chosen`, one candidate an edge (-1: none at all),
+        only those operations run. `cast` has weights of the preprocessing that autocast need not
+        cast any more. `bypass` [edges] scales the channels that pass the operations by; None: the
+        sums of the edges' weights.
         """
         states = [_preprocessed(layer, source, cast or {}) for layer, source in zip(self.preprocess, inputs, strict=True)]
         return self._executor(chosen, states[0])(states, weights, bypass)
@@ -189,8 +196,8 @@ class MixedCell(nn.Module):
     def largest_offset(self) -> float | None:
         """Returns the largest |mean| / standard deviation of a raw map in the last fused calls.
 
-        None where there was none. The error of a normalised value in bfloat16 grows with it: 0.002,
-        0.018, 0.14 at 1, 10, 100.
+        It is None if there was none. The error of a normalised value in bfloat16 grows with it:
+        0.002, 0.018, 0.14 at 1, 10, 100.
         """
         found = [offset for executor in self.executors.values() if (offset := executor.largest_offset()) is not None]
         return max(found, default=None)

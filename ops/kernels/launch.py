@@ -29,7 +29,7 @@ LARGEST = 2**31
 """Elements that a map must stay below: offsets within one are 32-bit numbers."""
 
 INTERPRETED = triton is not None and os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether Triton's interpreter stands in for the compiler, on the CPU: for tests."""
+"""True if Triton's interpreter stands in for the compiler, on the CPU: for tests."""
 
 COUNT, MEAN, SQUARES = range(3)
 """The rows of a part of statistics [..., 3, C]: number of values, mean, sum of squared deviations
@@ -90,7 +90,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float 
         _recorded.append(Launch(kernel, grid, arguments, constants, warps))
         return True
     try:
-        with torch.cuda.device_of(arguments[0]):  # Triton starts kernels on the current device, wherever the tensors are
+        # Triton starts kernels on the current device, wherever the tensors are.
+        with torch.cuda.device_of(arguments[0]):
             kernel[grid](*arguments, **constants, num_warps=warps)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise

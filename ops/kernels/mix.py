@@ -104,7 +104,8 @@ def _launch_mix(maps: Tensor, states: Tensor, stats: Tensor, weights: Tensor, en
 def mix(maps: Tensor, states: Tensor, stats: Tensor, weights: Tensor, entries: Tensor, out: Tensor) -> None:
     """Computes a node: the sum over its R entries of weight * (normalised) map.
 
-    maps: [M, B, H, W, C].  states: [Q, B, H, W, C], further maps, numbered on from M, that are never normalised.
+    maps: [M, B, H, W, C].  states: [Q, B, H, W, C], further maps, numbered on from M, that are
+        never normalised.
     stats: [M, 3, C] from `statistics`.  weights: contiguous, any shape, float32; read flat.
     entries: int32 [R, 3]: map, index of its weight, 1 if it is normalised.  out: [B, H, W, C].
     """
@@ -273,8 +274,9 @@ def mix_gradient(gradients: Tensor, maps: Tensor, coefficients: Tensor, table: T
     * g + c2 * z + c3 (`norm_gradient`).
 
     gradients: [Q, B, H, W, C], of the nodes.  maps: [M, B, H, W, C].  coefficients: [R, 3, C].
-    table: int32 [Z, 3]: gradient, coefficients, map z (-1: not normalised, c2 counts for nothing); output n has the rows
-    starts[n] to starts[n + 1].  starts: int32 [N + 1].  out: [N, B, H, W, C].
+    table: int32 [Z, 3]: gradient, coefficients, map z (-1: not normalised, c2 counts for nothing);
+        output n has the rows starts[n] to starts[n + 1].  starts: int32 [N + 1].  out: [N, B, H, W,
+        C].
     """
     if not (runs_kernel(out) and _launch_mix_gradient(gradients, maps, coefficients, table, starts, out)):
         mix_gradient_reference(gradients, maps, coefficients, table, starts, out)

@@ -169,8 +169,10 @@ def pool(inputs: Tensor, table: Tensor, stride: int, out: Tensor, index: Tensor,
     average.
 
     inputs: [I, B, H, W, C].  table: int32 [N, 2]: input, AVERAGE or MAXIMUM; the maxima come first.
-    out: [N, B, ceil(H / stride), ceil(W / stride), C].  partial: out, [N, P, 3, C], statistics of `out` as stored.
-    index: out, uint8 [maxima, B, Ho, Wo, C]: which tap of the window, 0 to 8 row by row, holds it; the first of equals.
+    out: [N, B, ceil(H / stride), ceil(W / stride), C].  partial: out, [N, P, 3, C], statistics of
+        `out` as stored.
+    index: out, uint8 [maxima, B, Ho, Wo, C]: which tap of the window, 0 to 8 row by row, holds it;
+        the first of equals.
     """
     if not (runs_kernel(inputs) and _launch_pool(inputs, table, stride, out, index, partial)):
         pool_reference(inputs, table, stride, out, index, partial)
@@ -293,8 +295,9 @@ def pool_backward(gradients: Tensor, index: Tensor, table: Tensor, starts: Tenso
     """Adds the gradients that come back through pools and skips to those of their inputs.
 
     gradients: [N, B, Ho, Wo, C].  index: uint8 [maxima, B, Ho, Wo, C] from `pool`.
-    table: int32 [Z, 3]: gradient, then AVERAGE, MAXIMUM or IDENTITY (for stride 1 alone), then which of `index` (0 for no
-    maximum); input i has the rows starts[i] to starts[i + 1].  starts: int32 [I + 1].
+    table: int32 [Z, 3]: gradient, then AVERAGE, MAXIMUM or IDENTITY (for stride 1 alone), then
+        which of `index` (0 for no maximum); input i has the rows starts[i] to starts[i + 1].
+        starts: int32 [I + 1].
     out: [I, B, H, W, C], read and written.
     """
     if not (runs_kernel(out) and _launch_pool_backward(gradients, index, table, starts, stride, out)):

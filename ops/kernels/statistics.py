@@ -119,8 +119,10 @@ def _launch_statistics(partial: Tensor, stats: Tensor) -> bool:
 def statistics(partial: Tensor, stats: Tensor) -> None:
     """Combines statistics of parts of a batch by Chan's formula (Chan, Golub and LeVeque 1983).
 
-    partial: [N, P, 3, C], for each of N maps and P parts: count, mean, sum of squared deviations (count may be 0).
-    stats: out, [N, 3, C]: mean, 1 / sqrt(variance + 1e-5), and the unbiased variance that running statistics are made from.
+    partial: [N, P, 3, C], for each of N maps and P parts: count, mean, sum of squared deviations
+        (count may be 0).
+    stats: out, [N, 3, C]: mean, 1 / sqrt(variance + 1e-5), and the unbiased variance that running
+        statistics are made from.
     """
     if not (runs_kernel(partial) and _launch_statistics(partial, stats)):
         statistics_reference(partial, stats)
@@ -244,11 +246,15 @@ def norm_gradient(
     and c1 = weight for a map that is not normalised. The gradient of the weight is the sum of g n
     over batch, pixels and channels.
 
-    sums: [R, P, 2, C], parts of sum(g) and sum(g n) for each entry (n = z where it is not normalised).
+    sums: [R, P, 2, C], parts of sum(g) and sum(g n) for each entry (n = z where it is not
+        normalised).
     stats: [M, 3, C] from `statistics`.  weights: contiguous, any shape; read flat.
-    entries: int32 [R, 3]: map, index of its weight (-1: the weight is 1 and gets no gradient), 1 if it is normalised.
-    count: values a channel in a map, B * H * W.  batch_statistics: whether `stats` are this batch's.
-    coefficients: out, [R, 3, C].  weight_gradient: out, shaped like `weights`; written at the entries' indices alone.
+    entries: int32 [R, 3]: map, index of its weight (-1: the weight is 1 and gets no gradient), 1 if
+        it is normalised.
+    count: values a channel in a map, B * H * W.  batch_statistics: whether `stats` are this
+        batch's.
+    coefficients: out, [R, 3, C].  weight_gradient: out, shaped like `weights`; written at the
+        entries' indices alone.
     """
     arguments = sums, stats, weights, entries, count, batch_statistics, coefficients, weight_gradient
     if not (runs_kernel(sums) and _launch_norm_gradient(*arguments)):

@@ -287,11 +287,15 @@ def stencil(
 ) -> None:
     """Computes N branches of ReLU, depthwise and pointwise convolution over I maps.
 
-    inputs: [I, B, H, W, C].  norm: None, or [I, 3, C] from `statistics`: the input is normalised by it, before the ReLU.
+    inputs: [I, B, H, W, C].  norm: None, or [I, 3, C] from `statistics`: the input is normalised by
+        it, before the ReLU.
     Padding is zero after the ReLU.
-    weights: packed, flat, float32; a depthwise weight is [C, k, k] and a pointwise one [C out, C in], in row-major order.
-    table: int32 [N, 5]: input, k, dilation, offset of the depthwise weight, offset of the pointwise one (multiples of 16).
-    out: [N, B, ceil(H / stride), ceil(W / stride), C], raw.  partial: out, [N, P, 3, C], statistics of `out` as stored.
+    weights: packed, flat, float32; a depthwise weight is [C, k, k] and a pointwise one [C out, C
+        in], in row-major order.
+    table: int32 [N, 5]: input, k, dilation, offset of the depthwise weight, offset of the pointwise
+        one (multiples of 16).
+    out: [N, B, ceil(H / stride), ceil(W / stride), C], raw.  partial: out, [N, P, 3, C], statistics
+        of `out` as stored.
     """
     if not (runs_kernel(inputs) and _launch(inputs, norm, weights, table, stride, out, partial)):
         stencil_reference(inputs, norm, weights, table, stride, out, partial)

@@ -108,10 +108,10 @@ def _stencil_backward(
     SIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """One part of the tiles of one branch: dy in one block of its channels, the input's.
+    """Computes one part of the tiles of one branch: dy in one block of its input channels.
 
-    The pointwise convolution's weight gradient is split by chunks of its output channels, too. What
-    programs that differ in the chunk alone have in common, each of them writes: the same values.
+    The pointwise convolution's weight gradient is split by chunks of its output channels, too.
+    Programs that differ in the chunk alone all write their common results, with the same values.
     """
     part, parts, branch = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
     block, chunk = tl.program_id(2) % (C // BLOCK), tl.program_id(2) // (C // BLOCK)
@@ -268,12 +268,14 @@ def stencil_backward(
     `norm_gradient`), and the depthwise output is computed again. All weight gradients come from one
     pass over input and gradient.
 
-    gradients: [Q, B, Ho, Wo, C].  maps: [M, B, Ho, Wo, C], raw outputs of the stencil.  coefficients: [R, 3, C].
+    gradients: [Q, B, Ho, Wo, C].  maps: [M, B, Ho, Wo, C], raw outputs of the stencil.
+        coefficients: [R, 3, C].
     inputs, norm, weights, stride: as the stencil had them.
-    table: int32 [N, 8]: gradient, map, coefficients, input, k, dilation, offset of the depthwise weight, of the pointwise one.
+    table: int32 [N, 8]: gradient, map, coefficients, input, k, dilation, offset of the depthwise
+        weight, of the pointwise one.
     out: [N, B, Ho, Wo, C], gradients of the depthwise outputs.
-    partial: out, [P, L] with L the size of `weights`: parts of the gradient of the weights, written where the table's weights
-    lie and only there; None: no gradient of weights is wanted.
+    partial: out, [P, L] with L the size of `weights`: parts of the gradient of the weights, written
+        where the table's weights lie and only there; None: no gradient of weights is wanted.
     """
     arguments = gradients, maps, coefficients, inputs, norm, weights, table, stride, out, partial
     if not (runs_kernel(inputs) and _launch_backward(*arguments)):
@@ -339,7 +341,7 @@ def _stencil_input_gradient(
     STRIDE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
 ) -> None:
-    """One part of the tiles of one input, in one block of channels.
+    """Computes one part of the tiles of one input, in one block of channels.
 
     The pixels of a tile are alike modulo the stride, so that a tap meets outputs from all of them
     or from none, and is skipped where it meets none. Tile by tile that remainder, the phase, takes
@@ -470,10 +472,13 @@ def stencil_input_gradient(
 
     gradients: [N, B, Ho, Wo, C] from `stencil_backward`.
     inputs [I, B, H, W, C], norm, weights, stride: as the stencil had them.
-    table: int32 [N, 4]: gradient, k, dilation, offset of the depthwise weight; input i has the rows starts[i] to starts[i + 1].
+    table: int32 [N, 4]: gradient, k, dilation, offset of the depthwise weight; input i has the rows
+        starts[i] to starts[i + 1].
     starts: int32 [I + 1].  accumulate: add to `out` instead of overwriting it.
-    out: [I, B, H, W, C], the sum over the input's branches, 0 where the (normalised) input is not above 0.
-    sums: None, or out, [I, P, 2, C]: parts of sum(out) and of sum(out * normalised input), as `norm_gradient` takes them.
+    out: [I, B, H, W, C], the sum over the input's branches, 0 where the (normalised) input is not
+        above 0.
+    sums: None, or out, [I, P, 2, C]: parts of sum(out) and of sum(out * normalised input), as
+        `norm_gradient` takes them.
     """
     arguments = gradients, inputs, norm, weights, table, starts, stride, accumulate, out, sums
     if not (runs_kernel(inputs) and _launch_input_gradient(*arguments)):
