@@ -187,7 +187,7 @@ def test_what_is_no_run_of_a_search_is_refused(find: Find, tmp_path: Path) -> No
         (("space: nasbench201", "space: mine"), "/config.yaml: space: unknown space 'mine'"),
         (("epochs: 2", "epochs: 3"), "/checkpoints/epoch_0002.pt: of another run (config_hash "),
         (("epochs: 2", "epochs: two"), "/config.yaml: epochs: must be a whole number, not two"),
-        (("epochs: 2", "- ["), "/config.yaml, line 17: not plain YAML: "),
+        (("epochs: 2", "- ["), "/config.yaml, line "),
     ],
 )
 def test_a_configuration_that_is_not_that_of_a_known_search_is_refused(
