@@ -1,4 +1,4 @@
-"""What a fit can be told, and the settings of search and retraining that suit the images."""
+"""The configuration of a fit, and the settings of search and retraining that suit the images."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -24,19 +24,21 @@ IMAGENET_SIZE = 96
 """Pixels a side from which on the stem reduces images eightfold before the first cell."""
 _SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
 _FEWEST_IMAGES = 16
-_IMBALANCED = 3.0  # times as many images in the largest class as in the smallest: then classes are weighed
-# A search that looks at a part of the images looks at up to so many times more to have so many of the rarest class.
+_IMBALANCED = 3.0  # ratio of the largest class to the smallest from which on classes are weighed
+# A search that sees a part of the images takes up to so many times more, to have so many of the
+# rarest class.
 _MORE_FOR_RARE = 4
 _OF_RAREST = 8
 
 
 @dataclass
 class FitConfig(RunConfig):
-    """From images to a trained network: a search, a retraining and an export, with settings that suit the data."""
+    """The way from images to a trained network: a search, a retraining and an export, with settings
+    that suit the data."""
 
     data: str = ""
-    """The images: a folder with a folder of images for each class, an .npz file with arrays x_train, y_train, x_test and
-    y_test, or the name of a data set (digits, cifar10 ...)."""
+    """The images: a folder with a folder of images for each class, an .npz file with arrays
+    x_train, y_train, x_test and y_test, or the name of a data set (digits, cifar10 ...)."""
     root: str = "data"
     """For a data set by name: the folder that holds its files."""
     download: bool = False
@@ -44,18 +46,20 @@ class FitConfig(RunConfig):
     method: str = "darts"
     """Method of the search, any of those that are called as python -m search.METHOD."""
     effort: Effort = "auto"
-    """How much is computed: quick (small networks, for a CPU), normal (for a GPU), full (as published); auto: quick on a CPU,
-    normal on a GPU."""
+    """The amount of computation: quick (small networks, for a CPU), normal (for a GPU), full (as
+    published); auto: quick on a CPU, normal on a GPU."""
     size: int | None = None
     """Pixels a side that images are resized to; null: chosen by the images and the effort."""
     flip: bool | None = None
-    """Mirror half of the training images left to right; null: those in colour, not those in shades of grey (a folder is grey
-    where all of its files are), which often are writing. Switch it off where left is not right."""
+    """Mirror half of the training images left to right; null: those in colour, not those in shades
+    of grey (a folder is grey where all of its files are), which often are writing. Switch it off
+    where left is not right."""
     random_genotypes: int = field(default=0, metadata=MAY_CHANGE)
-    """So many random genotypes are trained in the same way, to see whether the search was worth it."""
+    """Number of random genotypes that are trained in the same way, to see whether the search was
+    worth it."""
     export: Export = "torch_export"
-    """Form of the exported network: torch_export (torch.export.load reads it), onnx (needs pip install 'fusenas[export]');
-    none: do not export."""
+    """Form of the exported network: torch_export (torch.export.load reads it), onnx (needs pip
+    install 'fusenas[export]'); none: do not export."""
     skip_unreadable: bool = False
     """Leave out files that are no readable images, instead of refusing the folder."""
 
@@ -72,15 +76,15 @@ class FitConfig(RunConfig):
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What the training images look like at first summary."""
+    """A summary of the training images: numbers, size, colour."""
 
     counts: tuple[int, ...]
-    """Images of each class."""
+    """Number of images of each class."""
     channels: int
     side: int
     """Pixels of the shorter side: the median over images."""
     alike: bool
-    """All are square and of one size, so that nothing has to be resized."""
+    """Whether all are square and of one size, so that nothing has to be resized."""
 
     @property
     def images(self) -> int:
@@ -89,7 +93,7 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class _Stage:
-    """How large a network is, and how long it is trained."""
+    """The size of a network, and the length of its training."""
 
     steps: int
     batch_size: int
@@ -107,7 +111,7 @@ class _Stage:
 
 @dataclass(frozen=True)
 class _Budget:
-    """What a fit may cost."""
+    """The limits of the cost of a fit."""
 
     search: _Stage
     retrain: _Stage
@@ -115,7 +119,8 @@ class _Budget:
     drop_path: float
     cutout: bool
     thrifty: bool
-    """The search looks at no more images than its steps can see in its shortest epochs, and measures seldom."""
+    """Whether the search takes only as many images as its steps see in the fewest epochs, and
+    measures seldom."""
 
 
 _BUDGETS = {
@@ -140,12 +145,13 @@ _BUDGETS = {
 def suitable(
     config: FitConfig, data: DataConfig, summary: DataSummary, device: torch.device
 ) -> tuple[SupernetSearchConfig, RetrainConfig]:
-    """Settings of the search and of the retraining.
+    """Returns the settings of the search and of the retraining.
 
-    `full` are those of DARTS (Liu et al. 2019); the others spend less: narrower and shallower networks and fewer steps, with
-    higher learning rates. Epochs follow from the number of images, so that any data set gets about the same number of steps,
-    but no more epochs than published; `quick` searches on smaller images and, of many, on a part. Raises ValueError where there
-    are too few images.
+    `full` are those of DARTS (Liu et al. 2019); the others spend less: narrower and shallower
+    networks and fewer steps, with higher learning rates. Epochs follow from the number of images,
+    so that any data set gets about the same number of steps, but no more epochs than published;
+    `quick` searches on smaller images and, of many, on a part. Raises ValueError if there are too
+    few images.
     """
     if summary.images < _FEWEST_IMAGES:
         raise FieldError("data", f"{summary.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
@@ -167,7 +173,8 @@ def suitable(
 
 
 def _sized(config: FitConfig, data: DataConfig, summary: DataSummary, largest: int) -> tuple[DataConfig, Stem]:
-    """The images at a size of at most `largest`, how they are cropped at random, and the stem that suits them."""
+    """Returns settings of the images at a size of at most `largest`, their random crops, and the
+    stem that suits them."""
     size = min(config.size, largest) if config.size else _chosen_size(summary, largest)
     side = size or summary.side
     if side < IMAGENET_SIZE:
@@ -176,7 +183,8 @@ def _sized(config: FitConfig, data: DataConfig, summary: DataSummary, largest: i
 
 
 def _chosen_size(summary: DataSummary, largest: int) -> int | None:
-    """None where images are alike and small enough; else the largest usual size that makes nothing up."""
+    """Returns None if images are alike and small enough; else the largest usual size that makes
+    nothing up."""
     if summary.alike and summary.side <= largest:
         return None
     return max((size for size in _SIZES if size <= min(largest, summary.side)), default=_SIZES[0])
@@ -203,7 +211,8 @@ def _search(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataS
     }
     if isinstance(defaults, SearchConfig):
         changes["channels"] *= defaults.partial
-        # Adam moves an alpha by about its rate a step: with fewer steps than published alphas have to go as far.
+        # Adam moves an alpha by about its rate a step: with fewer steps than published alphas have
+        # to go as far.
         steps = epochs * max(1, images // batch_size)
         rate = min(0.07, defaults.alphas.lr * max(1.0, _BUDGETS["full"].search.steps / steps))
         changes["alphas"] = replace(defaults.alphas, lr=rate)
@@ -214,11 +223,12 @@ def _search(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataS
 
 
 def _limited(data: DataConfig, summary: DataSummary, enough: int) -> DataConfig:
-    """`enough` images, or more to have some of the rarest class, as each class keeps its share."""
+    """Returns `enough` images, or more to have some of the rarest class, as each class keeps its
+    share."""
     smallest = min(summary.counts)
     needed = math.ceil(summary.images * min(_OF_RAREST, smallest) / smallest)
     limit = min(max(enough, needed), _MORE_FOR_RARE * enough, summary.images)
-    # Of a class that is rarer still there is a single image, which would outweigh all others, or none.
+    # A class this rare would keep one image or none; one image must not outweigh all others.
     is_rarer = limit < summary.images and smallest * limit < 2 * summary.images
     return replace(data, limit=limit, class_weights="none" if is_rarer else data.class_weights)
 
@@ -226,7 +236,7 @@ def _limited(data: DataConfig, summary: DataSummary, enough: int) -> DataConfig:
 def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataSummary) -> RetrainConfig:
     stage = budget.retrain
     batch_size = _batch_size(summary.images, stage.batch_size)
-    # A size that is asked for is that of the network that comes out, whatever the search makes do with.
+    # A size that is asked for is that of the trained network; the search may make do with less.
     data, stem = _sized(config, data, summary, config.size or stage.largest_size)
     if budget.cutout and stem == "cifar":
         data = replace(data, cutout=(data.size or summary.side) // 2)

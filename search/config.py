@@ -13,7 +13,8 @@ from training.tasks.config import TrainingConfig
 
 @dataclass
 class SupernetSearchConfig(TrainingConfig):
-    """The settings of any search: its space, its supernet, and how the weights of that are trained."""
+    """The settings of any search: its space, its supernet, and how the weights of that are
+    trained."""
 
     space: str = "darts"
     """Search space: darts or nasbench201."""
@@ -22,19 +23,24 @@ class SupernetSearchConfig(TrainingConfig):
     cells: int = 8
     """Number of cells (nasbench201: of each of the three stages)."""
     stem: Stem = "cifar"
-    """What stands before the cells: cifar, one convolution; imagenet, three of stride 2, for images of 224 pixels a side."""
+    """What stands before the cells: cifar, one convolution; imagenet, three of stride 2, for images
+    of 224 pixels a side."""
     exclude: list[str] = field(default_factory=list)
     """Candidates of the space to leave out."""
     batch_statistics: bool | None = None
-    """Batch norm in cells uses the batch's statistics in evaluation, too; null: as the space was published."""
+    """Batch norm in cells uses the batch's statistics in evaluation, too; null: as the space was
+    published."""
     epochs: int = 50
-    """Passes over the share of the training data that trains the weights; none where nothing has to be trained."""
+    """Passes over the share of the training data that trains the weights; none where nothing has to
+    be trained."""
     batch_size: int = 64
     """Images a step, for each of the two levels where alphas are trained."""
     train_fraction: float = 0.5
-    """Share of the training images that trains the weights; the others train alphas, or architectures are evaluated on them."""
+    """Share of the training images that trains the weights; the others train alphas, or
+    architectures are evaluated on them."""
     tabular: str | None = field(default=None, metadata=MAY_CHANGE)
-    """A benchmark table (CSV, .gz) in which genotypes are looked up, for the log, the curves and the report alone."""
+    """A benchmark table (CSV, .gz) in which genotypes are looked up, for the log, the curves and
+    the report alone."""
     kernels: Literal["auto", "reference"] = "auto"
     """auto: Triton kernels on a GPU that they support; reference: plain torch everywhere."""
     weights: OptimizerConfig = field(default_factory=OptimizerConfig)

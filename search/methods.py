@@ -75,10 +75,12 @@ class Method(ABC, Generic[C]):
 
     @abstractmethod
     def planned_epochs(self, config: C) -> int:
-        """Returns the epochs of a search that nothing stops, with rounds of a selection or of evaluations."""
+        """Returns the epochs of a search that nothing stops, with rounds of a selection or of
+        evaluations."""
 
     def is_complete(self, config: C, history: Sequence[SearchEntry]) -> bool:
-        """Returns whether a search with this history has come to its end, on which --resume would not go.
+        """Returns whether a search with this history has come to its end, on which --resume would
+        not go.
 
         A search that `stop` ended before is not complete.
         """
@@ -86,7 +88,8 @@ class Method(ABC, Generic[C]):
 
     @abstractmethod
     def reopen(self, path: Path) -> object:
-        """Reads the run of this method in the directory `path` back: a `search.finished.SearchRun`, whose `open` calls it.
+        """Reads the run of this method in the directory `path` back: a `search.finished.SearchRun`,
+        whose `open` calls it.
 
         Raises InputError for a run that is damaged, or not of this method.
         """

@@ -1,6 +1,8 @@
-"""Checks of parts of your own: that a sampler, a relaxation or a space keeps the contract that a search relies on.
+"""Checks of parts of your own: that a sampler, a relaxation or a space keeps the contract that a
+search relies on.
 
-Each takes seconds, writes nothing that stays, and raises AssertionError with the rule that was broken, under any test runner:
+Each takes seconds, writes nothing that stays, and raises AssertionError with the rule that was
+broken, under any test runner:
 
     def test_my_sampler():
         check_sampler(Climber, SamplingConfig(space="nasbench201"))
@@ -34,10 +36,11 @@ Told = Callable[[list[Genome]], list[Genome]]
 def check_sampler(sampler: MakeSampler, config: SamplingConfig, asks: int = 7) -> None:
     """Checks the contract of `search.Sampler` in the space and with the options that `config` has.
 
-    Every proposal is an architecture of the space. A sampler may be asked again before it is told, may be told late, in part or
-    not at all; it goes on bit for bit from a checkpoint of its `state_dict`; and its seed alone decides what it proposes.
-    `asks` is the number of asks in each part of the check, which should be enough for whatever the sampler does in turns and
-    far too few to exhaust the space.
+    Every proposal is an architecture of the space. A sampler may be asked again before it is told,
+    may be told late, in part or not at all; it goes on bit for bit from a checkpoint of its
+    `state_dict`; and its seed alone decides what it proposes. `asks` is the number of asks in each
+    part of the check, which should be enough for whatever the sampler does in turns and far too few
+    to exhaust the space.
 
     Raises:
         AssertionError: the sampler breaks one of these rules; the message says which.
@@ -66,7 +69,8 @@ def example_costs(genome: Genome) -> dict[str, float]:
 
 
 def example_score(genome: Genome) -> float:
-    """Returns the share of edges with candidate 3, plus a little that differs between all architectures."""
+    """Returns the share of edges with candidate 3, plus a little that differs between all
+    architectures."""
     return sum(column == 3 for column in genome) / len(genome) + 0.1 * Random(str(genome)).random()
 
 
@@ -110,7 +114,8 @@ def _check_genome(sampler: Sampler, genome: Genome, method: str) -> None:
 
 
 def _advance(sampler: Sampler, asks: int, told: Told = _all) -> list[tuple[list[Genome], float]]:
-    """Proposals and evaluation share of each ask; of every ask the sampler is told the scores of what `told` leaves of it."""
+    """Proposals and evaluation share of each ask; of every ask the sampler is told the scores of
+    what `told` leaves of it."""
     asked = []
     for _ in range(asks):
         genomes = _ask(sampler)
@@ -140,7 +145,8 @@ def _check_early_asks(sampler: Sampler, asks: int) -> None:
 
 
 def _check_resume(new: Callable[[], Sampler], before: int, asks: int) -> None:
-    """Saves before an ask and between an ask and its scores; of earlier asks a part has been told."""
+    """Saves before an ask and between an ask and its scores; of earlier asks a part has been
+    told."""
     sampler = new()
     _advance(sampler, before, _every_second)
     idle = sampler.state_dict()
@@ -165,7 +171,8 @@ def _check_resume(new: Callable[[], Sampler], before: int, asks: int) -> None:
 
 @contextmanager
 def _other_random_states() -> Iterator[None]:
-    """Global random states, on which nothing may depend, are others inside; afterwards they are as before."""
+    """Global random states, on which nothing may depend, are others inside; afterwards they are as
+    before."""
     plain, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(7)
     np.random.seed(7)
@@ -179,11 +186,13 @@ def _other_random_states() -> Iterator[None]:
 
 
 def check_relaxation(relaxation: Relaxation) -> None:
-    """Checks the contract of `search.Relaxation` on tied [edges, candidates] and untied [cells, edges, candidates] alphas.
+    """Checks the contract of `search.Relaxation` on tied [edges, candidates] and untied
+    [cells, edges, candidates] alphas.
 
-    Weights have the shape and the type of the alphas and are finite. A candidate that is gone has neither weight nor gradient,
-    and neither has an edge without candidates. `mean` has nothing random, `sample` nothing but torch's generator. A sample of a
-    relaxation that says `one_path` has one candidate an edge, of weight 1; one that is not `tempered` does not depend on the
+    Weights have the shape and the type of the alphas and are finite. A candidate that is gone has
+    neither weight nor gradient, and neither has an edge without candidates. `mean` has nothing
+    random, `sample` nothing but torch's generator. A sample of a relaxation that says `one_path`
+    has one candidate an edge, of weight 1; one that is not `tempered` does not depend on the
     temperature.
 
     Raises:
@@ -233,11 +242,13 @@ def _check_weights(relaxation: Relaxation, alphas: Tensor, keep: Tensor, tempera
 
 
 def check_space(space: SearchSpace) -> None:
-    """Checks that `space` can be searched and retrained: on images [2, 3, 8, 8], with the fewest cells that its skeleton takes.
+    """Checks that `space` can be searched and retrained: on images [2, 3, 8, 8], with the fewest
+    cells that its skeleton takes.
 
-    Any table of weights derives a genotype of the space, which its JSON text brings back and an encoding of samplers knows. A
-    supernet gives finite logits and gradients with any mixture, with one candidate everywhere, and along a path, which computes
-    what its one-hot mixture does. The network of a genotype gives finite logits and gradients.
+    Any table of weights derives a genotype of the space, which its JSON text brings back and an
+    encoding of samplers knows. A supernet gives finite logits and gradients with any mixture, with
+    one candidate everywhere, and along a path, which computes what its one-hot mixture does. The
+    network of a genotype gives finite logits and gradients.
 
     Raises:
         AssertionError: something of that does not hold; the message says what.

@@ -1,4 +1,4 @@
-"""The architecture parameters of a search, and every way from them to a mixture."""
+"""The architecture parameters of a search, and all ways from them to a mixture."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,15 +14,17 @@ from supernet import Path, SearchSpace
 from training.optim import linear
 
 Drawn = tuple[Mixture, Path | None]
-"""A mixture, and the path that alone runs under it, where it has only one operation an edge."""
+"""A mixture and, if it has one operation an edge, the path that alone runs under it."""
 
 
 class Architecture:
-    """Alphas {kind: [edges, candidates]} and, with edge normalisation, betas {kind: [edges]}; untied, a table a cell.
+    """Alphas {kind: [edges, candidates]} and, with edge normalisation, betas {kind: [edges]};
+    untied, a table a cell.
 
-    A weight of the mixture is relaxation(alpha), times the softmax of beta over the edges that enter the same node (PC-DARTS,
-    Xu et al. 2020, section 3.3), plus the auxiliary skip connection (DARTS-, Chu et al. 2021). Numbers that follow a
-    schedule are scalars on the device, as a CUDA graph reads them there.
+    A weight of the mixture is relaxation(alpha), times the softmax of beta over the edges that
+    enter the same node (PC-DARTS, Xu et al. 2020, section 3.3), plus the auxiliary skip connection
+    (DARTS-, Chu et al. 2021). Numbers that follow a schedule are scalars on the device, as a CUDA
+    graph reads them there.
     """
 
     def __init__(self, space: SearchSpace, config: SearchConfig, cells: Mapping[str, int] | None, device: torch.device) -> None:
@@ -46,16 +48,17 @@ class Architecture:
         self.begin_epoch(0)
 
     def parameters(self) -> list[nn.Parameter]:
-        """All that the architecture optimiser trains."""
+        """Returns all parameters that the architecture optimiser trains."""
         return [*self.alphas.values(), *self.betas.values()]
 
     def restrict(self, keep: Mapping[str, Tensor]) -> None:
-        """From now on only the candidates in `keep` {kind: bool [edges, candidates]} have weights."""
+        """Gives weights, from now on, to the candidates in `keep` {kind: bool [edges, candidates]}
+        alone."""
         self.keep = {kind: table.cpu() for kind, table in keep.items()}
         self._keep = {kind: table.to(self._device) for kind, table in keep.items()}
 
     def begin_epoch(self, epoch: int) -> None:
-        """Puts everything that follows a schedule where it is in that epoch (from 0)."""
+        """Sets everything that follows a schedule to its value in that epoch (from 0)."""
         config = self.config
         relaxation, regulariser, epochs = config.relaxation, config.regulariser, config.epochs
         self._temperature.fill_(linear(epoch, epochs, relaxation.temperature, relaxation.temperature_end))
@@ -63,7 +66,7 @@ class Architecture:
         self._auxiliary.fill_(config.auxiliary_skip * max(0.0, 1 - epoch / epochs))
 
     def schedule(self) -> dict[str, float]:
-        """What follows a schedule and is in use, for the curves."""
+        """Returns the values that follow a schedule and are in use, for the curves."""
         used = {
             "temperature": (self._temperature, self.relaxation.tempered),
             "auxiliary_skip": (self._auxiliary, self.config.auxiliary_skip > 0),
@@ -72,7 +75,7 @@ class Architecture:
         return {name: float(value) for name, (value, in_use) in used.items() if in_use}
 
     def draw(self) -> Drawn:
-        """A mixture for one step, differentiable in the parameters."""
+        """Draws a mixture for one step, differentiable in the parameters."""
         tables = {
             kind: self._normalized(kind, self.relaxation.sample(alpha, self._keep[kind], self._temperature))
             for kind, alpha in self.alphas.items()
@@ -80,16 +83,17 @@ class Architecture:
         return self._with_skip(tables), self._path(tables)
 
     def mean(self, alphas: Mapping[str, Tensor] | None = None) -> Mixture:
-        """The mixture without anything random and without the auxiliary skip: what is derived from and watched.
+        """Returns the mixture that a genotype is derived from: nothing random, no auxiliary skip.
 
-        With `alphas` theirs instead of the present ones.
+        It is that of `alphas`, if they are given, instead of the present ones.
         """
         alphas = self.alphas if alphas is None else alphas
         return {kind: self._normalized(kind, self.relaxation.mean(alpha, self._keep[kind])) for kind, alpha in alphas.items()}
 
     @torch.no_grad()
     def evaluated(self) -> Drawn:
-        """What the supernet's accuracy is measured with: nothing random, the strongest path where a step has only one."""
+        """Returns the mixture for the supernet's accuracy: nothing random, the strongest path if
+        steps have one path."""
         mean = self.mean()
         if not self.relaxation.one_path:
             return self._with_skip(mean), None
@@ -98,7 +102,7 @@ class Architecture:
         return tables, self._path(tables)
 
     def penalty(self) -> Tensor | None:
-        """The weighted regulariser, a scalar; None where there is none."""
+        """Returns the weighted regulariser, a scalar; None if there is none."""
         name = self.config.regulariser.name
         if name == "none":
             return None
@@ -107,7 +111,7 @@ class Architecture:
         return self._penalty * torch.stack(values).sum()
 
     def _normalized(self, kind: str, table: Tensor) -> Tensor:
-        """Each edge's weights times its share among the edges into the same node."""
+        """Multiplies each edge's weights by its share among the edges into the same node."""
         if not self.betas:
             return table
         present = self._keep[kind].any(-1)

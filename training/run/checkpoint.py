@@ -21,10 +21,12 @@ from base.texts import one_line
 from training.run.base import RunConfig
 from training.run.config import CONFIG_FILE, config_hash, config_to_dict, config_to_yaml
 
-# The first line of a run's config.yaml: by it a run is told from a directory that merely holds a file of this name.
+# The first line of a run's config.yaml; it tells a run from a directory that merely holds a file of
+# this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 _KIND_MARK = "# Kind: "
-# Behind it, in JSON, `RunConfig.run_files`: who overwrites a run may be a command that knows nothing of runs of its sort.
+# Behind it, in JSON, `RunConfig.run_files`: who overwrites a run may be a command that knows
+# nothing of runs of its sort.
 _FILES_MARK = "# Files: "
 _PATTERN = re.compile(r"(\w+/)?\w[\w.]*\*?[\w.]*")
 _CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
@@ -33,17 +35,19 @@ _PRIMITIVES = (type(None), bool, int, float, str)
 
 
 class RunDirectory:
-    """The directory of one run: config.yaml, log.txt, TensorBoard events, checkpoints/ and what the run results in."""
+    """The directory of one run: config.yaml, log.txt, TensorBoard events, checkpoints/ and
+    results."""
 
     def __init__(self, path: Path, config: RunConfig) -> None:
-        """Use `open`; this does not look at the directory."""
+        """Use `open`; this leaves the directory unread."""
         self.path = path
         self.config_hash = config_hash(config, ignore=config.may_change())
-        """Hash of what must stay the same over the whole run."""
+        """Hash of the settings that stay the same over the whole run."""
 
     @classmethod
     def check(cls, path: Path, config: RunConfig, resume: bool, overwrite: bool) -> None:
-        """Refuse what `open` would refuse, and change nothing: for the first moment of a run, before data are read.
+        """Raises the errors of `open` and changes nothing: for the beginning of a run, before data
+        are read.
 
         Raises:
             ValueError: see `open`.
@@ -67,15 +71,17 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path, config: RunConfig, resume: bool, overwrite: bool, kind: str | None = None) -> "RunDirectory":
-        """Make the directory ready and write config.yaml, after all of `check`.
+        """Makes the directory ready and writes config.yaml, after all of `check`.
 
-        `overwrite` removes the files of the run that is there, so open only when the rest of the input is known to be good.
-        `resume` of a run that has no checkpoint yet starts it from the beginning. The fields that `RunConfig.may_change` names
-        may then differ from the saved ones. config.yaml says of what `kind` the run is, which `read_kind` returns.
+        `overwrite` removes the files of the run that is there, so open only when the rest of the
+        input is known to be good. `resume` of a run that has no checkpoint yet starts it from the
+        beginning. The fields that `RunConfig.may_change` names may then differ from the saved ones.
+        config.yaml says of what `kind` the run is, which `read_kind` returns.
 
         Raises:
-            ValueError: the directory holds a run and neither flag is given, or something that is no run; there is nothing to
-                resume; the saved configuration is another one; the directory cannot be written.
+            ValueError: the directory holds a run and neither flag is given, or something that is no
+                run; there is nothing to resume; the saved configuration is another one; the
+                directory cannot be written.
         """
         cls.check(path, config, resume, overwrite)
         is_new = not path.exists()
@@ -94,12 +100,14 @@ class RunDirectory:
         return cls(path, config)
 
     def checkpoints(self, kind: str, keep: int = 2) -> "Checkpoints":
-        """The checkpoints of this run; those of another `kind` ("search", "retrain") or configuration are refused."""
+        """Returns the checkpoints of this run; another `kind` ("search", "retrain") or
+        configuration is refused."""
         return Checkpoints(self.path, keep, {"kind": kind, "config_hash": self.config_hash})
 
 
 def read_kind(path: Path) -> str:
-    """Returns the kind of the run in the directory `path`: the name of a method of search, or "retrain".
+    """Returns the kind of the run in the directory `path`: the name of a method of search, or
+    "retrain".
 
     Raises InputError where there is no run, or one that does not say it.
     """
@@ -113,7 +121,8 @@ def read_kind(path: Path) -> str:
 
 
 def kind_of_run(path: Path) -> str | None:
-    """Returns the kind of the run in the directory `path`; None where there is no run, or one that does not say it.
+    """Returns the kind of the run in the directory `path`; None where there is no run, or one that
+    does not say it.
 
     Raises InputError where config.yaml cannot be read.
     """
@@ -134,11 +143,15 @@ def check_directory(path: Path) -> None:
 class Checkpoints:
     """The newest `keep` checkpoints of a run, in `directory`/checkpoints/epoch_0012.pt.
 
-    A file is one line with a SHA-256 and then, covered by it, what `torch.save` makes of the state and the header.
+    A file is one line with a SHA-256 and then, covered by it, the state and the header by
+    `torch.save`.
     """
 
     def __init__(self, directory: Path, keep: int = 2, header: Mapping[str, str] | None = None) -> None:
-        """`directory` is that of the run. `header`: what a checkpoint must have been saved with to be loaded."""
+        """`directory` is that of the run.
+
+        A checkpoint is loaded only if it was saved with `header`.
+        """
         if keep < 1:
             raise InputError(f"keep: at least 1 checkpoint must stay, not {keep}")
         self.directory = directory / "checkpoints"
@@ -146,12 +159,12 @@ class Checkpoints:
         self.header = dict(header or {})
 
     def save(self, epoch: int, state: dict[str, Any]) -> Path:
-        """Write the state after `epoch` epochs, then delete all but the newest `keep`.
+        """Writes the state after `epoch` epochs, then deletes all but the newest `keep`.
 
         `state` holds tensors, None, bool, int, float, str, and dicts, lists and tuples of them.
 
         Raises:
-            TypeError: something else is in `state`; loading would refuse it.
+            TypeError: another type is in `state`; loading would refuse it.
             OSError: the file cannot be written; all earlier checkpoints are still there.
         """
         buffer = io.BytesIO()
@@ -165,13 +178,15 @@ class Checkpoints:
         return path
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Returns what `latest` does, for a run that goes on: what a killed write has left is removed."""
+        """Returns what `latest` does, for a run that goes on: what a killed write has left is
+        removed."""
         for leftover in self.directory.glob("epoch_*.pt.tmp"):
             leftover.unlink(missing_ok=True)
         return self.latest()
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Returns the newest checkpoint, its epoch and its state on the CPU; None where there is none.
+        """Returns the newest checkpoint, its epoch and its state on the CPU; None where there is
+        none.
 
         Nothing is changed, so that another process may write further ones.
 
@@ -196,7 +211,7 @@ class Checkpoints:
             raise InputError("the checkpoint is damaged or cut short")
         try:
             content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        except Exception as error:  # of any type; as the bytes are those that were saved, the versions differ
+        except Exception as error:  # errors of any type; as the bytes are those that were saved, the versions differ
             raise InputError("this version of torch cannot read the checkpoint") from error
         try:
             epoch, header, state = content["epoch"], dict(content["header"]), content["state"]
@@ -210,7 +225,7 @@ class Checkpoints:
         return epoch, state
 
     def _files(self) -> list[Path]:
-        """Oldest first."""
+        """Returns the files, oldest first."""
         files = (path for path in self.directory.glob("epoch_*.pt") if re.fullmatch(r"epoch_\d{4,}\.pt", path.name))
         return sorted(files, key=_epoch)
 
@@ -220,7 +235,10 @@ def _epoch(path: Path) -> int:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The state as it is written. Equal texts become one object: otherwise the bytes of a file would depend on which are."""
+    """Returns the state as it is written.
+
+    Equal texts become one object: otherwise the bytes would depend on which are.
+    """
     if type(value) is str:
         return sys.intern(value)
     if isinstance(value, torch.Tensor) or type(value) in _PRIMITIVES:
@@ -238,7 +256,8 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _check_writable(path: Path) -> None:
-    """The directory, or the nearest one above it that exists, can take new entries."""
+    """Raises InputError unless the directory, or the nearest one above it that exists, can take new
+    entries."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise InputError(f"{path}: the run directory cannot be made, {existing} is a file")
@@ -247,7 +266,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _is_empty(path: Path) -> bool:
-    """Nothing is there, or only what a run leaves that was killed while it began."""
+    """Says whether nothing is there, or only the files of a run that was killed while it began."""
     return all(entry.name == "config.yaml.tmp" for entry in path.iterdir())
 
 
@@ -278,7 +297,7 @@ def _check_same_config(path: Path, config: RunConfig) -> None:
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What nested dictionaries hold, by dotted name; an empty one is a value itself."""
+    """Returns the values of nested dictionaries by dotted name; an empty one is a value itself."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
@@ -286,7 +305,8 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _files_of_run(path: Path) -> list[str]:
-    """The patterns of its files that a run has written into its config.yaml; those that lead elsewhere are left out."""
+    """The patterns of its files that a run has written into its config.yaml; those that lead
+    elsewhere are left out."""
     lines = (path / CONFIG_FILE).read_text(encoding="utf-8", errors="replace").splitlines() if _is_run(path) else []
     text = next((line.removeprefix(_FILES_MARK) for line in lines if line.startswith(_FILES_MARK)), "[]")
     try:
@@ -298,7 +318,8 @@ def _files_of_run(path: Path) -> list[str]:
 
 
 def _remove_run(path: Path, patterns: Collection[str]) -> None:
-    """All files of the run but config.yaml, which is replaced last: killed in between, the directory is a run still."""
+    """Removes all files of the run but config.yaml, which is replaced last: killed in between, the
+    directory is a run still."""
     for pattern in sorted(patterns):
         for file in (*path.glob(pattern), *path.glob(f"{pattern}.tmp")):
             file.unlink()
@@ -306,6 +327,6 @@ def _remove_run(path: Path, patterns: Collection[str]) -> None:
         for file in (path / "checkpoints").glob(pattern):
             file.unlink()
     for name in sorted({"checkpoints", *(pattern.partition("/")[0] for pattern in patterns if "/" in pattern)}):
-        # Kept where it holds something that is not ours.
+        # The folder stays if it holds a file that is not ours.
         with contextlib.suppress(OSError):
             (path / name).rmdir()
