@@ -38,10 +38,12 @@ from search.sampling.trainer import SamplingSearch
 from supernet import Supernet, get_space
 from supernet.cell import Kernels
 from supernet.genotypes.published import read_genotype
+from training.hardware import Hardware
 from training.images.data import DataConfig, load_images
 from training.images.format import Images
 from training.report.markdown import table
 from training.run.checkpoint import RunDirectory
+from training.tasks.classification import Classification
 
 PUBLISHED_IMAGES = 25_000
 """Training images of an epoch of the published protocol on NAS-Bench-201."""
@@ -392,12 +394,14 @@ def _method_step(job: Job, name: str) -> Step:
     method = get_method(name)
     config, _ = method.parse(["--config", f"nasbench201_{name}", "--device", job.device, *small])
     images, run = random_images(4 * config.batch_size, 8 if job.small else 32), RunDirectory(Path("nowhere"), config)
+    hardware = Hardware.of(config, getattr(config, "graph", False))
+    task = Classification.of_images(config.data, images, hardware)
     if isinstance(method, SamplingMethod):
-        weights = SamplingSearch(method.sampler, config, images, run, None).weights
+        weights = SamplingSearch(method.sampler, config, task, run, hardware, None).weights
         assert weights is not None
         weights.network.train()
-        return partial(weights.steps, *next(weights.train.epoch(0)))
-    search = BilevelSearch(config, images, run)
+        return partial(weights.steps, next(iter(weights.train.epoch(0))))
+    search = BilevelSearch(config, task, run, hardware)
     search.network.train()
     return partial(search.graphed, *next(search.batches_of(0)))
 

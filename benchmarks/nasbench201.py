@@ -301,7 +301,8 @@ def curves(runs: Sequence[Run], table: Table) -> list[dict[str, Any]]:
                 "test_accuracy": row.test_accuracy, "valid_accuracy": row.valid_accuracy, "parameters": row.parameters,
                 "skips": skip_connections(Genotype.parse(text))["cell"],
                 "entropy": entry.entropy.get("cell") if isinstance(entry, SearchEpoch) else None,
-                **{name: getattr(entry, name, None) for name in ("eigenvalue", "supernet_accuracy", "derived_accuracy")},
+                "eigenvalue": entry.eigenvalue if isinstance(entry, SearchEpoch) else None,
+                **{name: entry.readings.get(name) for name in ("supernet_accuracy", "derived_accuracy")},
             })  # fmt: skip
     return points
 

@@ -23,12 +23,12 @@ from search.costs.tabular import Table
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.scores.proxies import ProxyScores, list_proxies
 from supernet import Genotype, get_space
-from training.hardware import choose_device
-from training.images.batches import Batches
-from training.images.data import DataConfig, load_images
-from training.images.format import Images
+from training.hardware import Hardware, choose_device
+from training.images.data import DataConfig
 from training.report.markdown import table as markdown
 from training.run.command import command
+from training.tasks.classification import Classification
+from training.tasks.task import Task
 
 PROG = "benchmarks.proxies"
 SPACE = "nasbench201"
@@ -65,14 +65,13 @@ def draw(table: Table, encoding: Encoding, settings: Settings) -> dict[Genome, f
     return {encoding.of_genotype(Genotype.parse(text)): table.rows[text].test_accuracy for text in texts}
 
 
-def score_all(genomes: Sequence[Genome], encoding: Encoding, images: Images, settings: Settings) -> dict[str, Result]:
+def score_all(genomes: Sequence[Genome], encoding: Encoding, task: Task, settings: Settings) -> dict[str, Result]:
     """The scores by every proxy; says when one is done."""
-    batches = Batches(images, settings.batch, settings.device, settings.seed, shuffle=True, stream="proxies")
-    batch, labels = next(batches.epoch(0))
+    batch = next(task.train.shuffled(settings.batch, settings.seed, "proxies").epoch(0))
     results = {}
     for name in list_proxies():
         score = ProxyScores(
-            encoding, name, settings.channels, settings.cells, batch, labels, images.classes, settings.seed, settings.device
+            encoding, name, settings.channels, settings.cells, batch, task.outputs, task.evaluation_loss, settings.seed
         )
         start = time.process_time()
         scores = [score(genome, 1.0) for genome in genomes]
@@ -123,8 +122,8 @@ def benchmark(options: argparse.Namespace, settings: Settings, typed: str) -> st
     """The record in Markdown."""
     encoding = Encoding(get_space(SPACE))
     known = draw(Table.read(options.tabular), encoding, settings)
-    images = load_images(DataConfig(name=options.name, root=options.root), "train")
-    results = score_all(list(known), encoding, images, settings)
+    task = Classification.open(DataConfig(name=options.name, root=options.root), Hardware(settings.device))
+    results = score_all(list(known), encoding, task, settings)
     facts = header(settings.device, f"seed {settings.seed}")
     size = f"C={settings.channels}, {settings.cells} cells a stage, {settings.batch} images of {options.name}"
     return (

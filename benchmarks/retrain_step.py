@@ -21,9 +21,11 @@ from retrain.trainer import Retraining
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from supernet.genotypes.published import read_genotype
-from training.hardware import Precision, choose_device
+from training.hardware import Hardware, Precision, choose_device
+from training.metrics import Batch
 from training.optim import OptimizerConfig, descend
 from training.report.markdown import table
+from training.tasks.classification import Classification
 
 PLAIN, OURS, OURS_EAGER = "plain, eager, float32, NCHW", "ours", "ours, no graph"
 DROP_PATH = 0.1  # what it is halfway through training
@@ -91,11 +93,13 @@ def our_step(settings: Settings, graph: bool | None = None) -> Step:
         device=str(settings.device),
         graph=graph,
     )
-    trainer = Retraining(config, settings.genotype, random_images(settings.batch, settings.size))
+    hardware = Hardware.of(config, graph)
+    task = Classification.of_images(config.data, random_images(settings.batch, settings.size), hardware)
+    trainer = Retraining(config, settings.genotype, task, hardware)
     trainer.network.train()
     assert isinstance(trainer.network.drop_path, Tensor)
     trainer.network.drop_path.fill_(DROP_PATH)
-    return partial(trainer.graphed, *random_batch(settings, torch.channels_last))
+    return partial(trainer.graphed, Batch(*random_batch(settings, torch.channels_last)))
 
 
 def random_batch(settings: Settings, memory: torch.memory_format) -> tuple[Tensor, Tensor]:

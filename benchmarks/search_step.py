@@ -32,12 +32,14 @@ from search.differentiable.trainer import BilevelSearch
 from supernet import get_space
 from supernet.cell import Kernels
 from training.graph import GraphedStep, new_capture
-from training.hardware import Precision, autocast, choose_device
+from training.hardware import Hardware, Precision, autocast, choose_device
 from training.images.data import DataConfig
 from training.images.format import Images
+from training.metrics import Batch
 from training.optim import OptimizerConfig, descend, new_optimizer
 from training.report.markdown import table
 from training.run.checkpoint import RunDirectory
+from training.tasks.classification import Classification
 
 PLAIN_NCHW, PLAIN_CHANNELS_LAST = "plain, NCHW", "plain, channels_last"
 PLAIN_EAGER, PLAIN_COMPILED, PLAIN_GRAPH = "plain, eager", "plain, compiled", "plain, CUDA graph"
@@ -118,8 +120,9 @@ def new_search(
         graph=graph,
         data=data or DataConfig(),
     )
-    images = images or random_images(2 * batch, settings.size)
-    search = BilevelSearch(config, images, RunDirectory(Path("nowhere"), config))
+    hardware = Hardware.of(config, graph)
+    task = Classification.of_images(config.data, images or random_images(2 * batch, settings.size), hardware)
+    search = BilevelSearch(config, task, RunDirectory(Path("nowhere"), config), hardware)
     for cell in search.network.mixed_cells():
         cell.kernels = kernels
     search.network.train()
@@ -129,7 +132,8 @@ def new_search(
 def our_step(settings: Settings, batch: int, kernels: Kernels = "auto", graph: bool | None = None) -> Step:
     """The step of such a search."""
     search = new_search(settings, batch, kernels, graph)
-    return partial(search.graphed, *random_batches(settings, batch, torch.channels_last))
+    train, labels, valid, valid_labels = random_batches(settings, batch, torch.channels_last)
+    return partial(search.graphed, Batch(train, labels), Batch(valid, valid_labels))
 
 
 def saved_megabytes(network: nn.Module, images: Tensor) -> float:

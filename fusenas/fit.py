@@ -30,9 +30,9 @@ from training.hardware import choose_device
 from training.images.data import DataConfig, list_datasets, load_images, stratified
 from training.images.format import Images
 from training.images.readers import folder, npz
-from training.metrics import Evaluation
 from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
+from training.tasks.classification import ClassificationEvaluation
 
 Arrays = Sequence[Any]
 """(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see `training.images.readers.npz`."""
@@ -51,7 +51,7 @@ class Fitted:
     logits [B, classes]. It normalises them itself."""
     class_names: tuple[str, ...]
     """Of each logit."""
-    test: Evaluation
+    test: ClassificationEvaluation
     """On the test part."""
     genotype: Genotype
     report: Path
@@ -178,6 +178,7 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
     files = () if config.export == "none" else export(result.run, config.export).files
     names = result.trained.format.class_names
     module = PixelNetwork(result.trained)
+    assert isinstance(result.test, ClassificationEvaluation)
     return Fitted(module, names, result.test, genotype, result.run / "report.html", files, run.path, result)
 
 

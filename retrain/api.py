@@ -3,14 +3,11 @@
 import json
 import math
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from base.checks import FieldError, InputError, Name
+from base.checks import FieldError, InputError
 from base.files import write_atomically
 from base.seeds import new_generator
 from retrain.config import RetrainConfig
@@ -24,9 +21,7 @@ from supernet.drawing.draw import draw_cell
 from supernet.genotypes.genotype import Genotype
 from supernet.genotypes.published import list_genotypes, read_genotype
 from supernet.spaces.space import get_space
-from training.hardware import choose_device
-from training.images.data import load_images, save_format, saved_format
-from training.images.format import ImageFormat, Images
+from training.hardware import Hardware
 from training.loop import open_run, run_epochs
 from training.metrics import count_multiply_adds, count_parameters
 from training.report.sections import Process
@@ -34,6 +29,7 @@ from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
 from training.run.history import write_history
 from training.run.monitor import Monitor, StopConfig, check_finite
+from training.tasks.task import Dataset, open_task
 
 
 def run(
@@ -74,13 +70,13 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     genotype = _genotype(genotype, config, options)
     others = _random_runs(config, options, genotype)
     notes: list[str] = []
-    device = choose_device(config.device, config.threads)
-    known = saved_format(options)
-    images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
-    test = _test_images(config, device, images.format, notes.append, known is not None)
-    trainer = Retraining(config, genotype, images)
+    hardware = Hardware.of(config, config.graph)
+    task = open_task(config, hardware, options, notes.append)
+    # Before anything is trained: what is wrong with it is better known then.
+    test = task.load_test(notes.append)
+    trainer = Retraining(config, genotype, task, hardware)
     with closing(trainer), open_run(trainer, config, options, KIND) as (run, monitor, start):
-        save_format(images, run.path)
+        task.save_description(run.path)
         for note in notes:
             monitor.log(note)
         genotype.save(run.path / "genotype.json")
@@ -89,14 +85,16 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
         epochs = run_epochs(trainer, config, run, monitor, KIND, start)
         result = _conclude(trainer, test, run, monitor, epochs)
         process = Process(start.epochs, epochs, time.monotonic() - began)
-        story = Story(config, result, trainer.history, trainer.device, process, run.config_hash, pictures=options.pictures)
+        story = Story(
+            config, type(task), result, trainer.history, trainer.device, process, run.config_hash, pictures=options.pictures
+        )
         monitor.log(f"{KIND}: report in {retrain_page(story).write(run.path)}")
     if others and epochs < trainer.epochs:
         print(f"{KIND}: stopped early, so no random genotypes are trained; --resume, with another stop, goes on")
         return result
     found = tuple(retrain(alone, theirs, other) for alone, theirs, other in others)
     if found:
-        compared = [Compared(one.run.name, one.parameters, one.multiply_adds, one.test.accuracy) for one in found]
+        compared = [Compared.of(one.run.name, one, story.task) for one in found]
         path = retrain_page(replace(story, others=compared)).write(run.path)
         print(f"{KIND}: compared with random genotypes in {path}")
     return replace(result, others=found)
@@ -136,25 +134,6 @@ def _random_runs(
     return runs
 
 
-def _test_images(
-    config: RetrainConfig, device: torch.device, form: ImageFormat, log: Callable[[str], None], surveyed: bool
-) -> Images:
-    """The test part, before anything is trained: what is wrong with it is better known then.
-
-    Raises ValueError where it cannot be read or its images have another size.
-    """
-    images = load_images(config.data, "test", device, form, log, surveyed)
-    if images.format.shape != form.shape:
-        (_, height, width), (_, trained_height, trained_width) = images.format.shape, form.shape
-        raise FieldError(
-            "data.size",
-            f"test images have {width}x{height} pixels and training images {trained_width}x{trained_height}; "
-            "bring all to one size with --",
-            Name("data.size"),
-        )
-    return images
-
-
 def _genotype(given: Genotype | None, config: RetrainConfig, options: RunOptions) -> Genotype:
     """The genotype of a call, or else of the configuration; on resume that which the run began with, as its file may have
     changed since."""
@@ -189,14 +168,14 @@ def _introduce(genotype: Genotype, monitor: Monitor, pictures: bool) -> None:
         monitor.figure(f"cell/{kind}", draw_cell(cell, genotype.skeleton.inputs, kind), 0)
 
 
-def _conclude(trainer: Retraining, images: Images, run: RunDirectory, monitor: Monitor, epochs: int) -> Result:
-    """Saves the weights, evaluates what was saved on the test images, and writes and shows the outcome."""
+def _conclude(trainer: Retraining, data: Dataset, run: RunDirectory, monitor: Monitor, epochs: int) -> Result:
+    """Saves the weights, evaluates what was saved on the test part, and writes and shows the outcome."""
     config = trainer.config
     Trained(trainer.network, trainer.format).save(run.path)
     trained = Trained.load(run.path)
     network = trained.network
     parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.format.shape)
-    test = evaluate_network(network, images, config.batch_size, trainer.device, config.precision)
+    test = evaluate_network(network, trainer.task, data, config.batch_size, trainer.hardware)
     check_finite(None if math.isfinite(test.loss) else 0, epochs * trainer.steps, "loss on the test images")
     metrics = test.to_dict() | {
         "parameters": parameters,
@@ -207,14 +186,15 @@ def _conclude(trainer: Retraining, images: Images, run: RunDirectory, monitor: M
         "config_hash": run.config_hash,
         "genotype": trainer.genotype.to_text(trainer.genotype.text_form),
     }
+    name = trainer.task.score_name
     write_history(run.path, trainer.history)
     write_atomically(run.path / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
-    monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, "test/accuracy": test.accuracy})
+    monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, f"test/{name}": test.values[name]})
+    said = ", ".join(f"{trainer.task.words(one)} {value:.4f}" for one, value in test.values.items())
     monitor.log(
         f"{KIND}: {epochs} epochs, {parameters:,} parameters, {multiply_adds / 1e6:.2f} M multiply-adds"
         f"{', balanced class weights' if config.data.class_weights == 'balanced' else ''}; "
-        f"on {test.images} test images: accuracy {test.accuracy:.4f}, top-5 {test.top5:.4f}, "
-        f"macro recall {test.macro_recall:.4f}, macro F1 {test.macro_f1:.4f}, loss {test.loss:.4f}"
+        f"on {test.count} test images: {said}, loss {test.loss:.4f}"
     )
     monitor.log(f"{KIND}: weights and metrics in {run.path}")
     return Result(trainer.genotype, epochs, parameters, multiply_adds, test, trained, run.path)

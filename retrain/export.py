@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 
 from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
 from base.seeds import new_generator
-from retrain.finished import RetrainRun
+from retrain.evaluation.networks import open_classifier
 from retrain.portable import (
     DESCRIPTION_FILE,
     OPSET,
@@ -31,14 +30,15 @@ from retrain.portable import (
 )
 from retrain.quantise import quantise
 from retrain.weights import WEIGHTS_FILE, Trained
-from training.hardware import choose_device
+from training.hardware import Hardware, choose_device
 from training.images.arguments import add_data_arguments, data_fields
-from training.images.batches import Batches
 from training.images.data import DATA_FILE, DataConfig, Part, load_images, stratified
 from training.images.format import Images
-from training.metrics import Meter, count_parameters
+from training.metrics import count_parameters
 from training.run.arguments import TRUTH, Parser, whole_number
 from training.run.command import command
+from training.tasks.classification import AccuracyMeter
+from training.tasks.images import ImageData
 
 PROG = "retrain.export"
 Form = Literal["torch_export", "onnx"]
@@ -87,7 +87,7 @@ class ExportInput:
         Raises ValueError where the network cannot be read, and where its images cannot although they are needed: to calibrate
         with, or because there is something in `data`.
         """
-        run = RetrainRun.open(path)
+        run = open_classifier(path)
         trained = run.trained
         try:
             config = run.data(data)[0]
@@ -204,7 +204,7 @@ def _export_int8(source: ExportInput, before: ExportedFile, directory: Path, cal
     assert source.train is not None
     count = min(calibration, len(source.train))
     chosen = source.train.take(stratified(source.train.labels, count, new_generator("calibration")))
-    batches = (images for images, _ in Batches(chosen, min(batch_size, count), "cpu").epoch(0))
+    batches = (batch.inputs for batch in _data(chosen).in_order(batch_size).epoch(0))
     exported = quantise(before.file, directory / INT8_FILE, batches, source.trained.format)
     about = {
         "format": f"ONNX, opset {OPSET}, int8 (weights by channel; activations uint8)",
@@ -219,11 +219,15 @@ def _export_int8(source: ExportInput, before: ExportedFile, directory: Path, cal
 def _accuracy(model: Model, images: Images | None, batch_size: int) -> float | None:
     if images is None:
         return None
-    meter = Meter("cpu")
-    for batch, labels in Batches(images, min(batch_size, len(images)), "cpu").epoch(0):
-        logits = model(batch)
-        meter.update(F.cross_entropy(logits, labels), logits, labels)
-    return meter.read().accuracy
+    meter = AccuracyMeter("cpu")
+    for batch in _data(images).in_order(batch_size).epoch(0):
+        logits = model(batch.inputs)
+        meter.update(torch.zeros(()), logits, batch)
+    return meter.read().values["accuracy"]
+
+
+def _data(images: Images) -> ImageData:
+    return ImageData(images, Hardware(torch.device("cpu")))
 
 
 def _usage(form: Form, file: str, trained: Trained) -> str:

@@ -10,7 +10,6 @@ from retrain.config import RetrainConfig
 from retrain.evaluation.confusion import draw_confusion
 from retrain.history import RetrainEpoch
 from retrain.result import Compared, Result
-from training.metrics import Evaluation
 from training.report.charts import chart, charts, of_history, of_reading
 from training.report.html import (
     Markup,
@@ -27,6 +26,8 @@ from training.report.html import (
     table,
 )
 from training.report.sections import MOST_CLASSES, Process, asked, commands, drawn_genotype, environment, images
+from training.tasks.classification import ClassificationEvaluation
+from training.tasks.task import Evaluation, Task
 
 _FEW = 10
 """Genotypes below which a comparison with them says little."""
@@ -37,6 +38,7 @@ class Story:
     """What the page of a retraining tells."""
 
     config: RetrainConfig
+    task: type[Task]
     result: Result
     history: Sequence[RetrainEpoch]
     device: torch.device
@@ -50,7 +52,8 @@ class Story:
 
 def retrain_page(story: Story) -> Page:
     """Makes the page of a retraining."""
-    config, result, process = story.config, story.result, story.process
+    config, task, result, process = story.config, story.task, story.result, story.process
+    score = task.score_name
     genotype, test, run, network = result.genotype, result.test, result.run, result.trained.network
     page = Page(
         f"Retraining: {config.data.name}",
@@ -60,8 +63,8 @@ def retrain_page(story: Story) -> Page:
         "Result",
         facts(
             {
-                "test accuracy": percent(test.accuracy),
-                "macro recall": percent(test.macro_recall),
+                f"test {task.words(score)}": task.written(score, test.values[score]),
+                "macro recall": percent(test.macro_recall) if isinstance(test, ClassificationEvaluation) else None,
                 "parameters": millions(result.parameters),
                 "multiply-adds": millions(result.multiply_adds),
                 "epochs": f"{process.done} of {config.epochs}",
@@ -75,12 +78,13 @@ def retrain_page(story: Story) -> Page:
             f"{network.cell_count} {genotype.skeleton.unit}. Nothing in the training has seen the test images."
         ),
     )
-    page.section(f"On the {test.images:,} test images", *_tested(test, result.trained.format.class_names, story.pictures))
+    names = result.trained.format.class_names
+    page.section(f"On the {test.count:,} test images", *_tested(test, task, names, story.pictures))
     if story.others:
-        page.section("Beside random genotypes", *_compared(result, story.others))
+        page.section("Beside random genotypes", *_compared(result, story.others, task))
     weighted = "Classes are weighted in the training loss and not in that of the validation images."
     both = config.data.class_weights != "none" and config.validation_fraction > 0
-    page.section("Curves", charts(*_curves(story.history)), *([paragraph(weighted)] if both else []))
+    page.section("Curves", charts(*_curves(story.history, task)), *([paragraph(weighted)] if both else []))
     page.section("What was asked", asked(config, RetrainConfig(), "python -m retrain"))
     page.section("Images", images(run, config.data))
     again: list[str | Path] = [
@@ -108,7 +112,14 @@ def retrain_page(story: Story) -> Page:
     return page
 
 
-def _tested(test: Evaluation, names: Sequence[str], pictures: bool) -> list[Markup]:
+def _tested(test: Evaluation, task: type[Task], names: Sequence[str], pictures: bool) -> list[Markup]:
+    if isinstance(test, ClassificationEvaluation):
+        return _classified(test, names, pictures)
+    rows = [(task.words(name), task.written(name, value)) for name, value in test.values.items()]
+    return [table([], [*rows, ("loss", f"{test.loss:.4f}")])]
+
+
+def _classified(test: ClassificationEvaluation, names: Sequence[str], pictures: bool) -> list[Markup]:
     rows = {
         "accuracy": percent(test.accuracy),
         "top-5 accuracy": percent(test.top5) if len(names) > 5 else None,
@@ -139,46 +150,47 @@ def _tested(test: Evaluation, names: Sequence[str], pictures: bool) -> list[Mark
     return [*parts, details(shown, table(["class", "images", "precision", "recall", "F1"], lines, right=range(1, 5)))]
 
 
-def _compared(result: Result, others: Sequence[Compared]) -> list[Markup]:
-    own = Compared("this genotype", result.parameters, result.multiply_adds, result.test.accuracy)
-    ranked = sorted([own, *others], key=lambda one: -one.accuracy)
+def _compared(result: Result, others: Sequence[Compared], task: type[Task]) -> list[Markup]:
+    own = Compared.of("this genotype", result, task)
+    ranked = sorted([own, *others], key=lambda one: -one.score)
     rows = [
         (
             element("strong", one.name) if one is own else one.name,
-            percent(one.accuracy),
+            one.written,
             f"{one.parameters:,}",
             f"{one.multiply_adds / 1e6:,.2f}",
         )
         for one in ranked
     ]
     return [
-        table(["", "test accuracy", "parameters", "multiply-adds, M"], rows, right=range(1, 4)),
-        paragraph(verdict(own, others)),
+        table(["", f"test {task.words(task.score_name)}", "parameters", "multiply-adds, M"], rows, right=range(1, 4)),
+        paragraph(verdict(own, others, task.words(task.score_name))),
     ]
 
 
-def verdict(own: Compared, others: Sequence[Compared]) -> str:
+def verdict(own: Compared, others: Sequence[Compared], name: str) -> str:
     """How it compares, in words that claim no more than so many others allow."""
-    accuracies = [one.accuracy for one in others]
-    low, high = min(accuracies), max(accuracies)
-    spread = percent(low) if low == high else f"{percent(low)} to {percent(high)}"
+    worst, best = (choose(others, key=lambda one: one.score) for choose in (min, max))
+    spread = best.written if worst.score == best.score else f"{worst.written} to {best.written}"
     count = f"{len(others)} random genotype{'s' if len(others) > 1 else ''} of the space, trained in the same way ({spread})"
-    if own.accuracy > high:
-        said = f"Its accuracy is above that of all {count}."
-    elif own.accuracy < low:
-        said = f"Its accuracy is below that of all {count}: here the search was not worth its time."
+    if own.score > best.score:
+        said = f"Its {name} is better than that of all {count}."
+    elif own.score < worst.score:
+        said = f"Its {name} is worse than that of all {count}: here the search was not worth its time."
     else:
-        better = sum(accuracy >= own.accuracy for accuracy in accuracies)
-        said = f"Its accuracy is within the range of {count}, of which {better} did at least as well."
+        better = sum(one.score >= own.score for one in others)
+        said = f"Its {name} is within the range of {count}, of which {better} did at least as well."
     doubt = " One seed each proves little: with another seed the order may be another one"
     return said + doubt + (f", the more so with only {len(others)}." if len(others) < _FEW else ".")
 
 
-def _curves(history: Sequence[RetrainEpoch]) -> list[Markup | None]:
+def _curves(history: Sequence[RetrainEpoch], task: type[Task]) -> list[Markup | None]:
+    score = task.score_name
     return [
         chart("loss", [of_reading(history, "train/loss", "train"), of_reading(history, "valid/loss", "validation")]),
         chart(
-            "accuracy", [of_reading(history, "train/accuracy", "train"), of_reading(history, "valid/accuracy", "validation")]
+            task.words(score),
+            [of_reading(history, f"train/{score}", "train"), of_reading(history, f"valid/{score}", "validation")],
         ),
         chart("learning rate", [of_history(history, "lr", lambda entry: entry.lr)]),
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from retrain.weights import Trained
 from supernet.genotypes.genotype import Genotype
-from training.metrics import Evaluation
+from training.tasks.task import Evaluation, Task
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,13 @@ class Compared:
     name: str
     parameters: int
     multiply_adds: int
-    accuracy: float
-    """On the test images, a share."""
+    score: float
+    """The task's score on the test part; more is better."""
+    written: str
+    """The value on the test part that the score is made from, as reports write it."""
+
+    @classmethod
+    def of(cls, name: str, result: Result, task: type[Task]) -> "Compared":
+        """Returns what `result` is compared by."""
+        value = task.written(task.score_name, result.test.values[task.score_name])
+        return cls(name, result.parameters, result.multiply_adds, task.score(result.test), value)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from base.checks import FieldError, InputError
@@ -13,40 +12,38 @@ from retrain.history import RetrainEpoch
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from training.graph import GraphedStep, new_capture
-from training.hardware import autocast, choose_device, move_to
-from training.images.batches import Batches
-from training.images.data import class_weights, split_halves
-from training.images.format import Images
+from training.hardware import Hardware, move_to
 from training.loop import Watch
-from training.metrics import Meter
+from training.metrics import Batch, Reading, in_words
 from training.optim import cosine, descend, load_optimizer, new_optimizer, set_lr
 from training.run.monitor import check_finite
+from training.tasks.task import Batches, Task
 
 
 class Retraining:
     """The network of a genotype and its optimiser; a `training.loop.Trainer`.
 
-    Raises ValueError for a configuration that does not fit the genotype or the images.
+    Raises ValueError for a configuration that does not fit the genotype or the data.
     """
 
-    def __init__(self, config: RetrainConfig, genotype: Genotype, images: Images):
+    def __init__(self, config: RetrainConfig, genotype: Genotype, task: Task, hardware: Hardware) -> None:
         self.config = config
         self.genotype = genotype
-        self.device = choose_device(config.device, config.threads)
-        self.meters = {"train": Meter(self.device)}
-        self.graphed = GraphedStep(self._step, new_capture(config.graph, self.device, config.weights.name))
-        self.format = images.format
+        self.task = task
+        self.hardware = hardware
+        self.device = hardware.device
+        self.meters = {"train": task.new_meter(self.device)}
+        self.graphed = GraphedStep(self._step, new_capture(hardware.graph, self.device, config.weights.name))
+        self.format = task.train.format
         genotype.skeleton.check(self.format.shape)
-        weights = class_weights(images, config.data)
-        self.class_weights = None if weights is None else weights.to(self.device)
-        self.train_batches, self.valid_batches = self._batches(images)
+        self.train_batches, self.valid_batches = self._batches()
         self.epochs, self.steps = config.epochs, len(self.train_batches)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network = DiscreteNetwork(
             genotype,
             config.channels,
             config.cells,
-            images.classes,
+            task.outputs,
             self.format.shape[0],
             config.auxiliary_weight > 0,
             config.stem,
@@ -59,24 +56,21 @@ class Retraining:
         self.history: list[RetrainEpoch] = []
         """What was read at the end of each epoch behind, for the curves of the report."""
 
-    def _batches(self, images: Images) -> tuple[Batches, Batches | None]:
-        """Batches of the images to train on and, where some are held out, of those to validate on."""
-        config = self.config
-        train, valid = images, None
+    def _batches(self) -> tuple[Batches, Batches | None]:
+        """Returns batches of the examples to train on and, where some are held out, of those to validate on."""
+        config, train, valid = self.config, self.task.train, None
         if config.validation_fraction:
-            if not 0 < int((1 - config.validation_fraction) * len(images)) < len(images):
+            if not 0 < int((1 - config.validation_fraction) * len(train)) < len(train):
                 raise FieldError(
-                    "validation_fraction", f"{config.validation_fraction} of {len(images)} images leaves a part empty"
+                    "validation_fraction", f"{config.validation_fraction} of {len(train)} images leaves a part empty"
                 )
-            train, valid = split_halves(images, 1 - config.validation_fraction, config.seed)
-        # Batch norm cannot learn from the single image that might be left over.
-        drop_last = len(train) % config.batch_size == 1
-        augment = config.data.augmentation()
-        train_batches = Batches(train, config.batch_size, self.device, config.seed, augment, True, drop_last, stream="train")
-        return train_batches, None if valid is None else Batches(valid, min(config.batch_size, len(valid)), self.device)
+            train, valid = train.split(1 - config.validation_fraction, config.seed)
+        # Batch norm cannot learn from the single example that might be left over.
+        train_batches = train.shuffled(config.batch_size, config.seed, "train", rest="drop_single")
+        return train_batches, None if valid is None else valid.in_order(config.batch_size)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """Trains one epoch. Returns the accuracy on the held-out images where there are any."""
+        """Trains one epoch. Returns the score on the held-out examples where there are any."""
         config = self.config
         rate = cosine(epoch, config.epochs, config.weights.lr, config.weights.lr_min)
         set_lr(self.optimizer, rate)
@@ -84,52 +78,49 @@ class Retraining:
         if isinstance(self.network.drop_path, Tensor):
             self.network.drop_path.fill_(drop_path)
         self.network.train()
-        for images, labels in watch.batches(self.train_batches.epoch(epoch)):
-            self.graphed(images, labels)
-            watch.images += len(labels)
+        for batch in watch.batches(self.train_batches.epoch(epoch)):
+            self.graphed(batch)
+            watch.images += batch.size
         readings = watch.finish()
-        valid = self._validate(watch)
+        reading = self._validate(watch)
+        valid = {} if reading is None else reading.named("valid")
         watch.monitor.scalars(watch.step, {"lr/weights": rate, "drop_path": drop_path})
         trained = {name: value for name, value in readings.items() if name.startswith("train/")}
-        self.history.append(RetrainEpoch(epoch=epoch + 1, readings={**trained, **(valid or {})}, lr=rate))
-        held_out = "" if valid is None else f", valid loss {valid['valid/loss']:.4f} accuracy {valid['valid/accuracy']:.4f}"
-        watch.monitor.log(
-            f"epoch {epoch + 1}/{config.epochs}: train loss {readings['train/loss']:.4f} "
-            f"accuracy {readings['train/accuracy']:.4f}{held_out}, {readings['speed/images_per_second']:.0f} images/s"
-        )
-        return None if valid is None else valid["valid/accuracy"]
+        self.history.append(RetrainEpoch(epoch=epoch + 1, readings={**trained, **valid}, lr=rate))
+        said = in_words({**trained, **valid})
+        watch.monitor.log(f"epoch {epoch + 1}/{config.epochs}: {said}, {readings['speed/images_per_second']:.0f} images/s")
+        return None if reading is None else self.task.score(reading)
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
-        loss, logits, auxiliary = self._loss(images, labels)
-        self.meters["train"].update(loss, logits, labels)
+    def _step(self, batch: Batch) -> None:
+        loss, outputs, auxiliary = self._loss(batch)
+        self.meters["train"].update(loss, outputs, batch)
         descend([loss + auxiliary], self.optimizer, self.config.weights.clip)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
-        """The loss of the network, its logits, and the weighted loss of the auxiliary head."""
-        weight = self.config.auxiliary_weight
-        with autocast(self.config.precision, self.device):
-            logits, auxiliary = self.network.forward_with_auxiliary(images) if weight else (self.network(images), None)
-        loss = F.cross_entropy(logits.float(), labels, self.class_weights)
-        if auxiliary is None:
-            return loss, logits, 0.0
-        return loss, logits, weight * F.cross_entropy(auxiliary.float(), labels, self.class_weights)
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Returns the loss of the network, its outputs, and the weighted loss of the auxiliary head."""
+        weight, task = self.config.auxiliary_weight, self.task
+        auxiliary: list[Tensor] = []
+
+        def network(inputs: Tensor) -> Tensor:
+            with self.hardware.autocast():
+                outputs, *others = self.network.forward_with_auxiliary(inputs) if weight else (self.network(inputs),)
+            auxiliary.extend(others)
+            return outputs
+
+        outputs = task.forward(network, batch)
+        loss = task.loss(outputs, batch)
+        return loss, outputs, weight * task.loss(auxiliary[0].float(), batch) if auxiliary else 0.0
 
     @torch.no_grad()
-    def _validate(self, watch: Watch) -> dict[str, float] | None:
-        """Loss and accuracy on the held-out images, in evaluation mode; also points on the curves."""
+    def _validate(self, watch: Watch) -> Reading | None:
+        """Reads loss and values on the held-out examples, in evaluation mode; they also become points on the curves."""
         if self.valid_batches is None:
             return None
         self.network.eval()
-        meter = Meter(self.device)
-        for images, labels in self.valid_batches.epoch(0):
-            with autocast(self.config.precision, self.device):
-                logits = self.network(images)
-            meter.update(F.cross_entropy(logits.float(), labels), logits, labels)
-        reading = meter.read()
+        reading = self.task.read(self.hardware.running(self.network), self.valid_batches.epoch(0), self.device)
         check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "validation loss after the step")
-        values = {"valid/loss": reading.loss, "valid/accuracy": reading.accuracy}
-        watch.monitor.scalars(watch.step, values)
-        return values
+        watch.monitor.scalars(watch.step, reading.named("valid"))
+        return reading
 
     def reason_to_stop(self) -> str | None:
         return None

@@ -10,7 +10,12 @@ from training.run.history import HistoryEntry, read_history
 
 @dataclass(frozen=True, kw_only=True)
 class SearchEpoch(HistoryEntry):
-    """An epoch of a differentiable search; its readings are those of the meters, "train/loss" and so on."""
+    """An epoch of a differentiable search.
+
+    Its readings are those of the meters, "train/loss" and so on. Where the search was evaluated, "supernet_accuracy" and
+    "derived_accuracy" are what the supernet, and the derived cell with its weights, have on the search's validation examples;
+    a task whose score has another name than accuracy has that name there.
+    """
 
     genotype: str
     """Text of the genotype that the epoch's mixture derives."""
@@ -23,10 +28,6 @@ class SearchEpoch(HistoryEntry):
     mixture: Mapping[str, Sequence[Sequence[float]]]
     """Weights of the candidates for each kind of cell, [edges, candidates], rounded to 4 decimals; untied cells have their
     mean."""
-    supernet_accuracy: float | None
-    """Accuracy of the supernet on the search's validation images, a share; None where it was not measured."""
-    derived_accuracy: float | None
-    """Accuracy there of the derived cell with the supernet's weights."""
     eigenvalue: float | None
     """Dominant eigenvalue of the Hessian of the validation loss in the alphas; None where it was not measured or not finite."""
 

@@ -26,8 +26,8 @@ class Backbone(nn.Module):
     ):
         super().__init__()
         skeleton.check_size(size)
-        if classes < 2:
-            raise InputError(f"classes: must be at least 2, not {classes}")
+        if classes < 1:
+            raise InputError(f"classes: must be at least 1, not {classes}")
         if image_channels < 1:
             raise InputError(f"image_channels: must be at least 1, not {image_channels}")
         positions = skeleton.positions(size)

@@ -24,11 +24,13 @@ from search.differentiable.config import SearchConfig
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from supernet.genotypes.published import get_genotype
-from training.images.data import DATA_FILE, DataConfig, load_images, save_format, saved_format
+from training.hardware import Hardware
+from training.images.data import DATA_FILE, DataConfig, load_images, saved_format
 from training.images.files import Decoding
 from training.images.format import ImageFormat, ImageSet
 from training.run.checkpoint import _MAGIC, Checkpoints
 from training.run.config import RunOptions, config_from_file, config_to_yaml
+from training.tasks.classification import Classification
 
 SECONDS = 10  # that one file may take: a hundred times what it does
 MEMORY = 2**30  # bytes that all files of a test may take at once
@@ -300,7 +302,7 @@ def test_images(kind: str, tmp_path: Path) -> None:
 
 def test_formats_of_images(tmp_path: Path) -> None:
     images = ImageSet(torch.zeros(4, 1, 8, 8), torch.arange(4) % 2, 2, (1 / 3,), (0.1,))
-    save_format(images, tmp_path)
+    Classification.of_images(DataConfig(), images, Hardware(torch.device("cpu"))).save_description(tmp_path)
     path = tmp_path / DATA_FILE
     content = path.read_bytes()
     options = RunOptions(tmp_path, resume=True, overwrite=False)

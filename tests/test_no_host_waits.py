@@ -22,10 +22,12 @@ from search.differentiable.relaxations import RelaxationConfig
 from search.differentiable.trainer import BilevelSearch
 from supernet.genotypes.genotype import Genotype
 from training.graph import Capture, CudaCapture, new_capture
-from training.images.data import DataConfig, load_images
+from training.hardware import Hardware
+from training.images.data import DataConfig
 from training.loop import Watch
 from training.optim import OptimizerConfig
 from training.run.checkpoint import RunDirectory
+from training.tasks.classification import Classification
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"
@@ -35,13 +37,15 @@ def new_search(path: Path, **settings: Any) -> BilevelSearch:
     size = {"space": "nasbench201", "channels": 2, "cells": 1, "batch_size": 16, "device": "cpu", "epochs": 4}
     size |= {"eigenvalue_every": 0}
     config = SearchConfig(**(size | {"data": DataConfig(limit=128)} | settings))
-    return BilevelSearch(config, load_images(config.data, "train"), RunDirectory(path, config))
+    hardware = Hardware.of(config, config.graph)
+    return BilevelSearch(config, Classification.open(config.data, hardware), RunDirectory(path, config), hardware)
 
 
 def new_retraining(**settings: Any) -> Retraining:
     size = {"channels": 4, "cells": 1, "batch_size": 16, "device": "cpu", "epochs": 4, "auxiliary_weight": 0.0}
     config = RetrainConfig(**(size | {"data": DataConfig(limit=100, crop_padding=1)} | settings))
-    return Retraining(config, Genotype.parse(CONVOLUTIONS), load_images(config.data, "train"))
+    hardware = Hardware.of(config, config.graph)
+    return Retraining(config, Genotype.parse(CONVOLUTIONS), Classification.open(config.data, hardware), hardware)
 
 
 # Waiting for the device

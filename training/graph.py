@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from base.checks import FieldError
 from base.texts import one_line
@@ -89,15 +90,16 @@ class GraphedStep:
         self._latest: tuple[torch.Size, ...] = ()
         self._in_a_row = 0
 
-    def __call__(self, *batch: Tensor) -> None:
-        """One step on the tensors of `batch`."""
+    def __call__(self, *batch: Tensor | tuple[Tensor, ...]) -> None:
+        """One step on the tensors of `batch`, of which some may be together in (named) tuples."""
         if self._capture is None:
             self._step(*batch)
             return
-        shapes = tuple(tensor.shape for tensor in batch)
+        tensors, structure = tree_flatten(batch)
+        shapes = tuple(tensor.shape for tensor in tensors)
         if self._replay is not None and shapes == tuple(buffer.shape for buffer in self._buffers):
             self._in_a_row = 0
-            for buffer, tensor in zip(self._buffers, batch, strict=True):
+            for buffer, tensor in zip(self._buffers, tensors, strict=True):
                 buffer.copy_(tensor, non_blocking=True)
             self._replay()
             return
@@ -106,17 +108,17 @@ class GraphedStep:
         if self._in_a_row <= WARM_UP:
             self._capture.run(partial(self._step, *batch))
         else:
-            self._record(self._capture, batch)
+            self._record(self._capture, tensors, structure)
 
-    def _record(self, capture: Capture, batch: tuple[Tensor, ...]) -> None:
+    def _record(self, capture: Capture, tensors: list[Tensor], structure: TreeSpec) -> None:
         self.release()
-        buffers = tuple(tensor.clone() for tensor in batch)
+        buffers = tuple(tensor.clone() for tensor in tensors)
         try:
-            replay = capture.record(partial(self._step, *buffers))
+            replay = capture.record(partial(self._step, *tree_unflatten(buffers, structure)))
         except RuntimeError as error:
             warnings.warn(f"no CUDA graph, every step is started kernel by kernel: {_reason(error)}", stacklevel=3)
             self._capture = None
-            self._step(*batch)
+            self._step(*tree_unflatten(tensors, structure))
             return
         self._replay, self._buffers = replay, buffers
         replay()

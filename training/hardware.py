@@ -1,11 +1,13 @@
-"""Where and in which floating type a network computes."""
+"""Where, by how many processes and in which floating type a network computes."""
 
 import platform
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from base.checks import FieldError
 
@@ -52,3 +54,51 @@ def choose_device(name: str, threads: int | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise FieldError("device", f"{name!r} cannot be used here; try auto or cpu") from error
     return device
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train one network together, each on a device of its own."""
+
+    rank: int = 0
+    """The number of this one; the process of rank 0 writes the files of the run."""
+    size: int = 1
+    """How many there are."""
+
+
+class HardwareConfig(Protocol):
+    """The part of a configuration that says what a run computes with."""
+
+    device: str
+    threads: int | None
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run computes with. It is made once, from the configuration, and handed to everything that computes."""
+
+    device: torch.device
+    precision: Precision = "float32"
+    """The floating type of convolutions and linear layers; see `autocast`."""
+    graph: bool | None = False
+    """Whether steps become a CUDA graph; see `training.graph.new_capture`."""
+    world: World = World()
+
+    @classmethod
+    def of(cls, config: HardwareConfig, graph: bool | None = False) -> Self:
+        """Chooses what `config` asks for and sets the number of CPU threads. Raises InputError for an absent device."""
+        return cls(choose_device(config.device, config.threads), config.precision, graph)
+
+    def autocast(self, precision: Precision | None = None) -> torch.autocast:
+        """Returns the context to run a network in, with another precision than the usual one if given."""
+        return autocast(precision or self.precision, self.device)
+
+    def running(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Returns `network` as it runs here: in the usual precision."""
+
+        def run(inputs: Tensor) -> Tensor:
+            with self.autocast():
+                return network(inputs)
+
+        return run

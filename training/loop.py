@@ -73,16 +73,17 @@ class Watch:
         return values
 
     def _check(self) -> dict[str, float]:
-        values = {}
+        values: dict[str, float] = {}
         for level, meter in self.meters.items():
             reading = meter.read()
-            if not reading.images:
+            if not reading.count:
                 continue
             check_finite(reading.first_bad_step, self._first_step, f"{level} loss")
-            values[f"{level}/loss"], values[f"{level}/accuracy"] = reading.loss, reading.accuracy
+            values |= reading.named(level)
         if self.images:
             values["speed/images_per_second"] = self.images / (time.perf_counter() - self._started)
-        self._bar.show(values.get("train/loss"), values.get("train/accuracy"), values.get("speed/images_per_second"))
+        trained = {name.removeprefix("train/"): value for name, value in values.items() if name.startswith("train/")}
+        self._bar.show(trained, values.get("speed/images_per_second"))
         return values
 
 

@@ -1,209 +1,110 @@
-"""Loss and accuracy while training, the evaluation of a trained network, and what a network costs."""
+"""What is read while a network is trained, and what a network costs."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-
-from base.checks import InputError
-from training.vision import import_torchvision
-
-CALIBRATION_BINS = 15
-"""Bins of equal width that the confidences are divided into."""
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
-Batch = tuple[Tensor, Tensor]
-"""Images [B, C, H, W] and labels [B]."""
+
+class Batch(NamedTuple):
+    """Examples that a network sees together: tensors alone, all on the device, so that a CUDA graph can take them."""
+
+    inputs: Tensor
+    """What the network is given, [B, ...]: images [B, C, H, W]."""
+    targets: Tensor
+    """What it is to answer, [B, ...]: labels [B] of images that are classified."""
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return len(self.targets)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a `Meter` has seen since it was last reset."""
+    """The means over the examples that a `Meter` has seen since it was last reset."""
 
     loss: float
-    """Mean loss per image; NaN before the first update."""
-    accuracy: float
-    """Share of the images whose largest logit is the label's, 0 to 1; NaN before the first update."""
-    images: int
-    first_bad_step: int | None
+    """Mean loss per example; NaN before the first update."""
+    values: Mapping[str, float]
+    """Mean per example of each quantity that the meter measures, by name; NaN before the first update."""
+    count: int
+    """Number of examples."""
+    first_bad_step: int | None = None
     """Number, counted from 0, of the first update whose loss was NaN or infinite; None while all were finite."""
+
+    def named(self, level: str) -> dict[str, float]:
+        """Returns loss and values by the names that curves and histories have for them, such as "train/loss"."""
+        return {f"{level}/{name}": value for name, value in {"loss": self.loss, **self.values}.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the number of examples, the loss and the other means by name, ready for JSON."""
+        return {"count": self.count, "loss": self.loss, **self.values}
+
+
+def in_words(named: Mapping[str, float]) -> str:
+    """Returns readings, by the names that `Reading.named` gives them, for a log: "train loss 0.4100 accuracy 0.8750"."""
+    levels: dict[str, list[str]] = {}
+    for tag, value in named.items():
+        level, _, name = tag.partition("/")
+        levels.setdefault(level, [level]).append(f"{name.replace('_', ' ')} {value:.4f}")
+    return ", ".join(" ".join(words) for words in levels.values())
 
 
 class Meter:
-    """Adds up loss and accuracy on the device, in place, so that a CUDA graph can do it; only `read` waits for it."""
+    """Adds up the loss on the device, in place, so that a CUDA graph can do it; only `read` waits for the device.
+
+    A task whose readings hold more than the loss has a subclass that names the quantities and implements `sums`.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    """Quantities that are measured beside the loss."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._images = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in self.names}
+        self._count = torch.zeros((), dtype=torch.int64, device=self.device)
         self._steps = torch.zeros((), dtype=torch.int64, device=self.device)
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
 
+    def sums(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        """Returns for each of `names` its sum, a scalar, over the examples of a batch."""
+        return {}
+
     def reset(self) -> None:
-        """Forget everything."""
-        for total in (self._loss, self._correct, self._images, self._steps):
+        """Forgets everything."""
+        for total in (self._loss, *self._sums.values(), self._count, self._steps):
             total.zero_()
         self._first_bad.fill_(-1)
 
     @torch.no_grad()
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss (scalar), logits [B, classes] and labels [B], all on the meter's device."""
-        self._loss += loss.double() * len(labels)
-        self._correct += (logits.argmax(1) == labels).sum()
+    def update(self, loss: Tensor, outputs: Tensor, batch: Batch) -> None:
+        """Adds a batch: its mean loss (scalar) and the network's outputs [B, ...], all on the meter's device."""
+        self._loss += loss.double() * batch.size
+        for name, total in self.sums(outputs, batch).items():
+            self._sums[name] += total
         newly_bad = ~torch.isfinite(loss) & (self._first_bad < 0)
         self._first_bad.copy_(torch.where(newly_bad, self._steps, self._first_bad))
-        self._images += len(labels)
+        self._count += batch.size
         self._steps += 1
 
     def read(self) -> Reading:
-        """The means so far; waits for the device once and changes nothing."""
-        counts = [count.double() for count in (self._correct, self._images, self._first_bad)]
-        loss, correct, images, first_bad = torch.stack([self._loss, *counts]).tolist()
+        """Returns the means so far; waits for the device once and changes nothing."""
+        numbers = [self._loss, *self._sums.values(), self._count.double(), self._first_bad.double()]
+        loss, *sums, count, first_bad = torch.stack(numbers).tolist()
+        values = {name: total / count if count else float("nan") for name, total in zip(self._sums, sums, strict=True)}
         return Reading(
-            loss=loss / images if images else float("nan"),
-            accuracy=correct / images if images else float("nan"),
-            images=int(images),
+            loss=loss / count if count else float("nan"),
+            values=values,
+            count=int(count),
             first_bad_step=int(first_bad) if first_bad >= 0 else None,
         )
-
-
-def evaluate_batches(logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device) -> Reading:
-    """Loss and accuracy of `logits_of`, images [B, C, H, W] to logits [B, classes], over `batches`."""
-    meter = Meter(device)
-    for images, labels in batches:
-        logits = logits_of(images)
-        meter.update(F.cross_entropy(logits, labels), logits, labels)
-    return meter.read()
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """How well the images of one class are told from all others; shares are between 0 and 1."""
-
-    images: int
-    """Number of images of the class (the support)."""
-    precision: float | None
-    """Of the images that were taken for the class, the share that is of it; None where none was."""
-    recall: float | None
-    """Of the images of the class, the share that was taken for it; None where there are none."""
-    f1: float | None
-    """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); None where the class occurs neither here nor there."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a network does on a data set; shares are between 0 and 1."""
-
-    images: int
-    accuracy: float
-    top5: float
-    """Share of the images whose label is among the five largest logits (among all of them with fewer classes)."""
-    macro_recall: float
-    """Mean over the classes of the share of its images that were recognised; classes that occur nowhere are left out."""
-    macro_f1: float
-    """Mean over the classes of the harmonic mean of precision and recall; classes that occur nowhere are left out."""
-    loss: float
-    """Mean cross-entropy per image, in nats."""
-    calibration_error: float
-    """How far off the softmax probability of the predicted class is as a forecast of being right: expected calibration error
-    (Guo et al. 2017, arXiv:1706.04599, equation 3), of `CALIBRATION_BINS` bins."""
-    per_class: list[ClassScores]
-    """Of each class, in the order of the logits."""
-    confusion: list[list[int]]
-    """Number of images by true class (row) and predicted class (column)."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain numbers and lists, ready for JSON."""
-        return asdict(self)
-
-
-@torch.no_grad()
-def evaluate(
-    logits_of: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], classes: int, device: torch.device | str
-) -> Evaluation:
-    """Evaluate `logits_of`, images [B, C, H, W] to logits [B, classes], on batches of images and labels.
-
-    The caller puts the network into evaluation mode. The images, the labels and the logits live on `device`.
-
-    Raises:
-        ValueError: there is no image, or the logits are for another number of classes.
-    """
-    import_torchvision()
-    # Imported here because it takes seconds, which only an evaluation should pay.
-    from torchmetrics import MetricCollection
-    from torchmetrics.classification import (
-        MulticlassAccuracy,
-        MulticlassConfusionMatrix,
-        MulticlassF1Score,
-        MulticlassRecall,
-    )
-
-    metrics = MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
-            "macro_recall": MulticlassRecall(classes, average="macro"),
-            "macro_f1": MulticlassF1Score(classes, average="macro"),
-            "confusion": MulticlassConfusionMatrix(classes),
-        },
-        # With groups the top-5 accuracy can be wrong (findings/metric_collection_groups.sh).
-        compute_groups=False,
-    ).to(device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=device)
-    count = 0
-    for images, labels in batches:
-        logits = logits_of(images).float()
-        if logits.shape != (len(labels), classes):
-            raise InputError(f"evaluation: logits of shape {list(logits.shape)} where [{len(labels)}, {classes}] is expected")
-        metrics.update(logits, labels)
-        loss += F.cross_entropy(logits, labels, reduction="sum").double()
-        gaps += _confidence_gaps(logits, labels)
-        count += len(labels)
-    if count == 0:
-        raise InputError("evaluation: the data set has no images")
-    found = metrics.compute()
-    confusion = found.pop("confusion")
-    return Evaluation(
-        images=count,
-        loss=loss.item() / count,
-        calibration_error=gaps.abs().sum().item() / count,
-        per_class=_class_scores(confusion),
-        confusion=confusion.tolist(),
-        **{name: value.item() for name, value in found.items()},
-    )
-
-
-def _confidence_gaps(logits: Tensor, labels: Tensor) -> Tensor:
-    """By how much the images that were recognised outnumber the sum of the confidences, for each bin: float64 [bins].
-
-    The calibration error is the sum of their absolute values over all images. The bins are ((m - 1) / M, m / M] as in the
-    paper; those of torchmetrics are one more (findings/calibration_error_bins.sh).
-    """
-    confidence = logits.double().softmax(1).amax(1)
-    bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
-    right = (logits.argmax(1) == labels).double()
-    # A product and not a scattered sum, whose order on a GPU, and so its last bits, would differ from run to run.
-    return (right - confidence) @ F.one_hot(bins, CALIBRATION_BINS).double()
-
-
-def _class_scores(confusion: Tensor) -> list[ClassScores]:
-    """From the numbers of images by true class (row) and predicted class (column)."""
-    hits, images, predictions = (counts.tolist() for counts in (confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
-    return [
-        ClassScores(total, _share(hit, taken), _share(hit, total), _share(2 * hit, taken + total))
-        for hit, total, taken in zip(hits, images, predictions, strict=True)
-    ]
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
 
 
 def count_parameters(module: nn.Module) -> int:

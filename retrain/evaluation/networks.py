@@ -1,7 +1,7 @@
 """How well retrained networks do on the test part, each alone and all as an ensemble."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,44 +15,54 @@ from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
 from retrain.evaluation.speed import Speed, measure_speed
 from retrain.finished import RetrainRun
 from retrain.weights import WEIGHTS_FILE, Trained
-from training.hardware import Precision, autocast, move_to
-from training.images.batches import Batches
+from training.hardware import Hardware, Precision, move_to
 from training.images.data import DataConfig, load_images
 from training.images.format import Images
-from training.metrics import Evaluation, count_multiply_adds, count_parameters, evaluate
+from training.metrics import Batch, count_multiply_adds, count_parameters
+from training.tasks.classification import ClassificationEvaluation, evaluate
+from training.tasks.images import ImageData
+from training.tasks.task import Dataset, Evaluation, Network, Task
 
+Forward = Callable[[Network, Batch], Tensor]
 AVERAGE, VOTE = "average of probabilities", "majority vote"
 _AT_ONCE = 4096  # images whose logits are evaluated together
 # What decides, with the network, on the images that it is evaluated on.
 _SAME_IMAGES = ("name", "root", "size", "fit", "resize", "gray", "test_fraction", "split_seed")
 
 
-def evaluate_network(
-    network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision
-) -> Evaluation:
-    """Moves `network` to `device` and evaluates it there on all `images`, with the precision that `autocast` takes."""
-    return _evaluate_alone(network_logits(network, images, batch_size, device, precision), images)
+def evaluate_network(network: nn.Module, task: Task, data: Dataset, batch_size: int, hardware: Hardware) -> Evaluation:
+    """Moves `network` to the device and evaluates it there on all of `data`."""
+    outputs = network_outputs(network, data, batch_size, hardware, task.forward)
+    return task.evaluate(lambda part: part, _parts(outputs), "cpu")
 
 
 @torch.no_grad()
-def network_logits(network: nn.Module, images: Images, batch_size: int, device: torch.device, precision: Precision) -> Tensor:
-    """Logits [N, classes] of all `images`, float32 on the CPU, computed on `device`, where `network` stays."""
-    move_to(network, device)
+def network_outputs(
+    network: nn.Module, data: Dataset, batch_size: int, hardware: Hardware, forward: Forward | None = None
+) -> Batch:
+    """Returns the outputs, float32 [N, ...], for all of `data`, with the targets; on the CPU, computed on the device.
+
+    The network stays on the device. `forward` is how a batch is given to it (None: its inputs alone).
+    """
+    move_to(network, hardware.device)
     network.eval()
-    batches = Batches(images, min(batch_size, len(images)), device)
-    with autocast(precision, device):
-        return torch.cat([network(batch).float() for batch, _ in batches.epoch(0)]).cpu()
+    run = hardware.running(network)
+    outputs, targets = [], []
+    for batch in data.in_order(batch_size).epoch(0):
+        outputs.append(run(batch.inputs).float() if forward is None else forward(run, batch))
+        targets.append(batch.targets)
+    return Batch(torch.cat(outputs).cpu(), torch.cat(targets).cpu())
 
 
-def _evaluate_alone(logits: Tensor, images: Images) -> Evaluation:
-    """Evaluates one network by its logits [N, classes] of all `images`."""
-    return _evaluate(lambda batch: batch[0], logits[None], images)
+def _parts(outputs: Batch) -> Iterator[Batch]:
+    """The same in batches that are evaluated together."""
+    return map(Batch, outputs.inputs.split(_AT_ONCE), outputs.targets.split(_AT_ONCE))
 
 
-def _evaluate(combine: Callable[[Tensor], Tensor], logits: Tensor, images: Images) -> Evaluation:
-    """Evaluates what `combine` makes, [B, classes], of the networks' logits [K, N, classes] of all `images`."""
-    batches = zip(logits.split(_AT_ONCE, 1), images.labels.split(_AT_ONCE), strict=True)
-    return evaluate(combine, batches, images.classes, "cpu")
+def _evaluate(combine: Callable[[Tensor], Tensor], logits: Tensor, labels: Tensor, classes: int) -> ClassificationEvaluation:
+    """Evaluates what `combine` makes, [B, classes], of the networks' logits [K, N, classes]; `labels` [N]."""
+    batches = zip(logits.split(_AT_ONCE, 1), labels.split(_AT_ONCE), strict=True)
+    return evaluate(combine, batches, classes, "cpu")
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,20 @@ class Run:
         With a name in `data`, config.yaml may be absent: then images become as large as the network was trained on, unless
         `data` has a size. Raises ValueError where the directory or a file is absent or damaged.
         """
-        run = RetrainRun.open(path)
+        run = open_classifier(path)
         return cls(path, run.trained, *run.data(data))
+
+
+def open_classifier(path: Path) -> RetrainRun:
+    """Opens the retraining in the directory `path`. Raises InputError where there is none or its task is another one."""
+    run = RetrainRun.open(path)
+    try:
+        task = run.config.task
+    except InputError:
+        return run  # the weights may do without their configuration
+    if task != "classification":
+        raise InputError(f"{path}: its task is {task}, and this command is for classification; metrics.json has its numbers")
+    return run
 
 
 def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:
@@ -139,7 +161,7 @@ class NetworkScore:
     multiply_adds: int
     """Of one image, as `training.metrics.count_multiply_adds` counts them; of an ensemble the sum, as of its parameters."""
     metrics: dict[str, Any]
-    """Fields of `Evaluation`; loss, top5 and calibration_error of a majority vote are None."""
+    """Fields of `ClassificationEvaluation`; loss, top5 and calibration_error of a majority vote are None."""
     speed: Speed | None = None
     """Of the network; None where it was not measured."""
 
@@ -165,19 +187,28 @@ def evaluate_runs(
     for run, own in zip(runs, images, strict=True):
         network, shape = run.trained.network, own.format.shape
         measured = measure_speed(network, shape, device, run.precision) if speed else None
-        logits = network_logits(network, own, batch_size, device, run.precision)
+        data = ImageData(own, Hardware(device, run.precision))
+        logits = network_outputs(network, data, batch_size, data.hardware).inputs
         if not logits.isfinite().all():
             raise InputError(f"{run.path / WEIGHTS_FILE}: gives logits that are NaN or infinite; the training had diverged")
         all_logits.append(logits)
         size = count_parameters(network), count_multiply_adds(network, shape)
-        rows.append(NetworkScore(str(run.path), *size, _evaluate_alone(logits, own).to_dict(), measured))
+        rows.append(
+            NetworkScore(str(run.path), *size, _evaluate(_only, logits[None], own.labels, own.classes).to_dict(), measured)
+        )
     return rows if len(rows) == 1 else rows + _ensemble_rows(rows, torch.stack(all_logits), images[0])
+
+
+def _only(logits: Tensor) -> Tensor:
+    """The logits [B, classes] of a single network, from [1, B, classes]."""
+    return logits[0]
 
 
 def _ensemble_rows(rows: Sequence[NetworkScore], logits: Tensor, images: Images) -> list[NetworkScore]:
     """Of the networks that `rows` are of, from their logits [K, N, classes]."""
-    average = _evaluate(average_log_probabilities, logits, images).to_dict()
-    vote = _evaluate(lambda batch: F.one_hot(majority_vote(batch), images.classes), logits, images).to_dict()
+    labels, classes = images.labels, images.classes
+    average = _evaluate(average_log_probabilities, logits, labels, classes).to_dict()
+    vote = _evaluate(lambda batch: F.one_hot(majority_vote(batch), classes), logits, labels, classes).to_dict()
     # A vote gives one class an image, with no probability and no second place.
     vote |= {"loss": None, "top5": None, "calibration_error": None}
     size = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)

@@ -20,12 +20,12 @@ from search.history import SearchEntry, SearchEpoch
 from search.methods import Method
 from search.reporting import RunFacts
 from supernet import Genotype, Supernet, get_space
-from training.hardware import choose_device
-from training.images.data import load_images, save_format, saved_format
+from training.hardware import Hardware
 from training.loop import open_run, run_epochs
 from training.report.sections import Process
 from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
+from training.tasks.task import TASKS, open_task
 
 
 class DifferentiableRun(SearchRun):
@@ -43,7 +43,7 @@ class DifferentiableRun(SearchRun):
                 get_space(config.space),
                 config.channels,
                 config.cells,
-                len(form.class_names),
+                len(TASKS[config.task].output_names(form)),
                 form.shape[0],
                 candidates=state["keep"],
                 partial=state["partial"],
@@ -109,12 +109,11 @@ def search(
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
     notes: list[str] = []
-    device = choose_device(config.device, config.threads)
-    known = saved_format(options)
-    images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
-    trainer = BilevelSearch(config, images, RunDirectory(options.run, config), table, options.pictures)
+    hardware = Hardware.of(config, config.graph)
+    task = open_task(config, hardware, options, notes.append)
+    trainer = BilevelSearch(config, task, RunDirectory(options.run, config), hardware, table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):
-        save_format(images, run.path)
+        task.save_description(run.path)
         for note in notes:
             monitor.log(note)
         done = run_epochs(trainer, config, run, monitor, method, start)
@@ -129,6 +128,6 @@ def search(
         process = Process(start.epochs, done, time.monotonic() - began)
         asked = method, paper, defaults or SearchConfig()
         facts = RunFacts(*asked, run.path, run.config_hash, trainer.device, trainer.epochs, process, options.pictures)
-        story = Story(facts, config, trainer.space, trainer.format, trainer.recorder.history, genotype, table)
+        story = Story(facts, config, type(task), trainer.space, trainer.format, trainer.recorder.history, genotype, table)
         monitor.log(f"{method}: report in {search_page(story).write(run.path)}")
     return genotype

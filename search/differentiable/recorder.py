@@ -13,10 +13,11 @@ from search.differentiable.steps import Steps
 from search.history import SearchEpoch
 from supernet import Genotype, Path
 from supernet.drawing.draw import draw_alphas, draw_cell
-from training.images.batches import Batches
 from training.loop import Watch
+from training.metrics import Reading, in_words
 from training.run.history import write_history
 from training.run.monitor import check_finite
+from training.tasks.task import Batches
 
 
 class Recorder:
@@ -36,6 +37,7 @@ class Recorder:
         """`batches` are evaluated, and on `measured` the curvature is; `table` judges each epoch's genotype; with `pictures`
         cells and mixtures are drawn for TensorBoard."""
         self.steps = steps
+        self.task = steps.task
         self.config = steps.config
         self.architecture = steps.architecture
         self.space = steps.architecture.space
@@ -48,20 +50,22 @@ class Recorder:
         self.history: list[SearchEpoch] = []
 
     def epoch(self, epoch: int, watch: Watch, rate: float, readings: dict[str, float], genotype: Genotype) -> float | None:
-        """Records everything about the epoch that ends. Returns the supernet's accuracy where it was measured."""
+        """Records everything about the epoch that ends. Returns the supernet's score where it was measured."""
         monitor, step = watch.monitor, watch.step
         mixture = {kind: table.detach() for kind, table in self.architecture.mean().items()}
-        supernet_accuracy, derived_accuracy = self._accuracies(epoch, watch, genotype)
+        supernet, derived = self._evaluations(epoch, watch, genotype)
+        name = self.task.score_name
+        values = {} if supernet is None or derived is None else {
+            f"supernet_{name}": supernet.values[name], f"derived_{name}": derived.values[name],
+        }  # fmt: skip
         entry = SearchEpoch(
             epoch=epoch + 1,
-            readings={name: value for name, value in readings.items() if name.startswith(("train/", "valid/"))},
+            readings={tag: value for tag, value in readings.items() if tag.startswith(("train/", "valid/"))} | values,
             genotype=genotype.to_text(genotype.text_form),
             entropy=entropy(mixture),
             skips=skip_connections(genotype),
             skip_share=skip_share(genotype),
             mixture={kind: _rounded(table) for kind, table in mixture.items()},
-            supernet_accuracy=supernet_accuracy,
-            derived_accuracy=derived_accuracy,
             eigenvalue=self._eigenvalue(epoch),
         )
         self.history.append(entry)
@@ -76,7 +80,7 @@ class Recorder:
         genotype.save(self.directory / "genotype.json")
         monitor.log(f"{self._line(entry, row)}, {readings['speed/images_per_second']:.0f} images/s")
         self._warn(watch)
-        return supernet_accuracy
+        return None if supernet is None else self.task.score(supernet)
 
     def _warn(self, watch: Watch) -> None:
         """Logs a line for each sign of collapse that was not there an epoch ago."""
@@ -84,8 +88,8 @@ class Recorder:
             if epoch == len(self.history):
                 watch.monitor.log(f"warning: the search may be collapsing: {sign.reason}")
 
-    def _accuracies(self, epoch: int, watch: Watch, genotype: Genotype) -> tuple[float | None, float | None]:
-        """Returns the validation accuracy of the supernet and of the derived cell, both with the supernet's weights.
+    def _evaluations(self, epoch: int, watch: Watch, genotype: Genotype) -> tuple[Reading | None, Reading | None]:
+        """Evaluates the supernet and the derived cell, both with the supernet's weights, where that is due.
 
         Running statistics belong to the whole mixture, so that the derived cell takes those of each batch.
         """
@@ -96,10 +100,10 @@ class Recorder:
         path = Path.of_genotype(genotype, self.space)
         derived = self.steps.evaluate(self.batches, self._one_hot(path), path, training=True)
         watch.monitor.scalars(watch.step, {"evaluation/loss": reading.loss})
-        return reading.accuracy, derived.accuracy
+        return reading, derived
 
     def _one_hot(self, path: Path) -> dict[str, Tensor]:
-        tables = {kind: table.to(self.steps.device) for kind, table in path.one_hot(self.space).items()}
+        tables = {kind: table.to(self.steps.hardware.device) for kind, table in path.one_hot(self.space).items()}
         if self.config.tie_cells:
             return tables
         cells = self.steps.network.cells_of_kind
@@ -126,10 +130,11 @@ class Recorder:
             values["maps/largest_offset"] = offset
         if entry.eigenvalue is not None:
             values["alphas/eigenvalue"] = entry.eigenvalue
-        if entry.supernet_accuracy is not None and entry.derived_accuracy is not None:
-            values["evaluation/accuracy"] = entry.supernet_accuracy
-            values["evaluation/derived_accuracy"] = entry.derived_accuracy
-            values["evaluation/gap"] = entry.supernet_accuracy - entry.derived_accuracy
+        name = self.task.score_name
+        if (supernet := entry.readings.get(f"supernet_{name}")) is not None:
+            derived = entry.readings[f"derived_{name}"]
+            values |= {f"evaluation/{name}": supernet, f"evaluation/derived_{name}": derived}
+            values["evaluation/gap"] = supernet - derived
         watch.monitor.scalars(watch.step, values)
 
     def _draw(self, mixture: dict[str, Tensor], genotype: Genotype, watch: Watch) -> None:
@@ -140,13 +145,11 @@ class Recorder:
             watch.monitor.figure(f"cell/{kind}", draw_cell(genotype.cells[kind], self.space.inputs, kind), watch.step)
 
     def _line(self, entry: SearchEpoch, row: TableRow | None) -> str:
-        parts = [
-            f"{level} loss {entry.readings[f'{level}/loss']:.4f} accuracy {entry.readings[f'{level}/accuracy']:.4f}"
-            for level in ("train", "valid")
-            if f"{level}/loss" in entry.readings
-        ]
-        if entry.supernet_accuracy is not None:
-            parts.append(f"supernet accuracy {entry.supernet_accuracy:.4f}, derived cell {entry.derived_accuracy:.4f}")
+        parts = [in_words({tag: value for tag, value in entry.readings.items() if "/" in tag})]
+        name = self.task.score_name
+        if (supernet := entry.readings.get(f"supernet_{name}")) is not None:
+            derived = entry.readings[f"derived_{name}"]
+            parts.append(f"supernet {self.task.words(name)} {supernet:.4f}, derived cell {derived:.4f}")
         most = largest_entropy(self.architecture.keep)
         parts.append("entropy " + ", ".join(f"{kind} {value:.4f} of {most[kind]:.4f}" for kind, value in entry.entropy.items()))
         parts.append("skips " + ", ".join(f"{kind} {count}" for kind, count in entry.skips.items()))

@@ -25,11 +25,11 @@ from training.report.html import (
     join,
     millions,
     paragraph,
-    percent,
     table,
     warning,
 )
 from training.report.sections import drawn_genotype, images
+from training.tasks.task import Task
 
 _SUBSCRIPTS = str.maketrans("0123456789-", "₀₁₂₃₄₅₆₇₈₉₋")
 _LABEL, _ROW, _HEAD, _GAP = 6.9, 13, 20, 12  # width of a letter, heights of a candidate and of a title, between two edges
@@ -42,6 +42,7 @@ class Story:
 
     facts: RunFacts
     config: SearchConfig
+    task: type[Task]
     space: SearchSpace
     format: ImageFormat
     """Of the images that it has seen."""
@@ -57,7 +58,8 @@ def search_page(story: Story) -> Page:
     config, history, genotype, run = story.config, story.history, story.genotype, story.facts
     page = Page(f"Search: {run.method}, {config.data.name}", *introduction(run, config.space))
     costs = default_costs(genotype, story.space, config.stem, story.format)
-    measured = next((entry for entry in reversed(history) if entry.supernet_accuracy is not None), None)
+    task, name = story.task, story.task.score_name
+    measured = next((entry.readings for entry in reversed(history) if f"supernet_{name}" in entry.readings), None)
     page.section(
         "Result",
         facts(
@@ -66,13 +68,13 @@ def search_page(story: Story) -> Page:
                 "multiply-adds": millions(costs["multiply_adds"]),
                 "epochs": f"{run.process.done} of {run.epochs}",
                 "time": duration(run.process.seconds),
-                "accuracy of the supernet": _percent(measured.supernet_accuracy) if measured else None,
-                "of the derived cell": _percent(measured.derived_accuracy) if measured else None,
+                f"{task.words(name)} of the supernet": task.written(name, measured[f"supernet_{name}"]) if measured else None,
+                "of the derived cell": task.written(name, measured[f"derived_{name}"]) if measured else None,
             }
         ),
         *_ended(story),
         drawn_genotype(genotype, run.pictures),
-        _of_default_network(genotype, config.stem, story.format, costs),
+        _of_default_network(genotype, config.stem, task, story.format, costs),
         *_of_table(story),
     )
     weighted = "Classes are weighted in each loss that is descended; accuracies count all images alike."
@@ -82,10 +84,6 @@ def search_page(story: Story) -> Page:
         page.section("Weights of the operations over the epochs", *weights_over_time(history, story.space, genotype))
     close(page, config, run, images(run.directory, config.data), genotype)
     return page
-
-
-def _percent(share: float | None) -> str | None:
-    return None if share is None else percent(share)
 
 
 def _ended(story: Story) -> list[Markup]:
@@ -105,7 +103,9 @@ def _ended(story: Story) -> list[Markup]:
     return parts
 
 
-def _of_default_network(genotype: Genotype, stem: Stem, images: ImageFormat, costs: Mapping[str, float]) -> Markup:
+def _of_default_network(
+    genotype: Genotype, stem: Stem, task: type[Task], images: ImageFormat, costs: Mapping[str, float]
+) -> Markup:
     skeleton = genotype.skeleton
     channels, cells = skeleton.default_size(stem)
     wide, height, width = images.shape
@@ -113,9 +113,9 @@ def _of_default_network(genotype: Genotype, stem: Stem, images: ImageFormat, cos
         f"{costs['parameters']:,} parameters and {costs['multiply_adds']:,} multiply-adds an image are those of the network ",
         "that ",
         element("code", "python -m retrain"),
-        f" builds by default for images of {wide}x{height}x{width} and {len(images.class_names)} classes: "
-        f"C = {channels}, {cells} {skeleton.unit}. Accuracies here are of the supernet on the images held out from its "
-        "training; they do not say how well the cell does when it is retrained.",
+        f" builds by default for images of {wide}x{height}x{width} and {len(images.class_names)} {task.words('outputs')}: "
+        f"C = {channels}, {cells} {skeleton.unit}. The {task.words(task.score_name)} here is that of the "
+        "supernet on the images held out from its training; it does not say how well the cell does when it is retrained.",
     )
 
 
@@ -134,19 +134,19 @@ def _of_table(story: Story) -> list[Markup]:
 
 
 def _curves(story: Story) -> list[Markup | None]:
-    history, kinds = story.history, story.space.kinds
+    history, kinds, name = story.history, story.space.kinds, story.task.score_name
+    words = story.task.words(name)
 
     def of_kinds(values: Callable[[SearchEpoch], Mapping[str, float]]) -> list[Curve]:
         return [of_history(history, kind, lambda entry, kind=kind: values(entry)[kind]) for kind in kinds]  # type: ignore[misc]
 
     drawn = [
         chart("loss", [of_reading(history, "train/loss", "train"), of_reading(history, "valid/loss", "validation")]),
-        chart("accuracy while training", [
-            of_reading(history, "train/accuracy", "train"), of_reading(history, "valid/accuracy", "validation"),
+        chart(f"{words} while training", [
+            of_reading(history, f"train/{name}", "train"), of_reading(history, f"valid/{name}", "validation"),
         ]),
-        chart("accuracy on held-out images", [
-            of_history(history, "supernet", lambda entry: entry.supernet_accuracy),
-            of_history(history, "derived cell in it", lambda entry: entry.derived_accuracy),
+        chart(f"{words} on held-out images", [
+            of_reading(history, f"supernet_{name}", "supernet"), of_reading(history, f"derived_{name}", "derived cell in it"),
         ]),
         chart("mean entropy of an edge, in nats", of_kinds(lambda entry: entry.entropy)),
         chart("skip connections in the cell", of_kinds(lambda entry: entry.skips)),

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
@@ -13,10 +12,10 @@ from search.differentiable.bilevel import VirtualStep, Weights, first_order, sec
 from search.differentiable.config import SearchConfig
 from search.differentiable.relaxations import Mixture
 from supernet import Path, Supernet
-from training.hardware import Precision, autocast
-from training.images.batches import Batches
-from training.metrics import Batch, Meter, Reading, evaluate_batches
+from training.hardware import Hardware, Precision
+from training.metrics import Batch, Reading
 from training.optim import descend, freezing_slices, frozen, new_optimizer, statistics_kept
+from training.tasks.task import Batches, Network, Task
 
 
 class Steps:
@@ -32,18 +31,17 @@ class Steps:
         config: SearchConfig,
         network: Supernet,
         architecture: Architecture,
-        device: torch.device,
-        class_weights: Tensor | None = None,
+        task: Task,
+        hardware: Hardware,
     ) -> None:
-        """`class_weights` [classes] weigh the losses that are descended, not those that are reported by `evaluate`."""
-        self.class_weights = None if class_weights is None else class_weights.to(device)
         self.config = config
         self.network = network
         self.architecture = architecture
-        self.device = device
+        self.task = task
+        self.hardware = hardware
         self.moves_alphas = True
         """False while only the weights are trained."""
-        self.meters = {level: Meter(device) for level in ("train", "valid")}
+        self.meters = {level: task.new_meter(hardware.device) for level in ("train", "valid")}
         self.weight_optimizer = new_optimizer(config.weights, network.parameters())
         self.alpha_optimizer = torch.optim.Adam(
             architecture.parameters(),
@@ -51,17 +49,16 @@ class Steps:
             (config.alphas.beta1, config.alphas.beta2),
             weight_decay=config.alphas.weight_decay,
             fused=True,
-            capturable=device.type == "cuda",
+            capturable=hardware.device.type == "cuda",
         )
 
-    def __call__(self, images: Tensor, labels: Tensor, *valid: Tensor) -> None:
+    def __call__(self, train: Batch, valid: Batch | None = None) -> None:
         """One step on a training batch and, where the levels are two, a validation batch."""
-        train = (images, labels)
-        if not self.config.bilevel:
+        if valid is None:
             self.joint_step(train)
             return
         if self.moves_alphas:
-            self.alpha_step(train, (valid[0], valid[1]))
+            self.alpha_step(train, valid)
         self.weight_step(train)
 
     def alpha_step(self, train: Batch, valid: Batch) -> None:
@@ -110,13 +107,13 @@ class Steps:
         """The gradient through a virtual step; it leaves running statistics and weights as they are."""
         config = self.config
 
-        def train_loss(weights: Weights, precision: Precision = config.precision) -> Tensor:
-            return self._cross_entropy(self.logits(train[0], mixture, path, precision, weights), train[1])
+        def train_loss(weights: Weights, precision: Precision | None = None) -> Tensor:
+            return self.task.loss(self.outputs(train, mixture, path, precision, weights), train)
 
         def valid_loss(weights: Weights) -> Tensor:
-            logits = self.logits(valid[0], mixture, path, config.precision, weights)
-            loss = self._cross_entropy(logits, valid[1])
-            self.meters["valid"].update(loss, logits, valid[1])
+            outputs = self.outputs(valid, mixture, path, weights=weights)
+            loss = self.task.loss(outputs, valid)
+            self.meters["valid"].update(loss, outputs, valid)
             return loss
 
         weights: Weights = dict(self.network.named_parameters())
@@ -133,29 +130,40 @@ class Steps:
                 precise_train_loss=partial(train_loss, precision="float32"),
             )
 
-    def logits(
+    def outputs(
         self,
-        images: Tensor,
+        batch: Batch,
         mixture: Mixture,
         path: Path | None = None,
         precision: Precision | None = None,
         weights: Weights | None = None,
-        bypass: Mixture | None = None,
     ) -> Tensor:
-        """Logits [B, classes] in float32, computed in `precision` (None: the configured one), with other `weights` if given."""
-        with autocast(precision or self.config.precision, self.device):
-            arguments = (images, mixture, path, bypass)
-            logits: Tensor
-            logits = self.network(*arguments) if weights is None else functional_call(self.network, weights, arguments)
-        return logits.float()
+        """Outputs [B, ...] in float32, computed in `precision` (None: the configured one), with other `weights` if given."""
+        return self.task.forward(self._under(mixture, path, precision=precision, weights=weights), batch)
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, self.class_weights)
+    def _under(
+        self,
+        mixture: Mixture,
+        path: Path | None = None,
+        bypass: Mixture | None = None,
+        precision: Precision | None = None,
+        weights: Weights | None = None,
+    ) -> Network:
+        """The supernet as a function of its inputs alone."""
+
+        def network(inputs: Tensor) -> Tensor:
+            arguments = (inputs, mixture, path, bypass)
+            outputs: Tensor
+            with self.hardware.autocast(precision):
+                outputs = self.network(*arguments) if weights is None else functional_call(self.network, weights, arguments)
+            return outputs
+
+        return network
 
     def _loss(self, level: str, batch: Batch, mixture: Mixture, path: Path | None) -> Tensor:
-        logits = self.logits(batch[0], mixture, path)
-        loss = self._cross_entropy(logits, batch[1])
-        self.meters[level].update(loss, logits, batch[1])
+        outputs = self.outputs(batch, mixture, path)
+        loss = self.task.loss(outputs, batch)
+        self.meters[level].update(loss, outputs, batch)
         return loss
 
     @torch.no_grad()
@@ -167,16 +175,14 @@ class Steps:
         training: bool = False,
         bypass: Mixture | None = None,
     ) -> Reading:
-        """Loss and accuracy of the supernet over `batches`, in evaluation mode; for `bypass` see `Supernet.forward`.
+        """Loss and values of the supernet over `batches`, in evaluation mode; for `bypass` see `Supernet.forward`.
 
         With `training` batch norm takes each batch's statistics instead of the running ones, which fit no other mixture than
         that of the training.
         """
         self.network.train(training)
         with statistics_kept(self.network):
-            return evaluate_batches(
-                lambda images: self.logits(images, mixture, path, bypass=bypass), batches.epoch(0), self.device
-            )
+            return self.task.read(self._under(mixture, path, bypass), batches.epoch(0), self.hardware.device)
 
     def alpha_gradient(self, batches: Batches, alphas: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of the mean loss of `batches` at other alphas: nothing random, each batch's own statistics, float32."""
@@ -188,9 +194,9 @@ class Steps:
             frozen(self.network.parameters()),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
-            for images, labels in batches.epoch(0):
+            for batch in batches.epoch(0):
                 mixture = self.architecture.mean(dict(zip(self.architecture.alphas, points, strict=True)))
-                loss = self._cross_entropy(self.logits(images, mixture, precision="float32"), labels)
+                loss = self.task.loss(self.outputs(batch, mixture, precision="float32"), batch)
                 torch._foreach_add_(total, first_order(loss, points), alpha=1 / len(batches))
         return total
 

@@ -1,11 +1,9 @@
 """A search from configuration to genotype: what every differentiable method runs."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from base.seeds import derive_seed
 from search.costs.tabular import Table
@@ -20,16 +18,16 @@ from search.differentiable.steps import Steps
 from search.history import SearchEpoch
 from supernet import Genotype, Supernet, get_space
 from training.graph import GraphedStep, new_capture
-from training.hardware import choose_device
-from training.images.batches import EVALUATED_PIXELS, Batches
-from training.images.data import class_weights, split_halves
-from training.images.format import Images
+from training.hardware import Hardware
 from training.loop import Watch
+from training.metrics import Batch
 from training.optim import load_optimizer, new_optimizer, set_lr
 from training.run.checkpoint import RunDirectory
+from training.tasks.task import Batches, Task
 
-MEASURED_IMAGES = 128
-"""Validation images, always the same, whose loss's curvature is measured: so many, in whole batches, but at least one batch."""
+MEASURED_EXAMPLES = 128
+"""Validation examples, always the same, on whose loss the curvature is measured: so many, in whole batches, but at least one
+batch."""
 
 
 class BilevelSearch:
@@ -42,18 +40,20 @@ class BilevelSearch:
     def __init__(
         self,
         config: SearchConfig,
-        images: Images,
+        task: Task,
         run: RunDirectory,
+        hardware: Hardware,
         table: Table | None = None,
         pictures: bool = True,
-    ):
+    ) -> None:
         self.config = config
+        self.task = task
         self.run = run
-        self.device = choose_device(config.device, config.threads)
+        self.device = hardware.device
         self.space = get_space(config.space)
-        self.format = images.format
+        self.format = task.train.format
         self.space.skeleton.check(self.format.shape)
-        self.train_batches, self.valid_batches, self.evaluation_batches, self.measured_batches = self._batches(images)
+        self.train_batches, self.valid_batches, self.evaluation_batches, self.measured_batches = self._batches()
         self.steps = min(len(batches) for batches in (self.train_batches, self.valid_batches) if batches is not None)
         # A kernel has no second derivative, which a double backward needs.
         exact = config.order == "second" and config.hessian_vector == "exact"
@@ -62,7 +62,7 @@ class BilevelSearch:
             self.space,
             config.channels,
             config.cells,
-            images.classes,
+            task.outputs,
             self.format.shape[0],
             candidates=config.candidates(self.space),
             partial=config.partial,
@@ -73,10 +73,10 @@ class BilevelSearch:
         ).to(self.device)
         cells = None if config.tie_cells else self.network.cells_of_kind
         self.architecture = Architecture(self.space, config, cells, self.device)
-        self.step = Steps(config, self.network, self.architecture, self.device, class_weights(images, config.data))
+        self.step = Steps(config, self.network, self.architecture, task, hardware)
         self.meters = self.step.meters
         same_each_step = not get_relaxation(config.relaxation.name).one_path
-        self.graphed = GraphedStep(self.step, new_capture(config.graph, self.device, config.weights.name, same_each_step))
+        self.graphed = GraphedStep(self.step, new_capture(hardware.graph, self.device, config.weights.name, same_each_step))
         self.schedule = SupernetSchedule.of(config, self.space)
         self.epochs = self.schedule.planned_epochs
         self.perturbation = Perturbation(self.space, config.seed) if self.schedule.rounds else None
@@ -84,26 +84,21 @@ class BilevelSearch:
             self.step, self.evaluation_batches, self.measured_batches, table, run.path, self.epochs, pictures
         )
 
-    def _batches(self, images: Images) -> tuple[Batches, Batches | None, Batches, Batches]:
-        """Of both levels, of the whole validation part as it is, and of those of its images that curvature is measured on."""
+    def _batches(self) -> tuple[Batches, Batches | None, Batches, Batches]:
+        """Makes four sets of batches: training, validation (None with a single level), all validation examples as they are, and
+        the few used to measure curvature."""
         config = self.config
-        train, valid = split_halves(images, config.train_fraction, config.seed)
-        augment = config.data.augmentation()
-
-        def batches(part: Images, stream: str) -> Batches:
-            return Batches(part, config.batch_size, self.device, config.seed, augment, True, True, stream=stream)
-
-        together = config.batch_size
-        if not (self.space.batch_statistics if config.batch_statistics is None else config.batch_statistics):
-            # An image's result depends on no other image, so that as many are evaluated together as fill a GPU.
-            together = max(together, EVALUATED_PIXELS // math.prod(images.format.shape[1:]))
-        together = min(together, len(valid))
-        # A single image that might be left over has no statistics.
-        whole = Batches(valid, together, self.device, drop_last=len(valid) % together == 1)
+        train, valid = self.task.train.split(config.train_fraction, config.seed)
+        # With running statistics an example's result depends on no other example.
+        independent = not (self.space.batch_statistics if config.batch_statistics is None else config.batch_statistics)
         # In batches of the size that the memory is known to hold.
-        measured = valid.take(torch.arange(min(len(valid), max(MEASURED_IMAGES, config.batch_size))))
-        parts = Batches(measured, min(config.batch_size, len(measured)), self.device, drop_last=True)
-        return batches(train, "train"), batches(valid, "valid") if config.bilevel else None, whole, parts
+        measured = valid.take(max(MEASURED_EXAMPLES, config.batch_size))
+        return (
+            train.shuffled(config.batch_size, config.seed, "train"),
+            valid.shuffled(config.batch_size, config.seed, "valid") if config.bilevel else None,
+            valid.in_order(config.batch_size, "drop_single", independent),
+            measured.in_order(config.batch_size, "drop"),
+        )
 
     def genotype(self) -> Genotype:
         """What the space's rule derives from the present alphas; after an early stop, from those before the collapse."""
@@ -117,21 +112,18 @@ class BilevelSearch:
         return None if collapse is None else told(collapse)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """One epoch of both levels. Returns the supernet's validation accuracy where it is due, otherwise None."""
+        """One epoch of both levels. Returns the supernet's validation score where it is due, otherwise None."""
         plan = self.begin_epoch(epoch, watch.monitor.log)
         for batch in watch.batches(self.batches_of(epoch)):
             self.graphed(*batch)
-            watch.images += sum(len(labels) for labels in batch[1::2])
+            watch.images += sum(part.size for part in batch)
         readings = watch.finish()
         return self.recorder.epoch(epoch, watch, plan.rate, readings, self.genotype())
 
-    def batches_of(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """Images and labels of each step: of a training batch and, where the levels are two, of a validation batch."""
-        if self.valid_batches is None:
-            yield from self.train_batches.epoch(epoch)
-            return
-        for train, valid in zip(self.train_batches.epoch(epoch), self.valid_batches.epoch(epoch), strict=False):
-            yield *train, *valid
+    def batches_of(self, epoch: int) -> Iterator[tuple[Batch, ...]]:
+        """The batches of each step: one of the training part and, where the levels are two, one of the validation part."""
+        streams = [batches.epoch(epoch) for batches in (self.train_batches, self.valid_batches) if batches is not None]
+        yield from zip(*streams, strict=False)
 
     def begin_epoch(self, epoch: int, log: Callable[[str], None]) -> EpochPlan:
         """Brings network, architecture and optimisers where the schedule has them in that epoch, and returns its plan."""
@@ -163,12 +155,12 @@ class BilevelSearch:
         log(f"selection, round {number + 1} of {self.perturbation.rounds}: {left} edges are undecided")
 
     def _score(self, mixture: Mixture) -> float:
-        """Accuracy under a mixture from which something was taken away.
+        """Score under a mixture from which something was taken away.
 
         Channels that pass the operations by stay as they are, until the whole edge is gone: the operation is what is missing.
         """
         shares = {kind: table.sum(-1) * mixture[kind].any(-1) for kind, table in self.architecture.mean().items()}
-        return self.step.evaluate(self.evaluation_batches, mixture, training=True, bypass=shares).accuracy
+        return self.task.score(self.step.evaluate(self.evaluation_batches, mixture, training=True, bypass=shares))
 
     def _rebuild(self, keep: Candidates, partial: int) -> None:
         """Leaves only the candidates in `keep`, and sends 1 / `partial` of the channels through them."""

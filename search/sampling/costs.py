@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from search.costs.counted import CostTable, Shape
 from search.costs.latency import MeasuredLatency, TableLatency
 from search.costs.tabular import Table
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
-from training.images.format import Images
+from training.hardware import Hardware
+from training.tasks.task import Task
 
 CIFAR10: tuple[Shape, int] = (3, 32, 32), 10
 """Shape of an image and number of classes where only a benchmark table is at hand."""
@@ -36,15 +35,17 @@ class ArchitectureCosts:
 
 
 def architecture_costs(
-    config: SamplingConfig, encoding: Encoding, images: Images | None, table: Table | None, device: torch.device
+    config: SamplingConfig, encoding: Encoding, task: Task | None, table: Table | None, hardware: Hardware
 ) -> ArchitectureCosts:
-    """Costs of the networks that retraining with the search's stem builds by default, for `images`, without them CIFAR-10's.
+    """Costs of the networks that retraining with the search's stem builds by default, for the images of `task`.
+
+    Without a task they are for images and classes of CIFAR-10.
 
     Raises ValueError for a latency that `table` does not have.
     """
     shape, classes = CIFAR10
-    if images is not None:
-        shape, classes = images.format.shape, images.classes
+    if task is not None:
+        shape, classes = task.train.format.shape, task.outputs
     space = encoding.space
     operations = [space.candidates[column] for column in encoding.operations]
     size = (space, *space.skeleton.default_size(config.stem), classes, shape)
@@ -52,7 +53,7 @@ def architecture_costs(
     if config.latency is None:
         return ArchitectureCosts(costs)
     if config.latency == "measured":
-        measured = MeasuredLatency(*size, device, config.precision, stem=config.stem, operations=operations)
+        measured = MeasuredLatency(*size, hardware.device, hardware.precision, stem=config.stem, operations=operations)
         return ArchitectureCosts(costs, measured)
     assert table is not None, "latency: checked by the configuration"
     known = TableLatency(table, config.latency)

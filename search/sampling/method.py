@@ -23,13 +23,13 @@ from search.sampling.trainer import SamplingSearch
 from search.sampling.trials import Trial
 from search.sampling.weights import new_supernet
 from supernet import Genotype, Supernet, get_space
-from training.hardware import choose_device
-from training.images.data import load_images, save_format, saved_format
+from training.hardware import Hardware
 from training.loop import open_run, run_epochs
 from training.report.sections import Process
 from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
 from training.run.repeat import Spread
+from training.tasks.task import TASKS, open_task
 
 C = TypeVar("C", bound=SamplingConfig)
 
@@ -66,7 +66,7 @@ class SamplingRun(SearchRun):
             raise InputError(f"{self.path}: has no network; its scores are from {config.evaluate}")
         form = self.format
         with self.restoring(), torch.random.fork_rng([]):
-            network = new_supernet(config, self.encoding, len(form.class_names), form.shape[0])
+            network = new_supernet(config, self.encoding, len(TASKS[config.task].output_names(form)), form.shape[0])
             network.load_state_dict(state["weights"]["network"])
         return network.eval()
 
@@ -130,14 +130,13 @@ def sample(
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
     notes: list[str] = []
-    images = None
-    if config.needs_images:
-        device, known = choose_device(config.device, config.threads), saved_format(options)
-        images = load_images(config.data, "train", device, known, notes.append, surveyed=known is not None)
-    trainer = SamplingSearch(sampler, config, images, RunDirectory(options.run, config), table, options.pictures)
+    hardware = Hardware.of(config)
+    task = open_task(config, hardware, options, notes.append) if config.needs_images else None
+    directory = RunDirectory(options.run, config)
+    trainer = SamplingSearch(sampler, config, task, directory, hardware, table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):
-        if images is not None:
-            save_format(images, run.path)
+        if task is not None:
+            task.save_description(run.path)
         for note in notes:
             monitor.log(note)
         done = run_epochs(trainer, config, run, monitor, method, start)
@@ -152,6 +151,15 @@ def sample(
         asked = method, paper, defaults or type(config)()
         facts = RunFacts(*asked, run.path, run.config_hash, trainer.device, trainer.epochs, process, options.pictures)
         trials = trainer.trials
-        story = Story(facts, config, trainer.recorder.history, trials.done, trials.spent, trials.exhausted, findings)
+        story = Story(
+            facts,
+            config,
+            None if task is None else type(task),
+            trainer.recorder.history,
+            trials.done,
+            trials.spent,
+            trials.exhausted,
+            findings,
+        )
         monitor.log(f"{method}: report in {sampling_page(story).write(run.path)}")
     return genotype

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from random import Random
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.checks import FieldError
@@ -16,29 +15,41 @@ from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.sampler import Sampler
 from supernet import Supernet
-from training.hardware import Precision, autocast
-from training.images.batches import Batches
-from training.images.format import Images
-from training.metrics import Batch, Meter, evaluate_batches
+from training.hardware import Hardware
+from training.metrics import Batch
 from training.optim import descend, freezing_slices, new_optimizer, statistics_kept
+from training.tasks.task import Batches, Dataset, Network, Task
 
 
 class PathNetwork:
     """A supernet that runs one architecture: only its operations, each with the weight 1."""
 
-    def __init__(self, network: Supernet, encoding: Encoding, device: torch.device, precision: Precision) -> None:
+    def __init__(self, network: Supernet, encoding: Encoding, task: Task, hardware: Hardware) -> None:
         self.network = network
         self.encoding = encoding
-        self.device = device
-        self._precision = precision
-        table = torch.ones(len(encoding.space.edges), len(encoding.space.candidates), device=device)
+        self.task = task
+        self.device = hardware.device
+        self._hardware = hardware
+        table = torch.ones(len(encoding.space.edges), len(encoding.space.candidates), device=self.device)
         self._mixture = dict.fromkeys(encoding.space.kinds, table)
 
-    def logits(self, images: Tensor, genome: Genome) -> Tensor:
-        """Images [B, C, H, W] to logits [B, classes] in float32."""
-        with autocast(self._precision, self.device):
-            logits: Tensor = self.network(images, self._mixture, self.encoding.path(genome))
-        return logits.float()
+    def of(self, genome: Genome) -> Network:
+        """Returns one architecture as a function of its inputs alone."""
+
+        def network(inputs: Tensor) -> Tensor:
+            with self._hardware.autocast():
+                outputs: Tensor = self.network(inputs, self._mixture, self.encoding.path(genome))
+            return outputs
+
+        return network
+
+    def outputs(self, batch: Batch, genome: Genome) -> Tensor:
+        """Returns the outputs [B, ...] of one architecture in float32."""
+        return self.task.forward(self.of(genome), batch)
+
+    def score(self, genome: Genome, batches: Iterable[Batch]) -> float:
+        """Returns the score that one architecture has over `batches`; more is better."""
+        return self.task.score(self.task.read(self.of(genome), batches, self.device))
 
 
 class PathSteps:
@@ -47,14 +58,10 @@ class PathSteps:
     Weights of operations that do not run, and their momentum, stay what they are, bit for bit.
     """
 
-    def __init__(
-        self, config: SamplingConfig, paths: PathNetwork, sampler: Sampler, class_weights: Tensor | None = None
-    ) -> None:
-        """`class_weights` [classes] weigh the loss that is descended."""
+    def __init__(self, config: SamplingConfig, paths: PathNetwork, sampler: Sampler) -> None:
         self.config = config
         self.paths = paths
-        self.class_weights = None if class_weights is None else class_weights.to(paths.device)
-        self.meter = Meter(paths.device)
+        self.meter = paths.task.new_meter(paths.device)
         self.optimizer = new_optimizer(config.weights, paths.network.parameters())
         self._sampler = sampler
         self.begin_epoch(0)
@@ -70,17 +77,17 @@ class PathSteps:
         encoding = self.paths.encoding
         return fair_paths(encoding, self._random) if self.config.paths == "fair" else [encoding.random(self._random)]
 
-    def __call__(self, images: Tensor, labels: Tensor) -> None:
+    def __call__(self, batch: Batch) -> None:
         """One step on a batch."""
         genomes, encoding, network = self.draw(), self.paths.encoding, self.paths.network
         with freezing_slices(self.optimizer, network.idle(*map(encoding.path, genomes))):
-            descend(self._losses(images, labels, genomes), self.optimizer, self.config.weights.clip)
+            descend(self._losses(batch, genomes), self.optimizer, self.config.weights.clip)
 
-    def _losses(self, images: Tensor, labels: Tensor, genomes: Iterable[Genome]) -> Iterator[Tensor]:
+    def _losses(self, batch: Batch, genomes: Iterable[Genome]) -> Iterator[Tensor]:
         for genome in genomes:
-            logits = self.paths.logits(images, genome)
-            loss = F.cross_entropy(logits, labels, self.class_weights)
-            self.meter.update(loss, logits, labels)
+            outputs = self.paths.outputs(batch, genome)
+            loss = self.paths.task.loss(outputs, batch)
+            self.meter.update(loss, outputs, batch)
             yield loss
 
 
@@ -99,23 +106,29 @@ def fair_paths(encoding: Encoding, random: Random) -> list[Genome]:
 
 
 class SupernetScores:
-    """The accuracy, a share, of an architecture on validation images with the shared weights.
+    """The task's score of an architecture on validation examples with the shared weights.
 
-    Whole evaluations take the images that `SamplingConfig.evaluated_images` says, always the same, and a share the first of
+    Whole evaluations take the examples that `SamplingConfig.evaluated_images` says, always the same, and a share the first of
     them. Nothing of the network changes. With `recalibrate`, running statistics are those of the path itself over
     that many training batches (SPOS, Guo et al. 2020, section 3.4) instead of those that all paths have left behind.
     """
 
-    def __init__(self, config: SamplingConfig, paths: PathNetwork, train: Batches, valid: Images, together: int) -> None:
-        """`together`: images of a batch in evaluation. Raises ValueError for more images than there are."""
+    def __init__(
+        self, config: SamplingConfig, paths: PathNetwork, train: Batches, valid: Dataset, independent: bool = False
+    ) -> None:
+        """`independent`: the result of an example depends on no other one.
+
+        Raises InputError where more examples are to be evaluated than there are.
+        """
         self._paths = paths
         self._train = train
         self._recalibrate = config.recalibrate
-        self._together = together
+        self._batch_size = config.batch_size
+        self._independent = independent
         count = len(valid) if config.evaluated_images is None else config.evaluated_images
         if count > len(valid):
             raise FieldError("evaluated_images", f"there are {len(valid)} validation images, not {count}")
-        self._valid = valid.take(torch.arange(count))
+        self._valid = valid.take(count)
         self._batches: dict[float, Batches] = {}
 
     @torch.no_grad()
@@ -123,26 +136,20 @@ class SupernetScores:
         network = self._paths.network
         with statistics_kept(network):
             if self._recalibrate:
-                images = (batch for batch, _ in itertools.islice(self._train.epoch(0), self._recalibrate))
-                recalibrate(network, (self._paths.logits(batch, genome) for batch in images))
+                batches = itertools.islice(self._train.epoch(0), self._recalibrate)
+                recalibrate(network, (self._paths.outputs(batch, genome) for batch in batches))
             network.eval()
-            reading = evaluate_batches(
-                lambda images: self._paths.logits(images, genome), self._of_share(share).epoch(0), self._paths.device
-            )
-        return reading.accuracy
+            return self._paths.score(genome, self._of_share(share).epoch(0))
 
     def _of_share(self, share: float) -> Batches:
         if share not in self._batches:
-            count = max(1, round(share * len(self._valid)))
-            together = min(self._together, count)
-            # A single image that might be left over has no statistics.
-            part = self._valid.take(torch.arange(count))
-            self._batches[share] = Batches(part, together, self._paths.device, drop_last=count > 1 and count % together == 1)
+            part = self._valid.take(max(1, round(share * len(self._valid))))
+            self._batches[share] = part.in_order(self._batch_size, "drop_single", self._independent)
         return self._batches[share]
 
 
 class GuideScores:
-    """The accuracy, a share, on the next batch of validation images: quick and noisy, for a sampler that learns meanwhile.
+    """The task's score on the next batch of validation examples: quick and noisy, for a sampler that learns meanwhile.
 
     Batch norm takes the batch's own statistics, as running ones fit no single path and would cost more than the evaluation.
     """
@@ -155,8 +162,7 @@ class GuideScores:
     def __call__(self, genome: Genome) -> float:
         self._paths.network.train()
         with statistics_kept(self._paths.network):
-            batch = next(self._stream)
-            return evaluate_batches(lambda images: self._paths.logits(images, genome), [batch], self._paths.device).accuracy
+            return self._paths.score(genome, [next(self._stream)])
 
 
 def recalibrate(network: nn.Module, passes: Iterable[object]) -> None:

@@ -14,6 +14,7 @@ from search.sampling.trials import Trial, Trials
 from supernet import Genotype
 from supernet.drawing.draw import draw_cell
 from training.loop import Watch
+from training.metrics import in_words
 from training.run.checkpoint import RunDirectory
 from training.run.history import write_history
 from training.run.monitor import Monitor
@@ -51,8 +52,7 @@ class SamplingRecorder:
         watch.monitor.scalars(watch.step, {"lr/weights": rate, **_tagged(readings)})
         said = "".join(f", {name} {value:.4f}" for name, value in readings.items())
         watch.monitor.log(
-            f"epoch {epoch + 1}/{self.epochs}: train loss {trained['train/loss']:.4f} accuracy {trained['train/accuracy']:.4f}"
-            f"{said}, {values['speed/images_per_second']:.0f} images/s"
+            f"epoch {epoch + 1}/{self.epochs}: {in_words(trained)}{said}, {values['speed/images_per_second']:.0f} images/s"
         )
 
     def round(self, epoch: int, watch: Watch, trials: Trials, new: Sequence[Trial], readings: Mapping[str, float]) -> None:

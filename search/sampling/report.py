@@ -11,6 +11,7 @@ from search.sampling.trials import Trial
 from training.report.charts import Curve, Point, chart, charts, of_reading
 from training.report.html import Markup, Page, drawing, duration, element, facts, figure, millions, paragraph, table, warning
 from training.report.sections import drawn_genotype, images
+from training.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Story:
 
     facts: RunFacts
     config: SamplingConfig
+    task: type[Task] | None
+    """None where scores come from a table alone."""
     history: Sequence[SamplingEntry]
     trials: Sequence[Trial]
     """All evaluations, in their order."""
@@ -52,7 +55,7 @@ def sampling_page(story: Story) -> Page:
         parts.append(drawn_genotype(findings.genotype, run.pictures))
     notes = run.process.notes(run.epochs, None if story.exhausted else config.stop)
     page.section("Result", facts(numbers | {"time": duration(run.process.seconds)}), *notes, *parts)
-    page.section("Curves", charts(*_curves(story.history, story.trials)))
+    page.section("Curves", charts(*_curves(story.history, story.trials, story.task)))
     if findings is not None:
         page.section(f"The best of {len(findings.ranked)} architectures", *_best(findings, config.best, run.pictures))
     seen = paragraph("None: scores are read from ", element("code", config.tabular), ".")
@@ -88,7 +91,7 @@ def _best(findings: Findings, count: int, pictures: bool) -> list[Markup]:
     return parts
 
 
-def _curves(history: Sequence[SamplingEntry], trials: Sequence[Trial]) -> list[Markup | None]:
+def _curves(history: Sequence[SamplingEntry], trials: Sequence[Trial], task: type[Task] | None) -> list[Markup | None]:
     epochs = [entry for entry in history if isinstance(entry, SamplingEpoch)]
     rounds = [entry for entry in history if isinstance(entry, SamplingRound)]
     spent, best = 0.0, None
@@ -110,6 +113,10 @@ def _curves(history: Sequence[SamplingEntry], trials: Sequence[Trial]) -> list[M
         chart("mean score of a round", [Curve("mean", means)], "evaluations"),
         chart("test accuracy of the best in the table, %", [Curve("best", truth)], "evaluations"),
         chart("loss of the shared weights", [of_reading(epochs, "train/loss", "train")]),
-        chart("accuracy of the shared weights", [of_reading(epochs, "train/accuracy", "train")]),
+        None
+        if task is None
+        else chart(
+            f"{task.words(task.score_name)} of the shared weights", [of_reading(epochs, f"train/{task.score_name}", "train")]
+        ),
         *(chart(f"sampler: {name}", [of_reading(history, name)], "epoch or round") for name in readings),
     ]

@@ -3,8 +3,6 @@
 from pathlib import Path as FilePath
 from typing import Any
 
-import torch
-
 from base.checks import FieldError
 from search.costs.tabular import Table
 from search.history import sampling_entry
@@ -19,12 +17,11 @@ from search.sampling.scores.table import TableScores
 from search.sampling.trials import Evaluate, Trials
 from search.sampling.weights import Weights
 from supernet import get_space
-from training.hardware import choose_device
-from training.images.batches import Batches
-from training.images.format import Images
+from training.hardware import Hardware
 from training.loop import Watch
 from training.metrics import Meter
 from training.run.checkpoint import RunDirectory
+from training.tasks.task import Task
 
 
 class SamplingSearch:
@@ -38,20 +35,23 @@ class SamplingSearch:
         self,
         sampler: type[Sampler],
         config: SamplingConfig,
-        images: Images | None,
+        task: Task | None,
         run: RunDirectory,
+        hardware: Hardware,
         table: Table | None,
         pictures: bool = True,
-    ):
+    ) -> None:
+        """`task`: None where a benchmark table is all that is asked."""
         self.config = config
+        self.task = task
         self.run = run
-        self.device = choose_device(config.device, config.threads)
+        self.device = hardware.device
         self.encoding = Encoding(get_space(config.space), config.exclude)
-        self.costs = architecture_costs(config, self.encoding, images, table, self.device)
+        self.costs = architecture_costs(config, self.encoding, task, table, hardware)
         self.sampler: Sampler = sampler(self.encoding, config, config.seed, self.costs)
         if config.prefilter.proxy is not None:
-            assert images is not None
-            score = self._proxy(config.prefilter.proxy, images)
+            assert task is not None
+            score = self._proxy(config.prefilter.proxy, task)
             self.sampler = Prefiltered(self.sampler, score, config.prefilter.factor)
         _check_sampler(config, self.sampler)
         self.weights: Weights | None = None
@@ -60,26 +60,34 @@ class SamplingSearch:
             assert table is not None
             evaluate = TableScores(self.encoding, table)
         elif config.evaluate == "supernet":
-            assert images is not None
-            self.weights = Weights(config, self.encoding, self.sampler, images, self.device)
+            assert task is not None
+            self.weights = Weights(config, self.encoding, self.sampler, task, hardware)
             if config.weights_from is not None:
                 self.weights.take_from(FilePath(config.weights_from))
             evaluate = self.weights.scores
         else:
-            assert images is not None
-            evaluate = self._proxy(config.evaluate, images)
+            assert task is not None
+            evaluate = self._proxy(config.evaluate, task)
         self.trials = Trials(self.sampler, evaluate)
         self.epochs = config.planned_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
         self.meters = {"train": Meter(self.device) if self.weights is None else self.weights.steps.meter}
         self.recorder = SamplingRecorder(config, self.encoding, self.costs, table, run, self.epochs, pictures)
 
-    def _proxy(self, name: str, images: Images) -> ProxyScores:
+    def _proxy(self, name: str, task: Task) -> ProxyScores:
         config = self.config
-        batches = Batches(images.take(torch.arange(min(len(images), config.batch_size))), config.batch_size, self.device)
-        batch, labels = next(iter(batches.epoch(0)))
-        size = config.channels, config.cells
-        return ProxyScores(self.encoding, name, *size, batch, labels, images.classes, config.seed, self.device, config.stem)
+        batch = next(task.train.take(config.batch_size).in_order(config.batch_size).epoch(0))
+        return ProxyScores(
+            self.encoding,
+            name,
+            config.channels,
+            config.cells,
+            batch,
+            task.outputs,
+            task.evaluation_loss,
+            config.seed,
+            config.stem,
+        )
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
         """An epoch of the weights, or a round of evaluations: then returns the best accuracy so far, where scores are one."""

@@ -1,6 +1,5 @@
 """The shared weights of a sampling search: trained along paths, or taken from another run."""
 
-import math
 from operator import attrgetter
 from pathlib import Path as FilePath
 from typing import Any
@@ -16,12 +15,11 @@ from search.sampling.encoding import Encoding
 from search.sampling.paths import GuideScores, PathNetwork, PathSteps, SupernetScores
 from search.sampling.samplers.sampler import Sampler
 from supernet import Supernet
-from training.images.batches import EVALUATED_PIXELS, Batches
-from training.images.data import class_weights, split_halves
-from training.images.format import Images
+from training.hardware import Hardware
 from training.loop import Watch
 from training.optim import cosine, load_optimizer, set_lr
 from training.run.schema import fields_in_order
+from training.tasks.task import Task
 
 _OF_ITS_OWN = ("epochs", "weights", "tabular", "kernels", "precision", "log_every", "stop", "device", "threads")
 SHARED = tuple(name for name in map(attrgetter("name"), fields_in_order(SupernetSearchConfig)) if name not in _OF_ITS_OWN)
@@ -32,24 +30,21 @@ seen. How the weights were trained, and on what, may differ."""
 class Weights:
     """The supernet of a search, how it is trained, and the scores that it gives."""
 
-    def __init__(self, config: SamplingConfig, encoding: Encoding, sampler: Sampler, images: Images, device: torch.device):
+    def __init__(self, config: SamplingConfig, encoding: Encoding, sampler: Sampler, task: Task, hardware: Hardware) -> None:
         self.config = config
         self.sampler = sampler
-        encoding.space.skeleton.check(images.format.shape)
+        shape = task.train.format.shape
+        encoding.space.skeleton.check(shape)
         torch.manual_seed(derive_seed(config.seed, "weights"))
-        self.network = new_supernet(config, encoding, images.classes, images.format.shape[0]).to(device)
-        self.paths = PathNetwork(self.network, encoding, device, config.precision)
-        self.steps = PathSteps(config, self.paths, sampler, class_weights(images, config.data))
-        train, valid = split_halves(images, config.train_fraction, config.seed)
-        augment = config.data.augmentation()
-        self.train = Batches(train, config.batch_size, device, config.seed, augment, True, True, stream="train")
-        guided = min(config.batch_size, len(valid))
-        self.valid = Batches(valid, guided, device, config.seed, shuffle=True, drop_last=True, stream="valid")
-        together = config.batch_size
-        if not (encoding.space.batch_statistics if config.batch_statistics is None else config.batch_statistics):
-            # An image's result depends on no other image, so that as many are evaluated together as fill a GPU.
-            together = max(together, EVALUATED_PIXELS // math.prod(images.format.shape[1:]))
-        self.scores = SupernetScores(config, self.paths, self.train, valid, together)
+        self.network = new_supernet(config, encoding, task.outputs, shape[0]).to(hardware.device)
+        self.paths = PathNetwork(self.network, encoding, task, hardware)
+        self.steps = PathSteps(config, self.paths, sampler)
+        train, valid = task.train.split(config.train_fraction, config.seed)
+        self.train = train.shuffled(config.batch_size, config.seed, "train")
+        self.valid = valid.shuffled(min(config.batch_size, len(valid)), config.seed, "valid", augment=False)
+        # With running statistics an example's result depends on no other example.
+        independent = not (encoding.space.batch_statistics if config.batch_statistics is None else config.batch_statistics)
+        self.scores = SupernetScores(config, self.paths, self.train, valid, independent)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float:
         """Trains one epoch, then lets the sampler learn; returns the learning rate."""
@@ -57,9 +52,9 @@ class Weights:
         set_lr(self.steps.optimizer, rate)
         self.steps.begin_epoch(epoch)
         self.network.train()
-        for images, labels in watch.batches(self.train.epoch(epoch)):
-            self.steps(images, labels)
-            watch.images += len(labels)
+        for batch in watch.batches(self.train.epoch(epoch)):
+            self.steps(batch)
+            watch.images += batch.size
         self._guide(epoch)
         return rate
 

@@ -32,10 +32,12 @@ from search.differentiable.trainer import BilevelSearch
 from search.history import SearchEpoch
 from search.methods import get_method, list_methods
 from supernet import Genotype
+from training.hardware import Hardware
 from training.images.data import load_images
 from training.images.format import ImageSet
 from training.run.checkpoint import RunDirectory
 from training.run.config import parse_command_line
+from training.tasks.classification import Classification
 
 METHODS = list_methods(DifferentiableMethod)
 PART = {part.name: part for part in PARTS}
@@ -95,7 +97,9 @@ def new_search(config: SearchConfig, images: ImageSet, path: Path) -> BilevelSea
     channels = 12 if 6 in (config.partial, *config.stages.partial) else 4
     exclude = [*config.exclude, *LEFT_OUT[config.space]]
     config = with_options(config, SMALL | {"channels": channels, "cells": CELLS[config.space], "exclude": exclude})
-    return BilevelSearch(config, images, RunDirectory(path, config))
+    hardware = Hardware.of(config, config.graph)
+    task = Classification.of_images(config.data, images, hardware)
+    return BilevelSearch(config, task, RunDirectory(path, config), hardware)
 
 
 def two_steps(search: BilevelSearch) -> None:
@@ -151,7 +155,7 @@ def check_verdict(search: BilevelSearch) -> None:
     sound, when = search.genotype(), search.config.early_stop.when
     entry = SearchEpoch(
         epoch=1, readings={}, genotype=sound.to_text(sound.text_form), entropy={}, skips={}, mixture={},
-        skip_share=dict.fromkeys(search.space.kinds, 0.1), eigenvalue=0.1, supernet_accuracy=None, derived_accuracy=None,
+        skip_share=dict.fromkeys(search.space.kinds, 0.1), eigenvalue=0.1,
     )  # fmt: skip
     search.recorder.history = [entry] * 15
     assert search.reason_to_stop() is None

@@ -13,7 +13,10 @@ from search.costs.tabular import Table
 from search.sampling.encoding import Encoding
 from search.sampling.scores.proxies import list_proxies
 from supernet import get_space
+from training.hardware import Hardware
 from training.images.data import DataConfig
+from training.images.format import ImageSet
+from training.tasks.classification import Classification
 
 HEAD = "arch,cifar10_test_200,cifar10_valid_200,cifar10_valid_12,params_cifar10,flops_cifar10\n"
 OPERATIONS = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "none")
@@ -38,7 +41,12 @@ def test_the_record_has_a_row_for_each_proxy(
     tabular: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[tuple[DataConfig, str]] = []
-    monkeypatch.setattr(proxies, "load_images", lambda config, part: asked.append((config, part)) or random_images(20, size=8))
+
+    def load(config: DataConfig, part: str, *more: object) -> ImageSet:
+        asked.append((config, part))
+        return random_images(20, size=8)
+
+    monkeypatch.setattr("training.tasks.images.load_images", load)
     record = tmp_path / "record.md"
     arguments = ["--tabular", str(tabular), "--data.root", "here", *SMALL, "--record", str(record)]
     assert proxies.main(arguments) == 0
@@ -61,8 +69,8 @@ def test_the_seed_decides_about_architectures_images_and_weights(tabular: Path) 
         assert table[ENCODING.genotype(genome)].test_accuracy == accuracy
     assert draw(table, ENCODING, SETTINGS) == drawn
     assert any(draw(table, ENCODING, Settings(SETTINGS.device, 4, seed)) != drawn for seed in range(5))
-    images = random_images(20, size=8)
-    first, again = (score_all(list(drawn), ENCODING, images, SETTINGS) for _ in range(2))
+    task = Classification.of_images(DataConfig(), random_images(20, size=8), Hardware(SETTINGS.device))
+    first, again = (score_all(list(drawn), ENCODING, task, SETTINGS) for _ in range(2))
     assert list(first) == list_proxies()
     assert [result.scores for result in first.values()] == [result.scores for result in again.values()]
 

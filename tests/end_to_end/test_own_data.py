@@ -17,9 +17,11 @@ from retrain.config import RetrainConfig
 from retrain.trainer import Retraining
 from retrain.weights import Trained
 from supernet.genotypes.published import get_genotype
+from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.images.files import Decoding
 from training.images.format import ImageFormat, ImageSet
+from training.tasks.classification import Classification
 from training.vision import import_torchvision
 
 SEARCH = {"space": "nasbench201", "cells": 1, "channels": 4, "epochs": 2, "batch_size": 8, "eigenvalue_every": 0, "threads": 1}
@@ -171,10 +173,13 @@ def test_rare_classes_weigh_more_in_the_loss(auxiliary_weight: float) -> None:
     images = ImageSet(torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8), labels, 3, (0.5,), (0.3,))
     data = DataConfig(class_weights="balanced")
     config = RetrainConfig(channels=2, cells=3, batch_size=20, auxiliary_weight=auxiliary_weight, drop_path=0, data=data)
-    trainer = Retraining(config, get_genotype("DARTS_V2"), images)
+    hardware = Hardware.of(config, config.graph)
+    task = Classification.of_images(config.data, images, hardware)
+    trainer = Retraining(config, get_genotype("DARTS_V2"), task, hardware)
     trainer.network.train()
-    batch, order = next(trainer.train_batches.epoch(0))
-    loss, logits, auxiliary = trainer._loss(batch, order)
+    batch = next(iter(trainer.train_batches.epoch(0)))
+    order = batch.targets
+    loss, logits, auxiliary = trainer._loss(batch)
     weight = (20 / (3 * np.array([12, 3, 5])))[order.numpy()]
 
     def expected(logits: torch.Tensor) -> float:

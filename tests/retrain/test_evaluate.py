@@ -25,16 +25,21 @@ from retrain.evaluation.networks import (
     evaluate_network,
     evaluate_runs,
     load_test_images,
-    network_logits,
+    network_outputs,
     read_runs,
 )
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.published import get_genotype
+from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.images.format import ImageFormat, ImageSet
 from training.metrics import count_parameters
 from training.run.config import config_to_yaml
+from training.tasks.classification import Classification
+from training.tasks.images import ImageData
+
+CPU = Hardware(torch.device("cpu"))
 
 
 def trained_on(network: DiscreteNetwork, side: int = 8, mean: float = 0.5) -> Trained:
@@ -130,7 +135,8 @@ def test_files_that_hold_no_network_are_refused(network, tmp_path):
 
 def test_a_network_is_evaluated_on_all_images(network):
     images = ImageSet(torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 3, 6]), 7, (0.5,), (0.5,))
-    found = evaluate_network(network, images, 3, torch.device("cpu"), "float32")
+    task = Classification.of_images(DataConfig(), images, CPU)
+    found = evaluate_network(network, task, task.train, 3, CPU)
     assert found.images == 5
     logits = network((images.images / 255 - 0.5) / 0.5)
     assert found.accuracy == pytest.approx((logits.argmax(1) == images.labels).float().mean().item())
@@ -139,7 +145,7 @@ def test_a_network_is_evaluated_on_all_images(network):
 
 def test_logits_do_not_depend_on_the_batch_size(network):
     images = pictures(9)
-    whole, parts = (network_logits(network, images, size, torch.device("cpu"), "float32") for size in (100, 4))
+    whole, parts = (network_outputs(network, ImageData(images, CPU), size, CPU).inputs for size in (100, 4))
     assert whole.shape == (9, 7)
     torch.testing.assert_close(parts, whole)
 
@@ -223,7 +229,9 @@ def test_each_network_computes_with_the_precision_of_its_run(make_run):
     device = torch.device("cpu")
     found = [row.metrics["loss"] for row in evaluate_runs(runs, [images] * 2, 40, device, speed=False)]
     network = untrained(0)
-    assert found[:2] == [evaluate_network(network, images, 40, device, name).loss for name in ("float32", "bfloat16")]
+    task = Classification.of_images(DataConfig(), images, CPU)
+    hardware = [Hardware(device, name) for name in ("float32", "bfloat16")]
+    assert found[:2] == [evaluate_network(network, task, task.train, 40, one).loss for one in hardware]
     assert found[0] != found[1]
 
 

@@ -13,12 +13,14 @@ import torch
 
 import retrain.__main__
 from retrain.config import RetrainConfig
-from retrain.evaluation.networks import network_logits
+from retrain.evaluation.networks import network_outputs
 from retrain.export import ExportInput, export, main
 from retrain.portable import onnx_model
 from retrain.weights import Trained
+from training.hardware import Hardware
 from training.images.data import DataConfig, load_images
 from training.run.checkpoint import RunDirectory
+from training.tasks.images import ImageData
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|"
 
@@ -73,7 +75,8 @@ def test_a_run_is_exported_in_all_forms(run: Path, capsys: pytest.CaptureFixture
     content = json.loads((directory / "model.json").read_text())
     images = load_images(DataConfig("digits"), "test")
     module = Trained.load(run).network
-    logits = network_logits(module, images, 360, torch.device("cpu"), "float32")
+    hardware = Hardware(torch.device("cpu"))
+    logits = network_outputs(module, ImageData(images, hardware), 360, hardware).inputs
     exact = (logits.argmax(1) == images.labels).float().mean().item()
     assert exact > 0.7  # what follows means something
     assert about.startswith(f"{run}: {content['parameters']:,} parameters, ")

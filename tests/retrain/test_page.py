@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from retrain import api
 from retrain.api import retrain
 from retrain.config import RetrainConfig
 from retrain.page import verdict
 from retrain.result import Compared
 from supernet.genotypes.genotype import Genotype
-from training.images.data import DataConfig
+from training.images.data import DataConfig, load_images
 from training.optim import OptimizerConfig
 from training.run.config import RunOptions, config_from_file, parse_command_line
 from training.run.monitor import StopConfig
@@ -139,32 +138,38 @@ def test_random_genotypes_are_beside_it_the_best_first(tmp_path: Path, read_page
 @pytest.mark.parametrize(
     ("accuracy", "others", "said"),
     [
-        (0.9, [0.8, 0.7], "above that of all 2 random genotypes of the space, trained in the same way (70.00% to 80.00%)."),
-        (0.6, [0.8], "below that of all 1 random genotype of the space, trained in the same way (80.00%): here the search"),
+        (0.9, [0.8, 0.7], "better than that of all 2 random genotypes of the space, trained in the same way (70.00% to "
+                          "80.00%)."),
+        (0.6, [0.8], "worse than that of all 1 random genotype of the space, trained in the same way (80.00%): here the "
+                     "search"),
         (0.8, [0.8, 0.7], "within the range of 2 random genotypes of the space, trained in the same way (70.00% to 80.00%), "
                           "of which 1 did at least as well."),
     ],
 )  # fmt: skip
 def test_the_verdict_claims_what_the_numbers_allow(accuracy: float, others: list[float], said: str) -> None:
-    found = verdict(Compared("own", 1, 1, accuracy), [Compared("other", 1, 1, value) for value in others])
+    found = verdict(compared(accuracy), [compared(value) for value in others], "accuracy")
     assert said in found and found.endswith(f"the more so with only {len(others)}.")
 
 
+def compared(accuracy: float) -> Compared:
+    return Compared("one", 1, 1, accuracy, f"{100 * accuracy:.2f}%")
+
+
 def test_many_random_genotypes_are_not_called_few() -> None:
-    others = [Compared(str(number), 1, 1, number / 40) for number in range(20)]
-    assert verdict(Compared("own", 1, 1, 0.9), others).endswith("the order may be another one.")
+    others = [compared(number / 40) for number in range(20)]
+    assert verdict(compared(0.9), others, "accuracy").endswith("the order may be another one.")
 
 
 def test_names_of_classes_are_but_text(tmp_path: Path, read_page: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = "<img src=x onerror=alert(1)> & \"'"
-    load = api.load_images
+    load = load_images
 
     def renamed(config: DataConfig, part: Any, device: Any, known: Any, *more: Any, **named: Any) -> Any:
         return replace(
             load(config, part, device, None, *more, **named), class_names=tuple(f"{hostile} {one}" for one in range(10))
         )
 
-    monkeypatch.setattr(api, "load_images", renamed)
+    monkeypatch.setattr("training.tasks.images.load_images", renamed)
     retrain(small(epochs=1), options(tmp_path / "run"))
     assert read_page(tmp_path / "run").count(f"|{hostile} 3|") == 2
 

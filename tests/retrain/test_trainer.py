@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from retrain import DiscreteNetwork, api
+from retrain import DiscreteNetwork
 from retrain.__main__ import main
 from retrain.api import retrain
 from retrain.config import RetrainConfig
@@ -16,6 +16,7 @@ from retrain.result import Result
 from retrain.trainer import Retraining
 from supernet.genotypes.genotype import Genotype
 from supernet.genotypes.published import get_genotype
+from training.hardware import Hardware
 from training.images.batches import Batches
 from training.images.data import DataConfig, load_images
 from training.images.format import ImageSet
@@ -24,6 +25,7 @@ from training.metrics import count_parameters
 from training.optim import OptimizerConfig
 from training.run.config import RunOptions
 from training.run.monitor import StopConfig
+from training.tasks.classification import Classification
 
 NASBENCH_TEXT = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"
 RESULTS = ("weights.safetensors", "genotype.json", "metrics.json")
@@ -151,7 +153,7 @@ def test_both_parts_are_read_once_before_anything_is_written(tmp_path, monkeypat
         read.append((part, (tmp_path / "run").exists()))
         return load_images(config, part, *more, **named)
 
-    monkeypatch.setattr(api, "load_images", recorded)
+    monkeypatch.setattr("training.tasks.images.load_images", recorded)
     retrain(small(), options(tmp_path / "run"))
     assert read == [("train", False), ("test", False)]
 
@@ -195,7 +197,8 @@ class Recorder:
 
 
 def new_trainer(config: RetrainConfig) -> Retraining:
-    return Retraining(config, get_genotype("DARTS_V2"), load_images(config.data, "train"))
+    hardware = Hardware.of(config, config.graph)
+    return Retraining(config, get_genotype("DARTS_V2"), Classification.open(config.data, hardware), hardware)
 
 
 def run_epochs(trainer: Retraining, *epochs: int) -> dict[str, list[float]]:
@@ -269,11 +272,9 @@ def test_every_optimiser_learns(optimizer):
 
 
 def test_a_single_image_that_is_left_over_is_not_trained_on():
-    images = load_images(DataConfig(limit=151), "train")
-    genotype = get_genotype("DARTS_V2")
-    assert Retraining(small(), genotype, images).steps == 3
-    assert Retraining(small(), genotype, images.take(torch.arange(149))).steps == 3
-    assert Retraining(small(batch_size=49), genotype, images).steps == 4
+    assert new_trainer(small(data=DataConfig(limit=151))).steps == 3
+    assert new_trainer(small(data=DataConfig(limit=149))).steps == 3
+    assert new_trainer(small(data=DataConfig(limit=151), batch_size=49)).steps == 4
 
 
 def test_images_that_are_held_out_are_not_trained_on():
@@ -416,7 +417,7 @@ def test_wrong_settings_are_refused(refused, argv, message):
 
 def test_images_that_are_too_small_are_refused_before_anything_is_written(tmp_path, monkeypatch):
     tiny = ImageSet(torch.zeros(60, 1, 3, 8, dtype=torch.uint8), torch.arange(60) % 10, 10, (0.5,), (0.5,))
-    monkeypatch.setattr(api, "load_images", lambda *arguments, **named: tiny)
+    monkeypatch.setattr("training.tasks.images.load_images", lambda *arguments, **named: tiny)
     with pytest.raises(ValueError, match="3x8 is too small"):
         retrain(small(), options(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -273,8 +273,8 @@ def test_what_cannot_be_built_is_refused():
         DiscreteNetwork(genotype, cells=2)
     with pytest.raises(ValueError, match="channels: must be at least 1, not 0"):
         DiscreteNetwork(genotype, channels=0)
-    with pytest.raises(ValueError, match="classes: must be at least 2, not 1"):
-        DiscreteNetwork(genotype, channels=4, cells=3, classes=1)
+    with pytest.raises(ValueError, match="classes: must be at least 1, not 0"):
+        DiscreteNetwork(genotype, channels=4, cells=3, classes=0)
     wide = Genotype(
         {"cell": CellGenotype(((("skip_connect", 0),), (("skip_connect", 0),)), (1, 2))}, NASBENCH201_SKELETON, "mine"
     )

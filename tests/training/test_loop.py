@@ -9,11 +9,12 @@ import torch
 
 from training.hardware import choose_device
 from training.loop import Progress, Watch, restore, run_epochs
-from training.metrics import Meter
+from training.metrics import Batch
 from training.run.base import MAY_CHANGE, RunConfig
 from training.run.checkpoint import RunDirectory
 from training.run.command import TrainingDiverged
 from training.run.monitor import Bar, Monitor, StopConfig
+from training.tasks.classification import AccuracyMeter
 
 
 @dataclass
@@ -33,7 +34,7 @@ class OneWeight:
     ):
         """`enough`: the weight from which on no further epoch is needed."""
         self.epochs, self.enough = epochs, enough
-        self.meters = {"train": Meter("cpu")}
+        self.meters = {"train": AccuracyMeter("cpu")}
         self.weight = torch.zeros(())
         self.bad_loss, self.bad_weight = bad_loss, bad_weight
         self.ran: list[int] = []
@@ -42,7 +43,7 @@ class OneWeight:
         self.ran.append(epoch)
         for step in watch.batches(range(self.steps)):
             loss = torch.tensor(float("nan") if self.bad_loss == epoch * self.steps + step else 1.0)
-            watch.meters["train"].update(loss, torch.eye(2), torch.tensor([0, 1]))
+            watch.meters["train"].update(loss, torch.eye(2), Batch(torch.zeros(2), torch.tensor([0, 1])))
             watch.images += 2
             self.weight = self.weight + torch.rand(())
         if self.bad_weight == epoch:
@@ -102,11 +103,11 @@ def test_before_the_first_epoch_a_trainer_has_no_reason_to_stop(tmp_path: Path) 
 def test_a_meter_without_images_has_no_reading(tmp_path: Path) -> None:
     """As that of the validation images in a search that does not train on them."""
     trainer = OneWeight(epochs=1)
-    trainer.meters["valid"] = Meter("cpu")
+    trainer.meters["valid"] = AccuracyMeter("cpu")
     with Monitor(tmp_path) as monitor:
         watch = Watch(monitor, monitor.bar(3), trainer.device, trainer.meters, 0, trainer.steps, 2)
         for _ in watch.batches(range(3)):
-            trainer.meters["train"].update(torch.tensor(1.0), torch.eye(2), torch.tensor([0, 1]))
+            trainer.meters["train"].update(torch.tensor(1.0), torch.eye(2), Batch(torch.zeros(2), torch.tensor([0, 1])))
             watch.images += 2
         assert set(watch.finish()) == {"train/loss", "train/accuracy", "speed/images_per_second", "memory/peak_mb"}
 
@@ -147,4 +148,4 @@ def test_the_bar_shows_images_a_second_from_the_first_reading_on(tmp_path: Path,
     monkeypatch.setattr(Bar, "show", lambda bar, *readings: shown.append(readings))
     run(tmp_path / "run", OneWeight(epochs=1), Config())
     assert len(shown) == 2  # after two of three steps, and at the end of the epoch
-    assert all(loss == 1.0 and accuracy == 1.0 and rate > 0 for loss, accuracy, rate in shown)
+    assert all(values == {"loss": 1.0, "accuracy": 1.0} and rate > 0 for values, rate in shown)

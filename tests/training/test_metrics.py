@@ -1,39 +1,53 @@
-"""Meters, evaluations and the costs of a network."""
+"""Meters and the costs of a network."""
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from training.metrics import ClassScores, Meter, count_multiply_adds, count_parameters, evaluate
+from training.metrics import Batch, Meter, count_multiply_adds, count_parameters, in_words
 
 
-def test_meter_weighs_by_images() -> None:
-    meter = Meter("cpu")
-    meter.update(torch.tensor(1.0, requires_grad=True), torch.tensor([[1.0, 2.0]] * 4), torch.tensor([1, 1, 0, 1]))
-    meter.update(torch.tensor(4.0), torch.tensor([[3.0, 2.0], [0.0, 1.0]]), torch.tensor([1, 1]))
+class ErrorMeter(Meter):
+    """Measures the absolute error of the first output."""
+
+    names = ("error",)
+
+    def sums(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        return {"error": (outputs[:, 0] - batch.targets).abs().sum()}
+
+
+def batch(*targets: float) -> Batch:
+    return Batch(torch.zeros(len(targets), 2), torch.tensor(targets))
+
+
+def test_meter_weighs_by_examples() -> None:
+    meter = ErrorMeter("cpu")
+    meter.update(torch.tensor(1.0, requires_grad=True), torch.tensor([[1.0, 2.0]] * 4), batch(1, 2, 0, 1))
+    meter.update(torch.tensor(4.0), torch.tensor([[3.0, 2.0], [0.0, 1.0]]), batch(1, 1))
     reading = meter.read()
     assert reading.loss == 2
-    assert reading.accuracy == 4 / 6
-    assert reading.images == 6
+    assert reading.values == {"error": (0 + 1 + 1 + 0 + 2 + 1) / 6}
+    assert reading.count == 6
     assert reading.first_bad_step is None
     assert meter.read() == reading
+    assert reading.to_dict() == {"count": 6, "loss": 2.0, "error": 5 / 6}
+    assert in_words(reading.named("train") | reading.named("valid")) == (
+        "train loss 2.0000 error 0.8333, valid loss 2.0000 error 0.8333"
+    )
 
 
 def test_meter_forgets() -> None:
-    meter = Meter("cpu")
-    meter.update(torch.tensor(math.nan), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    meter = ErrorMeter("cpu")
+    meter.update(torch.tensor(math.nan), torch.zeros(3, 2), batch(1, 1, 1))
     meter.reset()
     reading = meter.read()
-    assert reading.images == 0
-    assert math.isnan(reading.loss) and math.isnan(reading.accuracy)
+    assert reading.count == 0
+    assert math.isnan(reading.loss) and math.isnan(reading.values["error"])
     assert reading.first_bad_step is None
-    meter.update(torch.tensor(0.5), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    meter.update(torch.tensor(0.5), torch.zeros(3, 2), batch(1, 1, 1))
     assert meter.read().loss == 0.5
 
 
@@ -41,154 +55,30 @@ def test_meter_forgets() -> None:
 def test_meter_names_the_first_bad_step(bad: float) -> None:
     meter = Meter("cpu")
     for loss in (0.5, 0.25, bad, 0.5, math.nan):
-        meter.update(torch.tensor(loss), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+        meter.update(torch.tensor(loss), torch.zeros(2, 3), batch(0, 0))
     assert meter.read().first_bad_step == 2
     assert not math.isfinite(meter.read().loss)
 
 
 def test_meter_counts_in_place() -> None:
     """A CUDA graph goes on with the tensors that it was captured with."""
-    meter = Meter("cpu")
-    tensors = dict(vars(meter))
+    meter = ErrorMeter("cpu")
+    tensors = vars(meter) | meter._sums
     for loss in (0.5, math.nan):
-        meter.update(torch.tensor(loss), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+        meter.update(torch.tensor(loss), torch.zeros(3, 2), batch(0, 0, 0))
     meter.reset()
-    meter.update(torch.tensor(math.inf), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
-    assert all(value is tensors[name] for name, value in vars(meter).items())
+    meter.update(torch.tensor(math.inf), torch.zeros(3, 2), batch(0, 0, 0))
+    assert all(value is tensors[name] for name, value in (vars(meter) | meter._sums).items())
     reading = meter.read()
-    assert reading.first_bad_step == 0 and reading.images == 3
-    assert isinstance(reading.images, int)
+    assert reading.first_bad_step == 0 and reading.count == 3
+    assert isinstance(reading.count, int)
 
 
 def test_meter_takes_half_precision() -> None:
     meter = Meter("cpu")
     for _ in range(1000):
-        meter.update(torch.tensor(0.1, dtype=torch.bfloat16), torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+        meter.update(torch.tensor(0.1, dtype=torch.bfloat16), torch.zeros(3, 2), batch(0, 0, 0))
     assert meter.read().loss == pytest.approx(torch.tensor(0.1, dtype=torch.bfloat16).item())
-
-
-def batches_of(logits: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """Batches whose images are the logits themselves."""
-    return list(zip(logits.split(size), labels.split(size), strict=True))
-
-
-def test_evaluation_equals_scikit_learn() -> None:
-    from sklearn.metrics import (
-        accuracy_score,
-        confusion_matrix,
-        f1_score,
-        log_loss,
-        precision_recall_fscore_support,
-        recall_score,
-        top_k_accuracy_score,
-    )
-
-    labels = torch.randint(7, (150,))
-    logits = torch.randn(150, 7) + 1.5 * F.one_hot(labels, 7)
-    found = evaluate(nn.Identity(), batches_of(logits, labels, 64), 7, "cpu")
-    truth, guess, shares = labels.numpy(), logits.argmax(1).numpy(), logits.double().softmax(1).numpy()
-    assert found.images == 150
-    assert found.accuracy == pytest.approx(accuracy_score(truth, guess))
-    assert found.top5 == pytest.approx(top_k_accuracy_score(truth, shares, k=5, labels=range(7)))
-    assert found.macro_recall == pytest.approx(recall_score(truth, guess, average="macro"))
-    assert found.macro_f1 == pytest.approx(f1_score(truth, guess, average="macro"))
-    assert found.loss == pytest.approx(log_loss(truth, shares, labels=range(7)))
-    np.testing.assert_array_equal(found.confusion, confusion_matrix(truth, guess))
-    per_class = np.array([(one.precision, one.recall, one.f1, one.images) for one in found.per_class])
-    np.testing.assert_allclose(per_class.T, precision_recall_fscore_support(truth, guess))
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
-
-
-def test_evaluation_by_hand() -> None:
-    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
-    found = evaluate(nn.Identity(), batches_of(logits, torch.tensor([0, 0, 0, 1]), 3), 3, "cpu")
-    assert found.confusion == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
-    assert found.accuracy == 0.75
-    assert found.top5 == 1
-    # Class 2 occurs nowhere: recall (2/3 + 1) / 2, F1 (4/5 + 2/3) / 2.
-    assert found.macro_recall == pytest.approx(5 / 6)
-    assert found.macro_f1 == pytest.approx(11 / 15)
-    assert found.loss == pytest.approx((4 * math.log(math.exp(2) + 2) - 6) / 4)
-    assert found.per_class == [
-        ClassScores(3, 1.0, pytest.approx(2 / 3), pytest.approx(4 / 5)),
-        ClassScores(1, 0.5, 1.0, pytest.approx(2 / 3)),
-        ClassScores(0, None, None, None),
-    ]
-    # All are equally sure, and three of four are right.
-    assert found.calibration_error == pytest.approx(math.exp(2) / (math.exp(2) + 2) - 0.75)
-
-
-def test_a_class_that_is_never_predicted_and_one_that_is_never_there() -> None:
-    found = evaluate(nn.Identity(), [(torch.tensor([[0.0, 9.0], [0.0, 9.0]]), torch.tensor([0, 0]))], 2, "cpu")
-    assert found.per_class == [ClassScores(2, None, 0.0, 0.0), ClassScores(0, 0.0, None, 0.0)]
-
-
-def logits_of_confidence(confidence: Tensor, classes: int) -> Tensor:
-    """Logits [N, classes] whose softmax gives `confidence` [N] to class 0 and the rest to the others in equal parts."""
-    chances = ((1 - confidence) / (classes - 1))[:, None].repeat(1, classes)
-    chances[:, 0] = confidence
-    return chances.log()
-
-
-@pytest.mark.parametrize("batch", [1000, 64])
-def test_calibration_error_equals_a_direct_computation(batch: int) -> None:
-    """Guo et al. 2017, equation 3, with a loop over bins and images."""
-    labels = torch.randint(4, (1000,))
-    logits = 3 * torch.randn(1000, 4) + 2 * F.one_hot(labels, 4)
-    logits[:100] *= 100  # of confidence 1 in float32
-    expected, taken = 0.0, 0
-    shares = logits.double().softmax(1)
-    for number in range(15):
-        low, high = number / 15, (number + 1) / 15
-        inside = [image for image in range(1000) if low < shares[image].max() <= high]
-        taken += len(inside)
-        if inside:
-            right = sum(bool(shares[image].argmax() == labels[image]) for image in inside) / len(inside)
-            confidence = sum(shares[image].max().item() for image in inside) / len(inside)
-            expected += len(inside) / 1000 * abs(right - confidence)
-    assert taken == 1000
-    found = evaluate(nn.Identity(), batches_of(logits, labels, batch), 4, "cpu").calibration_error
-    assert found == pytest.approx(expected, rel=1e-6)
-    assert expected > 0.03
-
-
-def test_calibration_error_of_known_confidences() -> None:
-    # In (0.6, 0.666...]: confidence 0.65, of which half are right; in (0.933..., 1]: 0.95, which is right, and 1, which is not.
-    confidence = torch.tensor([0.65, 0.65, 0.65, 0.65, 0.95, 1.0])
-    found = evaluate(nn.Identity(), [(logits_of_confidence(confidence, 3), torch.tensor([0, 1, 0, 2, 0, 1]))], 3, "cpu")
-    assert found.calibration_error == pytest.approx((4 * 0.15 + 0.95) / 6, abs=1e-6)
-    # Within a bin what is too sure and what is not sure enough are weighed up; between bins they are not.
-    confidence = torch.tensor([0.81, 0.85, 0.81, 0.90])
-    found = evaluate(nn.Identity(), [(logits_of_confidence(confidence, 2), torch.tensor([0, 1, 0, 0]))], 2, "cpu")
-    assert found.calibration_error == pytest.approx((abs(2 - 0.81 - 0.85 - 0.81) + 0.10) / 4, abs=1e-6)
-
-
-def test_calibration_error_does_not_mistake_logits_for_probabilities() -> None:
-    logits = torch.tensor([[0.9, 0.1], [0.2, 0.8]])  # which could be probabilities
-    found = evaluate(nn.Identity(), [(logits, torch.tensor([0, 1]))], 2, "cpu")
-    sure = logits.softmax(1).amax(1)
-    assert found.calibration_error == pytest.approx((2 - sure.sum().item()) / 2, abs=1e-6)
-
-
-def test_evaluation_leaves_no_graph_and_takes_half_precision() -> None:
-    graphs: list[bool] = []
-
-    def logits_of(images: Tensor) -> Tensor:
-        logits = (weight * images).to(torch.bfloat16)
-        graphs.append(logits.requires_grad)
-        return logits
-
-    weight = torch.ones((), requires_grad=True)
-    found = evaluate(logits_of, batches_of(torch.eye(3) * 3, torch.arange(3), 2), 3, torch.device("cpu"))
-    assert found.accuracy == 1
-    assert graphs == [False, False]
-
-
-def test_evaluation_of_nothing_or_of_other_classes() -> None:
-    with pytest.raises(ValueError, match=r"^evaluation: the data set has no images$"):
-        evaluate(nn.Identity(), [], 3, "cpu")
-    with pytest.raises(ValueError, match=r"^evaluation: logits of shape \[2, 4\] where \[2, 3\] is expected$"):
-        evaluate(nn.Identity(), [(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))], 3, "cpu")
 
 
 def test_count_parameters() -> None:

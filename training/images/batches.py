@@ -16,9 +16,7 @@ from base.seeds import new_generator
 from training.images.augment import Augmentation, Draws
 from training.images.format import Images
 from training.images.workers import new_loader, results
-
-EVALUATED_PIXELS = 512 * 32 * 32
-"""So many pixels are evaluated together where that changes nothing."""
+from training.metrics import Batch
 
 
 class _Request(NamedTuple):
@@ -127,6 +125,7 @@ class Batches:
         drop_last: leave out a last batch that would be short.
         dtype: floating type of the images that are handed out.
         stream: name of the random stream; give the two levels of a search different ones.
+        targets: what is handed out in place of each label, [labels, ...].
 
     Raises:
         ValueError: the batch size is below 1 or above the number of images, or parts of images are to be cut out at random
@@ -144,6 +143,7 @@ class Batches:
         drop_last: bool = False,
         dtype: torch.dtype = torch.float32,
         stream: str = "",
+        targets: Tensor | None = None,
     ) -> None:
         if batch_size < 1:
             raise FieldError("batch_size", f"must be at least 1, not {batch_size}")
@@ -160,6 +160,7 @@ class Batches:
         self._shuffle = shuffle
         self._drop_last = drop_last
         self._dtype = dtype
+        self._targets = None if targets is None else targets.to(self.device)
         if self._augment.crop_area < 1 and not images.workers:
             raise FieldError("data.crop_area", "only worker processes cut out parts of images; set data.loading to workers")
         # What is gone through once in a while, without shuffling, is not worth processes that wait for it.
@@ -182,8 +183,9 @@ class Batches:
         whole, rest = divmod(self._count, self.batch_size)
         return whole + (rest > 0 and not self._drop_last)
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch `number`: images [B, C, H, W], normalised and in channels_last memory, and labels [B].
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of epoch `number`: images [B, C, H, W], normalised and in channels_last memory, and labels [B] or what
+        stands for them, [B, ...].
 
         The random choices of the whole epoch are made first.
         """
@@ -198,4 +200,5 @@ class Batches:
             values = torch.addcmul(self._shift, pixels.to(self._scale.dtype), self._scale).to(self._dtype)
             values = self._augment.cut_out(values, on_device.between(start, start + len(labels)))
             start += len(labels)
-            yield rearrange(values, "b h w c -> b c h w"), labels
+            targets = labels if self._targets is None else self._targets[labels]
+            yield Batch(rearrange(values, "b h w c -> b c h w"), targets)

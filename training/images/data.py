@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from base.checks import FieldError, InputError, Name, between, choices
-from base.files import write_atomically
 from base.registry import Registry
 from base.seeds import new_generator
 from training.images.augment import Augmentation
@@ -277,13 +276,6 @@ def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImag
         raise FieldError("train_fraction", f"{fraction} of {len(images)} images leaves one of the two parts empty")
     order = torch.randperm(len(images), generator=new_generator(seed, "split"))
     return images.take(order[:count]), images.take(order[count:])
-
-
-def save_format(images: Images, run: Path) -> None:
-    """Writes data.json in the directory of a run: the format of its training images, and how many there are of each class."""
-    counts = images.labels.bincount(minlength=images.classes).tolist()
-    content = images.format.to_dict() | {"train_images": len(images), "train_images_of_class": counts}
-    write_atomically(run / DATA_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def saved_format(options: RunOptions) -> ImageFormat | None:

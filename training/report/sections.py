@@ -89,17 +89,19 @@ def setting(value: object) -> str:
 def images(run: Path, config: DataConfig) -> Markup:
     """What the images of a run are, as its data.json has it, and how unevenly their classes are filled."""
     content: dict[str, Any] = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
-    counts, names = content["train_images_of_class"], content["class_names"]
+    names, counts = content["class_names"], content.get("train_images_of_class")
     channels, height, width = content["shape"]
     rows = {
         "data set": config.name,
-        "training images": f"{content['train_images']:,}, of {len(names)} classes",
+        "training images": f"{content['train_images']:,}" + ("" if counts is None else f", of {len(names)} classes"),
         "size": f"{width} by {height} pixels, {channels} channel{'s' if channels > 1 else ''}",
         "mean of pixel / " + f"{content['scale']:g}": _list(content["mean"]),
         "standard deviation": _list(content["std"]),
         "random changes": _augmentation(config),
-        "weights of classes in the loss": config.class_weights,
     }  # fmt: skip
+    if counts is None:
+        return table([], rows.items())
+    rows["weights of classes in the loss"] = config.class_weights
     parts = [table([], rows.items()), paragraph(_balance(counts, names, config))]
     most = max(counts) or 1
     lines = [(name, f"{count:,}", _bar(count / most)) for name, count in zip(names, counts, strict=True)][:MOST_CLASSES]

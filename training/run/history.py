@@ -42,7 +42,7 @@ class HistoryEntry:
         for name, field in fields.items():
             if field.default is dataclasses.MISSING and name not in values:
                 raise InputError(f"{name} is missing")
-        readings = {name: value for name, value in values.items() if name not in fields}
+        readings = {name: value for name, value in values.items() if name not in fields and value is not None}
         for name, value in ({"epoch": values["epoch"]} | readings).items():
             if type(value) not in (int, float):
                 raise InputError(f"{name} is no number but {one_line(repr(value))}")

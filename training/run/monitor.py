@@ -99,7 +99,7 @@ class Monitor:
 
 
 class Bar:
-    """A progress bar with step, loss, accuracy, images/s and remaining time. Close it, or use it in `with`."""
+    """A progress bar with step, loss, score, images/s and remaining time. Close it, or use it in `with`."""
 
     def __init__(self, total: int, done: int = 0, description: str = "") -> None:
         self._bar = tqdm(
@@ -116,13 +116,9 @@ class Bar:
         """`steps` more steps are done."""
         self._bar.update(steps)
 
-    def show(self, loss: float | None = None, accuracy: float | None = None, images_per_second: float | None = None) -> None:
-        """The latest readings; accuracy as a share in 0..1."""
-        readings = []
-        if loss is not None:
-            readings.append(f"loss {loss:.4f}")
-        if accuracy is not None:
-            readings.append(f"accuracy {accuracy:.4f}")
+    def show(self, values: Mapping[str, float], images_per_second: float | None = None) -> None:
+        """Shows the latest readings by name, such as loss and accuracy."""
+        readings = [f"{name} {value:.4f}" for name, value in values.items()]
         if images_per_second is not None:
             readings.append(f"{images_per_second:.0f} images/s")
         self._bar.set_postfix_str(", ".join(readings))

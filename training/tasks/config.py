@@ -18,6 +18,8 @@ class TrainingConfig(RunConfig):
     """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
     log_every: int = 50
     """Steps between two readings of loss and accuracy."""
+    task: str = "classification"
+    """What networks are trained for: classification, or a task that was added with @register_task."""
     data: DataConfig = field(default_factory=DataConfig)
     """The images."""
     stop: StopConfig = field(default_factory=StopConfig, metadata=MAY_CHANGE)

@@ -22,10 +22,12 @@ from search.costs.counted import CostTable
 from search.sampling.encoding import Encoding, Genome
 from supernet import DiscreteNetwork
 from supernet.spaces.skeleton import Stem
-from training.metrics import Convolution, TransposedConvolution, count_multiply_adds, count_parameters
+from training.metrics import Batch, Convolution, TransposedConvolution, count_multiply_adds, count_parameters
 
-Proxy = Callable[[nn.Module, Tensor, Tensor], float]
-"""A network, which maps images [B, C, H, W] to logits, images and labels [B] to a score; more is better."""
+Loss = Callable[[Tensor, Batch], Tensor]
+"""Outputs [B, ...] of a network and their batch to the mean loss, a scalar."""
+Proxy = Callable[[nn.Module, Batch, Loss], float]
+"""A network, which maps images [B, C, H, W] to outputs, a batch and the loss of the task to a score; more is better."""
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 PROXIES: Registry[Proxy] = Registry("proxy")
@@ -47,12 +49,12 @@ def list_proxies() -> list[str]:
 
 
 @register_proxy("synflow")
-def synflow(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def synflow(network: nn.Module, batch: Batch, loss: Loss) -> float:
     """SynFlow (Tanaka et al. 2020, summed over the network by Abdelfattah et al. 2021): log10 of the sum of |w * dR/dw| over
     the weights of convolutions and linear layers.
 
     R is the sum of the logits of one image of ones in the network without batch norm and with absolute values for weights, in
-    float64. Of `images` only the shape counts. Lowest: -307.65, the logarithm of the smallest normal number, for a sum of 0.
+    float64. Of the images only the shape counts. Lowest: -307.65, the logarithm of the smallest normal number, for a sum of 0.
     """
     twin = _twin(network).double().eval()
     for layer in twin.modules():
@@ -61,21 +63,21 @@ def synflow(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.abs_()
-    twin(torch.ones_like(images[:1], dtype=torch.float64)).sum().backward()
+    twin(torch.ones_like(batch.inputs[:1], dtype=torch.float64)).sum().backward()
     total = _saliency(twin)
     largest = sys.float_info.max  # NaN can only be infinity times 0
     return math.log10(max(total, sys.float_info.min) if total < largest else largest)
 
 
 @register_proxy("jacob_cov")
-def jacob_cov(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def jacob_cov(network: nn.Module, batch: Batch, loss: Loss) -> float:
     """Jacobian covariance (Mellor et al. 2020, the first version of "Neural architecture search without training").
 
     -sum of log(v + k) + 1 / (v + k), k = 1e-5, over the eigenvalues v of the correlation matrix [B, B] of the gradients of the
     summed logits with respect to each image, in training mode. Lowest: what equal gradients give, about -1e5 * (B - 1), if one
     has no variance.
     """
-    images = images.detach().clone().requires_grad_()
+    images = batch.inputs.detach().clone().requires_grad_()
     logits = _twin(network)(images)
     (jacobian,) = torch.autograd.grad(logits.sum(), images, materialize_grads=True)
     correlations = torch.corrcoef(jacobian.flatten(1).double()).view(len(images), -1)
@@ -86,23 +88,24 @@ def jacob_cov(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 @register_proxy("snip")
-def snip(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def snip(network: nn.Module, batch: Batch, loss: Loss) -> float:
     """SNIP (Lee et al. 2019, summed over the network by Abdelfattah et al. 2021): the sum of |w * dL/dw| over the weights of
-    convolutions and linear layers, L the cross-entropy in training mode. Lowest: 0."""
+    convolutions and linear layers, L the loss in training mode. Lowest: 0."""
     twin = _twin(network)
-    F.cross_entropy(twin(images).float(), labels).backward()
+    loss(twin(batch.inputs).float(), batch).backward()
     total = _saliency(twin)
     return total if math.isfinite(total) else 0.0
 
 
 @register_proxy("naswot")
-def naswot(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def naswot(network: nn.Module, batch: Batch, loss: Loss) -> float:
     """NASWOT (Mellor et al. 2021): the logarithm of the determinant of the kernel [B, B] that says for each two
     images how many ReLUs are on for both or off for both, in training mode.
 
     As in the authors' code, only those ReLUs count that the gradient of the logits comes to. Eigenvalues that are 0 but for
     rounding count as B * 2^-52 times the largest one, or times 1; lowest: B times the logarithm of that, without a ReLU.
     """
+    images = batch.inputs
     with _Rectified() as rectified:
         logits = _twin(network)(images.detach().clone().requires_grad_())
     kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
@@ -115,15 +118,15 @@ def naswot(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 @register_proxy("parameters")
-def parameters(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def parameters(network: nn.Module, batch: Batch, loss: Loss) -> float:
     """The number of trainable parameters: larger networks do better."""
     return float(count_parameters(network))
 
 
 @register_proxy("multiply_adds")
-def multiply_adds(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def multiply_adds(network: nn.Module, batch: Batch, loss: Loss) -> float:
     """Multiply-adds of one image: networks that compute more do better."""
-    channels, height, width = images.shape[1:]
+    channels, height, width = batch.inputs.shape[1:]
     return float(count_multiply_adds(network, (channels, height, width)))
 
 
@@ -131,8 +134,8 @@ class ProxyScores:
     """The proxy `name` as the score of an architecture, an `Evaluate`.
 
     The network is the one that retraining builds, of `channels`, `cells` and `stem` as `supernet.DiscreteNetwork` takes them,
-    with fresh weights that depend on `seed` and architecture alone; `images` [B, C, H, W] and `labels` [B] are the same for
-    all. Raises ValueError for an unknown proxy.
+    with fresh weights that depend on `seed` and architecture alone. It has so many `outputs`; the batch, of images
+    [B, C, H, W] on the device, is the same for all. Raises ValueError for an unknown proxy.
     """
 
     def __init__(
@@ -141,26 +144,27 @@ class ProxyScores:
         name: str,
         channels: int,
         cells: int,
-        images: Tensor,
-        labels: Tensor,
-        classes: int,
+        batch: Batch,
+        outputs: int,
+        loss: Loss,
         seed: int,
-        device: torch.device,
         stem: Stem = "cifar",
     ) -> None:
         self._encoding = encoding
         self._proxy = get_proxy(name)
-        self._size = channels, cells, classes, images.shape[1]
+        shape = batch.inputs.shape
+        self._size = channels, cells, outputs, shape[1]
         self._stem = stem
-        self._images, self._labels = images.to(device), labels.to(device)
+        self._batch = batch
+        self._loss = loss
         self._seed = seed
-        self._device = device
+        self._device = batch.inputs.device
         self._count: Callable[[Genome], float] | None = None
         if name in ("parameters", "multiply_adds"):
-            pixels = images.shape[1], images.shape[2], images.shape[3]
+            pixels = shape[1], shape[2], shape[3]
             space = encoding.space
             operations = [space.candidates[column] for column in encoding.operations]
-            costs = CostTable(space, channels, cells, classes, pixels, stem, operations)
+            costs = CostTable(space, channels, cells, outputs, pixels, stem, operations)
             self._count = lambda genome: float(costs(genome)[name])
 
     def __call__(self, genome: Genome, share: float) -> float:
@@ -173,7 +177,7 @@ class ProxyScores:
             torch.manual_seed(derive_seed(self._seed, "proxy", *genome))
             # Made on the CPU, so that a seed means the same weights on every device.
             network = DiscreteNetwork(self._encoding.genotype(genome), *self._size, stem=self._stem).to(self._device)
-            return self._proxy(network, self._images, self._labels)
+            return self._proxy(network, self._batch, self._loss)
 
 
 def _twin(network: nn.Module) -> nn.Module:

@@ -11,8 +11,10 @@ from search.differentiable.config import SearchConfig
 from search.differentiable.trainer import BilevelSearch
 from supernet.spaces.darts import DARTS_SKELETON
 from supernet.spaces.space import SPACES, SearchSpace, register_space
-from training.images.data import DataConfig, load_images
+from training.hardware import Hardware
+from training.images.data import DataConfig
 from training.run.checkpoint import RunDirectory
+from training.tasks.classification import Classification
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
 
@@ -32,7 +34,8 @@ def curve(kernels: str, path: Path, steps: int) -> tuple[list[list[float]], torc
     data = DataConfig(limit=8 * steps)
     config = SearchConfig(space="test_kernels", channels=16, cells=3, batch_size=4, device="cpu", data=data)
     config.alphas.lr = 0.1
-    trainer = BilevelSearch(config, load_images(data, "train"), RunDirectory(path, config))
+    hardware = Hardware.of(config, config.graph)
+    trainer = BilevelSearch(config, Classification.open(data, hardware), RunDirectory(path, config), hardware)
     for cell in trainer.network.mixed_cells():
         cell.kernels = kernels  # type: ignore[assignment]
     losses = []

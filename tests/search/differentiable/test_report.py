@@ -151,7 +151,7 @@ def with_mixture(mixture: dict[str, list[list[float]]]) -> SearchEpoch:
     """An epoch in which nothing but the mixture was measured."""
     return SearchEpoch(
         epoch=1, readings={}, genotype="", entropy={}, skips={}, skip_share={}, mixture=mixture,
-        supernet_accuracy=None, derived_accuracy=None, eigenvalue=None,
+        eigenvalue=None,
     )  # fmt: skip
 
 
@@ -267,7 +267,7 @@ def test_a_method_of_ones_own_is_introduced_and_names_are_but_text(
         images = load_images(*arguments, **named)
         return replace(images, class_names=tuple(f"{hostile} {number}" for number in range(10)))
 
-    monkeypatch.setattr("search.differentiable.method.load_images", load)
+    monkeypatch.setattr("training.tasks.images.load_images", load)
     method = replace(get_method("darts"), name="own", paper=hostile)
     arguments = [f"--{name}={value}" for name, value in SMALL.items()]
     assert method.main([*arguments, f"--run={tmp_path / 'run'}"]) == 0

@@ -16,8 +16,10 @@ from search.differentiable.relaxations import Mixture
 from search.differentiable.selection import Candidates, Perturbation, Score, SelectionConfig, strongest
 from search.differentiable.trainer import BilevelSearch
 from supernet import SearchSpace, get_space, list_spaces
-from training.images.data import DataConfig, load_images
+from training.hardware import Hardware
+from training.images.data import DataConfig
 from training.run.checkpoint import RunDirectory
+from training.tasks.classification import Classification
 
 SEEDS = st.integers(0, 2**31 - 1)
 SPACES = st.sampled_from(list_spaces()).map(get_space)
@@ -239,7 +241,9 @@ def trained(path: Path, space: str, cells: int) -> BilevelSearch:
         space=space, channels=4, cells=cells, batch_size=32, epochs=1, device="cpu",
         data=DataConfig(limit=256), alphas=AlphaConfig(scale=0.5), selection=SelectionConfig("perturbation"),
     )  # fmt: skip
-    search = BilevelSearch(config, load_images(config.data, "train"), RunDirectory(path, config))
+    hardware = Hardware.of(config, config.graph)
+    task = Classification.open(config.data, hardware)
+    search = BilevelSearch(config, task, RunDirectory(path, config), hardware)
     for train in search.train_batches.epoch(0):
         search.step.weight_step(train)
     return search

@@ -7,13 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search.differentiable import steps
 from search.differentiable.config import SearchConfig
 from search.differentiable.relaxations import RelaxationConfig
 from search.differentiable.trainer import BilevelSearch
 from supernet import Supernet
-from training.images.data import DataConfig, load_images
+from training.hardware import Hardware
+from training.images.data import DataConfig
+from training.metrics import Batch
 from training.run.checkpoint import RunDirectory
+from training.tasks.classification import Classification
 
 
 def new_search(tmp_path: Path, **settings: Any) -> BilevelSearch:
@@ -22,13 +24,15 @@ def new_search(tmp_path: Path, **settings: Any) -> BilevelSearch:
         | {"data": DataConfig(limit=64)}
         | settings
     )
-    return BilevelSearch(config, load_images(config.data, "train"), RunDirectory(tmp_path, config))
+    hardware = Hardware.of(config, config.graph)
+    task = Classification.open(config.data, hardware)
+    return BilevelSearch(config, task, RunDirectory(tmp_path, config), hardware)
 
 
-def pair(search: BilevelSearch) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+def pair(search: BilevelSearch) -> tuple[Batch, Batch]:
     """The first training batch and the first validation batch."""
-    train, labels, valid, valid_labels = next(search.batches_of(0))
-    return (train, labels), (valid, valid_labels)
+    train, valid = next(search.batches_of(0))
+    return train, valid
 
 
 def test_in_first_order_the_weights_take_no_part_in_the_architecture_step(tmp_path: Path, monkeypatch: Any) -> None:
@@ -93,15 +97,15 @@ def test_losses_and_alphas_are_float32_where_the_network_is_not(tmp_path: Path, 
     computed: list[torch.dtype] = []
     search.network.head.classifier.register_forward_hook(lambda layer, inputs, logits: computed.append(logits.dtype))
     losses: list[torch.dtype] = []
-    cross_entropy = F.cross_entropy
+    loss = search.task.loss
 
-    def recorded(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-        losses.append(logits.dtype)
-        return cross_entropy(logits, labels, weights)
+    def recorded(outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        losses.append(outputs.dtype)
+        return loss(outputs, batch)
 
-    monkeypatch.setattr(steps.F, "cross_entropy", recorded)
+    monkeypatch.setattr(search.task, "loss", recorded)
     train, valid = pair(search)
-    search.step(*train, *valid)
+    search.step(train, valid)
     assert computed == [torch.bfloat16] * 2 and losses == [torch.float32] * 2
     state = search.state_dict()
     assert all(alpha.dtype == torch.float32 and alpha.isfinite().all() for alpha in state["alphas"].values())
@@ -159,14 +163,14 @@ def test_an_operation_is_taken_away_without_the_channels_that_pass_it_by(tmp_pat
     none = search.space.candidates.index("none")
     with torch.no_grad():
         search.architecture.alphas["cell"][:, none] = 2
-    images, _ = next(search.valid_batches.epoch(0))
+    batch = next(search.valid_batches.epoch(0))
     mixture = search.architecture.mean()
     without = {"cell": mixture["cell"].detach().clone()}
     without["cell"][3, none] = 0
     shares = {"cell": mixture["cell"].sum(-1)}
     with torch.no_grad():
-        whole, taken = (search.step.logits(images, table, bypass=shares) for table in (mixture, without))
-        summed, shrunk = (search.step.logits(images, table) for table in (mixture, without))
+        whole, taken = (search.network(batch.inputs, table, bypass=shares) for table in (mixture, without))
+        summed, shrunk = (search.step.outputs(batch, table) for table in (mixture, without))
     torch.testing.assert_close(taken, whole)
     torch.testing.assert_close(summed, whole)
     assert (shrunk - whole).abs().max() > 1e-3

@@ -16,9 +16,12 @@ from search.sampling.encoding import Encoding, Genome
 from supernet import DiscreteNetwork, Genotype, get_space
 from supernet.genotypes.published import get_genotype
 from supernet.spaces.skeleton import Stem
+from training.hardware import Hardware
+from training.images.data import DataConfig
 from training.metrics import count_multiply_adds, count_parameters
+from training.tasks.classification import Classification
 
-CPU = torch.device("cpu")
+HARDWARE = Hardware(torch.device("cpu"))
 CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 
 
@@ -59,7 +62,7 @@ def small_table(*latencies: str) -> Table:
 def test_without_latency_there_are_two_costs() -> None:
     encoding = Encoding(get_space("nasbench201"))
     config = SamplingConfig(space="nasbench201", channels=16, cells=5)
-    costs = architecture_costs(config, encoding, None, None, CPU)
+    costs = architecture_costs(config, encoding, None, None, HARDWARE)
     genome = encoding.of_genotype(Genotype.parse(CONVOLUTIONS))
     assert costs(genome) == {"parameters": 1_288_506, "multiply_adds": 184_730_250}
     assert costs.state_dict() == {}
@@ -68,9 +71,9 @@ def test_without_latency_there_are_two_costs() -> None:
 def test_images_say_what_the_network_is_for() -> None:
     config = SamplingConfig(space="nasbench201", channels=4, cells=3)
     encoding = Encoding(get_space("nasbench201"))
-    images = random_images(20, size=8, classes=7, channels=1)
+    task = Classification.of_images(DataConfig(), random_images(20, size=8, classes=7, channels=1), HARDWARE)
     genome = encoding.random(Random(3))
-    assert architecture_costs(config, encoding, images, None, CPU)(genome) == counted(encoding, genome, 16, 5, 7, (1, 8, 8))
+    assert architecture_costs(config, encoding, task, None, HARDWARE)(genome) == counted(encoding, genome, 16, 5, 7, (1, 8, 8))
 
 
 def test_the_mobile_stem_has_costs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +88,8 @@ def test_the_mobile_stem_has_costs_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(counting, "DiscreteNetwork", spy)
     config = SamplingConfig(space="darts", stem="imagenet", exclude=["sep_conv_5x5", "dil_conv_5x5"], latency="measured")
     encoding = Encoding(get_space("darts"), config.exclude)
-    images = random_images(1000, size=8, classes=1000, channels=3)
-    costs = architecture_costs(config, encoding, images, None, CPU)
+    task = Classification.of_images(DataConfig(), random_images(1000, size=8, classes=1000, channels=3), HARDWARE)
+    costs = architecture_costs(config, encoding, task, None, HARDWARE)
     assert costs(encoding.of_genotype(get_genotype("DARTS_V2")))["parameters"] == 4_718_752
     sizes = [(network.stem_name, network.channels, network.cell_count) for network in built]
     assert sizes == [("imagenet", 48, 14)] * 2 and clock.calls > 0
@@ -97,7 +100,7 @@ def test_the_latency_of_a_table_is_its_column() -> None:
     encoding = Encoding(get_space("nasbench201"))
     config = SamplingConfig(space="nasbench201", tabular="table.csv", latency="raspi4")
     genome = encoding.of_genotype(Genotype.parse(CONVOLUTIONS))
-    costs = architecture_costs(config, encoding, None, table, CPU)
+    costs = architecture_costs(config, encoding, None, table, HARDWARE)
     assert list(costs(genome)) == ["parameters", "multiply_adds", "latency_ms"]
     assert costs(genome)["latency_ms"] == 1.5
     assert costs.state_dict() == {}
@@ -108,10 +111,10 @@ def test_a_search_that_goes_on_has_the_latencies_from_before(monkeypatch: pytest
     encoding = Encoding(get_space("nasbench201"))
     config = SamplingConfig(space="nasbench201", channels=4, cells=1, latency="measured")
     genome = encoding.random(Random(0))
-    first = architecture_costs(config, encoding, None, None, CPU)
+    first = architecture_costs(config, encoding, None, None, HARDWARE)
     before = first(genome)
     monkeypatch.setattr(measuring, "_milliseconds", lambda calls, device, turns: [7.0] * len(calls))
-    second = architecture_costs(config, encoding, None, None, CPU)
+    second = architecture_costs(config, encoding, None, None, HARDWARE)
     assert second(genome) != before
     second.load_state_dict(first.state_dict())
     assert second(genome) == before

@@ -16,8 +16,14 @@ from search.sampling.encoding import Encoding, Genome
 from search.sampling.paths import GuideScores, PathNetwork, PathSteps, SupernetScores, fair_paths, recalibrate
 from search.sampling.samplers.sampler import Sampler, Scored
 from supernet import Supernet, get_space, list_spaces
-from training.images.batches import Batches
+from training.hardware import Hardware
+from training.images.data import DataConfig
+from training.metrics import Batch
+from training.tasks.classification import Classification
+from training.tasks.images import ImageData
 
+CPU = Hardware(torch.device("cpu"))
+TASK = Classification.of_images(DataConfig(), random_images(20, 8), CPU)
 CELLS = {"darts": 3, "nasbench201": 1}
 
 
@@ -39,7 +45,7 @@ class OneArchitecture(Sampler):
 def network_of(space: str, **options: object) -> PathNetwork:
     encoding = Encoding(get_space(space))
     network = Supernet(encoding.space, 4, CELLS[space], classes=10, **options)  # type: ignore[arg-type]
-    return PathNetwork(network, encoding, torch.device("cpu"), "float32")
+    return PathNetwork(network, encoding, TASK, CPU)
 
 
 def steps_of(network: PathNetwork, **fields: object) -> PathSteps:
@@ -47,8 +53,12 @@ def steps_of(network: PathNetwork, **fields: object) -> PathSteps:
     return PathSteps(config, network, OneArchitecture(network.encoding, config, 0))
 
 
-def batch(size: int = 4) -> tuple[Tensor, Tensor]:
-    return torch.randn(size, 3, 8, 8), torch.randint(10, (size,))
+def batch(size: int = 4) -> Batch:
+    return Batch(torch.randn(size, 3, 8, 8), torch.randint(10, (size,)))
+
+
+def data(count: int) -> ImageData:
+    return ImageData(random_images(count, 8), CPU)
 
 
 # Training
@@ -57,10 +67,10 @@ def batch(size: int = 4) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("space", list_spaces())
 def test_a_path_computes_what_the_whole_mixture_with_its_weights_does(space: str) -> None:
     paths = network_of(space)
-    images, _ = batch()
+    given = batch()
     genome = paths.encoding.random(Random(1))
     mixture = paths.encoding.path(genome).one_hot(paths.encoding.space)
-    torch.testing.assert_close(paths.logits(images, genome), paths.network(images, mixture))
+    torch.testing.assert_close(paths.outputs(given, genome), paths.network(given.inputs, mixture))
 
 
 @pytest.mark.parametrize("space", list_spaces())
@@ -76,7 +86,7 @@ def test_only_the_chosen_operations_run(space: str, monkeypatch: pytest.MonkeyPa
 
     def convolutions(genome: Genome) -> int:
         calls.clear()
-        paths.logits(batch()[0], genome)
+        paths.outputs(batch(), genome)
         return calls["convolutions"]
 
     monkeypatch.setattr(F, "conv2d", counted)
@@ -112,7 +122,7 @@ def test_weights_that_took_no_part_are_unchanged_to_the_bit(space: str, policy: 
     paths = network_of(space)
     steps = steps_of(paths, paths=policy)
     for _ in range(2):
-        steps(*batch())
+        steps(batch())
     before = {name: tensor.detach().clone() for name, tensor in paths.network.named_parameters()}
     momentum = {
         name: steps.optimizer.state[tensor]["momentum_buffer"].clone() for name, tensor in paths.network.named_parameters()
@@ -120,7 +130,7 @@ def test_weights_that_took_no_part_are_unchanged_to_the_bit(space: str, policy: 
     drawn: list[Genome] = []
     draw = steps.draw
     steps.draw = lambda: drawn.extend(draw()) or drawn  # type: ignore[method-assign, func-returns-value]
-    steps(*batch())
+    steps(batch())
     idle = paths.network.idle(*map(paths.encoding.path, drawn))
     assert idle or policy == "fair"
     moved = 0
@@ -163,21 +173,21 @@ def test_paths_depend_on_seed_and_epoch_alone() -> None:
 
 def test_a_fair_step_descends_the_sum_of_its_paths_gradients() -> None:
     paths = network_of("nasbench201", batch_statistics=True).network.double()
-    fair = PathNetwork(paths, Encoding(get_space("nasbench201")), torch.device("cpu"), "float32")
+    fair = PathNetwork(paths, Encoding(get_space("nasbench201")), TASK, CPU)
     steps = steps_of(fair, paths="fair")
-    images, labels = batch()
-    images = images.double()
+    given = batch()
+    given = Batch(given.inputs.double(), given.targets)
     genomes = steps.draw()
     steps.begin_epoch(0)
     expected = {name: torch.zeros_like(parameter) for name, parameter in paths.named_parameters()}
     for genome in genomes:
-        loss = F.cross_entropy(fair.logits(images, genome), labels)
+        loss = F.cross_entropy(fair.outputs(given, genome), given.targets)
         for name, gradient in zip(
             expected, torch.autograd.grad(loss, list(paths.parameters()), allow_unused=True), strict=True
         ):
             expected[name] += 0 if gradient is None else gradient
     steps.config.weights.clip = 0
-    steps(images, labels)
+    steps(given)
     for name, parameter in paths.named_parameters():
         found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.testing.assert_close(found, expected[name], rtol=1e-5, atol=1e-7)
@@ -188,9 +198,7 @@ def test_a_fair_step_descends_the_sum_of_its_paths_gradients() -> None:
 
 def scores_of(paths: PathNetwork, count: int = 40, **fields: object) -> SupernetScores:
     config = SamplingConfig(**{"space": paths.encoding.space.name, "batch_size": 8, "recalibrate": 0} | fields)  # type: ignore[arg-type]
-    images = random_images(80, 8)
-    train = Batches(images.take(torch.arange(40)), 8, "cpu", shuffle=True, drop_last=True)
-    return SupernetScores(config, paths, train, images.take(torch.arange(40, 40 + count)), 16)
+    return SupernetScores(config, paths, data(40).shuffled(8, 0, "train"), data(count))
 
 
 @pytest.mark.parametrize("space", list_spaces())
@@ -205,17 +213,11 @@ def test_an_evaluation_changes_nothing_and_repeats(space: str, count: int) -> No
     assert all(torch.equal(tensor, before[name]) for name, tensor in paths.network.state_dict().items())
 
 
-def test_a_share_is_the_first_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_is_the_first_of_the_images() -> None:
     paths = network_of("nasbench201")
     sizes: list[int] = []
-    logits = paths.logits
-
-    def counted(images: Tensor, genome: Genome) -> Tensor:
-        sizes.append(len(images))
-        return logits(images, genome)
-
-    monkeypatch.setattr(paths, "logits", counted)
-    score, genome = scores_of(paths, evaluated_images=36), paths.encoding.random(Random(0))
+    paths.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    score, genome = scores_of(paths, evaluated_images=36, batch_size=16), paths.encoding.random(Random(0))
     for share, expected in ((1.0, [16, 16, 4]), (0.5, [16]), (0.25, [9]), (1 / 1000, [1])):
         sizes.clear()
         value = score(genome, share)
@@ -233,11 +235,11 @@ def test_recalibration_takes_the_mean_of_the_batches_statistics(space: str) -> N
     """Against the inputs of every ordinary batch norm that runs, and the raw maps of one in a bank."""
     paths = network_of(space, batch_statistics=False)
     genome = paths.encoding.random(Random(4))
-    images = [torch.randn(6, 3, 8, 8) for _ in range(3)]
+    batches = [batch(6) for _ in range(3)]
     stem = paths.network.stem
     seen: list[Tensor] = []
     handle = stem[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    recalibrate(paths.network, (paths.logits(part, genome) for part in images))
+    recalibrate(paths.network, (paths.outputs(part, genome) for part in batches))
     handle.remove()
     assert isinstance(stem[1], nn.BatchNorm2d)
     means = torch.stack([part.mean((0, 2, 3)) for part in seen]).mean(0)
@@ -250,24 +252,24 @@ def test_recalibration_takes_the_mean_of_the_batches_statistics(space: str) -> N
 def test_recalibrated_on_one_batch_evaluation_is_that_of_its_own_statistics(space: str) -> None:
     paths = network_of(space, batch_statistics=False)
     genome = paths.encoding.random(Random(4))
-    images, _ = batch(64)
-    recalibrate(paths.network, (paths.logits(images, genome) for _ in range(2)))
+    given = batch(64)
+    recalibrate(paths.network, (paths.outputs(given, genome) for _ in range(2)))
     paths.network.eval()
-    found = paths.logits(images, genome)
+    found = paths.outputs(given, genome)
     paths.network.train()
     # Running variances are unbiased ones, so that they differ by the number of values.
-    torch.testing.assert_close(found, paths.logits(images, genome), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(found, paths.outputs(given, genome), rtol=0.1, atol=0.05)
 
 
 def test_a_guide_takes_the_next_batch_each_time() -> None:
     paths = network_of("nasbench201")
-    batches = Batches(random_images(24, 8), 8, "cpu", shuffle=True, drop_last=True)
+    batches = data(24).shuffled(8, 0, "valid")
     genome = paths.encoding.random(Random(0))
     score = GuideScores(paths, batches, 5)
     found = [score(genome) for _ in range(6)]
     paths.network.train()
     expected = []
     with torch.no_grad():
-        for images, labels in itertools.chain(batches.epoch(5), batches.epoch(5)):
-            expected.append(float((paths.logits(images, genome).argmax(1) == labels).float().mean()))
+        for given in itertools.chain(batches.epoch(5), batches.epoch(5)):
+            expected.append(float((paths.outputs(given, genome).argmax(1) == given.targets).float().mean()))
     assert found == pytest.approx(expected)

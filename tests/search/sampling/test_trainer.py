@@ -326,7 +326,7 @@ def test_every_policy_trains_with_every_space(paths: str, tmp_path: Path) -> Non
 def test_a_sampling_method_is_one_with_a_sampler() -> None:
     for name in SAMPLING_METHODS:
         method = get_method(name)
-        assert isinstance(method, sampling.SamplingMethod) and method.name == name
+        assert isinstance(method, SamplingMethod) and method.name == name
         assert isinstance(method.defaults(), sampling.SamplingConfig)
 
 

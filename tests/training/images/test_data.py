@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.seeds import new_generator
+from training.hardware import Hardware
 from training.images import data
 from training.images.augment import Augmentation
 from training.images.batches import Batches
@@ -23,12 +24,12 @@ from training.images.data import (
     class_weights,
     load_images,
     register_dataset,
-    save_format,
     saved_format,
     split_halves,
 )
 from training.images.format import ImageSet, resize
 from training.run.config import RunOptions
+from training.tasks.classification import Classification
 
 PARTS: tuple[Part, ...] = ("train", "test")
 
@@ -266,7 +267,7 @@ def test_images_are_normalised_as_those_of_an_earlier_run() -> None:
 def test_the_format_is_kept_in_the_directory_of_the_run(tmp_path: Path) -> None:
     labels = torch.tensor([0, 0, 0, 2])
     images = ImageSet(torch.zeros(4, 1, 8, 8), labels, 3, (1 / 3,), (0.1,), ("a", "\u00e9\u4e00", 'c"'))
-    save_format(images, tmp_path)
+    Classification.of_images(DataConfig(), images, Hardware(torch.device("cpu"))).save_description(tmp_path)
     content = json.loads((tmp_path / "data.json").read_text())
     assert (content["train_images"], content["train_images_of_class"]) == (4, [3, 0, 1])
     assert (content["shape"], content["scale"], content["mean"], content["std"]) == ([1, 8, 8], 1.0, [1 / 3], [0.1])

@@ -91,9 +91,9 @@ def test_bar_shows_the_readings(tmp_path, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with Monitor(tmp_path) as monitor, monitor.bar(total=200, done=100, description="search") as bar:
-        bar.show(loss=1.25, accuracy=0.5, images_per_second=321.4)
+        bar.show({"loss": 1.25, "accuracy": 0.5}, 321.4)
         bar.advance(50)
-        bar.show(loss=1.0)
+        bar.show({"loss": 1.0})
     shown = terminal.getvalue()
     assert "search" in shown and "step 100/200, loss 1.2500, accuracy 0.5000, 321 images/s" in shown
     assert "step 150/200, loss 1.0000, " in shown and " left" in shown
@@ -102,7 +102,7 @@ def test_bar_shows_the_readings(tmp_path, monkeypatch):
 def test_bar_is_quiet_without_a_terminal(capsys):
     with Bar(total=10) as bar:
         bar.advance()
-        bar.show(loss=1.0, accuracy=0.5, images_per_second=3.0)
+        bar.show({"loss": 1.0, "accuracy": 0.5}, 3.0)
     assert capsys.readouterr() == ("", "")
 
 

@@ -12,15 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.sampling.encoding import Encoding, Genome
-from search.sampling.scores.proxies import PROXIES, ProxyScores, get_proxy, list_proxies, register_proxy
+from search.sampling.scores.proxies import PROXIES, Loss, ProxyScores, get_proxy, list_proxies, register_proxy
 from supernet import DiscreteNetwork, get_space, list_spaces
 from supernet.spaces.skeleton import Stem
-from training.metrics import count_multiply_adds, count_parameters
+from training.metrics import Batch, count_multiply_adds, count_parameters
 
-CPU = torch.device("cpu")
 PUBLISHED = ["synflow", "jacob_cov", "snip", "naswot", "parameters", "multiply_adds"]
 OF_DATA = ["jacob_cov", "snip", "naswot"]
 LOWEST = {"synflow": math.log10(2.0**-1022), "snip": 0.0}
+
+
+def cross_entropy(outputs: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(outputs, batch.targets)
+
+
+def scored(name: str, network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The score of the proxy `name`."""
+    return get_proxy(name)(network, Batch(images, labels), cross_entropy)
 
 
 class Small(nn.Module):
@@ -83,13 +91,13 @@ def test_synflow_of_a_chain_is_the_product_of_its_weights() -> None:
     for layer in layers:
         if isinstance(layer, nn.Linear):
             flow = layer.weight.detach().double().abs() @ flow
-    score = get_proxy("synflow")(nn.Sequential(*layers), torch.randn(4, 3, 1, 1), torch.zeros(4).long())
+    score = scored("synflow", nn.Sequential(*layers), torch.randn(4, 3, 1, 1), torch.zeros(4).long())
     assert score == pytest.approx(math.log10((len(sizes) - 1) * flow.sum().item()), rel=1e-12)
 
 
 def test_synflow_is_what_is_lost_without_each_weight(small: Small, batch: tuple[Tensor, Tensor]) -> None:
     """R is linear in each weight, so that |w * dR/dw| is how much R falls where the weight is 0."""
-    score = get_proxy("synflow")(small, *batch)
+    score = scored("synflow", small, *batch)
     small.norm = nn.Identity()
     with torch.no_grad():
         for parameter in small.parameters():
@@ -105,7 +113,7 @@ def test_synflow_is_what_is_lost_without_each_weight(small: Small, batch: tuple[
 def test_snip_is_the_sensitivity_to_each_connection(small: Small, batch: tuple[Tensor, Tensor]) -> None:
     """By central differences in the mask c of each weight, c * w at c = 1 (Lee et al. 2019)."""
     images, labels = batch
-    score = get_proxy("snip")(small, images, labels)
+    score = scored("snip", small, images, labels)
     small.train()
 
     def loss() -> float:
@@ -120,7 +128,7 @@ def test_snip_is_the_sensitivity_to_each_connection(small: Small, batch: tuple[T
 
 def test_jacob_cov_of_an_explicit_jacobian(small: Small, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
-    score = get_proxy("jacob_cov")(small, images, labels)
+    score = scored("jacob_cov", small, images, labels)
     small.train().norm.track_running_stats = False  # functorch changes nothing in place
     whole = torch.func.jacrev(small)(images)  # [B, classes, B, C, H, W]
     rows = [whole.sum((0, 1))[number].flatten().tolist() for number in range(len(images))]
@@ -140,7 +148,7 @@ def test_jacob_cov_of_an_explicit_jacobian(small: Small, batch: tuple[Tensor, Te
 def test_naswot_counts_equal_activations(small: Small, batch: tuple[Tensor, Tensor]) -> None:
     """K_ij is how many ReLUs images i and j have in the same state; the ReLU in a function counts as the module does."""
     images, labels = batch
-    score = get_proxy("naswot")(small, images, labels)
+    score = scored("naswot", small, images, labels)
     small.train()
     state = small.norm(small.stem(images))
     second = small.branch[1](state.clamp_min(0)) + state
@@ -162,8 +170,8 @@ def test_naswot_counts_what_the_logits_depend_on() -> None:
             return super().forward(images) + constant.sum()
 
     image, label = torch.randn(1, 2, 5, 4), torch.tensor([0])
-    assert get_proxy("naswot")(Small(), image, label) == pytest.approx(math.log(2 * 4 * 5 * 4))
-    assert get_proxy("naswot")(Detour(), image, label) == pytest.approx(math.log(2 * 4 * 5 * 4 + 2 * 2 * 4))
+    assert scored("naswot", Small(), image, label) == pytest.approx(math.log(2 * 4 * 5 * 4))
+    assert scored("naswot", Detour(), image, label) == pytest.approx(math.log(2 * 4 * 5 * 4 + 2 * 2 * 4))
 
 
 @pytest.mark.parametrize("space", list_spaces())
@@ -172,11 +180,11 @@ def test_the_counts_are_those_of_the_network(space: str) -> None:
     genome = encoding.random(Random(1))
     network = DiscreteNetwork(encoding.genotype(genome), 4, 3)
     images, labels = torch.randn(2, 3, 8, 8), torch.zeros(2).long()
-    assert get_proxy("parameters")(network, images, labels) == count_parameters(network)
-    assert get_proxy("multiply_adds")(network, images, labels) == count_multiply_adds(network, (3, 8, 8))
+    assert scored("parameters", network, images, labels) == count_parameters(network)
+    assert scored("multiply_adds", network, images, labels) == count_multiply_adds(network, (3, 8, 8))
     for name in ("parameters", "multiply_adds"):
-        scores = ProxyScores(encoding, name, 4, 3, images, labels, 10, 0, CPU)
-        assert scores(genome, 1.0) == get_proxy(name)(network, images, labels)
+        scores = ProxyScores(encoding, name, 4, 3, Batch(images, labels), 10, cross_entropy, 0)
+        assert scores(genome, 1.0) == scored(name, network, images, labels)
 
 
 # Invariances
@@ -184,25 +192,25 @@ def test_the_counts_are_those_of_the_network(space: str) -> None:
 
 def test_synflow_knows_the_shape_of_the_images_alone(small: Small, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
-    score = get_proxy("synflow")(small, images, labels)
-    assert get_proxy("synflow")(small, 7 * images.flip(0), labels.flip(0)) == score
-    assert get_proxy("synflow")(small, images[:, :, :4], labels) != score
+    score = scored("synflow", small, images, labels)
+    assert scored("synflow", small, 7 * images.flip(0), labels.flip(0)) == score
+    assert scored("synflow", small, images[:, :, :4], labels) != score
 
 
 @pytest.mark.parametrize("name", OF_DATA)
 def test_the_order_of_the_images_does_not_count(name: str, small: Small, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    score = get_proxy(name)(small, images, labels)
-    assert get_proxy(name)(small, images[order], labels[order]) == pytest.approx(score, rel=1e-9)
-    assert get_proxy(name)(small, images.flip(1) ** 2, labels) != pytest.approx(score, rel=1e-3)
+    score = scored(name, small, images, labels)
+    assert scored(name, small, images[order], labels[order]) == pytest.approx(score, rel=1e-9)
+    assert scored(name, small, images.flip(1) ** 2, labels) != pytest.approx(score, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["jacob_cov", "naswot"])
 def test_labels_do_not_count_but_for_snip(name: str, small: Small, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
-    assert get_proxy(name)(small, images, labels) == get_proxy(name)(small, images, 2 - labels)
-    assert get_proxy("snip")(small, images, labels) != get_proxy("snip")(small, images, 2 - labels)
+    assert scored(name, small, images, labels) == scored(name, small, images, 2 - labels)
+    assert scored("snip", small, images, labels) != scored("snip", small, images, 2 - labels)
 
 
 # What all of them promise
@@ -230,7 +238,7 @@ def test_the_network_is_left_as_it_was(name: str, training: bool) -> None:
     network.norm.eval()
     network.norm.register_forward_hook(lambda *_: None)
     before, given, random = snapshot(network), images.clone(), torch.get_rng_state()
-    get_proxy(name)(network, images, labels)
+    scored(name, network, images, labels)
     assert snapshot(network) == before
     assert torch.equal(images, given) and not images.requires_grad and images.grad is None
     assert torch.equal(torch.get_rng_state(), random)
@@ -238,11 +246,11 @@ def test_the_network_is_left_as_it_was(name: str, training: bool) -> None:
 
 @pytest.mark.parametrize("name", ["synflow", *OF_DATA])
 def test_neither_gradients_nor_mode_nor_frozen_weights_count(name: str, small: Small, batch: tuple[Tensor, Tensor]) -> None:
-    score = get_proxy(name)(small, *batch)
+    score = scored(name, small, *batch)
     F.cross_entropy(small(batch[0]), batch[1]).backward()
-    assert get_proxy(name)(small, *batch) == score
-    assert get_proxy(name)(small.train(), *batch) == score
-    assert get_proxy(name)(small.requires_grad_(False), *batch) == score
+    assert scored(name, small, *batch) == score
+    assert scored(name, small.train(), *batch) == score
+    assert scored(name, small.requires_grad_(False), *batch) == score
 
 
 def some_architectures(space: str) -> list[Genome]:
@@ -266,7 +274,8 @@ def test_every_architecture_has_a_finite_score(name: str, space: str) -> None:
 def new_scores(name: str, space: str = "nasbench201", seed: int = 0, stem: Stem = "cifar") -> ProxyScores:
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(5, 3, 8, 8, generator=generator), torch.tensor([0, 1, 2, 0, 1])
-    return ProxyScores(Encoding(get_space(space)), name, 4, 3 if space == "darts" else 1, images, labels, 3, seed, CPU, stem)
+    size = 4, 3 if space == "darts" else 1
+    return ProxyScores(Encoding(get_space(space)), name, *size, Batch(images, labels), 3, cross_entropy, seed, stem)
 
 
 def named(*operations: str) -> Genome:
@@ -295,12 +304,12 @@ def test_numbers_beyond_all_bounds_are_the_largest_there_are() -> None:
     for weight in network.parameters():
         nn.init.constant_(weight, 1e200)
     images, labels = torch.ones(2, 4, 1, 1).double(), torch.tensor([0, 1])
-    assert get_proxy("synflow")(network, images, labels) == pytest.approx(308.25, abs=0.01)
-    assert get_proxy("snip")(network, images, labels) == 0.0
+    assert scored("synflow", network, images, labels) == pytest.approx(308.25, abs=0.01)
+    assert scored("snip", network, images, labels) == 0.0
 
 
 def test_a_network_without_relu_has_the_lowest_naswot() -> None:
-    score = get_proxy("naswot")(nn.Sequential(nn.Flatten(), nn.Linear(8, 3)), torch.randn(4, 2, 2, 2), torch.zeros(4).long())
+    score = scored("naswot", nn.Sequential(nn.Flatten(), nn.Linear(8, 3)), torch.randn(4, 2, 2, 2), torch.zeros(4).long())
     assert score == pytest.approx(4 * math.log(4 * 2**-52))
 
 
@@ -331,8 +340,8 @@ def test_the_score_is_the_proxy_of_the_network_that_retraining_builds(stem: Stem
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     @register_proxy("test_proxies_spy")
-    def spy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-        seen.append((network, images, labels))
+    def spy(network: nn.Module, batch: Batch, loss: Loss) -> float:
+        seen.append((network, *batch))
         return 4.5
 
     assert list_proxies() == [*PUBLISHED, "test_proxies_spy"]

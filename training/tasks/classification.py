@@ -1,0 +1,209 @@
+"""Images that belong to classes: cross-entropy, accuracy, and what can be said of each class."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from base.checks import FieldError, InputError
+from training.images.data import DataConfig, class_weights
+from training.metrics import Batch, Meter
+from training.tasks.images import ImageData, ImageTask
+from training.tasks.task import Network
+from training.vision import import_torchvision
+
+CALIBRATION_BINS = 15
+"""Bins of equal width that the confidences are divided into."""
+
+
+class AccuracyMeter(Meter):
+    """Measures the accuracy: the share of the images, 0 to 1, whose largest logit is the label's."""
+
+    names = ("accuracy",)
+
+    def sums(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        return {"accuracy": (outputs.argmax(1) == batch.targets).sum()}
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How well the images of one class are told from all others; shares are between 0 and 1."""
+
+    images: int
+    """Number of images of the class (the support)."""
+    precision: float | None
+    """Of the images that were taken for the class, the share that is of it; None where none was."""
+    recall: float | None
+    """Of the images of the class, the share that was taken for it; None where there are none."""
+    f1: float | None
+    """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); None where the class occurs neither here nor there."""
+
+
+@dataclass(frozen=True)
+class ClassificationEvaluation:
+    """How a network does on a data set; shares are between 0 and 1."""
+
+    images: int
+    accuracy: float
+    top5: float
+    """Share of the images whose label is among the five largest logits (among all of them with fewer classes)."""
+    macro_recall: float
+    """Mean over the classes of the share of its images that were recognised; classes that occur nowhere are left out."""
+    macro_f1: float
+    """Mean over the classes of the harmonic mean of precision and recall; classes that occur nowhere are left out."""
+    loss: float
+    """Mean cross-entropy per image, in nats."""
+    calibration_error: float
+    """How far off the softmax probability of the predicted class is as a forecast of being right: expected calibration error
+    (Guo et al. 2017, arXiv:1706.04599, equation 3), of `CALIBRATION_BINS` bins."""
+    per_class: list[ClassScores]
+    """Of each class, in the order of the logits."""
+    confusion: list[list[int]]
+    """Number of images by true class (row) and predicted class (column)."""
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return self.images
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """Accuracies and F1 by name."""
+        return {name: getattr(self, name) for name in ("accuracy", "top5", "macro_recall", "macro_f1")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain numbers and lists, ready for JSON."""
+        return asdict(self)
+
+
+class Classification(ImageTask):
+    """Images that belong to one of several classes each; the network makes a logit for each class."""
+
+    score_name = "accuracy"
+
+    def __init__(self, data: DataConfig, train: ImageData) -> None:
+        """Raises InputError for a single class, and where classes are to be weighted and one has no image."""
+        super().__init__(data, train)
+        if self.outputs < 2:
+            raise FieldError("classes", f"must be at least 2, not {self.outputs}")
+        weights = class_weights(train.images, data)
+        self.class_weights = None if weights is None else weights.to(train.hardware.device)
+        """Weights of the classes in the loss that is descended, float32 [classes]; None where all count alike. Evaluations
+        count all images alike in any case."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Returns the cross-entropy of logits [B, classes], in which classes are weighted."""
+        return F.cross_entropy(outputs, batch.targets, self.class_weights)
+
+    def evaluation_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Returns the cross-entropy of logits [B, classes]."""
+        return F.cross_entropy(outputs, batch.targets)
+
+    def new_meter(self, device: torch.device | str) -> AccuracyMeter:
+        """Returns a meter of the accuracy."""
+        return AccuracyMeter(device)
+
+    def evaluate(self, network: Network, batches: Iterable[Batch], device: torch.device | str) -> ClassificationEvaluation:
+        """Returns accuracies, calibration and scores of each class; see `evaluate` below."""
+        return evaluate(lambda inputs: network(inputs).float(), batches, self.outputs, device)
+
+    @classmethod
+    def words(cls, name: str) -> str:
+        """Returns the name of a value as logs and reports write it; outputs are classes."""
+        return {"top5": "top-5", "macro_f1": "macro F1", "outputs": "classes"}.get(name, name.replace("_", " "))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the format of the training images, and how many there are of each class."""
+        images = self.train.images
+        return super().describe() | {"train_images_of_class": images.labels.bincount(minlength=images.classes).tolist()}
+
+    @classmethod
+    def written(cls, name: str, value: float) -> str:
+        """Returns a share as 97.22%."""
+        return f"{100 * value:.2f}%"
+
+
+@torch.no_grad()
+def evaluate(
+    logits_of: Network, batches: Iterable[Batch | tuple[Tensor, Tensor]], classes: int, device: torch.device | str
+) -> ClassificationEvaluation:
+    """Evaluate `logits_of`, images [B, C, H, W] to logits [B, classes], on batches of images and labels.
+
+    The caller puts the network into evaluation mode. The images, the labels and the logits live on `device`.
+
+    Raises:
+        ValueError: there is no image, or the logits are for another number of classes.
+    """
+    import_torchvision()
+    # Imported here because it takes seconds, which only an evaluation should pay.
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import (
+        MulticlassAccuracy,
+        MulticlassConfusionMatrix,
+        MulticlassF1Score,
+        MulticlassRecall,
+    )
+
+    metrics = MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
+            "macro_recall": MulticlassRecall(classes, average="macro"),
+            "macro_f1": MulticlassF1Score(classes, average="macro"),
+            "confusion": MulticlassConfusionMatrix(classes),
+        },
+        # With groups the top-5 accuracy can be wrong (findings/metric_collection_groups.sh).
+        compute_groups=False,
+    ).to(device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=device)
+    count = 0
+    for images, labels in batches:
+        logits = logits_of(images).float()
+        if logits.shape != (len(labels), classes):
+            raise InputError(f"evaluation: logits of shape {list(logits.shape)} where [{len(labels)}, {classes}] is expected")
+        metrics.update(logits, labels)
+        loss += F.cross_entropy(logits, labels, reduction="sum").double()
+        gaps += _confidence_gaps(logits, labels)
+        count += len(labels)
+    if count == 0:
+        raise InputError("evaluation: the data set has no images")
+    found = metrics.compute()
+    confusion = found.pop("confusion")
+    return ClassificationEvaluation(
+        images=count,
+        loss=loss.item() / count,
+        calibration_error=gaps.abs().sum().item() / count,
+        per_class=_class_scores(confusion),
+        confusion=confusion.tolist(),
+        **{name: value.item() for name, value in found.items()},
+    )
+
+
+def _confidence_gaps(logits: Tensor, labels: Tensor) -> Tensor:
+    """By how much the images that were recognised outnumber the sum of the confidences, for each bin: float64 [bins].
+
+    The calibration error is the sum of their absolute values over all images. The bins are ((m - 1) / M, m / M] as in the
+    paper; those of torchmetrics are one more (findings/calibration_error_bins.sh).
+    """
+    confidence = logits.double().softmax(1).amax(1)
+    bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
+    right = (logits.argmax(1) == labels).double()
+    # A product and not a scattered sum, whose order on a GPU, and so its last bits, would differ from run to run.
+    return (right - confidence) @ F.one_hot(bins, CALIBRATION_BINS).double()
+
+
+def _class_scores(confusion: Tensor) -> list[ClassScores]:
+    """From the numbers of images by true class (row) and predicted class (column)."""
+    hits, images, predictions = (counts.tolist() for counts in (confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
+    return [
+        ClassScores(total, _share(hit, taken), _share(hit, total), _share(2 * hit, taken + total))
+        for hit, total, taken in zip(hits, images, predictions, strict=True)
+    ]
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

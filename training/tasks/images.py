@@ -1,0 +1,124 @@
+"""What all tasks on images have in common: how they are read, divided and put into batches."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from base.checks import FieldError, Name
+from training.hardware import Hardware
+from training.images.augment import Augmentation
+from training.images.batches import Batches
+from training.images.data import DataConfig, load_images, saved_format, split_halves
+from training.images.format import ImageFormat, Images
+from training.run.config import RunOptions
+from training.tasks.task import Dataset, Log, Rest, Task
+
+EVALUATED_PIXELS = 512 * 32 * 32
+"""So many pixels are evaluated together where that changes nothing."""
+
+
+@dataclass(frozen=True)
+class ImageData(Dataset):
+    """Images of one part of the data."""
+
+    images: Images
+    hardware: Hardware
+    augmentation: Augmentation | None = None
+    """Random changes of the images that are trained on; None: they stay as they are."""
+    targets: Tensor | None = None
+    """What a network is to answer for an image of each label, [labels, ...]; None: the label itself."""
+    names: tuple[str, ...] = ()
+    """The name of each output of the network; where left out, the classes are the outputs."""
+    surveyed: bool = False
+    """No file needs to be decoded in advance to find those that cannot be read, as that was done before."""
+
+    @property
+    def format(self) -> ImageFormat:
+        """The form of the images, and the names of the outputs."""
+        form = self.images.format
+        return replace(form, class_names=self.names) if self.names else form
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
+        """Shuffles with `seed`, then cuts after the share `fraction` (DARTS, Liu et al. 2019, section 3.1).
+
+        Raises InputError where one of the parts would be empty.
+        """
+        first, second = split_halves(self.images, fraction, seed)
+        return replace(self, images=first), replace(self, images=second)
+
+    def take(self, count: int) -> Self:
+        """Returns the first `count` images, or all where there are fewer."""
+        return replace(self, images=self.images.take(torch.arange(min(count, len(self)))))
+
+    def shuffled(self, batch_size: int, seed: int, stream: str, augment: bool = True, rest: Rest = "drop") -> Batches:
+        """Returns batches to train on; see `Dataset.shuffled`."""
+        changes = self.augmentation if augment else None
+        return self._batches(batch_size, rest, seed=seed, augment=changes, shuffle=True, stream=stream)
+
+    def in_order(self, batch_size: int, rest: Rest = "keep", independent: bool = False) -> Batches:
+        """Returns batches to measure on; see `Dataset.in_order`."""
+        if independent:
+            batch_size = max(batch_size, EVALUATED_PIXELS // math.prod(self.images.format.shape[1:]))
+        return self._batches(min(batch_size, len(self)), rest)
+
+    def _batches(self, batch_size: int, rest: Rest, **options: Any) -> Batches:
+        drop = rest == "drop" or (rest == "drop_single" and batch_size > 0 and len(self) % batch_size == 1)
+        device = self.hardware.device
+        return Batches(self.images, batch_size, device, drop_last=drop, targets=self.targets, **options)
+
+
+class ImageTask(Task):
+    """A task on images that a `DataConfig` names. Networks answer with something for each class unless `answers` says else."""
+
+    train: ImageData
+
+    def __init__(self, data: DataConfig, train: ImageData) -> None:
+        super().__init__(data, train)
+
+    @classmethod
+    def answers(cls, form: ImageFormat) -> Tensor | None:
+        """Returns what a network is to answer for an image of each label, [labels, ...]; None: the label itself."""
+        return None
+
+    @classmethod
+    def of_images(cls, data: DataConfig, images: Images, hardware: Hardware, surveyed: bool = False) -> Self:
+        """Makes the task of images that were read already, of the training part and as `data` says."""
+        return cls(data, cls._dataset(data, images, hardware, surveyed))
+
+    @classmethod
+    def open(cls, data: DataConfig, hardware: Hardware, options: RunOptions | None = None, log: Log = print) -> Self:
+        """Reads the training images; a resumed run has their mean and deviation already."""
+        known = None if options is None else saved_format(options)
+        surveyed = known is not None
+        images = load_images(data, "train", hardware.device, known, log, surveyed)
+        return cls.of_images(data, images, hardware, surveyed)
+
+    def load_test(self, log: Log = print) -> ImageData:
+        """Reads the test images. Raises InputError where they cannot be read or have another size than the training images."""
+        form = self.train.images.format
+        images = load_images(self.data, "test", self.train.hardware.device, form, log, self.train.surveyed)
+        if images.format.shape != form.shape:
+            (_, height, width), (_, trained_height, trained_width) = images.format.shape, form.shape
+            raise FieldError(
+                "data.size",
+                f"test images have {width}x{height} pixels and training images {trained_width}x{trained_height}; "
+                "bring all to one size with --",
+                Name("data.size"),
+            )
+        return self._dataset(self.data, images, self.train.hardware)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the format of the training images, and how many there are."""
+        images = self.train.images
+        return images.format.to_dict() | {"train_images": len(images)}
+
+    @classmethod
+    def _dataset(cls, data: DataConfig, images: Images, hardware: Hardware, surveyed: bool = False) -> ImageData:
+        form = images.format
+        return ImageData(images, hardware, data.augmentation(), cls.answers(form), cls.output_names(form), surveyed)

@@ -1,0 +1,215 @@
+"""What a network is trained for: the seam between all training here and the kind of data, loss and score.
+
+A task has a training part, `Dataset`, from which searches and retrainings take their batches, a loss that is descended, and
+meters and evaluations that put numbers to the result under the task's own names. Trainers know no more of it than this file.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from base.checks import FieldError
+from base.files import write_atomically
+from base.registry import Registry
+from training.hardware import Hardware
+from training.images.data import DATA_FILE, DataConfig
+from training.images.format import ImageFormat
+from training.metrics import Batch, Meter, Reading
+from training.run.config import RunOptions
+from training.run.monitor import StopConfig
+
+Rest = Literal["keep", "drop", "drop_single"]
+"""What becomes of a last batch that is short: it is kept, left out, or left out where it is a single example, which has no
+statistics for batch norm."""
+Log = Callable[[str], None]
+"""What takes a line that a user should see."""
+Network = Callable[[Tensor], Tensor]
+"""A network with all that is not of the data given already: inputs [B, ...] to outputs [B, ...]."""
+
+
+class Batches(Protocol):
+    """The batches of a dataset. What they hold depends on the seed of the run and the epoch alone."""
+
+    def __len__(self) -> int:
+        """Returns the number of batches an epoch."""
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yields the batches of epoch `number`, on the device."""
+
+    def close(self) -> None:
+        """Lets go of the data and of the processes that read them; there is no epoch after this."""
+
+
+class Dataset(ABC):
+    """Examples of one part of the data, from which batches are made on the device of the run."""
+
+    @property
+    @abstractmethod
+    def format(self) -> ImageFormat:
+        """The form of the inputs, and the names of the outputs."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+
+    @abstractmethod
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
+        """Divides the examples by chance into the share `fraction` and the others. Raises InputError for an empty part."""
+
+    @abstractmethod
+    def take(self, count: int) -> Self:
+        """Returns the first `count` examples, or all where there are fewer."""
+
+    @abstractmethod
+    def shuffled(self, batch_size: int, seed: int, stream: str, augment: bool = True, rest: Rest = "drop") -> Batches:
+        """Returns batches to train on, in a random order that differs from epoch to epoch.
+
+        `stream` names the random numbers: two streams of one seed differ. `augment` changes the examples at random as the
+        settings of the data say. Raises InputError for more examples a batch than there are.
+        """
+
+    @abstractmethod
+    def in_order(self, batch_size: int, rest: Rest = "keep", independent: bool = False) -> Batches:
+        """Returns batches to measure on: the examples as they are, in their own order, at most all in one batch.
+
+        With `independent` the result of an example depends on no other one, as it does through the statistics of its batch:
+        then as many are taken together as fill the device, but at least `batch_size`.
+        """
+
+
+class Evaluation(Protocol):
+    """How a trained network does on a whole dataset. A `Reading` is one, and a task may have a richer one."""
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+
+    @property
+    def loss(self) -> float:
+        """Mean loss per example."""
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """The numbers that matter most, by name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it as plain numbers and lists, ready for JSON."""
+
+
+class Task(ABC):
+    """Something that a network can be trained for, with its training part; register a class of your own with `register_task`.
+
+    A network is given `Batch.inputs` and makes outputs [B, `outputs`], or whatever shape the loss is made for.
+    """
+
+    score_name: ClassVar[str]
+    """The name, among the values of a `Reading`, of what networks are compared by: "accuracy"."""
+
+    def __init__(self, data: DataConfig, train: Dataset) -> None:
+        self.data = data
+        self.train = train
+
+    @classmethod
+    @abstractmethod
+    def open(cls, data: DataConfig, hardware: Hardware, options: RunOptions | None = None, log: Log = print) -> Self:
+        """Reads the training part for a run on `hardware`.
+
+        A run that `options` resume finds the data as they were when it began. Raises InputError for data that cannot be used.
+        """
+
+    @abstractmethod
+    def load_test(self, log: Log = print) -> Dataset:
+        """Reads the test part, in the form of the training part. Raises InputError where it cannot be read or differs."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Returns what data.json in the directory of a run says of the training part, ready for JSON."""
+
+    def save_description(self, run: Path) -> None:
+        """Writes data.json in the directory of a run: what `describe` returns."""
+        write_atomically(run / DATA_FILE, json.dumps(self.describe(), indent=2) + "\n")
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of the network."""
+        return len(self.train.format.class_names)
+
+    @classmethod
+    def output_names(cls, form: ImageFormat) -> tuple[str, ...]:
+        """Returns a name for each output of a network that is trained on inputs of that form: those of the classes."""
+        return form.class_names
+
+    def forward(self, network: Network, batch: Batch) -> Tensor:
+        """Returns the outputs of `network` for a batch, in float32. A task that carries a state from batch to batch, as for
+        text, hands it to the network here and takes it back."""
+        return network(batch.inputs).float()
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Returns the mean loss of a batch, a scalar: what the training descends."""
+
+    def evaluation_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Returns the mean loss of a batch, a scalar, as evaluations report it: without weights that help the training."""
+        return self.loss(outputs, batch)
+
+    @abstractmethod
+    def new_meter(self, device: torch.device | str) -> Meter:
+        """Returns a meter whose readings hold the value called `score_name`."""
+
+    def read(self, network: Network, batches: Iterable[Batch], device: torch.device | str) -> Reading:
+        """Returns the mean loss and values of `network`, in whichever mode the caller put it, over `batches`."""
+        meter = self.new_meter(device)
+        for batch in batches:
+            outputs = self.forward(network, batch)
+            meter.update(self.evaluation_loss(outputs, batch), outputs, batch)
+        return meter.read()
+
+    @torch.no_grad()
+    def evaluate(self, network: Network, batches: Iterable[Batch], device: torch.device | str) -> Evaluation:
+        """Returns all that is said of a trained network: for metrics.json, and for the report of its training."""
+        return self.read(network, batches, device)
+
+    @classmethod
+    def score(cls, found: Evaluation) -> float:
+        """Returns what a search maximises; more is better."""
+        return found.values[cls.score_name]
+
+    @classmethod
+    def words(cls, name: str) -> str:
+        """Returns the name of a value, such as `score_name`, as logs and reports write it, or what they call "outputs"."""
+        return name.replace("_", " ")
+
+    @classmethod
+    def written(cls, name: str, value: float) -> str:
+        """Returns the value of that name as reports write it."""
+        return f"{value:.4f}"
+
+
+class TaskConfig(Protocol):
+    """The part of a configuration that says what is to be learnt from what data."""
+
+    task: str
+    data: DataConfig
+    stop: StopConfig
+
+
+def open_task(config: TaskConfig, hardware: Hardware, options: RunOptions | None = None, log: Log = print) -> Task:
+    """Reads the training part of the task that `config` names; see `Task.open`.
+
+    Raises InputError for a task that is not known, and for a target that its score never reaches.
+    """
+    if config.task not in TASKS:
+        raise FieldError("task", TASKS.unknown(config.task))
+    kind = TASKS[config.task]
+    if config.stop.accuracy is not None and kind.score_name != "accuracy":
+        raise FieldError("stop.accuracy", f"task {config.task} has no accuracy but {kind.score_name}; leave it out")
+    return kind.open(config.data, hardware, options, log)
+
+
+TASKS: Registry[type[Task]] = Registry("task", {"classification": "training.tasks.classification:Classification"})
+register_task = TASKS.register
