@@ -1,6 +1,6 @@
-"""The parts of `python -m benchmarks.gpu`: each runs in a process of its own, writes its records, and returns what came of it.
+"""The parts of `python -m benchmarks.gpu`: each runs in a process of its own and writes records.
 
-On the CPU every part is small, on one thread: that tries the part, not the device.
+Each returns a verdict. On the CPU every part is small, on one thread, to try the part itself.
 """
 
 import json
@@ -52,14 +52,14 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Job:
-    """What every part is told."""
+    """The settings that every part gets."""
 
     device: str
     directory: Path
     data: str | None
     """Folder that holds CIFAR-10."""
     epochs: int
-    """Of the whole search."""
+    """Epochs of the whole search."""
     compile_limit: float
     rates: Rates
     command: str
@@ -70,17 +70,17 @@ class Job:
 
     @property
     def small(self) -> bool:
-        """Whether the device is only there to try the command."""
+        """Says whether the device is only there to try the command."""
         return self.place.type == "cpu"
 
     def settings(self) -> Settings:
-        """Of the timed steps."""
+        """Returns the settings of the timed steps."""
         if self.small:
             return Settings(self.place, channels=2, cells=3, size=8, runs=1, rates=self.rates)
         return Settings(self.place, runs=20, compile_limit=self.compile_limit, rates=self.rates)
 
     def write(self, name: str, text: str, values: object = None) -> None:
-        """A record: Markdown under a header, and JSON where there are values."""
+        """Writes a record: Markdown under a header, and JSON if there are values."""
         write_atomically(self.directory / f"{name}.md", f"# {name}\n\n{header(self.place)}\n\n{self.command}\n\n{text}")
         if values is not None:
             write_atomically(
@@ -90,7 +90,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a part went, in one line."""
+    """The verdict on a part, in one line."""
 
     passed: bool
     words: str
@@ -101,10 +101,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Difference:
-    """Between a supernet and the plain network in float64."""
+    """The difference between a supernet and the plain network in float64."""
 
     largest: float
-    """Of logits and of gradients of alphas and weights, relative to each tensor's largest entry."""
+    """Largest difference of logits and of gradients of alphas and weights, relative to each
+    tensor's largest entry."""
     turned: float
     """1 - cosine of the alphas' gradients, the larger one of all kinds."""
 
@@ -112,7 +113,7 @@ class Difference:
 def difference(
     space: str, device: torch.device, dtype: torch.dtype, kernels: Kernels = "auto", channels: int = 16
 ) -> Difference:
-    """Supernet (bfloat16: autocast) against plain network on the device; TF32 is off."""
+    """Compares supernet (bfloat16: autocast) and plain network on the device; TF32 is off."""
     torch.manual_seed(0)
     network = Supernet(get_space(space), channels, 3, kernels=kernels).to(device)
     plain = PlainSupernet(space, channels, 3, 10).to(device, torch.float64)
@@ -141,14 +142,16 @@ def difference(
 
 
 LIMITS = {torch.float64: (1e-8, 1e-9), torch.float32: (3e-2, 1e-5)}
-"""Largest difference, and largest 1 - cosine. In float64 plain torch runs; in float32 a ReLU or a maximum that falls on the
-other side is in the difference of a weight's gradient."""
+"""Largest difference, and largest 1 - cosine. In float64 plain torch runs; in float32 a ReLU or a
+maximum that falls on the other side is in the difference of a weight's gradient."""
 BFLOAT16 = 3.0
-"""In bfloat16 the whole network, untrained, is far from float64: so many times as far as plain torch in bfloat16 it may be."""
+"""In bfloat16 the whole network, untrained, is far from float64: so many times as far as plain
+torch in bfloat16 it may be."""
 
 
 def agree(job: Job) -> Verdict:
-    """Logits and gradients of the supernet, on kernels, against the plain network in float64."""
+    """Compares logits and gradients of the supernet, on kernels, with the plain network in
+    float64."""
     kernels: Kernels = "fused" if job.small else "auto"
     channels = 2 if job.small else 16
     rows, passed = [], True
@@ -173,7 +176,8 @@ def agree(job: Job) -> Verdict:
 
 
 def tests(job: Job) -> Verdict:
-    """All tests of kernels and, of the others, those whose name says that they need a GPU; the CPU only collects them."""
+    """Runs all tests of kernels and those whose name says that they need a GPU; the CPU only
+    collects them."""
     own = ["tests/ops/kernels", "tests/ops/test_fused.py"]
     # This command has a test, too.
     others = ["-k", "gpu or cuda", *(f"--ignore={path}" for path in (*own, "tests/benchmarks/test_gpu.py"))]
@@ -203,18 +207,18 @@ def _goals(text: str) -> str:
 
 
 def step(job: Job) -> Verdict:
-    """The table of `benchmarks.search_step`."""
+    """Makes the table of `benchmarks.search_step`."""
     text, results = search_step.report(job.settings(), [2] if job.small else [64, 256], job.command)
     job.write("step", text, {batch: _plain(found) for batch, found in results.items()})
     print(text)
     ours = {batch: found[OURS] for batch, found in results.items()}
     times = [f"{own.words or f'{own.milliseconds:.2f} ms'} at batch {batch}" for batch, own in ours.items()]
-    # Words beside a time tell that plain torch has run, or no graph.
+    # Words beside a time tell that plain torch has run, or that there was no graph.
     return Verdict(not any(own.words for own in ours.values()), f"{', '.join(times)}; {_goals(text)}")
 
 
 def retrain(job: Job) -> Verdict:
-    """The table of `benchmarks.retrain_step`."""
+    """Makes the table of `benchmarks.retrain_step`."""
     settings = retrain_step.Settings(job.place, read_genotype("DARTS_V2"), runs=20)
     if job.small:
         settings = retrain_step.Settings(job.place, read_genotype("DARTS_V2"), 4, 3, 4, 16, 1)
@@ -227,7 +231,8 @@ def retrain(job: Job) -> Verdict:
 
 
 def memory(job: Job) -> Verdict:
-    """Peak memory of a step, ours and the plain network's; on the CPU what they keep for backward."""
+    """Measures the peak memory of a step, ours and the plain network's; on the CPU the bytes kept
+    for backward."""
     batch = 2 if job.small else 64
     only = (search_step.PLAIN_NCHW, OURS) if job.small else (PLAIN_EAGER, OURS, OURS_EAGER)
     found = measure_batch(job.settings(), batch, only)
@@ -245,7 +250,7 @@ def memory(job: Job) -> Verdict:
 
 
 def _kernel_times(one: Step, steps: int, device: torch.device) -> dict[str, tuple[float, int]]:
-    """Microseconds and calls by kernel (on the CPU: by operator), of so many steps."""
+    """Returns microseconds and calls by kernel (on the CPU: by operator), of so many steps."""
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:
         for _ in range(steps):
@@ -261,7 +266,7 @@ def _kernel_times(one: Step, steps: int, device: torch.device) -> dict[str, tupl
 
 
 def profiles(job: Job) -> Verdict:
-    """Kernels by time in some steps with and without a graph, and the share of our own."""
+    """Records kernels by time in some steps with and without a graph, and the share of our own."""
     names = {"fusenas::"} if triton is None else {"fusenas::", *(name for _, name in kernels())}
     text, values, words, passed = "", {}, [], True
     for title, graph in (("with a graph", None), ("without a graph", False)):
@@ -296,12 +301,13 @@ def profiles(job: Job) -> Verdict:
 
 WINDOW = 20
 TOLERANCE = 0.05
-"""Mean absolute difference, in nats, of two curves of the loss, each smoothed over WINDOW steps: bfloat16 rounds differently in
-either, so that single steps part."""
+"""Mean absolute difference, in nats, of two curves of the loss, each smoothed over WINDOW steps:
+bfloat16 rounds differently in either, so that single steps part."""
 
 
 def converge(job: Job) -> Verdict:
-    """The same search by kernels and by plain torch, from the same seed: the curves of the loss agree."""
+    """Compares the curves of the loss of the same search by kernels and by plain torch, from the
+    same seed."""
     steps = 3 if job.small else 200
     fused: Kernels = "fused" if job.small else "auto"
     curves = {name: losses(job, name, steps) for name in (fused, "reference")}
@@ -320,7 +326,7 @@ def converge(job: Job) -> Verdict:
 
 
 def losses(job: Job, kernels: Kernels, steps: int) -> list[dict[str, float]]:
-    """Training and validation loss of each of the first steps of a search."""
+    """Returns training and validation loss of each of the first steps of a search."""
     settings, batch = job.settings(), 8 if job.small else 64
     data = DataConfig()
     images: Images = random_images(20 * batch, settings.size)
@@ -338,7 +344,7 @@ def losses(job: Job, kernels: Kernels, steps: int) -> list[dict[str, float]]:
 
 
 def smoothed(curve: list[float], window: int) -> list[float]:
-    """The mean over the last `window` points, fewer at the start."""
+    """Returns the mean over the last `window` points, fewer at the start."""
     return [fmean(curve[max(0, end - window) : end]) for end in range(1, len(curve) + 1)]
 
 
@@ -346,7 +352,7 @@ def smoothed(curve: list[float], window: int) -> list[float]:
 
 
 def search(job: Job) -> Verdict:
-    """A whole first-order search, from the start of Python to the genotype, by the clock."""
+    """Times a whole first-order search, from the start of Python to the genotype."""
     epochs = job.epochs
     if job.small:
         epochs, arguments = 1, ["--config", "digits", "--data.limit", "200", "--validate_every", "1"]
@@ -371,7 +377,8 @@ def search(job: Job) -> Verdict:
 
 
 def methods(job: Job) -> Verdict:
-    """A step of every method by its published protocol on NAS-Bench-201, and what its epochs come to by that."""
+    """Times a step of every method by its published protocol on NAS-Bench-201, and its epochs by
+    that."""
     # Of those that sample, the ones without a published row train single paths as `random` does.
     names = [name for name in list_methods() if get_method(name).published.nasbench201 is not None]
     found = measure({name: partial(_method_step, job, name) for name in names}, job.place, 1 if job.small else 20)
@@ -407,7 +414,7 @@ def _method_step(job: Job, name: str) -> Step:
 
 
 def run_part(name: str, job: Job) -> Verdict:
-    """One part, by its name."""
+    """Runs one part, by its name."""
     if job.small:
         torch.set_num_threads(1)
     return PARTS[name](job)

@@ -1,14 +1,16 @@
-"""`python -m benchmarks.nasbench201`: methods of search over several seeds, judged by the table of NAS-Bench-201 on CIFAR-10.
+"""`python -m benchmarks.nasbench201`: methods over several seeds, judged by NAS-Bench-201's table.
 
-Each method runs by its published protocol, the shipped configuration nasbench201_METHOD; options that are none of this program
-go through to every search (`--data.root`, `--device`, `--epochs` ...). The table of the benchmark says what the derived
-architecture reaches when it is trained alone, and what chance does: a method that does not beat the best of 100 random
-architectures is marked.
+Each method runs by its published protocol, the shipped configuration nasbench201_METHOD; options
+that are none of this program go through to every search (`--data.root`, `--device`, `--epochs`
+...). The table of the benchmark has the accuracy on CIFAR-10 of the derived architecture when it is
+trained alone, and that of chance: a method that does not beat the best of 100 random architectures
+is marked.
 
-A search is a process of its own, in DIRECTORY/METHOD/seed_N with its output in seed_N.log, so that none takes the others along.
-The same command goes on where it was stopped. A run is finished once its search has ended well with all its epochs behind, or
-with an early stop of its own; then there is a finished.json in its directory, and it is not run again. One that --stop.* has
-ended is not finished. All runs in one DIRECTORY have the same settings.
+A search is a process of its own, in DIRECTORY/METHOD/seed_N with its output in seed_N.log, so that
+none takes the others along. The same command goes on where it was stopped. A run is finished once
+its search has ended well with all its epochs behind, or with an early stop of its own; then there
+is a finished.json in its directory, and it is not run again. A run that --stop.* has ended is
+unfinished. All runs in one DIRECTORY have the same settings.
 
 Exit status: 0, or 1 if a search failed, 2 for wrong input, 130 when stopped.
 """
@@ -63,16 +65,18 @@ DRAWN = 100
 POLL = 0.2
 """Seconds between two looks at the running searches."""
 EDGES = 6
-"""Of the space's cell; each may be a skip connection."""
+"""Number of edges of the space's cell; each may be a skip connection."""
 ACCURACY_TICKS = (20, 60, 80, 90, 92, 94)
 SMALL, LINE = 7.5, "#2563b0"
 COLUMNS = (
     "method", "seed", "epoch", "test_accuracy", "valid_accuracy", "parameters",
     "skips", "entropy", "eigenvalue", "supernet_accuracy", "derived_accuracy",
 )  # fmt: skip
-"""Of the file of curves, a line an epoch: what the table says of the genotype then (percent), and what the search measured."""
+"""Columns of the file of curves, a line an epoch: the table's figures for the genotype then
+(percent), and the search's own measurements."""
 PUBLISHED_BASELINES: tuple[Percent, ...] = ((87.06, None), (93.74, 0.34), (94.37, None))
-"""Dong & Yang 2020, and the table itself: a random architecture, the best of 100 by repeated draws, the optimum."""
+"""Baselines by Dong & Yang 2020 and the table itself: a random architecture, the best of 100 by
+repeated draws, the optimum."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Run:
     method: str
     seed: int
     path: Path
-    """The directory of the run."""
+    """Returns the directory of the run."""
 
     @property
     def name(self) -> str:
@@ -90,12 +94,12 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What the process says."""
+        """Returns the file of the output of the process."""
         return self.path.with_name(f"{self.path.name}.log")
 
     @property
     def begun(self) -> bool:
-        """Whether there is something to go on with."""
+        """Says whether there is something to go on with."""
         return (self.path / "config.yaml").is_file()
 
     @property
@@ -103,16 +107,16 @@ class Run:
         return self._mark.is_file()
 
     def finish(self, epochs: int, hours: float | None) -> None:
-        """Writes finished.json; `hours` is None where more than one process had a part in the run."""
+        """Writes finished.json; `hours` is None if more than one process had a part in the run."""
         write_atomically(self._mark, json.dumps({"epochs": epochs, "hours": hours}) + "\n")
 
     def ending(self) -> dict[str, Any]:
-        """The epochs and hours of a finished run."""
+        """Returns the epochs and hours of a finished run."""
         ending: dict[str, Any] = json.loads(self._mark.read_text())
         return ending
 
     def config(self) -> Config:
-        """What the run was begun with."""
+        """Returns the configuration that the run was begun with."""
         config: Config = config_from_file(type(get_method(self.method).defaults()), self.path / "config.yaml")
         return config
 
@@ -129,7 +133,8 @@ class Run:
 
 
 def all_runs(directory: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Run]:
-    """The runs asked for and all others that are in the directory, by method in the order of ALL and by seed."""
+    """Returns the runs asked for and all others in the directory, by method in the order of ALL and
+    by seed."""
     places = {(method, seed) for method in methods for seed in seeds}
     for path in directory.glob("*/seed_*"):
         if path.parent.name in ALL and re.fullmatch(r"seed_(0|[1-9]\d*)", path.name) and path.is_dir():
@@ -139,14 +144,17 @@ def all_runs(directory: Path, methods: Sequence[str], seeds: Sequence[int]) -> l
 
 
 def configuration(method: str, tabular: str, through: Sequence[str]) -> Config:
-    """What the searches of `method` run with, but for their seeds. Wrong options end the program in one line (status 2)."""
+    """Returns the configuration of the searches of `method`, but for their seeds.
+
+    Wrong options end the program in one line (status 2).
+    """
     config: Config
     config, _ = get_method(method).parse(["--config", f"nasbench201_{method}", "--tabular", tabular, *through])
     return config
 
 
 def check_same(directory: Path, run: Run, config: Config) -> None:
-    """Raises ValueError where a run that was begun has other settings than those asked for now."""
+    """Raises ValueError if a run that was begun has other settings than those asked for now."""
     saved, now = config_to_dict(run.config()), config_to_dict(replace(config, seed=run.seed))
     # A report compares searches of equally many evaluations, although more of them could be made.
     free = config.may_change() - {"evaluations"}
@@ -159,16 +167,17 @@ def check_same(directory: Path, run: Run, config: Config) -> None:
 
 
 def search_command(run: Run, tabular: str, through: Sequence[str]) -> list[str]:
-    """The process of one search, which goes on with a run that was begun."""
+    """Returns the command of one search, which goes on with a run that was begun."""
     own = ["--config", f"nasbench201_{run.method}", "--tabular", tabular, "--run", str(run.path), "--seed", str(run.seed)]
-    # Unbuffered, so that what ends a search is the last line of its log.
+    # Unbuffered, so that the error that ends a search is the last line of its log.
     return [sys.executable, "-u", "-m", f"search.{run.method}", *own, *through, *(["--resume"] if run.begun else [])]
 
 
 def search_all(runs: Sequence[Run], tabular: str, through: Sequence[str], jobs: int) -> int:
     """Runs the searches, `jobs` at a time, to the end of the last; returns how many failed.
 
-    When it is interrupted, searches that are under way are stopped, too; they keep what their last epoch saved.
+    When it is interrupted, searches that are under way are stopped, too; they keep what their last
+    epoch saved.
     """
     environment = dict(os.environ)
     if jobs > 1:
@@ -217,7 +226,7 @@ def _settle(run: Run, status: int, started: float | None) -> bool:
 
 
 def report(runs: Sequence[Run], table: Table) -> str:
-    """The tables and what may be said from them, in Markdown."""
+    """Returns the tables and the conclusions from them, in Markdown."""
     rows, marked = [], []
     chance, best = random_architecture(table), best_of_random(table, DRAWN)
     for method in dict.fromkeys(run.method for run in runs):
@@ -227,7 +236,8 @@ def report(runs: Sequence[Run], table: Table) -> str:
         endings = [run.ending() for run in finished]
         epochs = sorted({ending["epochs"] for ending in endings})
         hours = [ending["hours"] for ending in endings if ending["hours"] is not None]
-        # As precise as they are shown: the baseline, a long sum, is off by rounding.
+        # They are compared as precisely as they are shown: the baseline, a long sum, is off by
+        # rounding.
         loses = bool(judged) and round(fmean(row.test_accuracy for row in judged), 2) <= round(best[0], 2)
         if loses:
             marked.append(method)
@@ -273,7 +283,7 @@ def report(runs: Sequence[Run], table: Table) -> str:
 
 
 def _over_runs(accuracies: Sequence[float]) -> str | None:
-    """Mean and sample standard deviation, which one run does not have."""
+    """Returns mean and sample standard deviation; one run has no deviation."""
     if not accuracies:
         return None
     return f"{fmean(accuracies):.2f} ± {f'{stdev(accuracies):.2f}' if len(accuracies) > 1 else '-'}"
@@ -285,7 +295,8 @@ def _accuracy(accuracy: Percent) -> str:
 
 
 def curves(runs: Sequence[Run], table: Table) -> list[dict[str, Any]]:
-    """What the table says of the genotype that each epoch of each run would derive; keys: COLUMNS."""
+    """Yields the table's figures for the genotype that each epoch of each run would derive; keys:
+    COLUMNS."""
     points = []
     known: dict[str, TableRow] = {}
     for run in runs:
@@ -308,7 +319,8 @@ def curves(runs: Sequence[Run], table: Table) -> list[dict[str, Any]]:
 
 
 def as_csv(points: Sequence[dict[str, Any]]) -> str:
-    """The curves as a file: a line an epoch, empty where nothing was measured."""
+    """Returns the curves as the text of a file: a line an epoch, empty where nothing was
+    measured."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -317,10 +329,11 @@ def as_csv(points: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_curves(points: Sequence[dict[str, Any]], table: Table) -> "Figure":
-    """Test accuracy of the current genotype over epochs, a panel a method, and below it its skip connections.
+    """Draws the test accuracy of the current genotype over epochs, a panel a method, and its skip
+    connections.
 
-    A thin line is a seed, the thick one their mean, up to where all seeds have come. Accuracy is drawn by the logarithm of the
-    error, as the best architectures lie within one percent.
+    A thin line is a seed, the thick one their mean, up to where all seeds have come. Accuracy is
+    drawn by the logarithm of the error, as the best architectures lie within one percent.
     """
     from matplotlib.figure import Figure
 
@@ -369,7 +382,7 @@ def draw_curves(points: Sequence[dict[str, Any]], table: Table) -> "Figure":
 
 
 def _by_seed(points: Sequence[dict[str, Any]]) -> dict[int, list[tuple[int, float, int]]]:
-    """Epoch, test accuracy and skip connections, by seed."""
+    """Returns epoch, test accuracy and skip connections, by seed."""
     lines: dict[int, list[tuple[int, float, int]]] = {}
     for point in points:
         lines.setdefault(point["seed"], []).append((point["epoch"], point["test_accuracy"], point["skips"]))
@@ -377,7 +390,7 @@ def _by_seed(points: Sequence[dict[str, Any]]) -> dict[int, list[tuple[int, floa
 
 
 def _draw_seeds(axes: "Axes", seeds: Mapping[int, Sequence[tuple[int, float]]]) -> None:
-    """A thin line a seed, and their mean."""
+    """Draws a thin line for each seed, and their mean."""
     for number, line in enumerate(seeds.values()):
         axes.plot(*zip(*line, strict=True), color=LINE, linewidth=0.8, alpha=0.45, label="" if number else "a seed")
     # zip ends with the shortest: beyond it the mean would be that of other seeds.
@@ -411,7 +424,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def benchmark(options: argparse.Namespace, through: Sequence[str], typed: str) -> int:
-    """Searches what is not finished, then writes and prints what is there; returns the exit status."""
+    """Searches the unfinished runs, then writes and prints the report; returns the exit status."""
     methods, seeds = _checked(options, through)
     table = Table.read(options.tabular)
     runs = all_runs(options.directory, methods, seeds)
@@ -448,7 +461,7 @@ def benchmark(options: argparse.Namespace, through: Sequence[str], typed: str) -
 
 
 def _checked(options: argparse.Namespace, through: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Methods and seeds. Raises ValueError for what is wrong about the options of this program."""
+    """Returns methods and seeds. Raises ValueError for wrong options of this program."""
     methods, seeds = options.methods, options.seeds
     for method in methods:
         get_method(method)

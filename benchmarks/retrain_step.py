@@ -1,8 +1,10 @@
-"""`python -m benchmarks.retrain_step`: images a second of a training step of a genotype's network, ours beside the plain one.
+"""`python -m benchmarks.retrain_step`: images a second of a training step, ours beside the plain
+one.
 
-Both have the auxiliary head and drop paths. The plain network runs as published code does: eager, float32 (with TF32 where
-torch uses it by default), NCHW, the stock optimiser. Ours is the step that `retrain` runs: bfloat16 on a GPU, channels_last,
-fused optimiser, as a CUDA graph.
+Both train a genotype's network, with the auxiliary head and drop paths. The plain network runs as
+published code does: eager, float32 (with TF32 where torch uses it by default), NCHW, the stock
+optimiser. Ours is the step that `retrain` runs: bfloat16 on a GPU, channels_last, fused optimiser,
+as a CUDA graph.
 """
 
 import argparse
@@ -28,12 +30,12 @@ from training.report.markdown import table
 from training.tasks.classification import Classification
 
 PLAIN, OURS, OURS_EAGER = "plain, eager, float32, NCHW", "ours", "ours, no graph"
-DROP_PATH = 0.1  # what it is halfway through training
+DROP_PATH = 0.1  # the probability halfway through training
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """The settings of a measurement."""
 
     device: torch.device
     genotype: Genotype
@@ -46,7 +48,7 @@ class Settings:
 
     @property
     def auxiliary_weight(self) -> float:
-        """0 where the skeleton has no place for the head."""
+        """Returns the weight of the auxiliary head; 0 if the skeleton has no place for it."""
         return 0.4 if self.genotype.skeleton.auxiliary else 0.0
 
 
@@ -62,7 +64,7 @@ class PlainDiscreteNetwork(DiscreteNetwork):
 
 
 def plain_step(settings: Settings) -> Step:
-    """A step of the plain network."""
+    """Returns a step of the plain network."""
     torch.manual_seed(0)
     weight = settings.auxiliary_weight
     network = PlainDiscreteNetwork(settings.genotype, settings.channels, settings.cells, auxiliary=weight > 0)
@@ -83,7 +85,7 @@ def plain_step(settings: Settings) -> Step:
 
 
 def our_step(settings: Settings, graph: bool | None = None) -> Step:
-    """The step that `retrain` runs."""
+    """Returns the step that `retrain` runs."""
     config = RetrainConfig(
         channels=settings.channels,
         cells=settings.cells,
@@ -103,13 +105,13 @@ def our_step(settings: Settings, graph: bool | None = None) -> Step:
 
 
 def random_batch(settings: Settings, memory: torch.memory_format) -> tuple[Tensor, Tensor]:
-    """Images and labels."""
+    """Returns images and labels."""
     images = torch.randn(settings.batch, 3, settings.size, settings.size, device=settings.device)
     return images.contiguous(memory_format=memory), torch.randint(0, 10, (settings.batch,), device=settings.device)
 
 
 def report(settings: Settings, name: str, command: str) -> tuple[str, dict[str, Measured]]:
-    """The record in Markdown, and what it was made from; `name` is the genotype's."""
+    """Returns the record in Markdown, and its values; `name` is the genotype's."""
     on_gpu = settings.device.type == "cuda"
     variants: dict[str, Callable[[], Step]] = {PLAIN: partial(plain_step, settings), OURS: partial(our_step, settings)}
     if on_gpu:

@@ -1,9 +1,11 @@
-"""`python -m benchmarks.search_step`: time and memory of one search step, ours beside the plain network's.
+"""`python -m benchmarks.search_step`: time and memory of one search step, ours beside the plain
+network's.
 
-A search step is a validation pass for the alphas and a training pass for the weights with clipping and both optimisers, first
-order, DARTS space. The plain network has one module an edge and operation and calls `loss.backward()` in both passes, as
-published. Ours is the step that `search` runs, its loss and accuracy included. All compute in the same precision, have the same
-fused optimisers, and take turns.
+A search step is a validation pass for the alphas and a training pass for the weights with clipping
+and both optimisers, first order, DARTS space. The plain network has one module an edge and
+operation and calls `loss.backward()` in both passes, as published. Ours is the step that `search`
+runs, its loss and accuracy included. All compute in the same precision, have the same fused
+optimisers, and take turns.
 """
 
 import argparse
@@ -48,7 +50,7 @@ OURS, OURS_EAGER, OURS_REFERENCE = "ours", "ours, no graph", "ours in plain torc
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """The settings of a measurement."""
 
     device: torch.device
     channels: int = 16
@@ -61,14 +63,14 @@ class Settings:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What convolutions compute in."""
+        """Returns the type that convolutions compute in."""
         with autocast(self.precision, self.device):
             enabled = torch.is_autocast_enabled(self.device.type)
         return torch.bfloat16 if enabled else torch.float32
 
 
 def plain_step(settings: Settings, batch: int, compiled: bool = False, graphed: bool = False, nhwc: bool = False) -> Step:
-    """A step of the plain network."""
+    """Returns a step of the plain network."""
     device = settings.device
     torch.manual_seed(0)
     network: nn.Module = PlainSupernet("darts", settings.channels, settings.cells, 10).to(device)
@@ -94,7 +96,7 @@ def plain_step(settings: Settings, batch: int, compiled: bool = False, graphed: 
 
 
 def random_batches(settings: Settings, batch: int, memory: torch.memory_format) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images and labels for training, then for validation."""
+    """Returns images and labels for training, then for validation."""
     images = torch.randn(2, batch, 3, settings.size, settings.size, device=settings.device)
     labels = torch.randint(0, 10, (2, batch), device=settings.device)
     train, valid = (part.contiguous(memory_format=memory) for part in images)
@@ -109,7 +111,8 @@ def new_search(
     images: Images | None = None,
     data: DataConfig | None = None,
 ) -> BilevelSearch:
-    """A search as `python -m search.darts` makes it, that writes nothing; on `images` augmented as `data` says, or on noise."""
+    """Returns a search as `python -m search.darts` makes it, which writes nothing; on `images`
+    augmented as `data` says, or on noise."""
     config = SearchConfig(
         channels=settings.channels,
         cells=settings.cells,
@@ -130,21 +133,22 @@ def new_search(
 
 
 def our_step(settings: Settings, batch: int, kernels: Kernels = "auto", graph: bool | None = None) -> Step:
-    """The step of such a search."""
+    """Returns the step of such a search."""
     search = new_search(settings, batch, kernels, graph)
     train, labels, valid, valid_labels = random_batches(settings, batch, torch.channels_last)
     return partial(search.graphed, Batch(train, labels), Batch(valid, valid_labels))
 
 
 def saved_megabytes(network: nn.Module, images: Tensor) -> float:
-    """What a training pass keeps for backward, each storage once, weights left out, in MB an image."""
+    """Returns the memory that a training pass keeps for backward, without weights, in MB an
+    image."""
     alphas = get_space("darts").new_alphas(device=images.device)
     kept_anyway = [*network.parameters(), *network.buffers()]
     return saved_bytes(lambda: network(images, softmax(alphas)), kept_anyway) / len(images) / 1e6
 
 
 def variants(settings: Settings, batch: int) -> dict[str, Callable[[], Step]]:
-    """What makes the step of each row."""
+    """Returns the functions that make the step of each row."""
     plain, ours = partial(plain_step, settings, batch), partial(our_step, settings, batch)
     if settings.device.type != "cuda":
         return {PLAIN_NCHW: plain, PLAIN_CHANNELS_LAST: partial(plain, nhwc=True), OURS: ours}
@@ -160,9 +164,10 @@ def variants(settings: Settings, batch: int) -> dict[str, Callable[[], Step]]:
 
 
 def _compiled_step(settings: Settings, batch: int) -> Step:
-    """The compiled step, once another process has shown that compiling ends, and left what it made in torch's cache.
+    """Returns the compiled step, once another process has compiled it into torch's cache.
 
-    A compilation cannot be stopped from within its process. Raises RuntimeError where it fails or takes too long.
+    A compilation cannot be stopped from within its process. Raises RuntimeError if it fails or
+    takes too long.
     """
     arguments = ["--device", str(settings.device), "--channels", str(settings.channels), "--cells", str(settings.cells)]
     arguments += ["--size", str(settings.size), "--precision", settings.precision, "--batch", str(batch), "--compile-only"]
@@ -186,10 +191,10 @@ def _compiled_step(settings: Settings, batch: int) -> Step:
 
 
 def measure_batch(settings: Settings, batch: int, only: tuple[str, ...] = ()) -> dict[str, Measured]:
-    """All rows (or those named `only`) for one batch size."""
+    """Measures all rows (or those named `only`) for one batch size."""
     chosen = {name: make for name, make in variants(settings, batch).items() if not only or name in only}
     on_gpu = settings.device.type == "cuda"
-    # Of what a compiler made, and of what runs without a dispatcher, nothing can be counted.
+    # Compiled code, and code that runs without a dispatcher, cannot be counted.
     counted = [name for name in chosen if name != PLAIN_COMPILED] if on_gpu else []
     found = measure(chosen, settings.device, settings.runs, counted)
     if not on_gpu:
@@ -207,13 +212,13 @@ def measure_batch(settings: Settings, batch: int, only: tuple[str, ...] = ()) ->
 
 
 def floor_seconds(settings: Settings, batch: int) -> float:
-    """The least time of a step: that of its two passes."""
+    """Returns the least time of a step: that of its two passes."""
     floor = floor_of_pass(settings.channels, settings.cells, batch, settings.size, settings.dtype.itemsize)
     return 2 * floor.seconds(settings.rates)
 
 
 def rows_of(settings: Settings, batch: int, found: dict[str, Measured]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows of the table for one batch size."""
+    """Returns columns and rows of the table for one batch size."""
     rows: list[list[object]] = []
     if settings.device.type != "cuda":
         for name, own in found.items():
@@ -237,7 +242,7 @@ def rows_of(settings: Settings, batch: int, found: dict[str, Measured]) -> tuple
 
 
 def goals(settings: Settings, batch: int, found: dict[str, Measured]) -> str:
-    """A list: what is to be reached, what has been."""
+    """Returns a list of goals and measurements."""
     lines = ""
     if settings.device.type != "cuda":
         for other, limit in ((PLAIN_CHANNELS_LAST, 0.85), (PLAIN_NCHW, 0.45)):
@@ -264,7 +269,7 @@ def goals(settings: Settings, batch: int, found: dict[str, Measured]) -> str:
 
 
 def report(settings: Settings, batches: list[int], command: str) -> tuple[str, dict[int, dict[str, Measured]]]:
-    """The record in Markdown, and what it was made from by batch size."""
+    """Returns the record in Markdown, and its values by batch size."""
     facts = [f"{settings.runs} paired runs", str(settings.dtype).removeprefix("torch.")]
     lines = [header(settings.device, *facts), f"{command}: first-order search step"]
     if settings.device.type == "cuda":

@@ -74,7 +74,7 @@ class Shared:
 
 @dataclass
 class Dense:
-    """All ordinary convolutions on the edges that leave one source."""
+    """The ordinary convolutions on all edges that leave one source."""
 
     source: int  # within the round
     operations: list[Operation]
@@ -92,7 +92,7 @@ class Dense:
 
 @dataclass
 class Round:
-    """All that leaves one source, or the cell's inputs together.
+    """The maps that leave one source, or the cell's inputs together.
 
     Slices are of all maps of the cell.
     """
@@ -109,12 +109,12 @@ class Round:
 
     @property
     def separable(self) -> int:
-        """Number of branches with two stencils; they come first."""
+        """Returns the number of branches with two stencils; they come first."""
         return self.second.stop - self.second.start
 
     @property
     def halves(self) -> slice:
-        """The outputs of their first stencils."""
+        """Returns the outputs of their first stencils."""
         return slice(self.first.start, self.first.start + self.separable)
 
 

@@ -1,4 +1,4 @@
-"""What retraining can be told: the schema of its YAML and of its command line."""
+"""The configuration of a retraining: the schema of its YAML and of its command line."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,10 @@ from training.tasks.config import TrainingConfig
 
 @dataclass
 class RetrainConfig(TrainingConfig):
-    """Training the network of one genotype from scratch. Defaults are DARTS as published (Liu et al. 2019, appendix A.2)."""
+    """Training the network of one genotype from scratch.
+
+    Defaults are DARTS as published (Liu et al. 2019, appendix A.2).
+    """
 
     run_files = (
         *TrainingConfig.run_files,
@@ -19,14 +22,17 @@ class RetrainConfig(TrainingConfig):
         *("export/model.pt2", "export/model.onnx", "export/model_int8.onnx", "export/model.json"),
     )
     genotype: str = ""
-    """What to train: a file that holds a genotype in any text form, or the name of a published one (DARTS_V2, NASNet-A ...)."""
+    """The genotype to train: a file that holds a genotype in any text form, or the name of a
+    published one (DARTS_V2, NASNet-A ...)."""
     channels: int | None = None
-    """Channels C of the first cells; null: as the skeleton has it (darts 36, with stem imagenet 48; nasbench201 16)."""
+    """Channels C of the first cells; null: as the skeleton has it (darts 36, with stem imagenet 48;
+    nasbench201 16)."""
     cells: int | None = None
-    """Number of cells (nasbench201: of each of the three stages); null: as the skeleton has it (darts 20, with stem imagenet
-    14; nasbench201 5)."""
+    """Number of cells (nasbench201: of each of the three stages); null: as the skeleton has it
+    (darts 20, with stem imagenet 14; nasbench201 5)."""
     stem: Stem = "cifar"
-    """What stands before the cells: cifar, one convolution; imagenet, three of stride 2, for images of 224 pixels a side."""
+    """The layers before the cells: cifar, one convolution; imagenet, three of stride 2, for images
+    of 224 pixels a side."""
     epochs: int = 600
     """Passes over the training data."""
     batch_size: int = 96
@@ -34,16 +40,20 @@ class RetrainConfig(TrainingConfig):
     auxiliary_weight: float = 0.4
     """Weight of the auxiliary head's loss; 0: no head (nasbench201 has no place for one)."""
     drop_path: float = 0.2
-    """Probability that an operation's output is dropped for an image: rises linearly from 0 to just below this value."""
+    """Probability that an operation's output is dropped for an image: rises linearly from 0 to just
+    below this value."""
     random_genotypes: int = field(default=0, metadata=MAY_CHANGE)
-    """So many random genotypes of the same space are trained afterwards in the same way, each in a run of its own below this
-    one, and compared with: a search is worth its time where what it found does better than they do. No stop ends them."""
+    """Number of random genotypes of the same space that are trained afterwards in the same way,
+    each in a run of its own below this one, and compared with: a search is worth its time if its
+    genotype does better than they do. No stop ends them."""
     validation_fraction: float = 0.0
-    """Share of the training images that is held out and evaluated after each epoch; 0: train on all of them."""
+    """Share of the training images that is held out and evaluated after each epoch; 0: train on all
+    of them."""
     graph: bool | None = field(default=None, metadata=MAY_CHANGE)
-    """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA (not with adagrad)."""
+    """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA
+    (not with adagrad)."""
     weights: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr_min=0.0))
-    """How the weights are trained."""
+    """The training of the weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

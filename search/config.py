@@ -1,4 +1,4 @@
-"""What the configurations of all searches have in common."""
+"""The common part of the configurations of all searches."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,7 +23,7 @@ class SupernetSearchConfig(TrainingConfig):
     cells: int = 8
     """Number of cells (nasbench201: of each of the three stages)."""
     stem: Stem = "cifar"
-    """What stands before the cells: cifar, one convolution; imagenet, three of stride 2, for images
+    """The layers before the cells: cifar, one convolution; imagenet, three of stride 2, for images
     of 224 pixels a side."""
     exclude: list[str] = field(default_factory=list)
     """Candidates of the space to leave out."""
@@ -44,7 +44,7 @@ class SupernetSearchConfig(TrainingConfig):
     kernels: Literal["auto", "reference"] = "auto"
     """auto: Triton kernels on a GPU that they support; reference: plain torch everywhere."""
     weights: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """How the shared weights are trained."""
+    """The training of the shared weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +62,7 @@ class SupernetSearchConfig(TrainingConfig):
 
     @property
     def search_space(self) -> SearchSpace:
-        """The space of that name. Raises FieldError for an unknown one."""
+        """Returns the space of that name. Raises FieldError for an unknown one."""
         try:
             return get_space(self.space)
         except InputError as error:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a page tells of a run beside the search itself."""
+    """The facts about a run that a page shows beside the search itself."""
 
     method: str
     paper: str

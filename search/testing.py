@@ -1,11 +1,10 @@
-"""Checks of parts of your own: that a sampler, a relaxation or a space keeps the contract that a
-search relies on.
+"""Checks that a sampler, a relaxation or a space of your own keeps the contract that a search
+relies on.
 
 Each takes seconds, writes nothing that stays, and raises AssertionError with the rule that was
 broken, under any test runner:
 
-    def test_my_sampler():
-        check_sampler(Climber, SamplingConfig(space="nasbench201"))
+    def test_my_sampler(): check_sampler(Climber, SamplingConfig(space="nasbench201"))
 """
 
 import random
@@ -30,7 +29,7 @@ from training.run.checkpoint import Checkpoints
 MakeSampler = Callable[[Encoding, Any, int, Costs], Sampler]
 """A class of samplers, or a function with its arguments: encoding, configuration, seed, costs."""
 Told = Callable[[list[Genome]], list[Genome]]
-"""Which of the architectures that were asked for are told."""
+"""The choice, among architectures that were asked for, of those that are told."""
 
 
 def check_sampler(sampler: MakeSampler, config: SamplingConfig, asks: int = 7) -> None:
@@ -95,7 +94,7 @@ def _every_second(genomes: list[Genome]) -> list[Genome]:
 
 
 def _ask(sampler: Sampler) -> list[Genome]:
-    """The proposals of one ask, each of which is an architecture of the space."""
+    """Returns the proposals of one ask, each of which is an architecture of the space."""
     genomes = list(sampler.ask())
     assert genomes, "ask: proposes nothing, although most of the space is left"
     assert 0 < sampler.evaluation_share <= 1, f"evaluation_share: {sampler.evaluation_share} is not above 0 and at most 1"
@@ -114,8 +113,8 @@ def _check_genome(sampler: Sampler, genome: Genome, method: str) -> None:
 
 
 def _advance(sampler: Sampler, asks: int, told: Told = _all) -> list[tuple[list[Genome], float]]:
-    """Proposals and evaluation share of each ask; of every ask the sampler is told the scores of
-    what `told` leaves of it."""
+    """Returns proposals and evaluation share of each ask; the sampler is told the scores that
+    `told` leaves of each."""
     asked = []
     for _ in range(asks):
         genomes = _ask(sampler)
@@ -303,7 +302,7 @@ def _check_supernet(space: SearchSpace, mixture: Mapping[str, Tensor], path: Pat
 
 
 def _check_logits(logits: Tensor, network: str) -> None:
-    """That they are finite, and so are all gradients."""
+    """Checks that logits and all gradients are finite."""
     assert logits.shape == (2, 3), f"{network}: 2 images of 3 classes have logits {list(logits.shape)}"
     assert logits.isfinite().all(), f"{network}: logits are not finite"
     logits.sum().backward()

@@ -1,4 +1,4 @@
-"""What a differentiable search can be told: the schema of its YAML and of its command line."""
+"""The configuration of a differentiable search: the schema of its YAML and of its command line."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,7 +19,7 @@ from training.run.base import MAY_CHANGE
 
 @dataclass
 class AlphaConfig:
-    """How architecture parameters are trained: Adam (DARTS, appendix A.1)."""
+    """The training of architecture parameters: Adam (DARTS, appendix A.1)."""
 
     lr: float = 3e-4
     """Learning rate, constant."""
@@ -32,7 +32,8 @@ class AlphaConfig:
     scale: float = 1e-3
     """Standard deviation of the initial values."""
     warmup: float = 0.0
-    """Share of the epochs (of each stage) in which only the weights are trained, before the alphas are."""
+    """Share of the epochs (of each stage) in which only the weights are trained, before the alphas
+    are."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "lr")
@@ -43,13 +44,14 @@ class AlphaConfig:
 
 @dataclass
 class StagesConfig:
-    """Stages of equal length after the first, in which the supernet gets narrower and wider (DrNAS, Chen et al. 2021,
-    progressive learning)."""
+    """Stages of equal length after the first, in which the supernet gets narrower and wider (DrNAS,
+    Chen et al. 2021, progressive learning)."""
 
     keep: list[int] = field(default_factory=list)
-    """Strongest candidates that stay on each edge, one number a further stage: [4]; []: there is one stage."""
+    """Strongest candidates that stay on each edge, one number a further stage: [4]; []: there is
+    one stage."""
     partial: list[int] = field(default_factory=list)
-    """What partial becomes, one number a further stage: [4]."""
+    """The value of partial, one number a further stage: [4]."""
 
     def __post_init__(self) -> None:
         if len(self.keep) != len(self.partial):
@@ -61,8 +63,8 @@ class StagesConfig:
             raise FieldError("keep", f"each stage prunes, so numbers fall, not {self.keep}")
 
     def at(self, epoch: int, epochs: int) -> tuple[int, float]:
-        """Returns the stage (from 0) that `epoch` (from 0) of a search of so many epochs belongs to, and the share of that
-        stage that is behind when the epoch begins."""
+        """Returns the stage (from 0) that `epoch` (from 0) of a search of so many epochs belongs
+        to, and the share of that stage that is behind when the epoch begins."""
         stages = 1 + len(self.keep)
         number = min(epoch * stages // epochs, stages - 1)
         return number, (epoch * stages - number * epochs) / epochs
@@ -77,35 +79,43 @@ class SearchConfig(SupernetSearchConfig):
     edge_normalization: bool = False
     """An edge has a weight of its own, a softmax over the edges into its node (PC-DARTS)."""
     auxiliary_skip: float = 0.0
-    """Weight of a skip connection that is added to every edge, in the first epoch; it falls linearly to 0 (DARTS-)."""
+    """Weight of a skip connection that is added to every edge, in the first epoch; it falls
+    linearly to 0 (DARTS-)."""
     tie_cells: bool = True
-    """All cells of a kind share one table of alphas; false: each has its own, and their mean is derived."""
+    """All cells of a kind share one table of alphas; false: each has its own, and their mean is
+    derived."""
     bilevel: bool = True
-    """Alphas descend the loss of validation images; false: that of the same training images as the weights (SNAS)."""
+    """Alphas descend the loss of validation images; false: that of the same training images as the
+    weights (SNAS)."""
     order: Literal["first", "second"] = "first"
-    """Architecture gradient: first order, or second order through one virtual step of the weights."""
+    """Architecture gradient: first order, or second order through one virtual step of the
+    weights."""
     hessian_vector: Literal["finite", "exact"] = "finite"
-    """Second order: Hessian-vector product by central differences (as published) or by double backward."""
+    """Second order: Hessian-vector product by central differences (as published) or by double
+    backward."""
     hessian_epsilon: float = 0.01
     """Second order, finite: step of the differences, as a length in the space of weights."""
     validate_every: int = 1
-    """Epochs between two evaluations, of the supernet and of the derived cell with its weights, on the other half."""
+    """Epochs between two evaluations, of the supernet and of the derived cell with its weights, on
+    the other half."""
     eigenvalue_every: int = 1
-    """Epochs between two readings of the dominant eigenvalue of the validation Hessian of the alphas; 0: never."""
+    """Epochs between two readings of the dominant eigenvalue of the validation Hessian of the
+    alphas; 0: never."""
     graph: bool | None = field(default=None, metadata=MAY_CHANGE)
-    """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA (not with adagrad)."""
+    """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA
+    (not with adagrad)."""
     alphas: AlphaConfig = field(default_factory=AlphaConfig)
-    """How the architecture parameters are trained."""
+    """The training of the architecture parameters."""
     relaxation: RelaxationConfig = field(default_factory=RelaxationConfig)
-    """From alphas to weights of the candidates."""
+    """The way from alphas to weights of the candidates."""
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
     """A penalty on the alphas."""
     stages: StagesConfig = field(default_factory=StagesConfig)
     """Pruning and widening on the way."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
-    """How the genotype is chosen."""
+    """The choice of the genotype."""
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
-    """What to do when the search collapses."""
+    """The reaction to a collapse of the search."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,7 +132,8 @@ class SearchConfig(SupernetSearchConfig):
         self._check_early_stop(space)
 
     def _check_stages(self, space: SearchSpace) -> None:
-        """Raises FieldError where a stage cannot divide the channels, prunes nothing, widens backwards or trains no alphas."""
+        """Raises FieldError if a stage cannot divide the channels, prunes nothing, widens backwards
+        or trains no alphas."""
         keep, left = self.stages.keep, len(space.candidates) - len(set(self.exclude))
         partials = [self.partial, *self.stages.partial]
         if any(self.channels % partial for partial in partials):
@@ -142,7 +153,7 @@ class SearchConfig(SupernetSearchConfig):
             raise FieldError("stages.keep", f"1 leaves perturbation nothing to choose; {mend}")
 
     def _check_auxiliary_skip(self, space: SearchSpace) -> None:
-        """Raises FieldError where a skip connection is added beside candidates that it does not go with."""
+        """Raises FieldError for a skip connection beside candidates that it does not go with."""
         if not self.auxiliary_skip:
             return
         if not self._has_skip(space):
@@ -155,7 +166,8 @@ class SearchConfig(SupernetSearchConfig):
             raise FieldError("auxiliary_skip", f"stages would prune skip connections that it needs; {mend}")
 
     def _check_gradient(self) -> None:
-        """Raises FieldError where the regulariser, the order or the graph does not go with how alphas are relaxed."""
+        """Raises FieldError if the regulariser, the order or the graph does not go with the
+        relaxation."""
         regulariser, relaxation = get_regulariser(self.regulariser.name), get_relaxation(self.relaxation.name)
         if regulariser.needs_relaxation not in (None, self.relaxation.name):
             mend = f"set relaxation.name to {regulariser.needs_relaxation} or take another regulariser"
@@ -171,7 +183,8 @@ class SearchConfig(SupernetSearchConfig):
             raise FieldError("graph", f"{self.relaxation.name} {other}")
 
     def _check_early_stop(self, space: SearchSpace) -> None:
-        """Raises FieldError where the search cannot end early, or the sign that it ends for cannot be seen."""
+        """Raises FieldError if the search cannot end early, or if the sign that it ends for cannot
+        be seen."""
         stop = self.early_stop
         if stop.when != "never" and self.selection.needs_last_epoch:
             later = f"{self.selection.name} selects after the last epoch, which an early stop would leave out"
@@ -193,12 +206,14 @@ class SearchConfig(SupernetSearchConfig):
         return "skip_connect" in space.candidates and "skip_connect" not in self.exclude
 
     def _eigenvalues_judged(self) -> int:
-        """Readings from the start of early stopping to the last epoch but one."""
+        """Returns the number of readings from the start of early stopping to the last epoch but
+        one."""
         begin = self.early_stop.start
         epochs = (epoch for epoch in range(self.epochs - 1) if epoch / self.epochs >= begin)
         return sum((epoch + 1) % self.eigenvalue_every == 0 for epoch in epochs)
 
     def candidates(self, space: SearchSpace) -> dict[str, Tensor]:
-        """Those of `space` that the search begins with, {kind: bool [edges, candidates]}."""
+        """Returns the candidates of `space` that the search begins with, {kind: bool
+        [edges, candidates]}."""
         left = torch.tensor([name not in self.exclude for name in space.candidates])
         return {kind: left.expand(len(space.edges), -1).clone() for kind in space.kinds}

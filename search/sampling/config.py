@@ -1,4 +1,4 @@
-"""What every sampling search can be told; each method adds the fields of its sampler."""
+"""The configuration of all sampling searches; each method adds the fields of its sampler."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,7 +13,8 @@ from training.run.base import MAY_CHANGE
 
 @dataclass
 class PrefilterConfig:
-    """Proposals that look bad before any training are never evaluated (Abdelfattah et al. 2021, section 5)."""
+    """Proposals that look bad before any training are never evaluated (Abdelfattah et al. 2021,
+    section 5)."""
 
     proxy: str | None = None
     """Zero-cost proxy that ranks proposals; null: all of them are evaluated."""
@@ -28,15 +29,19 @@ class PrefilterConfig:
 
 @dataclass
 class SamplingConfig(SupernetSearchConfig):
-    """A search that samples whole architectures. Defaults train the shared weights as DARTS trains them, one path a step."""
+    """A search that samples whole architectures.
+
+    Defaults train the shared weights as DARTS trains them, one path a step.
+    """
 
     run_files = (
         *SupernetSearchConfig.run_files,
         *("genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png"),
     )
     evaluate: str = "supernet"
-    """Where scores come from: supernet, the accuracy of a path with the shared weights; table, the accuracy after 12 epochs in
-    the benchmark table; or a zero-cost proxy (synflow, jacob_cov, snip, naswot, parameters, multiply_adds)."""
+    """The source of scores: supernet, the accuracy of a path with the shared weights; table, the
+    accuracy after 12 epochs in the benchmark table; or a zero-cost proxy (synflow, jacob_cov, snip,
+    naswot, parameters, multiply_adds)."""
     evaluations: int = field(default=100, metadata=MAY_CHANGE)
     """Architectures to evaluate with the trained weights (or table, or proxy)."""
     round: int = 10
@@ -44,25 +49,27 @@ class SamplingConfig(SupernetSearchConfig):
     evaluated_images: int | None = None
     """Validation images of a whole evaluation; null: all of them."""
     recalibrate: int = 20
-    """Training batches, at most all, from which a path takes batch-norm statistics of its own before it is evaluated; 0: those
-    that the paths of the training have left."""
+    """Training batches, at most all, from which a path takes batch-norm statistics of its own
+    before it is evaluated; 0: those that the paths of the training have left."""
     guide: int = 0
-    """Evaluations after each epoch of the weights that guide the sampler, of one validation batch each."""
+    """Evaluations after each epoch of the weights that guide the sampler, of one validation batch
+    each."""
     paths: Literal["uniform", "fair", "sampler"] = "uniform"
-    """Paths that train the weights: uniform, one a step (SPOS); fair, each operation once a step (FairNAS); sampler, the
-    method's own policy."""
+    """Paths that train the weights: uniform, one a step (SPOS); fair, each operation once a step
+    (FairNAS); sampler, the method's own policy."""
     weights_from: str | None = None
-    """Run whose trained supernet is used instead of training one: its directory; all settings of the weights must be equal."""
+    """Run whose trained supernet is used instead of training one: its directory; all settings of
+    the weights must be equal."""
     best: int = 10
     """Architectures in the report, saved as genotype_1.json and so on."""
     tabular: str | None = None
-    """A benchmark table (CSV, .gz): the truth that the report compares scores with, and the score itself with evaluate
-    table."""
+    """A benchmark table (CSV, .gz): the truth that the report compares scores with, and the score
+    itself with evaluate table."""
     latency: str | None = None
-    """Adds latency to what architectures cost: measured, the sum of their operations' on this device in ms; or NAME, the
-    table's column latency_ms_NAME; null: it is left out."""
+    """Adds latency to the costs of architectures: measured, the sum of their operations' on this
+    device in ms; or NAME, the table's column latency_ms_NAME; null: it is left out."""
     prefilter: PrefilterConfig = field(default_factory=PrefilterConfig)
-    """What is not worth an evaluation."""
+    """The filter of proposals before their evaluation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,20 +92,21 @@ class SamplingConfig(SupernetSearchConfig):
             )
 
     def may_change(self) -> frozenset[str]:
-        """More evaluations go on from those that are made. Where scores come from the table, another one would change them."""
+        """Returns the fields that a resumed run may change: more evaluations go on from earlier
+        ones, but another table would change scores that come from it."""
         return super().may_change() - ({"tabular"} if self.evaluate == "table" else set())
 
     @property
     def needs_images(self) -> bool:
-        """A benchmark table alone needs no images."""
+        """Says whether images are needed; a benchmark table alone needs none."""
         return self.evaluate != "table" or self.prefilter.proxy is not None
 
     @property
     def trained_epochs(self) -> int:
-        """Epochs of the shared weights that the search itself runs."""
+        """Returns the epochs of the shared weights that the search itself runs."""
         return self.epochs if self.evaluate == "supernet" and self.weights_from is None else 0
 
     @property
     def planned_epochs(self) -> int:
-        """Those, and the rounds of evaluations that follow."""
+        """Returns the number of these epochs and of the rounds of evaluations that follow."""
         return self.trained_epochs + math.ceil(self.evaluations / self.round)

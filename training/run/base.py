@@ -1,4 +1,4 @@
-"""What the configurations of all runs have in common."""
+"""The common part of the configurations of all runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -8,7 +8,8 @@ from typing import ClassVar
 from base.checks import whole
 
 MAY_CHANGE: Mapping[str, bool] = MappingProxyType({"may_change": True})
-"""Metadata of a field of a configuration that a resumed run may change, as it changes no result of what was run before."""
+"""Metadata of a field of a configuration that a resumed run may change, as it changes no earlier
+result."""
 
 
 @dataclass(kw_only=True)
@@ -16,14 +17,16 @@ class RunConfig:
     """The settings of any run."""
 
     run_files: ClassVar[tuple[str, ...]] = ("log.txt", "events.out.tfevents.*", "history.jsonl")
-    """Files that a run with these settings leaves in its directory, config.yaml and checkpoints aside, also those that later
-    commands add; * stands for any text. --overwrite removes them, and nothing else."""
+    """Files that a run with these settings leaves in its directory, config.yaml and checkpoints
+    aside, also those that later commands add; * stands for any text. --overwrite removes these
+    alone."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "auto"
     """auto (cuda where there is one), cpu, cuda, cuda:1 ..."""
     threads: int | None = None
-    """CPU threads; null: one for each core. On the CPU the same bits come out only from the same number."""
+    """CPU threads; null: one for each core. On the CPU the same bits come out only from the same
+    number."""
 
     def __post_init__(self) -> None:
         whole(self, "threads")
@@ -31,7 +34,7 @@ class RunConfig:
     def may_change(self) -> frozenset[str]:
         """Returns the names of the fields that a resumed run may change.
 
-        A field keeps the mark `MAY_CHANGE` where a subclass gives it another default.
+        A field keeps the mark `MAY_CHANGE` if a subclass gives it another default.
         """
         schemas = [schema for schema in type(self).__mro__ if is_dataclass(schema)]
         return frozenset(each.name for schema in schemas for each in fields(schema) if each.metadata.get("may_change"))

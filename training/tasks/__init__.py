@@ -1,1 +1,1 @@
-"""What networks are trained for: the data of a task, its loss, and how its results are measured and named."""
+"""Tasks that networks are trained for: data, loss, measures and their names."""
