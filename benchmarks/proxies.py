@@ -1,8 +1,8 @@
-"""`python -m benchmarks.proxies`: how zero-cost proxies rank architectures of NAS-Bench-201, and how its table does.
+"""`python -m benchmarks.proxies`: ranks of NAS-Bench-201's architectures by zero-cost proxies.
 
-Architectures are drawn from the table with a seed, each once; every proxy scores their networks, of the benchmark's own size
-unless options say otherwise, on the same batch of training images. Compared is with the test accuracy after 200 epochs on
-CIFAR-10 (cifar10_test_200).
+Architectures are drawn from the table with a seed, each once; every proxy scores their networks, of
+the benchmark's own size unless options say otherwise, on the same batch of training images. The
+ranks are compared with those of the test accuracy after 200 epochs on CIFAR-10 (cifar10_test_200).
 """
 
 import argparse
@@ -33,12 +33,13 @@ from training.tasks.task import Task
 PROG = "benchmarks.proxies"
 SPACE = "nasbench201"
 PUBLISHED = {"synflow": 0.74, "jacob_cov": 0.73, "snip": 0.60}
-"""Spearman's rho over all architectures on CIFAR-10 (Abdelfattah et al. 2021, notebook nasbench201_correlations)."""
+"""Spearman's rho over all architectures on CIFAR-10 (Abdelfattah et al. 2021, notebook
+nasbench201_correlations)."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is scored, and on what."""
+    """The architectures and the images of a comparison."""
 
     device: torch.device
     architectures: int = 200
@@ -50,15 +51,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What a proxy says of the architectures, in their order."""
+    """The scores of a proxy, in the order of the architectures."""
 
     scores: list[float]
     seconds: float
-    """CPU time of all of them."""
+    """CPU time of all scores."""
 
 
 def draw(table: Table, encoding: Encoding, settings: Settings) -> dict[Genome, float]:
-    """The architectures, and the test accuracy of each in percent. Raises ValueError where the table has fewer."""
+    """Returns the architectures and the test accuracy of each in percent.
+
+    Raises ValueError if the table has fewer.
+    """
     if settings.architectures > len(table.rows):
         raise InputError(f"--architectures: the table has {len(table.rows)}, not {settings.architectures}")
     texts = Random(derive_seed(settings.seed, "architectures")).sample(list(table.rows), settings.architectures)
@@ -66,7 +70,7 @@ def draw(table: Table, encoding: Encoding, settings: Settings) -> dict[Genome, f
 
 
 def score_all(genomes: Sequence[Genome], encoding: Encoding, task: Task, settings: Settings) -> dict[str, Result]:
-    """The scores by every proxy; says when one is done."""
+    """Returns the scores by every proxy; prints a line when one is done."""
     batch = next(task.train.shuffled(settings.batch, settings.seed, "proxies").epoch(0))
     results = {}
     for name in list_proxies():
@@ -81,7 +85,7 @@ def score_all(genomes: Sequence[Genome], encoding: Encoding, task: Task, setting
 
 
 def report(results: dict[str, Result], accuracies: Sequence[float]) -> str:
-    """The table in Markdown. A proxy that says the same of all has no rank correlation."""
+    """Returns the table in Markdown. A proxy that scores all alike has no rank correlation."""
     rows = []
     for name, result in results.items():
         constant = len(set(result.scores)) == 1
@@ -119,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def benchmark(options: argparse.Namespace, settings: Settings, typed: str) -> str:
-    """The record in Markdown."""
+    """Returns the record in Markdown."""
     encoding = Encoding(get_space(SPACE))
     known = draw(Table.read(options.tabular), encoding, settings)
     task = Classification.open(DataConfig(name=options.name, root=options.root), Hardware(settings.device))

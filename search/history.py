@@ -1,4 +1,5 @@
-"""What a search keeps of each epoch: the entries of its history, in history.jsonl and in its checkpoints."""
+"""What a search keeps of each epoch: the entries of its history, in history.jsonl and in its
+checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from training.run.history import HistoryEntry, read_history
 class SearchEpoch(HistoryEntry):
     """An epoch of a differentiable search.
 
-    Its readings are those of the meters, "train/loss" and so on. Where the search was evaluated, "supernet_accuracy" and
-    "derived_accuracy" are what the supernet, and the derived cell with its weights, have on the search's validation examples;
-    a task whose score has another name than accuracy has that name there.
+    Its readings are those of the meters, "train/loss" and so on. Where the search was evaluated,
+    "supernet_accuracy" and "derived_accuracy" are what the supernet, and the derived cell with its
+    weights, have on the search's validation examples; a task whose score has another name than
+    accuracy has that name there.
     """
 
     genotype: str
@@ -26,16 +28,17 @@ class SearchEpoch(HistoryEntry):
     skip_share: Mapping[str, float]
     """Their share in the operations of that kind of cell other than none."""
     mixture: Mapping[str, Sequence[Sequence[float]]]
-    """Weights of the candidates for each kind of cell, [edges, candidates], rounded to 4 decimals; untied cells have their
-    mean."""
+    """Weights of the candidates for each kind of cell, [edges, candidates], rounded to 4 decimals;
+    untied cells have their mean."""
     eigenvalue: float | None
-    """Dominant eigenvalue of the Hessian of the validation loss in the alphas; None where it was not measured or not finite."""
+    """Dominant eigenvalue of the Hessian of the validation loss in the alphas; None where it was
+    not measured or not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingEpoch(HistoryEntry):
-    """An epoch of a sampling search that trains the shared weights; its readings are those of the meter, "train/loss" and so
-    on, and those of the sampler."""
+    """An epoch of a sampling search that trains the shared weights; its readings are those of the
+    meter, "train/loss" and so on, and those of the sampler."""
 
     @property
     def sampler_readings(self) -> dict[str, float]:
@@ -71,15 +74,24 @@ SearchEntry = SearchEpoch | SamplingEpoch | SamplingRound
 
 
 def sampling_entry(values: Mapping[str, Any]) -> SamplingEntry:
-    """Makes an entry of a sampling search of plain values. Raises InputError for those of something else."""
+    """Makes an entry of a sampling search of plain values.
+
+    Raises InputError for those of something else.
+    """
     return SamplingRound.from_plain(values) if "evaluations" in values else SamplingEpoch.from_plain(values)
 
 
 def search_entry(values: Mapping[str, Any]) -> SearchEntry:
-    """Makes an entry of any search of plain values. Raises InputError for those of something else."""
+    """Makes an entry of any search of plain values.
+
+    Raises InputError for those of something else.
+    """
     return SearchEpoch.from_plain(values) if "mixture" in values else sampling_entry(values)
 
 
 def read_search_history(directory: Path) -> list[SearchEntry]:
-    """Reads the history of the search in `directory`. Raises InputError where the file is damaged."""
+    """Reads the history of the search in `directory`.
+
+    Raises InputError where the file is damaged.
+    """
     return read_history(directory, search_entry)

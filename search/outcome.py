@@ -1,17 +1,20 @@
-"""What a finished search can be compared by."""
+"""The quantities that finished searches are compared by."""
 
 from pathlib import Path
 
 from search.history import read_search_history
 
 EVALUATED = ("supernet_", "derived_")
-"""What the readings of a supernet and of the derived cell with its weights begin with, on the search's validation examples."""
+"""What the readings of a supernet and of the derived cell with its weights begin with, on the
+search's validation examples."""
 QUANTITIES = ("best_score", "test_accuracy")
-"""Fields of a sampling search's rounds: the best score, and the best architecture's test accuracy in a benchmark table."""
+"""Fields of a sampling search's rounds: the best score, and the best architecture's test accuracy
+in a benchmark table."""
 
 
 def outcome(run: Path) -> dict[str, float]:
-    """Returns the last value of each such quantity that the search in the directory `run` has measured."""
+    """Returns the last value of each such quantity that the search in the directory `run` has
+    measured."""
     found: dict[str, float] = {}
     for entry in read_search_history(run):
         for prefix in EVALUATED:

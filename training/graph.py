@@ -1,7 +1,7 @@
 """A training step as one CUDA graph: captured once, replayed for every later batch.
 
-A step starts thousands of kernels that take microseconds each, more than the host can start in the time that a GPU takes to
-run them. A graph is one start for all of them.
+A step starts thousands of kernels that take microseconds each, more than the host can start in the
+time that a GPU takes to run them. A graph is one start for all of them.
 """
 
 import warnings
@@ -18,19 +18,23 @@ from base.texts import one_line
 from training.optim import CAPTURABLE, OptimizerName
 
 WARM_UP = 3
-"""Steps without a graph before one is captured: optimisers make their state in them, and libraries and kernels load."""
+"""Number of steps before one is captured, in which optimisers make their state and libraries and
+kernels load."""
 
 Call = Callable[[], None]
 
 
 class Capture(Protocol):
-    """How steps get into a graph."""
+    """The way that steps get into a graph."""
 
     def run(self, call: Call) -> None:
-        """Runs `call` as it is, in the place where it will be recorded."""
+        """Runs `call` as it is, on the stream on which it will be recorded."""
 
     def record(self, call: Call) -> Call:
-        """Returns what runs the work of `call` again, which is not run now. Raises RuntimeError where that cannot be done."""
+        """Records the work of `call` without running it, and returns a function that runs it.
+
+        Raises RuntimeError if that cannot be done.
+        """
 
 
 class CudaCapture:
@@ -56,8 +60,8 @@ class CudaCapture:
                 with torch.cuda.graph(graph, stream=self._stream):
                     call()
             except RuntimeError:
-                # What an aborted capture leaves behind: a generator that refuses to be drawn from, and an allocator that still
-                # refers to the graph.
+                # An aborted capture leaves behind a generator that refuses to be drawn from, and an
+                # allocator that still refers to the graph.
                 generator.graphsafe_set_state(random_state)
                 self._aborted = graph
                 raise
@@ -65,16 +69,19 @@ class CudaCapture:
 
 
 class GraphedStep:
-    """`step`, a function of tensors on the device, as a CUDA graph; without `capture` it is just called.
+    """A function `step` of tensors on the device as a CUDA graph; without `capture` it is just
+    called.
 
-    The first steps run as they are. The next is captured with its batch in static buffers and replayed; each later batch is
-    copied into the buffers and the graph is replayed. Every batch is trained on once. A batch of other shapes, as the short
-    last one of an epoch, runs without the graph; several such in a row are captured anew in its place.
+    The first steps run as they are. The next is captured with its batch in static buffers and
+    replayed; each later batch is copied into the buffers and the graph is replayed. Every batch is
+    trained on once. A batch of other shapes, as the short last one of an epoch, runs without the
+    graph; several such in a row are captured anew in its place.
 
-    With and without a graph the same bits come out: the same kernels run in the same order on the same numbers, and torch's
-    generator hands a replay the random numbers that it would have handed the step, new ones each time. (Operations of torch
-    that add by atomics differ between any two runs.) What `step` does on the host happens at the capture alone: all that
-    changes between steps is a tensor on the device that is changed in place. After anything else has changed, such as a
+    With and without a graph the same bits come out: the same kernels run in the same order on the
+    same numbers, and torch's generator hands a replay the random numbers that it would have handed
+    the step, new ones each time. (Operations of torch that add by atomics differ between any two
+    runs.) What `step` does on the host happens at the capture alone: all that changes between steps
+    is a tensor on the device that is changed in place. After anything else has changed, such as a
     parameter's or an optimiser's tensors, call `release`.
     """
 
@@ -127,10 +134,11 @@ class GraphedStep:
 def new_capture(
     wanted: bool | None, device: torch.device, optimizer: OptimizerName, same_each_step: bool = True
 ) -> Capture | None:
-    """How steps on `device` with that optimiser are captured; None: they are not.
+    """Returns the way to capture steps on `device` with that optimiser; None if they run without a
+    graph.
 
-    `same_each_step`: every step starts the same kernels. `wanted` None: where it can be done. Raises ValueError where it is
-    wanted and cannot.
+    `same_each_step` says that every step starts the same kernels. With `wanted` None steps are
+    captured if they can be. Raises ValueError if a graph is wanted and cannot be had.
     """
     obstacle = None
     if device.type != "cuda":
@@ -145,7 +153,7 @@ def new_capture(
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong first: ending a capture that an error has broken raises another one."""
+    """Returns the first error: ending a capture that an error has broken raises another one."""
     while error.__context__ is not None:
         error = error.__context__
     return one_line(error)

@@ -40,9 +40,11 @@ def evaluate_network(network: nn.Module, task: Task, data: Dataset, batch_size: 
 def network_outputs(
     network: nn.Module, data: Dataset, batch_size: int, hardware: Hardware, forward: Forward | None = None
 ) -> Batch:
-    """Returns the outputs, float32 [N, ...], for all of `data`, with the targets; on the CPU, computed on the device.
+    """Returns the outputs, float32 [N, ...], for all of `data`, with the targets; on the CPU,
+    computed on the device.
 
-    The network stays on the device. `forward` is how a batch is given to it (None: its inputs alone).
+    The network stays on the device. `forward` is how a batch is given to it (None: its inputs
+    alone).
     """
     move_to(network, hardware.device)
     network.eval()
@@ -60,7 +62,8 @@ def _parts(outputs: Batch) -> Iterator[Batch]:
 
 
 def _evaluate(combine: Callable[[Tensor], Tensor], logits: Tensor, labels: Tensor, classes: int) -> ClassificationEvaluation:
-    """Evaluates what `combine` makes, [B, classes], of the networks' logits [K, N, classes]; `labels` [N]."""
+    """Evaluates what `combine` makes, [B, classes], of the networks' logits [K, N, classes];
+    `labels` [N]."""
     batches = zip(logits.split(_AT_ONCE, 1), labels.split(_AT_ONCE), strict=True)
     return evaluate(combine, batches, classes, "cpu")
 
@@ -76,17 +79,22 @@ class Run:
 
     @classmethod
     def read(cls, path: Path, data: Mapping[str, Any]) -> "Run":
-        """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its config.yaml.
+        """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its
+        config.yaml.
 
-        With a name in `data`, config.yaml may be absent: then images become as large as the network was trained on, unless
-        `data` has a size. Raises ValueError where the directory or a file is absent or damaged.
+        With a name in `data`, config.yaml may be absent: then images become as large as the network
+        was trained on, unless `data` has a size. Raises ValueError where the directory or a file is
+        absent or damaged.
         """
         run = open_classifier(path)
         return cls(path, run.trained, *run.data(data))
 
 
 def open_classifier(path: Path) -> RetrainRun:
-    """Opens the retraining in the directory `path`. Raises InputError where there is none or its task is another one."""
+    """Opens the retraining in the directory `path`.
+
+    Raises InputError where there is none or its task is another one.
+    """
     run = RetrainRun.open(path)
     try:
         task = run.config.task
@@ -100,7 +108,8 @@ def open_classifier(path: Path) -> RetrainRun:
 def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:
     """The runs in the directories `paths`, with `data` as in `Run.read`.
 
-    Raises ValueError where one cannot be read, is named twice, or was trained on other images than the first.
+    Raises ValueError where one cannot be read, is named twice, or was trained on other images than
+    the first.
     """
     seen: set[Path] = set()
     for path in paths:
@@ -135,9 +144,11 @@ def _plain(value: str | float | None) -> str:
 
 
 def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
-    """The test images for each of `runs`, normalised as those that its network was trained on; what is equal is read once.
+    """The test images for each of `runs`, normalised as those that its network was trained on; what
+    is equal is read once.
 
-    Raises ValueError where there are none, they cannot be read, or are of other classes or channels than the network is for.
+    Raises ValueError where there are none, they cannot be read, or are of other classes or channels
+    than the network is for.
     """
     found: list[Images] = []
     for run in runs:
@@ -159,9 +170,11 @@ class NetworkScore:
     """Directory of the run, or how the ensemble decides."""
     parameters: int
     multiply_adds: int
-    """Of one image, as `training.metrics.count_multiply_adds` counts them; of an ensemble the sum, as of its parameters."""
+    """Of one image, as `training.metrics.count_multiply_adds` counts them; of an ensemble the sum,
+    as of its parameters."""
     metrics: dict[str, Any]
-    """Fields of `ClassificationEvaluation`; loss, top5 and calibration_error of a majority vote are None."""
+    """Fields of `ClassificationEvaluation`; loss, top5 and calibration_error of a majority vote are
+    None."""
     speed: Speed | None = None
     """Of the network; None where it was not measured."""
 
@@ -175,11 +188,13 @@ class NetworkScore:
 def evaluate_runs(
     runs: Sequence[Run], images: Sequence[Images], batch_size: int, device: torch.device, speed: bool
 ) -> list[NetworkScore]:
-    """A row for each of `runs` and, where there are several, those of the ensemble: `AVERAGE` and `VOTE`.
+    """A row for each of `runs` and, where there are several, those of the ensemble: `AVERAGE` and
+    `VOTE`.
 
     Args:
         images: for each of `runs` the same images, normalised as its network wants them.
-        speed: measure how fast each network is, before the evaluation: what fails then has taken no time.
+        speed: measure how fast each network is, before the evaluation: what fails then has taken no
+            time.
 
     Raises ValueError for a network whose logits are not finite.
     """

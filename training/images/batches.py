@@ -20,12 +20,13 @@ from training.metrics import Batch
 
 
 class _Request(NamedTuple):
-    """What one batch is made of, in arrays of NumPy: tensors would be shared with the worker, these few numbers are sent."""
+    """The recipe of one batch, in arrays of NumPy: these few numbers are sent to the worker, where
+    tensors would be shared with it."""
 
     chosen: NDArray[np.int64]
     """Indices of its images, [B]."""
     draws: tuple[NDArray[Any], ...]
-    """Random choices for each of them: the fields of `Draws`."""
+    """Random choices for each image: the fields of `Draws`."""
 
     @classmethod
     def of(cls, chosen: Tensor, draws: Draws) -> Self:
@@ -33,7 +34,7 @@ class _Request(NamedTuple):
 
 
 class _Resident:
-    """All images on the device, padded: a batch is cut out there."""
+    """All images on the device, padded; batches are cut out there."""
 
     def __init__(self, images: Images, device: torch.device, augment: Augmentation) -> None:
         self._augment = augment
@@ -45,7 +46,10 @@ class _Resident:
         self._pixels = self._labels = torch.empty(0)
 
     def batches(self, order: Tensor, draws: Draws, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pixels [B, H, W, C] and labels [B] on the device. No batch waits for the host: all choices are there first."""
+        """Yields pixels [B, H, W, C] and labels [B] on the device.
+
+        All choices are there first, so that no batch waits for the host.
+        """
         order, draws, start = order.to(self._device), draws.to(self._device), 0
         for size in sizes:
             chosen = order[start : start + size]
@@ -54,22 +58,27 @@ class _Resident:
 
 
 class _Workers:
-    """Images anywhere: processes read them, crop and flip, and the batches come to the device in turn."""
+    """Images anywhere: processes read, crop and flip them, and the batches come to the device in
+    turn."""
 
     def __init__(self, images: Images, device: torch.device, augment: Augmentation, stay: bool) -> None:
-        """`stay`: the processes wait for the next epoch at the end of one."""
+        """`stay` says that the processes wait for the next epoch at the end of one."""
         self._images = images
         self._device = device
         self._augment = augment
         self._stay = stay
-        # Those of epochs that are over or were left; each with the list of requests that it goes through.
+        # Loaders of epochs that are over or were left; each with the list of requests that it goes
+        # through.
         self._idle: list[tuple[list[_Request], DataLoader[tuple[Tensor, Tensor] | InputError]]] = []
 
     def close(self) -> None:
         self._idle.clear()
 
     def batches(self, order: Tensor, draws: Draws, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pixels [B, H, W, C] and labels [B] on the device. Raises ValueError for an image that cannot be read."""
+        """Yields pixels [B, H, W, C] and labels [B] on the device.
+
+        Raises ValueError for an image that cannot be read.
+        """
         requests, loader = self._idle.pop() if self._idle else self._new_loader()
         parts = pairwise(accumulate(sizes, initial=0))
         requests[:] = [_Request.of(order[start:stop], draws.between(start, stop)) for start, stop in parts]
@@ -93,7 +102,8 @@ class _Workers:
 
 
 class _Reader(Dataset[tuple[Tensor, Tensor] | InputError]):
-    """In a worker: makes the batch that a request asks for; where it cannot, the error; raised, it would lose its one line."""
+    """In a worker: makes the batch that a request asks for; where it cannot, the error; raised, it
+    would lose its one line."""
 
     def __init__(self, images: Images, augment: Augmentation) -> None:
         self._images = images
@@ -113,8 +123,8 @@ class _Reader(Dataset[tuple[Tensor, Tensor] | InputError]):
 class Batches:
     """The batches of a data set; order and augmentation depend on seed and epoch alone.
 
-    Images whose `workers` is 0 are copied to the device as they are and stay there; of others that many processes make the
-    batches, which are the same.
+    Images whose `workers` is 0 are copied to the device and stay there. Otherwise that many
+    processes make the batches, which are the same.
 
     Args:
         images: the data set.
@@ -128,8 +138,8 @@ class Batches:
         targets: what is handed out in place of each label, [labels, ...].
 
     Raises:
-        ValueError: the batch size is below 1 or above the number of images, or parts of images are to be cut out at random
-            (`Augmentation.crop_area`) where the images stay on the device.
+        ValueError: the batch size is below 1 or above the number of images, or parts of images are
+            to be cut out at random (`Augmentation.crop_area`) where the images stay on the device.
     """
 
     def __init__(
@@ -163,7 +173,7 @@ class Batches:
         self._targets = None if targets is None else targets.to(self.device)
         if self._augment.crop_area < 1 and not images.workers:
             raise FieldError("data.crop_area", "only worker processes cut out parts of images; set data.loading to workers")
-        # What is gone through once in a while, without shuffling, is not worth processes that wait for it.
+        # Images that are read once in a while, unshuffled, are not worth processes that wait.
         self._source = (
             _Workers(images, self.device, self._augment, stay=shuffle)
             if images.workers
@@ -175,17 +185,18 @@ class Batches:
         self._shift = (-mean / std).to(self.device, precise)
 
     def close(self) -> None:
-        """Lets go of the images, or of the processes that wait for the next epoch; there is none after this."""
+        """Releases the images, or the processes that wait for the next epoch; call it after the
+        last epoch."""
         self._source.close()
 
     def __len__(self) -> int:
-        """Number of batches an epoch."""
+        """Returns the number of batches of an epoch."""
         whole, rest = divmod(self._count, self.batch_size)
         return whole + (rest > 0 and not self._drop_last)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch `number`: images [B, C, H, W], normalised and in channels_last memory, and labels [B] or what
-        stands for them, [B, ...].
+        """The batches of epoch `number`: images [B, C, H, W], normalised and in channels_last
+        memory, and labels [B] or what stands for them, [B, ...].
 
         The random choices of the whole epoch are made first.
         """

@@ -1,4 +1,4 @@
-"""What images a run uses: the settings, the table of data sets, and how they are divided."""
+"""The images of a run: settings, the table of data sets, and their division."""
 
 import json
 from collections.abc import Callable
@@ -23,8 +23,8 @@ Part = Literal["train", "test"]
 AnyImages = TypeVar("AnyImages", bound=Images)
 
 DATA_FILE = "data.json"
-# Of the free memory: what images may take where they stay on the device. A search holds them up to four times: as they were
-# read, divided, with their border for each level, and for evaluation.
+# The share of the free memory that images on the device may take. A search holds them up to four
+# times: as they were read, divided, with their border for each level, and for evaluation.
 _ROOM = 0.25
 
 
@@ -33,43 +33,57 @@ class DataConfig:
     """Which images a run uses and how the training ones are changed at random."""
 
     name: str = "digits"
-    """Data set: digits (part of scikit-learn), cifar10, cifar100, svhn, mnist, fashion_mnist, folder (one folder of images for
-    each class), npz (arrays x_train, y_train, x_test, y_test), or one that was added with @register_dataset."""
+    """Data set: digits (part of scikit-learn), cifar10, cifar100, svhn, mnist, fashion_mnist,
+    folder (one folder of images for each class), npz (arrays x_train, y_train, x_test, y_test), or
+    one that was added with @register_dataset."""
     root: str = "data"
-    """Folder that holds the files of the data set (cifar10: the folder above cifar-10-batches-py; folder: the one above the
-    folders of the classes, or above train and, where there is one, test or val); of npz the file. Digits needs none."""
+    """Folder that holds the files of the data set (cifar10: the folder above cifar-10-batches-py;
+    folder: the one above the folders of the classes, or above train and, where there is one, test
+    or val); of npz the file. Digits needs none."""
     download: bool = False
     """Download the data set into root where it is absent or damaged."""
     crop_padding: int = 0
-    """Pixels of zeros around a training image before a crop of its own size is taken at random; 0 = no random crop."""
+    """Pixels of zeros around a training image before a crop of its own size is taken at random; 0 =
+    no random crop."""
     flip: bool = False
     """Mirror half of the training images, chosen at random, left to right."""
     cutout: int = 0
-    """Side in pixels of the square that is blanked at a random place of each training image; 0 = none."""
+    """Side in pixels of the square that is blanked at a random place of each training image; 0 =
+    none."""
     crop_area: float = 1.0
-    """A part of a training image of at least that share of its area takes its place (ImageNet: 0.08); 1 = none does."""
+    """A part of a training image of at least that share of its area takes its place (ImageNet:
+    0.08); 1 = none does."""
     limit: int | None = None
-    """Use only that many training images, in the proportions of the classes and the same ones each time; null = all."""
+    """Use only that many training images, in the proportions of the classes and the same ones each
+    time; null = all."""
     size: int | None = None
     """Resize images to that many pixels on each side; null: as they are."""
     fit: Literal["crop", "stretch"] = "crop"
-    """What size does to an image that is no square: crop cuts one from its middle, stretch squeezes all of it in."""
+    """The way of size with an image that is no square: crop cuts one from its middle, stretch
+    squeezes all of it in."""
     resize: int | None = None
-    """With fit crop: pixels that the shorter side gets before the square of size is cut out (ImageNet: 256); null: size."""
+    """With fit crop: pixels that the shorter side gets before the square of size is cut out
+    (ImageNet: 256); null: size."""
     gray: bool = False
     """Folder: read images in shades of grey, with one channel."""
     test_fraction: float = 0.2
-    """Folder without a folder test or val: share of each class that is the test part, at most 0.5."""
+    """Folder without a folder test or val: share of each class that is the test part, at most
+    0.5."""
     split_seed: int = 0
-    """Folder without a folder test or val: which images are the test part. The seed of the run does not change it."""
+    """Folder without a folder test or val: which images are the test part. The seed of the run does
+    not change it."""
     skip_unreadable: bool = False
-    """Folder: leave out files that are no readable images, and name them in the log, instead of refusing the folder."""
+    """Folder: leave out files that are no readable images, and name them in the log, instead of
+    refusing the folder."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weights of the classes in each loss that is descended; balanced: images / (classes * images of the class)."""
+    """Weights of the classes in each loss that is descended; balanced: images / (classes * images
+    of the class)."""
     loading: Literal["auto", "resident", "workers"] = "auto"
-    """Where batches come from: images that all stay on the device, or processes that read and change them; auto: by size."""
+    """Where batches come from: images that all stay on the device, or processes that read and
+    change them; auto: by size."""
     workers: int | None = None
-    """Processes that read images for a stream of batches, of which a search has one for each level; null: one for each core."""
+    """Processes that read images for a stream of batches, of which a search has one for each level;
+    null: one for each core."""
 
     def __post_init__(self) -> None:
         choices(self)
@@ -91,21 +105,21 @@ class DataConfig:
         between(1, 1024, self, "workers", said="from 1 to 1024 processes, or null")
 
     def augmentation(self) -> Augmentation:
-        """The random changes that these settings ask for."""
+        """Returns the random changes that these settings ask for."""
         return Augmentation(self.crop_padding, self.flip, self.cutout, self.crop_area)
 
     def as_they_are(self) -> "DataConfig":
-        """The same images, all of them and without random changes."""
+        """Returns the settings of the same images, all of them and without random changes."""
         return replace(self, crop_padding=0, flip=False, cutout=0, crop_area=1.0, limit=None)
 
     @property
     def processes(self) -> int:
-        """Processes that read images, where any do."""
+        """Returns the number of processes that read images, if any do."""
         return self.workers or available_cores()
 
 
 Loader = Callable[[DataConfig, Part], Images]
-# Imported when they are asked for, as some readers take seconds to import.
+# Readers are imported when they are asked for, as some take seconds to import.
 DATASETS: Registry[Loader] = Registry(
     "data set",
     {
@@ -122,10 +136,12 @@ DATASETS: Registry[Loader] = Registry(
 
 
 def register_dataset(name: str) -> Callable[[Loader], Loader]:
-    """Makes the decorated function the data set `name`: from the settings and "train" or "test" it returns the images, as an
-    `ImageSet` or `ImageFiles`.
+    """Makes the decorated function the data set `name`.
 
-    Raises InputError where there is another data set of that name.
+    The function takes the settings and "train" or "test", and returns an `ImageSet` or
+    `ImageFiles`.
+
+    Raises InputError if there is another data set of that name.
     """
     return DATASETS.register(name)
 
@@ -143,21 +159,26 @@ def load_images(
     log: Callable[[str], None] = print,
     surveyed: bool = False,
 ) -> Images:
-    """Read one part of the data set that `config` names; `config.limit` applies to the training part.
+    """Reads one part of the data set that `config` names; `config.limit` applies to the training
+    part.
 
-    Both parts are resized to `config.size`. Their mean and std stay those of the data set, which for the well-known sets are
-    published constants: images that were made smaller by averaging keep about the mean but have a smaller std.
+    Both parts are resized to `config.size`. Their mean and std stay those of the data set, which
+    for the well-known sets are published constants: images that were made smaller by averaging keep
+    about the mean but have a smaller std.
 
     Args:
-        device: where the images are to be used. They stay there where they fit, else worker processes make the batches; see
-            `DataConfig.loading`.
-        known: the format of the images that a network was trained on, or is being trained on: these get its mean and std.
-        log: told which files were left out.
-        surveyed: files need not be decoded in advance to find those that cannot be read, as that was done before.
+        device: the device that uses the images. They stay there if they fit, else worker processes
+            make the batches; see `DataConfig.loading`.
+        known: the format of the images that a network was trained on, or is being trained on: these
+            get its mean and std.
+        log: called with a line for each file that is left out.
+        surveyed: the files were decoded before, to find those that cannot be read, and need not be
+            again.
 
     Raises:
-        ValueError: an unknown data set, absent or damaged files, a limit above the number of images, images of another format
-            than `known`, or a random crop or cutout that could hide all of an image.
+        ValueError: an unknown data set, absent or damaged files, a limit above the number of
+            images, images of another format than `known`, or a random crop or cutout that could
+            hide all of an image.
     """
     if config.name not in DATASETS:
         raise FieldError("data.name", DATASETS.unknown(config.name))
@@ -188,7 +209,7 @@ def _check_augmentation(config: DataConfig, form: ImageFormat) -> None:
 
 
 def _workers(images: Images, config: DataConfig, device: torch.device) -> int:
-    """Processes that make the batches: 0 where the images stay on the device."""
+    """Returns the number of processes that make the batches: 0 if the images stay on the device."""
     if config.loading != "auto":
         return config.processes if config.loading == "workers" else 0
     channels, height, width = images.format.shape
@@ -207,7 +228,8 @@ def _prepared(
     log: Callable[[str], None],
     surveyed: bool,
 ) -> Images:
-    """Files with their statistics, or in memory where they stay on the device; each is decoded once for either."""
+    """Returns the files with their statistics or, if they stay on the device, in memory; each is
+    decoded once for either."""
     workers = _workers(files, config, device)
     if workers and known is not None and surveyed and not config.skip_unreadable:
         return _normalised(replace(files, workers=workers), known.mean, known.std)
@@ -227,7 +249,7 @@ def _prepared(
     if not left.any() or (part == "train" and lost.any()):
         raise FieldError("data.root", f"no image of class {names[int(lost.int().argmax())]!r} can be read")
     if known is None and part == "test":
-        # Asked for alone, the test part has the statistics of the training part all the same.
+        # The test part has the statistics of the training part even if it is asked for alone.
         known = load_images(config, "train", device, log=log).format
     mean, std = (found.mean, found.std) if known is None else (known.mean, known.std)
     files = _normalised(replace(files, workers=workers), mean, std)
@@ -253,20 +275,25 @@ def _check_format(form: ImageFormat, known: ImageFormat) -> None:
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Ascending indices of `count` images in the proportions of the classes; a smaller choice is part of a larger one."""
+    """Returns ascending indices of `count` images in the proportions of the classes.
+
+    A smaller choice is part of a larger one.
+    """
     order = torch.randperm(len(labels), generator=generator)
     shuffled = labels[order]
     counts = shuffled.bincount()
     by_class = shuffled.argsort(stable=True)
     rank = torch.empty_like(shuffled)
     rank[by_class] = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
-    # The k-th image of a class of n comes at (k + 1/2) / n of the way, so any beginning has the classes' proportions.
+    # The k-th image of a class of n comes at (k + 1/2) / n of the way, so any beginning has the
+    # classes' proportions.
     position = (rank + 0.5).double() / counts[shuffled]
     return order[position.argsort(stable=True)[:count]].sort().values
 
 
 def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImages, AnyImages]:
-    """The two parts of a search's training images: shuffle with `seed`, then cut after the share `fraction` (DARTS, 3.1).
+    """Divides the training images of a search: shuffles with `seed`, then cuts after the share
+    `fraction` (DARTS, section 3.1).
 
     Raises:
         ValueError: one of the parts would be empty.
@@ -279,7 +306,8 @@ def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImag
 
 
 def saved_format(options: RunOptions) -> ImageFormat | None:
-    """The format of the training images of the run that is resumed; None for a new one, or where it is not yet written.
+    """Returns the format of the training images of the run that is resumed; None for a new run, or
+    if it is not written yet.
 
     Raises ValueError for a damaged file.
     """
@@ -287,7 +315,10 @@ def saved_format(options: RunOptions) -> ImageFormat | None:
 
 
 def read_format(run: Path) -> ImageFormat:
-    """Returns the format of the training images of the run in a directory. Raises InputError for no or a damaged data.json."""
+    """Returns the format of the training images of the run in a directory.
+
+    Raises InputError for no or a damaged data.json.
+    """
     path = run / DATA_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; the run has seen no images")
@@ -301,9 +332,9 @@ def read_format(run: Path) -> ImageFormat:
 
 
 def class_weights(images: Images, config: DataConfig) -> Tensor | None:
-    """Weights of the classes in the loss, float32 [classes], as `config.class_weights` says; None where all count alike.
+    """Returns the weights of the classes in the loss, float32 [classes]; None if all count alike.
 
-    Raises ValueError where a class has no image, whose weight would be infinite.
+    Raises ValueError for a class without an image, whose weight would be infinite.
     """
     if config.class_weights == "none":
         return None

@@ -1,4 +1,4 @@
-"""Sections that the pages of all runs have."""
+"""The sections that the pages of all runs have."""
 
 import json
 import platform
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 MOST_CLASSES = 100
-"""Classes that a table has a line for."""
+"""Number of classes that a table has a line for."""
 
 
 def drawn_genotype(genotype: Genotype, pictures: bool = True) -> Markup:
-    """Returns the figure of its cells, unless there shall be no `pictures`, and its text to copy."""
+    """Returns the figure of its cells, unless there shall be no `pictures`, and its text to
+    copy."""
     text = genotype.to_text(genotype.text_form)
     copied = details("the genotype as text", block(text))
     if not pictures:
@@ -39,17 +40,18 @@ def drawn_genotype(genotype: Genotype, pictures: bool = True) -> Markup:
 
 @dataclass(frozen=True)
 class Process:
-    """What the process that ends a run, and writes its page, has done of it."""
+    """The share that the process that ends a run, and writes its page, has in it."""
 
     before: int
-    """Epochs that were behind when it began."""
+    """Epochs that were done when it began."""
     done: int
-    """Epochs that are behind now."""
+    """Epochs that are done now."""
     seconds: float
-    """That it took."""
+    """Its duration."""
 
     def notes(self, epochs: int, stop: StopConfig | None) -> list[Markup]:
-        """What is to be known of its time, and why fewer than all `epochs` are behind where it was `stop` that ended it."""
+        """Returns notes on the time of the process and, if `stop` ended the run, on the epochs that
+        are missing of `epochs`."""
         parts = []
         if self.before:
             part = f"epochs {self.before + 1} to {self.done}" if self.before < self.done else "no further epoch"
@@ -66,7 +68,8 @@ class Process:
 
 
 def asked(config: "DataclassInstance", defaults: "DataclassInstance", whose: str) -> Markup:
-    """What the configuration changes in the defaults of `whose`, and all of it."""
+    """Returns the fields in which the configuration differs from the defaults of `whose`, and all
+    fields."""
     given, usual = leaves(config_to_dict(config)), leaves(config_to_dict(defaults))
     changed = [
         (element("code", name), setting(value) or "''", setting(usual[name]) or "''")
@@ -80,14 +83,15 @@ def asked(config: "DataclassInstance", defaults: "DataclassInstance", whose: str
 
 
 def setting(value: object) -> str:
-    """The value of a setting as YAML and a command line have it."""
+    """Returns the value of a setting as YAML and a command line have it."""
     if isinstance(value, list):
         return f"[{', '.join(map(setting, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def images(run: Path, config: DataConfig) -> Markup:
-    """What the images of a run are, as its data.json has it, and how unevenly their classes are filled."""
+    """Returns the format of the images of a run, from its data.json, and the balance of their
+    classes."""
     content: dict[str, Any] = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
     names, counts = content["class_names"], content.get("train_images_of_class")
     channels, height, width = content["shape"]
@@ -143,7 +147,7 @@ def _pixels(count: int) -> str:
 
 
 def environment(device: torch.device) -> Markup:
-    """What the run ran on."""
+    """Returns the device, the versions and the system of the run."""
     rows = {
         "device": describe_device(device),
         "python": platform.python_version(),
@@ -154,7 +158,7 @@ def environment(device: torch.device) -> Markup:
 
 
 def describe_device(device: torch.device) -> str:
-    """The name of the chip, and how many threads compute on a CPU."""
+    """Returns the name of the chip, and of a CPU the number of threads that compute."""
     if device.type == "cuda":
         return f"{device_name(device)} (CUDA {torch.version.cuda})"
     threads = torch.get_num_threads()
@@ -162,7 +166,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def commands(*lines: Sequence[str | Path]) -> Markup:
-    """Command lines of this project to copy, `python -m` left out."""
+    """Returns command lines of this project to copy; they are given without `python -m`."""
     return block("\n".join(shlex.join(["python", "-m", *map(str, line)]) for line in lines))
 
 

@@ -16,10 +16,12 @@ HISTORY_FILE = "history.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryEntry:
-    """One epoch of a run. Subclasses add fields of plain values: numbers, texts, and lists and mappings of them.
+    """One epoch of a run.
 
-    Neither the time of day nor a duration belongs here: a run that was killed and resumed ends with the same bytes as one that
-    was not.
+    Subclasses add fields of plain values: numbers, texts, and lists and mappings of them.
+
+    Neither the time of day nor a duration belongs here: a run that was killed and resumed ends with
+    the same bytes as one that was not.
     """
 
     epoch: int
@@ -28,7 +30,8 @@ class HistoryEntry:
     """What meters and the like have read, under names of their own such as "train/loss"."""
 
     def to_plain(self) -> dict[str, Any]:
-        """Returns the entry as a checkpoint and history.jsonl hold it: readings stand beside the fields.
+        """Returns the entry as a checkpoint and history.jsonl hold it: readings stand beside the
+        fields.
 
         A field with a default is left out where it is None.
         """
@@ -37,7 +40,10 @@ class HistoryEntry:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """Makes an entry of what `to_plain` has returned. Raises InputError unless the values are those of such an entry."""
+        """Makes an entry of what `to_plain` has returned.
+
+        Raises InputError unless the values are those of such an entry.
+        """
         fields = {field.name: field for field in cls._own_fields()}
         for name, field in fields.items():
             if field.default is dataclasses.MISSING and name not in values:
@@ -59,14 +65,16 @@ E = TypeVar("E", bound=HistoryEntry)
 def write_history(directory: Path, history: Sequence[HistoryEntry]) -> None:
     """Writes history.jsonl in the directory of a run: a line of JSON for each entry.
 
-    Checkpoints hold the same entries, so that a resumed run goes on from them. Raises OSError where the file cannot be written.
+    Checkpoints hold the same entries, so that a resumed run goes on from them. Raises OSError where
+    the file cannot be written.
     """
     lines = (json.dumps(entry.to_plain(), sort_keys=True) + "\n" for entry in history)
     write_atomically(directory / HISTORY_FILE, "".join(lines))
 
 
 def read_history(directory: Path, from_plain: Callable[[Mapping[str, Any]], E]) -> list[E]:
-    """Reads history.jsonl in the directory of a run, each line with `from_plain`; there is no entry where there is no file.
+    """Reads history.jsonl in the directory of a run, each line with `from_plain`; there is no entry
+    where there is no file.
 
     Raises InputError, which names the file and the line, for a line that is no such entry.
     """

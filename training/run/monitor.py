@@ -1,4 +1,4 @@
-"""What a run shows while it runs: TensorBoard, a log, a progress bar; and when it has to stop."""
+"""The display of a run (TensorBoard, a log, a progress bar) and the conditions that stop it."""
 
 import resource
 import sys
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """Writes TensorBoard events and log.txt into the directory of a run, and lines and bars to the terminal."""
+    """Writes TensorBoard events and log.txt into the directory of a run, and lines and bars to the
+    terminal."""
 
     def __init__(self, directory: Path, first_step: int = 0) -> None:
-        """`first_step`: the first step of this process; what an earlier one wrote from there on is taken back."""
+        """`first_step` is the first step of this process; events of an earlier one from there on
+        are taken back."""
         from torch.utils.tensorboard import summary  # slow to import
 
         from training.run.events import EventFile
@@ -38,41 +40,44 @@ class Monitor:
         self._events = EventFile(directory, first_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One point on the curve of each tag."""
+        """Adds one point to the curve of each tag."""
         for tag, value in values.items():
             self._events.add(self._summary.scalar(tag, value), step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
-        """A text, shown as it is (indented, so that TensorBoard's Markdown keeps its lines)."""
+        """Adds a text, shown as it is (indented, so that TensorBoard's Markdown keeps its
+        lines)."""
         lines = "\n".join(f"    {line}" for line in text.splitlines())
         self._events.add(self._summary.text(tag, lines), step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """A matplotlib figure as an image."""
+        """Adds a matplotlib figure as an image."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
 
-        # Not by pyplot, which looks for a screen.
+        # pyplot would look for a screen.
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
         self._events.add(self._summary.image(tag, pixels, dataformats="HWC"), step)
 
     def log(self, line: str) -> None:
-        """A line to log.txt, with the time, and to the terminal, above the bar."""
+        """Writes a line to log.txt, with the time, and to the terminal, above the bar."""
         with naming_errors(self._log_path):
             print(datetime.now().isoformat(sep=" ", timespec="seconds"), line, file=self._log, flush=True)
         tqdm.write(line, file=sys.stdout)
 
     def bar(self, total: int, done: int = 0, description: str = "") -> "Bar":
-        """A progress bar over `total` steps of which `done` are behind; nothing where stderr is no terminal."""
+        """Returns a progress bar over `total` steps of which `done` are behind; it shows nothing
+        unless stderr is a terminal."""
         return Bar(total, done, description)
 
     def flush(self) -> None:
-        """All events to the disk: call it before a checkpoint, so that a killed run has the curves up to there."""
+        """Writes all events to the disk: call it before a checkpoint, so that a killed run has the
+        curves up to there."""
         self._events.flush()
 
     def close(self) -> None:
-        """Flush and close all files."""
+        """Flushes and closes all files."""
         try:
             self._events.close()
         finally:
@@ -88,7 +93,7 @@ class Monitor:
                 self._keep(error)
             self.close()
         except OSError:
-            # What ended the run says more than that the last lines could not be written.
+            # The error that ended the run says more than a failure to write the last lines.
             if error is None:
                 raise
 
@@ -99,7 +104,10 @@ class Monitor:
 
 
 class Bar:
-    """A progress bar with step, loss, score, images/s and remaining time. Close it, or use it in `with`."""
+    """A progress bar with step, loss, score, images/s and remaining time.
+
+    Close it, or use it in `with`.
+    """
 
     def __init__(self, total: int, done: int = 0, description: str = "") -> None:
         self._bar = tqdm(
@@ -113,7 +121,7 @@ class Bar:
         )
 
     def advance(self, steps: int = 1) -> None:
-        """`steps` more steps are done."""
+        """Moves the bar by `steps` steps."""
         self._bar.update(steps)
 
     def show(self, values: Mapping[str, float], images_per_second: float | None = None) -> None:
@@ -124,7 +132,7 @@ class Bar:
         self._bar.set_postfix_str(", ".join(readings))
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leaves the bar as it stands."""
         self._bar.close()
 
     def __enter__(self) -> "Bar":
@@ -136,10 +144,11 @@ class Bar:
 
 @dataclass(frozen=True)
 class StopConfig:
-    """When a run ends before its last epoch."""
+    """Conditions under which a run ends before its last epoch."""
 
     hours: float | None = None
-    """Stop after this many hours of wall-clock time, counted anew for each process (null: no limit)."""
+    """Stop after this many hours of wall-clock time, counted anew for each process (null: no
+    limit)."""
     accuracy: float | None = None
     """Stop when the validation accuracy, a share in 0..1, reaches this value (null: no target)."""
 
@@ -151,14 +160,17 @@ class StopConfig:
 
 
 class StopConditions:
-    """Watches over a `StopConfig`; the clock starts when it is made."""
+    """A watch over a `StopConfig`; its clock starts when it is made."""
 
     def __init__(self, config: StopConfig) -> None:
         self._config = config
         self._started = time.monotonic()
 
     def reason(self, accuracy: float | None = None) -> str | None:
-        """Why the run should stop now, in words; None to go on. `accuracy`: the latest on the validation data."""
+        """Returns the reason to stop now, in words, or None to go on.
+
+        `accuracy` is the latest on the validation data.
+        """
         config = self._config
         if config.accuracy is not None and accuracy is not None and accuracy >= config.accuracy:
             return f"validation accuracy {accuracy:.4f} has reached the target of {config.accuracy}"
@@ -168,12 +180,13 @@ class StopConditions:
 
 
 def check_finite(first_bad_step: int | None, step0: int, what: str) -> None:
-    """Raise if the readings since the global step `step0` hold a NaN or an infinity.
+    """Raises if the readings since the global step `step0` hold a NaN or an infinity.
 
-    `first_bad_step`: its index among them, None where all are finite. `what`: "training loss".
+    `first_bad_step` is its index among them, None if all are finite. `what` names the readings:
+    "training loss".
 
     Raises:
-        TrainingDiverged: in one line the global step and what to try.
+        TrainingDiverged: there is one. The message has, in one line, the global step and a way out.
     """
     if first_bad_step is not None:
         raise TrainingDiverged(
@@ -183,7 +196,8 @@ def check_finite(first_bad_step: int | None, step0: int, what: str) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: what PyTorch has allocated on a GPU, elsewhere the resident memory of the process."""
+    """Returns the peak memory in MiB: PyTorch's allocations on a GPU, elsewhere the resident memory
+    of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
