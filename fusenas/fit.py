@@ -32,6 +32,7 @@ from training.images.format import Images
 from training.images.readers import folder, npz
 from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
+from training.run.schema import fields_in_order
 from training.tasks.classification import ClassificationEvaluation
 
 Arrays = Sequence[Any]
@@ -118,7 +119,7 @@ def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
 
 
 def _configured(data: str, settings: Mapping[str, Any]) -> FitConfig:
-    known = [field.name for field in fields(FitConfig) if field.name != "data"]
+    known = [field.name for field in fields_in_order(FitConfig) if field.name != "data"]
     if unknown := [name for name in settings if name not in known]:
         close = difflib.get_close_matches(unknown[0], known, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
