@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from base.seeds import new_generator
-from search.differentiable.config import SearchConfig
-from search.differentiable.regularisers import get_regulariser
-from search.differentiable.relaxations import Mixture, get_relaxation, masked_softmax
+from search.differentiable.regularisers import RegulariserConfig, get_regulariser
+from search.differentiable.relaxations import Mixture, RelaxationConfig, get_relaxation, masked_softmax
 from supernet import Path, SearchSpace
 from training.optim import linear
 
@@ -27,16 +26,37 @@ class Architecture:
     graph reads them there.
     """
 
-    def __init__(self, space: SearchSpace, config: SearchConfig, cells: Mapping[str, int] | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        keep: Mapping[str, Tensor],
+        cells: Mapping[str, int] | None,
+        device: torch.device,
+        epochs: int,
+        seed: int = 0,
+        scale: float = 1e-3,
+        edge_normalization: bool = False,
+        auxiliary_skip: float = 0.0,
+        relaxation: RelaxationConfig | None = None,
+        regulariser: RegulariserConfig | None = None,
+    ) -> None:
+        """Draws alphas and betas of standard deviation `scale` from `seed`.
+
+        `keep` is what `restrict` takes. `cells` is the number of cells of each kind, where each has a table of its own; None:
+        they share one. `auxiliary_skip` is the weight of the auxiliary skip connection in the first of so many `epochs`. A
+        relaxation or regulariser that is None is that of DARTS.
+        """
         self.space = space
-        self.config = config
-        self.relaxation = get_relaxation(config.relaxation.name)
-        generator = new_generator(config.seed, "alphas")
-        self.alphas = space.new_alphas(cells, config.alphas.scale, generator, device)
+        self._epochs = epochs
+        self._relaxation, self._regulariser = relaxation or RelaxationConfig(), regulariser or RegulariserConfig()
+        self._auxiliary_skip = auxiliary_skip
+        self.relaxation = get_relaxation(self._relaxation.name)
+        generator = new_generator(seed, "alphas")
+        self.alphas = space.new_alphas(cells, scale, generator, device)
         self.betas: dict[str, nn.Parameter] = {}
-        if config.edge_normalization:
+        if edge_normalization:
             self.betas = {
-                kind: nn.Parameter((config.alphas.scale * torch.randn(alpha.shape[:-1], generator=generator)).to(device))
+                kind: nn.Parameter((scale * torch.randn(alpha.shape[:-1], generator=generator)).to(device))
                 for kind, alpha in self.alphas.items()
             }
         self._device = device
@@ -44,7 +64,7 @@ class Architecture:
         self._skip = torch.tensor([name == "skip_connect" for name in space.candidates], device=device)
         targets = torch.tensor([target for _, target in space.edges])
         self._same_node = (targets.unsqueeze(0) == targets.unsqueeze(1)).to(device)
-        self.restrict(config.candidates(space))
+        self.restrict(keep)
         self.begin_epoch(0)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -59,18 +79,17 @@ class Architecture:
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets everything that follows a schedule to its value in that epoch (from 0)."""
-        config = self.config
-        relaxation, regulariser, epochs = config.relaxation, config.regulariser, config.epochs
+        relaxation, regulariser, epochs = self._relaxation, self._regulariser, self._epochs
         self._temperature.fill_(linear(epoch, epochs, relaxation.temperature, relaxation.temperature_end))
         self._penalty.fill_(linear(epoch, epochs, regulariser.weight, regulariser.weight_end))
-        self._auxiliary.fill_(config.auxiliary_skip * max(0.0, 1 - epoch / epochs))
+        self._auxiliary.fill_(self._auxiliary_skip * max(0.0, 1 - epoch / epochs))
 
     def schedule(self) -> dict[str, float]:
         """Returns the values that follow a schedule and are in use, for the curves."""
         used = {
             "temperature": (self._temperature, self.relaxation.tempered),
-            "auxiliary_skip": (self._auxiliary, self.config.auxiliary_skip > 0),
-            "regulariser": (self._penalty, self.config.regulariser.name != "none"),
+            "auxiliary_skip": (self._auxiliary, self._auxiliary_skip > 0),
+            "regulariser": (self._penalty, self._regulariser.name != "none"),
         }
         return {name: float(value) for name, (value, in_use) in used.items() if in_use}
 
@@ -103,7 +122,7 @@ class Architecture:
 
     def penalty(self) -> Tensor | None:
         """Returns the weighted regulariser, a scalar; None if there is none."""
-        name = self.config.regulariser.name
+        name = self._regulariser.name
         if name == "none":
             return None
         penalty = get_regulariser(name).penalty
@@ -119,7 +138,7 @@ class Architecture:
         return table * shares.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
 
     def _with_skip(self, tables: Mixture) -> Mixture:
-        if not self.config.auxiliary_skip:
+        if not self._auxiliary_skip:
             return tables
         return {kind: table + self._auxiliary * (self._skip & self._keep[kind]) for kind, table in tables.items()}
 

@@ -14,7 +14,7 @@ from search.differentiable.config import SearchConfig
 from search.differentiable.relaxations import Mixture
 from search.differentiable.report import Story, search_page
 from search.differentiable.schedule import SupernetSchedule
-from search.differentiable.trainer import BilevelSearch
+from search.differentiable.trainer import BilevelSearch, new_architecture
 from search.finished import SearchRun
 from search.history import SearchEntry, SearchEpoch
 from search.methods import Method
@@ -61,7 +61,7 @@ class DifferentiableRun(SearchRun):
         cells = None if self.config.tie_cells else self.network.cells_of_kind
         state = self.state
         with self.restoring(), torch.random.fork_rng([]):
-            architecture = Architecture(get_space(self.config.space), self.config, cells, torch.device("cpu"))
+            architecture = new_architecture(self.config, get_space(self.config.space), cells, torch.device("cpu"))
             architecture.load_state_dict(state)
         architecture.begin_epoch(max(0, self.epochs - 1))
         return architecture

@@ -1,6 +1,6 @@
 """A search from configuration to genotype: what every differentiable method runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from search.differentiable.schedule import EpochPlan, SupernetSchedule
 from search.differentiable.selection import Candidates, Perturbation, strongest
 from search.differentiable.steps import Steps
 from search.history import SearchEpoch
-from supernet import Genotype, Supernet, get_space
+from supernet import Genotype, SearchSpace, Supernet, get_space
 from training.graph import GraphedStep, new_capture
 from training.hardware import Hardware
 from training.loop import Watch
@@ -28,6 +28,25 @@ from training.tasks.task import Batches, Task
 MEASURED_EXAMPLES = 128
 """Validation examples, always the same, on whose loss the curvature is measured: so many, in whole batches, but at least one
 batch."""
+
+
+def new_architecture(
+    config: SearchConfig, space: SearchSpace, cells: Mapping[str, int] | None, device: torch.device
+) -> Architecture:
+    """Makes the architecture that `config` describes; `cells` as `Architecture` takes it."""
+    return Architecture(
+        space,
+        config.candidates(space),
+        cells,
+        device,
+        config.epochs,
+        config.seed,
+        config.alphas.scale,
+        config.edge_normalization,
+        config.auxiliary_skip,
+        config.relaxation,
+        config.regulariser,
+    )
 
 
 class BilevelSearch:
@@ -72,7 +91,7 @@ class BilevelSearch:
             stem=config.stem,
         ).to(self.device)
         cells = None if config.tie_cells else self.network.cells_of_kind
-        self.architecture = Architecture(self.space, config, cells, self.device)
+        self.architecture = new_architecture(config, self.space, cells, self.device)
         self.step = Steps(config, self.network, self.architecture, task, hardware)
         self.meters = self.step.meters
         same_each_step = not get_relaxation(config.relaxation.name).one_path

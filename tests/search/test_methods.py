@@ -16,12 +16,12 @@ import torch
 
 import search
 from base.checks import InputError
-from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
 from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.method import DifferentiableMethod
 from search.differentiable.selection import Perturbation, SelectionConfig
 from search.differentiable.steps import Steps
+from search.differentiable.trainer import new_architecture
 from search.history import SamplingEpoch, SamplingRound, SearchEpoch
 from search.methods import get_method, list_methods, register_method
 from search.sampling.method import SamplingMethod
@@ -221,7 +221,7 @@ def test_schedules_begin_and_end_as_published() -> None:
 
     def schedule(method: str, name: str, *epochs: int) -> list[float]:
         config = get_method(method).defaults()
-        architecture = Architecture(get_space("darts"), config, None, torch.device("cpu"))
+        architecture = new_architecture(config, get_space("darts"), None, torch.device("cpu"))
         values = []
         for epoch in epochs:
             architecture.begin_epoch(epoch)

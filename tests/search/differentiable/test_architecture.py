@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.plain.network import PlainCell, PlainSupernet
 from benchmarks.plain.pairing import copy_weights, pairs, part
 from ops.functional import channel_shuffle
+from search.differentiable import trainer
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
 from search.differentiable.regularisers import REGULARISERS, RegulariserConfig, kl_to_uniform, register_regulariser
@@ -29,7 +30,7 @@ def new_architecture(tied: bool = True, keep: Mapping[str, Tensor] | None = None
     defaults: dict[str, Any] = {"space": "nasbench201", "epochs": 5}
     config = SearchConfig(tie_cells=tied, **defaults | options)
     cells = None if tied else CELLS[config.space]
-    architecture = Architecture(get_space(config.space), config, cells, torch.device("cpu"))
+    architecture = trainer.new_architecture(config, get_space(config.space), cells, torch.device("cpu"))
     for tables in (architecture.alphas, architecture.betas):
         for kind, table in tables.items():
             tables[kind] = nn.Parameter(torch.randn(table.shape, dtype=torch.float64))
@@ -137,17 +138,19 @@ def test_without_edge_normalisation_there_are_no_betas() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_alphas_and_betas_in_single_precision(tied: bool) -> None:
     space = get_space("darts")
-    config = SearchConfig(edge_normalization=True, tie_cells=tied)
-    cells = None if tied else CELLS["darts"]
-    first, again = (Architecture(space, config, cells, torch.device("cpu")) for _ in range(2))
+    cells, keep = None if tied else CELLS["darts"], SearchConfig().candidates(space)
+
+    def new(**options: Any) -> Architecture:
+        return Architecture(space, keep, cells, torch.device("cpu"), 50, **options)
+
+    first, again = (new(edge_normalization=True) for _ in range(2))
     found = first.parameters()
     assert [id(one) for one in found] == [id(one) for one in [*first.alphas.values(), *first.betas.values()]]
     leading = [() if tied else (CELLS["darts"][kind],) for kind in space.kinds]
     assert [tuple(one.shape) for one in found] == [(*c, 14, 8) for c in leading] + [(*c, 14) for c in leading]
     assert all(one.dtype == torch.float32 and one.requires_grad and 0 < one.std() < 3e-3 for one in found)
     assert all(torch.equal(one, other) for one, other in zip(found, again.parameters(), strict=True))
-    other_seed = Architecture(space, SearchConfig(edge_normalization=True, seed=1), None, torch.device("cpu"))
-    bare = Architecture(space, SearchConfig(tie_cells=tied), cells, torch.device("cpu"))
+    other_seed, bare = new(edge_normalization=True, seed=1), new()
     assert not torch.equal(other_seed.alphas["normal"], first.alphas["normal"])
     assert torch.equal(bare.alphas["reduce"], first.alphas["reduce"])
 
@@ -235,7 +238,9 @@ def twins(architecture: Architecture, **options: Any) -> tuple[Supernet, PlainSu
     """The supernet for that architecture and the plain one, with the same weights, in float64."""
     name = architecture.space.name
     options |= {"candidates": architecture.keep, **SIZES[name]}
-    network = Supernet(architecture.space, classes=5, tie_cells=architecture.config.tie_cells, **options).double()
+    network = Supernet(
+        architecture.space, classes=5, tie_cells=all(alpha.ndim == 2 for alpha in architecture.alphas.values()), **options
+    ).double()
     plain = PlainSupernet(name, classes=5, **options).double()
     copy_weights(network, plain)
     return network, plain
