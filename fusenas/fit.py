@@ -39,7 +39,7 @@ Arrays = Sequence[Any]
 """(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see `training.images.readers.npz`."""
 ARRAYS_FILE = "arrays.npz"  # no file of a run that --overwrite removes: someone else may have named it as data
 _TEST_SHARE = 0.2
-_LOOKED_AT = 200  # image files whose size is looked at
+LOOKED_AT = 200  # image files whose size is looked at
 _GREY = ("1", "L", "LA", "I")  # of Pillow's modes, beside those of 16 bits
 
 
@@ -211,7 +211,7 @@ def summarise_data(data: DataConfig) -> DataSummary:
     if data.name == "folder":
         # The size is not known yet; any will do to list the files.
         files = folder.load(replace(data, size=32), "train")
-        every = max(1, len(files) // _LOOKED_AT)
+        every = max(1, len(files) // LOOKED_AT)
         some = [header for file in files.files[::every] if (header := _header(file)) is not None]
         if not some:
             raise FieldError("data", f"{data.root}: no image can be read; {files.files[0]} is none, for one")

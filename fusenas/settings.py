@@ -123,7 +123,7 @@ class _Budget:
     measures seldom."""
 
 
-_BUDGETS = {
+BUDGETS = {
     "quick": _Budget(
         _Stage(200, 32, shortest=5, longest=50, channels=4, cells=3, largest_size=16, rate=0.05),
         _Stage(500, 32, shortest=3, longest=600, channels=8, cells=4, largest_size=32, rate=0.1),
@@ -160,7 +160,7 @@ def suitable(
     effort = config.effort
     if effort == "auto":
         effort = "normal" if device.type == "cuda" else "quick"
-    budget = _BUDGETS[effort]
+    budget = BUDGETS[effort]
     largest, smallest = max(summary.counts), min(summary.counts)
     data = replace(
         data,
@@ -214,7 +214,7 @@ def _search(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataS
         # Adam moves an alpha by about its rate a step: with fewer steps than published alphas have
         # to go as far.
         steps = epochs * max(1, images // batch_size)
-        rate = min(0.07, defaults.alphas.lr * max(1.0, _BUDGETS["full"].search.steps / steps))
+        rate = min(0.07, defaults.alphas.lr * max(1.0, BUDGETS["full"].search.steps / steps))
         changes["alphas"] = replace(defaults.alphas, lr=rate)
         if budget.thrifty:
             changes |= {"eigenvalue_every": 0, "validate_every": max(1, epochs // 4)}

@@ -12,8 +12,8 @@ from training.hardware import Precision, autocast, device_name, move_to
 
 BATCH_SIZES = (1, 64)
 _WARM_UP = 3  # runs that are not counted: the first ones allocate memory, choose kernels and fill caches
-_LEAST_RUNS, _LEAST_SECONDS = 10, 0.5  # a measurement goes on until it has both ...
-_MOST_SECONDS = 20.0  # ... or has taken that long, as with a large network
+LEAST_RUNS, LEAST_SECONDS = 10, 0.5  # a measurement goes on until it has both ...
+MOST_SECONDS = 20.0  # ... or has taken that long, as with a large network
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _measure_batch(network: nn.Module, shape: tuple[int, int, int, int], device:
 
 def _enough(latencies: Sequence[float]) -> bool:
     spent = sum(latencies)
-    return (len(latencies) >= _LEAST_RUNS and spent >= _LEAST_SECONDS) or spent >= _MOST_SECONDS
+    return (len(latencies) >= LEAST_RUNS and spent >= LEAST_SECONDS) or spent >= MOST_SECONDS
 
 
 def _seconds(run: Callable[[], Tensor], device: torch.device) -> float:

@@ -25,10 +25,10 @@ fitting = sys.modules["fusenas.fit"]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps of small networks."""
-    quick = settings._BUDGETS["quick"]
+    quick = settings.BUDGETS["quick"]
     search = replace(quick.search, steps=6, shortest=1, channels=2)
     retraining = replace(quick.retrain, steps=40, shortest=1, channels=4, cells=3)
-    monkeypatch.setitem(settings._BUDGETS, "quick", replace(quick, search=search, retrain=retraining))
+    monkeypatch.setitem(settings.BUDGETS, "quick", replace(quick, search=search, retrain=retraining))
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_files_are_looked_at(photos: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for number, mode in enumerate(("1", "LA", "I", "I;16")):
         Image.new(mode, (28, 28)).save(photos / "red" / f"grey_{number}.{('png', 'tif')[mode == 'I']}")
     assert summarise_data(DataConfig("folder", str(photos))).channels == 1
-    monkeypatch.setattr(fitting, "_LOOKED_AT", 2)
+    monkeypatch.setattr(fitting, "LOOKED_AT", 2)
     for file in photos.rglob("1*.png"):
         Image.new("RGB", (28, 28)).save(file)
     assert summarise_data(DataConfig("folder", str(photos))).channels == 3
@@ -225,7 +225,7 @@ def test_an_image_of_another_size_is_found_before_anything_is_written(
     for file in photos.rglob("*.*"):
         Image.new("RGB", (12, 12)).save(file)
     Image.new("RGB", (14, 12)).save(photos / "blue" / "8.jpg")
-    monkeypatch.setattr(fitting, "_LOOKED_AT", 1)
+    monkeypatch.setattr(fitting, "LOOKED_AT", 1)
     with pytest.raises(ValueError, match=r"^size: .*8\.jpg has 14x12 pixels where .*, such as --size 64$"):
         fit(photos, run=tmp_path / "run", threads=1, device="cpu")
     assert not (tmp_path / "run").exists()

@@ -291,7 +291,7 @@ def test_two_retrained_networks(tmp_path, capsys):
 
 
 def test_a_single_network_in_full(make_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(retrain.evaluation.speed, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(retrain.evaluation.speed, "LEAST_SECONDS", 0.0)
     run = make_run("run")
     assert main([run, f"--output={tmp_path / 'found.json'}", "--threads=1"]) == 0
     lines = capsys.readouterr().out.splitlines()

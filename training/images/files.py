@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 """Suffixes of the files that are taken for images, in lower case."""
-_AT_ONCE = 64  # images that a worker of a survey decodes before it reports
-_WORTH_WORKERS = 256  # images that are decoded faster than processes start
+AT_ONCE = 64  # images that a worker of a survey decodes before it reports
+WORTH_WORKERS = 256  # images that are decoded faster than processes start
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ def survey(images: ImageFiles, keep: bool, workers: int) -> Survey:
 
     Raises ValueError for images of different sizes if the decoding does not resize them.
     """
-    parts = [range(start, min(start + _AT_ONCE, len(images))) for start in range(0, len(images), _AT_ONCE)]
-    loader = new_loader(_Surveyor(images, keep), parts, workers if len(images) >= _WORTH_WORKERS else 0)
+    parts = [range(start, min(start + AT_ONCE, len(images))) for start in range(0, len(images), AT_ONCE)]
+    loader = new_loader(_Surveyor(images, keep), parts, workers if len(images) >= WORTH_WORKERS else 0)
     channels, height, width = images.format.shape
     total, squares = torch.zeros(2, channels, dtype=torch.int64)
     readable: list[int] = []

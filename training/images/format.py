@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from base.checks import InputError
 
 # The number of values of 4096 images of CIFAR-10, 100 MB in float64.
-_VALUES_AT_ONCE = 4096 * 3 * 32 * 32
+VALUES_AT_ONCE = 4096 * 3 * 32 * 32
 BYTE = 255.0
 """Scale of images of bytes."""
 LONGEST = 4 / 3
@@ -230,7 +230,7 @@ def resize(images: Tensor, size: int, stretch: bool = True, shorter: int | None 
         return images
     between = min(height, size), min(width, size)
     resized = images.new_empty(len(images), channels, size, size)
-    count = max(1, _VALUES_AT_ONCE // (channels * max(height * width, size * size)))
+    count = max(1, VALUES_AT_ONCE // (channels * max(height * width, size * size)))
     for part, target in zip(images.split(count), resized.split(count), strict=True):
         # In float32 the sum over a large area is so inexact (findings/average_pool_large_area.sh)
         # that white would become 256, which is black in uint8.
@@ -250,7 +250,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     # Bytes are added up exactly, in whole numbers.
     exact = torch.float64 if images.is_floating_point() else torch.int64
     total, squares = torch.zeros(2, channels, dtype=exact)
-    count = max(1, _VALUES_AT_ONCE // images[0].numel())
+    count = max(1, VALUES_AT_ONCE // images[0].numel())
     for part in images.split(count):
         values = rearrange(part, "n c h w -> c (n h w)").to(exact)
         total += values.sum(1)

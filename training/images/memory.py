@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-_GROUPS = Path("/sys/fs/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
 # The files of the first and the second version of control groups: the limit, the memory in use, and
 # the part of it that is given back on demand.
 _FILES = {
@@ -41,7 +41,7 @@ def _rooms(membership: Path) -> Iterator[int]:
             continue
         limit, used, reclaimable = _FILES[controllers]
         group = Path(path.lstrip("/"))
-        for folder in (_GROUPS / controllers / above for above in (group, *group.parents)):
+        for folder in (GROUPS / controllers / above for above in (group, *group.parents)):
             try:
                 most, taken = ((folder / name).read_text(encoding="utf-8").strip() for name in (limit, used))
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())

@@ -221,8 +221,8 @@ def test_images_of_other_sizes_need_a_size(paths: list[str], tmp_path: Path) -> 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_survey(paths: list[str], tmp_path: Path, workers: int, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_files, "_WORTH_WORKERS", 1 if workers else 10**9)
-    monkeypatch.setattr(image_files, "_AT_ONCE", 2)
+    monkeypatch.setattr(image_files, "WORTH_WORKERS", 1 if workers else 10**9)
+    monkeypatch.setattr(image_files, "AT_ONCE", 2)
     good = list(paths)
     for place in (1, 4):
         (tmp_path / f"bad{place}.png").write_bytes(b"no image")

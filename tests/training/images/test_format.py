@@ -91,7 +91,7 @@ def test_resizing_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = [resize(pixels, size) for size in (4, 9)]
     # Two images at a time, then less than one.
     for values in (2 * 3 * 9 * 9, 10):
-        monkeypatch.setattr(images, "_VALUES_AT_ONCE", values)
+        monkeypatch.setattr(images, "VALUES_AT_ONCE", values)
         assert all(torch.equal(resize(pixels, size), whole) for size, whole in zip((4, 9), at_once, strict=True))
 
 

@@ -18,7 +18,7 @@ def test_no_more_than_the_machine_has() -> None:
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
     return tmp_path / "groups"
 
 
