@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import nasbench201
-from benchmarks.nasbench201 import Run, curves, draw_curves, report
+import benchmarks.nasbench201.__main__ as nasbench201
+from benchmarks.nasbench201 import runner
+from benchmarks.nasbench201.report import COLUMNS, curves, draw_curves, report
+from benchmarks.nasbench201.runner import Run
 from search.costs.tabular import Table
 from search.differentiable.config import SearchConfig
 from search.differentiable.method import DifferentiableMethod
@@ -79,15 +81,15 @@ class StandIn:
 
     def __call__(self, run: Run, tabular: str, through: Sequence[str]) -> list[str]:
         self.started.append((run.method, run.seed, run.begun))
-        write_run(run, nasbench201.configuration(run.method, tabular, through), self.texts(run))
+        write_run(run, runner.configuration(run.method, tabular, through), self.texts(run))
         return [sys.executable, "-S", "-c", self.script(run)]
 
 
 @pytest.fixture
 def searches(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
-    monkeypatch.setattr(nasbench201, "search_command", stand_in)
-    monkeypatch.setattr(nasbench201, "POLL", 0.01)
+    monkeypatch.setattr(runner, "search_command", stand_in)
+    monkeypatch.setattr(runner, "POLL", 0.01)
     return stand_in
 
 
@@ -254,7 +256,7 @@ def test_a_report_runs_nothing_and_needs_no_options(
     assert rows_of(said)["darts *"][:2] == ["1 of 1", "80.00 ± -"] and "report of earlier runs" in said
     assert len(searches.started) == 1
     points = list(csv.DictReader(files[0].open()))
-    assert list(points[0]) == list(nasbench201.COLUMNS)
+    assert list(points[0]) == list(COLUMNS)
     assert [(point["test_accuracy"], point["parameters"], point["skips"]) for point in points] == [
         ("50.0", "100", "6"),
         ("80.0", "200", "0"),
@@ -286,18 +288,18 @@ def test_the_figure_has_two_panels_a_method_and_a_mean_as_far_as_all_seeds_go(ta
 def test_every_method_has_a_published_row_and_a_protocol(tabular: str) -> None:
     published = {name for name in list_methods() if get_method(name).published.nasbench201}
     assert published == {*METHODS, "random", "enas"}
-    epochs = {method: nasbench201.configuration(method, tabular, []).epochs for method in list_methods()}
+    epochs = {method: runner.configuration(method, tabular, []).epochs for method in list_methods()}
     assert epochs["darts"] == 50 and epochs["gdas"] == 250 and epochs["random"] == 250
 
 
 def test_the_command_of_a_search_names_its_protocol_and_goes_on_where_there_is_a_run(tmp_path: Path) -> None:
     run = Run("gdas", 4, tmp_path / "gdas" / "seed_4")
-    begin = nasbench201.search_command(run, "t.csv", ["--epochs", "3"])
+    begin = runner.search_command(run, "t.csv", ["--epochs", "3"])
     assert begin[2:6] == ["-m", "search.gdas", "--config", "nasbench201_gdas"] and "--resume" not in begin
     assert begin[-4:] == ["--seed", "4", "--epochs", "3"]
     write_run(run, SearchConfig(space="nasbench201"), [])
     assert yaml.safe_load((run.path / "config.yaml").read_text())["seed"] == 4
-    assert nasbench201.search_command(run, "t.csv", [])[-1] == "--resume"
+    assert runner.search_command(run, "t.csv", [])[-1] == "--resume"
 
 
 @pytest.mark.parametrize(

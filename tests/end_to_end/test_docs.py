@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+import benchmarks.nasbench201.__main__ as nasbench201
 import fusenas.__main__ as fusenas_main
 import retrain.__main__ as retrain_main
 import retrain.evaluate
 import retrain.export
-from benchmarks import nasbench201
 from search.methods import Percent, get_method, list_methods
 
 ROOT = Path(__file__).parents[2]
