@@ -297,7 +297,7 @@ def test_examples_run(tmp_path: Path) -> None:
     for run in runs:
         assert (tmp_path / run / "genotype.json").is_file(), run
     assert '"mine"' in (tmp_path / "runs/mine/genotype.json").read_text()
-    for run in ("mine_retrained", "tower_retrained", "stripes_retrained"):
+    for run in ("mine_retrained", "tower_retrained", "stripes_retrained", "values_retrained"):
         assert (tmp_path / "runs" / run / "weights.safetensors").is_file()
     scores = [json.loads(line) for line in (tmp_path / "runs/climber/evaluations.jsonl").open()]
     assert len(scores) == 8
