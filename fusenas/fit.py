@@ -36,32 +36,33 @@ from training.run.schema import fields_in_order
 from training.tasks.classification import ClassificationEvaluation
 
 Arrays = Sequence[Any]
-"""(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see `training.images.readers.npz`."""
-ARRAYS_FILE = "arrays.npz"  # no file of a run that --overwrite removes: someone else may have named it as data
+"""(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see
+`training.images.readers.npz`."""
+ARRAYS_FILE = "arrays.npz"  # no file of a run that --overwrite removes: another run may have it as data
 _TEST_SHARE = 0.2
 LOOKED_AT = 200  # image files whose size is looked at
-_GREY = ("1", "L", "LA", "I")  # of Pillow's modes, beside those of 16 bits
+_GREY = ("1", "L", "LA", "I")  # Pillow's modes in grey, beside those of 16 bits
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What comes out."""
+    """The result of a fit."""
 
     module: nn.Module
-    """The trained network in evaluation mode, on the CPU: pixels float32 [B, C, H, W], divided by 255 where they were bytes, to
-    logits [B, classes]. It normalises them itself."""
+    """The trained network in evaluation mode, on the CPU. It maps pixels float32 [B, C, H, W],
+    divided by 255 if they were bytes, to logits [B, classes], and normalises them itself."""
     class_names: tuple[str, ...]
-    """Of each logit."""
+    """Name of the class of each logit."""
     test: ClassificationEvaluation
-    """On the test part."""
+    """Evaluation on the test part."""
     genotype: Genotype
     report: Path
     """The page of the retraining, to be opened in a browser; that of the search is in ../search."""
     files: tuple[Path, ...]
-    """What was exported."""
+    """The files that were exported."""
     run: Path
     result: Result
-    """All else that the retraining ended with."""
+    """The result of the retraining."""
 
 
 def fit(
@@ -72,20 +73,21 @@ def fit(
     overwrite: bool = False,
     **settings: Any,
 ) -> Fitted:
-    """Searches a cell for images, trains its network and exports it, with settings that suit the number and size of the images.
+    """Searches a cell for images, trains its network and exports it, with settings that suit the
+    number and size of the images.
 
     Args:
-        data: a folder with a folder of images for each class (or with train/ and test/ or val/ of such), an .npz file, the name
-            of a data set, or arrays: (x, y) or (x_train, y_train, x_test, y_test), x uint8 or floating [N, H, W, C] or
-            [N, H, W], y whole numbers from 0.
+        data: a folder with a folder of images for each class (or with train/ and test/ or val/ of
+            such), an .npz file, the name of a data set, or arrays: (x, y) or (x_train, y_train,
+            x_test, y_test), x uint8 or floating [N, H, W, C] or [N, H, W], y whole numbers from 0.
         run: directory of the run: the search is in its search/, the retraining in its retrain/.
         resume: go on with the run that the directory holds.
         overwrite: replace the run that the directory holds.
         settings: fields of `FitConfig`, such as effort="quick" or method="drnas".
 
     Raises:
-        ValueError: data that cannot be used, unknown or wrong settings, or a directory that cannot be taken; nothing is written
-            then.
+        ValueError: data that cannot be used, unknown or wrong settings, or a directory that cannot
+            be taken; nothing is written then.
         TrainingDiverged: the loss is NaN or infinite.
     """
     options = RunOptions(Path(run), resume, overwrite)
@@ -107,7 +109,7 @@ def fit(
 
 
 def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
-    """What `fit` does, with data on the disk. Raises as it does."""
+    """Does the work of `fit`, with data on the disk. Raises the same errors."""
     if not config.data:
         raise FieldError("data", "give a folder of images, an .npz file or the name of a data set with --data")
     data = _data_config(config)
@@ -129,9 +131,9 @@ def _configured(data: str, settings: Mapping[str, Any]) -> FitConfig:
 
 @contextmanager
 def _own_names(root: str = "data") -> Iterator[None]:
-    """What reads the images names fields of search and retraining; here they have the names that a fit has for them.
+    """Renames fields of search and retraining, in errors about images, to the fields of a fit.
 
-    `root` is the name of data.root here.
+    `root` is the field of a fit that is data.root there.
     """
     own = {f"data.{field.name}": field.name for field in fields(FitConfig)} | {"data.name": "data", "data.root": root}
     try:
@@ -144,9 +146,10 @@ def _own_names(root: str = "data") -> Iterator[None]:
 
 
 def _check_apart(data: Path, options: RunOptions) -> None:
-    """Raises ValueError where the run would delete its images, or make images of its own among them."""
+    """Raises ValueError if the run would delete its images, or make images of its own among
+    them."""
     path, run = Path(os.path.abspath(data)), options.run.resolve()
-    # A link counts as well as what it leads to: each can be deleted.
+    # A link counts as well as its target: each can be deleted.
     of_data = (path.resolve(), path.parent.resolve() / path.name)
     if options.overwrite and any(place.is_relative_to(run) for place in of_data):
         raise FieldError(
@@ -162,7 +165,8 @@ def _check_apart(data: Path, options: RunOptions) -> None:
 
 
 def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: DataSummary, arrays: bytes | None = None) -> Fitted:
-    """All of it; `arrays`, known to be good, are kept in the directory of the run, where `data` has them."""
+    """Does all of it; `arrays`, known to be good, are kept in the directory of the run, where
+    `data` has them."""
     if config.export == "onnx":
         require_extra("--export onnx")
     device = choose_device(config.device, config.threads)
@@ -184,8 +188,10 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
 
 
 def _check_images(data: DataConfig, device: torch.device) -> None:
-    """Reads every image once and keeps none, to find out what is wrong with them before anything is written."""
-    # The test part asked for alone brings the training part with it. What is left out, the search and the retraining say.
+    """Reads every image once and keeps none, so that bad images are found before anything is
+    written."""
+    # The test part asked for alone brings the training part with it. Search and retraining log the
+    # files that are left out.
     load_images(replace(data, loading="workers"), "test", device, log=lambda line: None)
 
 
@@ -194,7 +200,7 @@ def _below(path: Path, options: RunOptions) -> RunOptions:
 
 
 def _data_config(config: FitConfig) -> DataConfig:
-    """Whether it is a folder, a file of arrays or a name."""
+    """Returns the settings of a folder, a file of arrays or a data set's name."""
     path = Path(config.data)
     if path.is_dir():
         return DataConfig("folder", config.data, skip_unreadable=config.skip_unreadable)
@@ -207,7 +213,7 @@ def _data_config(config: FitConfig) -> DataConfig:
 
 
 def summarise_data(data: DataConfig) -> DataSummary:
-    """How many training images there are, how large and whether in colour; of files no pixels are read."""
+    """Returns number, size and colour of the training images; pixels of files are not read."""
     if data.name == "folder":
         # The size is not known yet; any will do to list the files.
         files = folder.load(replace(data, size=32), "train")
@@ -216,7 +222,7 @@ def summarise_data(data: DataConfig) -> DataSummary:
         if not some:
             raise FieldError("data", f"{data.root}: no image can be read; {files.files[0]} is none, for one")
         sizes = [header.size for header in some]
-        # A single one in colour is enough, so that all are looked at where these are grey.
+        # One image in colour is enough, so all are looked at if these are grey.
         headers = chain(some, map(_header, files.files))
         channels = 1 if all(header.is_grey for header in headers if header is not None) else 3
         alike = len(set(sizes)) == 1 and len(set(sizes[0])) == 1
@@ -233,7 +239,7 @@ def _summarise(images: Images) -> DataSummary:
 
 @dataclass(frozen=True)
 class _Header:
-    """What an image file says of itself before its pixels."""
+    """The header of an image file."""
 
     size: tuple[int, int]
     """Width and height."""
@@ -241,18 +247,21 @@ class _Header:
 
 
 def _header(file: str) -> _Header | None:
-    """None where it cannot be read, which is found out later."""
+    """Returns the header; None if it cannot be read, which is reported later."""
     from PIL import Image  # slow to import
 
     try:
         with Image.open(file) as image:
             return _Header(image.size, image.mode in _GREY or image.mode.startswith("I;16"))
-    except Exception:  # of any type: each format has a reader of its own
+    except Exception:  # errors of any type: each format has a reader of its own
         return None
 
 
 def _named(arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of an .npz file. Raises ValueError for another number of them."""
+    """Returns the arrays by their names in an .npz file.
+
+    Raises ValueError for another number of them.
+    """
     if len(arrays) not in (2, 4):
         raise InputError(f"give (x, y) or (x_train, y_train, x_test, y_test), not {len(arrays)} arrays")
     values = [np.asarray(array) for array in arrays]
@@ -260,7 +269,7 @@ def _named(arrays: Arrays) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _packed(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
-    """An .npz file of them; numpy's own would be another one each second."""
+    """Returns the bytes of an .npz file of the arrays; numpy's own would differ each second."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():
@@ -270,7 +279,7 @@ def _packed(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
 
 
 def _divided(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-    """Training and test images and labels: a fifth of each class is the test part."""
+    """Returns training and test images and labels: a fifth of each class is the test part."""
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or not len(labels) or labels.min() < 0:
         given = f"{labels.dtype} {list(labels.shape)}"
         raise InputError(f"y must be a whole number from 0 for each of {len(images)} images, not {given}")

@@ -39,18 +39,20 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Result:
-    """Trains the network of a genotype from scratch, as `python -m retrain` does, and evaluates it on the test part.
+    """Trains the network of a genotype from scratch, as `python -m retrain` does, and evaluates it
+    on the test part.
 
     Args:
         genotype: what a search returned, a file that holds one, or the name of a published one.
-        config: how it is trained; None: as DARTS was published. Its own field `genotype` is left out of account.
+        config: how it is trained; None: as DARTS was published. Its own field `genotype` is left
+            out of account.
         run: directory of the run.
         resume: go on from the run's last checkpoint.
         overwrite: replace the run that the directory holds.
 
     Raises:
-        ValueError: no such genotype, a configuration that cannot be run, or a directory that cannot be taken; nothing is
-            written then.
+        ValueError: no such genotype, a configuration that cannot be run, or a directory that cannot
+            be taken; nothing is written then.
         TrainingDiverged: the loss is NaN or infinite.
     """
     if not isinstance(genotype, Genotype):
@@ -59,11 +61,12 @@ def run(
 
 
 def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | None = None) -> Result:
-    """Trains a genotype (None: the one that the configuration names) into the directory of the run, then evaluates it on the
-    test part, once.
+    """Trains a genotype (None: the one that the configuration names) into the directory of the run,
+    then evaluates it on the test part, once.
 
-    Writes genotype.json, weights.safetensors, metrics.json, history.jsonl and report.html. Raises ValueError, before anything
-    is written, for a configuration that cannot be run; see `training.loop.run_epochs` for what may happen later.
+    Writes genotype.json, weights.safetensors, metrics.json, history.jsonl and report.html. Raises
+    ValueError, before anything is written, for a configuration that cannot be run; see
+    `training.loop.run_epochs` for what may happen later.
     """
     began = time.monotonic()
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
@@ -108,7 +111,8 @@ def measure(config: RetrainConfig, options: RunOptions) -> dict[str, float]:
 
 
 def random_genotype(space: str, number: int) -> Genotype:
-    """Random genotype number `number` of a space, every one of the space being as likely as another.
+    """Random genotype number `number` of a space, every one of the space being as likely as
+    another.
 
     Raises ValueError for an unknown space.
     """
@@ -118,7 +122,8 @@ def random_genotype(space: str, number: int) -> Genotype:
 def _random_runs(
     config: RetrainConfig, options: RunOptions, genotype: Genotype
 ) -> list[tuple[RetrainConfig, RunOptions, Genotype]]:
-    """What is trained for comparison, and where. Raises ValueError where a directory is in the way."""
+    """Returns the configurations and directories of the random genotypes that are trained for
+    comparison. Raises ValueError if a directory is in the way."""
     runs = []
     for number in range(config.random_genotypes):
         try:
@@ -135,8 +140,8 @@ def _random_runs(
 
 
 def _genotype(given: Genotype | None, config: RetrainConfig, options: RunOptions) -> Genotype:
-    """The genotype of a call, or else of the configuration; on resume that which the run began with, as its file may have
-    changed since."""
+    """The genotype of a call, or else of the configuration; on resume that which the run began
+    with, as its file may have changed since."""
     saved = options.run / "genotype.json"
     if options.resume and saved.is_file():
         try:
@@ -169,7 +174,8 @@ def _introduce(genotype: Genotype, monitor: Monitor, pictures: bool) -> None:
 
 
 def _conclude(trainer: Retraining, data: Dataset, run: RunDirectory, monitor: Monitor, epochs: int) -> Result:
-    """Saves the weights, evaluates what was saved on the test part, and writes and shows the outcome."""
+    """Saves the weights, evaluates what was saved on the test part, and writes and shows the
+    outcome."""
     config = trainer.config
     Trained(trainer.network, trainer.format).save(run.path)
     trained = Trained.load(run.path)

@@ -1,7 +1,9 @@
-"""`python -m retrain.export RUN --format torch_export|onnx`: the network of a retraining as a file that needs nothing of ours.
+"""`python -m retrain.export RUN --format torch_export|onnx`: the network of a retraining as a file
+that needs nothing of ours.
 
-Writes RUN/export/model.pt2 or RUN/export/model.onnx, with --int8 also RUN/export/model_int8.onnx, and beside them model.json,
-which says how the files are used. What is written has been read back and gives the logits of the network, at batch 1 and 7.
+Writes RUN/export/model.pt2 or RUN/export/model.onnx, with --int8 also RUN/export/model_int8.onnx,
+and beside them model.json, which says how the files are used. What is written has been read back
+and gives the logits of the network, at batch 1 and 7.
 """
 
 import hashlib
@@ -68,24 +70,25 @@ print(logits.argmax(1))  # numbers of the classes, whose names are in {descripti
 
 @dataclass(frozen=True)
 class ExportInput:
-    """A finished retraining, and its images where they are at hand, their batches being what an exported network takes."""
+    """A finished retraining, and its images where they are at hand, their batches being what an
+    exported network takes."""
 
     path: Path
     trained: Trained
     data: DataConfig | None = None
     train: Images | None = None
-    """What int8 is calibrated on; None where it is not asked for."""
+    """Images that calibrate int8; None if it is not asked for."""
     test: Images | None = None
     missing: str = ""
     """Why there are no test images."""
 
     @classmethod
     def read(cls, path: Path, data: Mapping[str, Any], calibration: int = 0) -> "ExportInput":
-        """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its config.yaml; `calibration`:
-        training images that int8 needs.
+        """The run in directory `path`; `data`: fields of `DataConfig` that replace those in its
+        config.yaml; `calibration`: training images that int8 needs.
 
-        Raises ValueError where the network cannot be read, and where its images cannot although they are needed: to calibrate
-        with, or because there is something in `data`.
+        Raises ValueError where the network cannot be read, and where its images cannot although
+        they are needed: to calibrate with, or because there is something in `data`.
         """
         run = open_classifier(path)
         trained = run.trained
@@ -103,7 +106,8 @@ class ExportInput:
 
 
 def _of_calibration(config: DataConfig, path: Path, count: int) -> DataConfig:
-    """With a limit, so that no more images are read than are used, where the run says how many it had."""
+    """Returns settings with a limit, if the run says how many images it had, so that only needed
+    images are read."""
     try:
         had = json.loads((path / DATA_FILE).read_text(encoding="utf-8"))["train_images"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -129,24 +133,24 @@ class ExportedFile:
     accuracy: float | None
     """On the test images; None where they are not at hand."""
     about: dict[str, Any]
-    """What kind of file it is, ready for JSON."""
+    """Description of the file, ready for JSON."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """Returns all of it, ready for JSON."""
         found = {str(batch): difference for batch, difference in self.file.differences.items()}
         return self.about | {"bytes": self.file.size, "largest_difference": found, "accuracy": self.accuracy}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an export ends with."""
+    """The result of an export."""
 
     source: ExportInput
     rows: list[ExportedFile]
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What was exported; model.json beside them says how they are used."""
+        """Returns the files that were exported; model.json beside them explains their use."""
         return tuple(row.file.path for row in self.rows)
 
 
@@ -160,14 +164,17 @@ def export(
     batch_size: int = 256,
     data: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Writes the network of the retraining in the directory `run` into `directory` (None: `run`/export; made where absent).
+    """Writes the network of the retraining in the directory `run` into `directory` (None:
+    `run`/export; made where absent).
 
-    With `int8`, which is for the form "onnx", a second file is in int8, calibrated on that many training images. model.json in
-    the same directory describes both, and whatever was exported there from the same weights before. `data` is as in
-    `ExportInput.read`; accuracies are measured where the images are at hand.
+    With `int8`, which is for the form "onnx", a second file is in int8, calibrated on that many
+    training images. model.json in the same directory describes both, and whatever was exported
+    there from the same weights before. `data` is as in `ExportInput.read`; accuracies are measured
+    where the images are at hand.
 
-    Raises ValueError where the run cannot be read, the network cannot be exported, what was written gives other logits, images
-    are needed and absent, or a package is; OSError where a file cannot be written.
+    Raises ValueError where the run cannot be read, the network cannot be exported, what was written
+    gives other logits, images are needed and absent, or a package is; OSError where a file cannot
+    be written.
     """
     if form not in get_args(Form):
         raise InputError(f"format: must be {' or '.join(get_args(Form))}, not {form!r}")

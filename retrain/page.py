@@ -1,4 +1,5 @@
-"""The report of a retraining as one page: what was asked, how it went, and how good the network is."""
+"""The report of a retraining as one page: what was asked, how it went, and how good the network
+is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ _FEW = 10
 
 @dataclass(frozen=True)
 class Story:
-    """What the page of a retraining tells."""
+    """The content of the page of a retraining."""
 
     config: RetrainConfig
     task: type[Task]
@@ -45,7 +46,7 @@ class Story:
     process: Process
     config_hash: str
     others: Sequence[Compared] = ()
-    """What the genotype is compared with."""
+    """The networks that the genotype is compared with."""
     pictures: bool = True
     """Whether the page has figures."""
 
@@ -169,7 +170,7 @@ def _compared(result: Result, others: Sequence[Compared], task: type[Task]) -> l
 
 
 def verdict(own: Compared, others: Sequence[Compared], name: str) -> str:
-    """How it compares, in words that claim no more than so many others allow."""
+    """Returns the comparison in words, with claims as strong as the number of others allows."""
     worst, best = (choose(others, key=lambda one: one.score) for choose in (min, max))
     spread = best.written if worst.score == best.score else f"{worst.written} to {best.written}"
     count = f"{len(others)} random genotype{'s' if len(others) > 1 else ''} of the space, trained in the same way ({spread})"

@@ -10,7 +10,7 @@ from training.tasks.task import Evaluation, Task
 
 @dataclass(frozen=True)
 class Result:
-    """What retraining ends with."""
+    """The result of a retraining."""
 
     genotype: Genotype
     epochs: int
@@ -18,7 +18,7 @@ class Result:
     parameters: int
     """Weights of the network, without the auxiliary head."""
     multiply_adds: int
-    """Of one image, as `training.metrics.count_multiply_adds` counts them."""
+    """Multiply-adds of one image, as `training.metrics.count_multiply_adds` counts them."""
     test: Evaluation
     """On the test part, with the weights in weights.safetensors."""
     trained: Trained = field(compare=False, repr=False)

@@ -50,14 +50,16 @@ class Retraining:
         )
         move_to(self.network, self.device)
         if config.drop_path:
-            # Filled anew in each epoch; where it is 0, as in the first, masks are drawn all the same: the step is one graph.
+            # Filled anew in each epoch; where it is 0, as in the first, masks are drawn all the
+            # same: the step is one graph.
             self.network.drop_path = torch.zeros((), device=self.device)
         self.optimizer = new_optimizer(config.weights, self.network.parameters())
         self.history: list[RetrainEpoch] = []
-        """What was read at the end of each epoch behind, for the curves of the report."""
+        """Readings at the end of each epoch that is done, for the curves of the report."""
 
     def _batches(self) -> tuple[Batches, Batches | None]:
-        """Returns batches of the examples to train on and, where some are held out, of those to validate on."""
+        """Returns batches of the examples to train on and, where some are held out, of those to
+        validate on."""
         config, train, valid = self.config, self.task.train, None
         if config.validation_fraction:
             if not 0 < int((1 - config.validation_fraction) * len(train)) < len(train):
@@ -97,7 +99,8 @@ class Retraining:
         descend([loss + auxiliary], self.optimizer, self.config.weights.clip)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Returns the loss of the network, its outputs, and the weighted loss of the auxiliary head."""
+        """Returns the loss of the network, its outputs, and the weighted loss of the auxiliary
+        head."""
         weight, task = self.config.auxiliary_weight, self.task
         auxiliary: list[Tensor] = []
 
@@ -113,7 +116,8 @@ class Retraining:
 
     @torch.no_grad()
     def _validate(self, watch: Watch) -> Reading | None:
-        """Reads loss and values on the held-out examples, in evaluation mode; they also become points on the curves."""
+        """Reads loss and values on the held-out examples, in evaluation mode; they also become
+        points on the curves."""
         if self.valid_batches is None:
             return None
         self.network.eval()

@@ -1,5 +1,4 @@
-"""What a search keeps of each epoch: the entries of its history, in history.jsonl and in its
-checkpoints."""
+"""The entries of a search's history, one an epoch, in history.jsonl and in its checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

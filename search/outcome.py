@@ -5,8 +5,8 @@ from pathlib import Path
 from search.history import read_search_history
 
 EVALUATED = ("supernet_", "derived_")
-"""What the readings of a supernet and of the derived cell with its weights begin with, on the
-search's validation examples."""
+"""The beginning of the names of the readings of a supernet and of the derived cell with its
+weights, on the search's validation examples."""
 QUANTITIES = ("best_score", "test_accuracy")
 """Fields of a sampling search's rounds: the best score, and the best architecture's test accuracy
 in a benchmark table."""

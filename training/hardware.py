@@ -1,4 +1,4 @@
-"""Where, by how many processes and in which floating type a network computes."""
+"""The hardware of a run: its device, its processes and its floating type."""
 
 import platform
 from collections.abc import Callable
@@ -15,18 +15,20 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context to run a network in: bfloat16, float32, or auto, which is bfloat16 on a GPU and float32 elsewhere."""
+    """The context to run a network in: bfloat16, float32, or auto, which is bfloat16 on a GPU and
+    float32 elsewhere."""
     enabled = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def move_to(network: nn.Module, device: torch.device) -> None:
-    """Moves `network` to `device`, into the memory layout that convolutions there are at their best with."""
+    """Moves `network` to `device`, into the memory layout that convolutions there are at their best
+    with."""
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to the stubs
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls the chip."""
+    """Returns the maker's name of the chip."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -38,10 +40,11 @@ def device_name(device: torch.device) -> str:
 
 
 def choose_device(name: str, threads: int | None = None) -> torch.device:
-    """The device called `name`, "auto" being cuda where there is one; sets the number of CPU threads where one is given.
+    """The device called `name`, "auto" being cuda where there is one; sets the number of CPU
+    threads where one is given.
 
-    On a GPU it also rules out those kernels of cuDNN that add up in whatever order they come to: a run repeats bit for bit.
-    Raises ValueError for a device that is not there.
+    On a GPU it also rules out those kernels of cuDNN that add up in whatever order they come to: a
+    run repeats bit for bit. Raises ValueError for a device that is not there.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -63,7 +66,7 @@ class World:
     rank: int = 0
     """The number of this one; the process of rank 0 writes the files of the run."""
     size: int = 1
-    """How many there are."""
+    """Number of processes."""
 
 
 class HardwareConfig(Protocol):
@@ -76,7 +79,10 @@ class HardwareConfig(Protocol):
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run computes with. It is made once, from the configuration, and handed to everything that computes."""
+    """The hardware that a run computes with.
+
+    It is made once, from the configuration, and handed to everything that computes.
+    """
 
     device: torch.device
     precision: Precision = "float32"
@@ -87,11 +93,15 @@ class Hardware:
 
     @classmethod
     def of(cls, config: HardwareConfig, graph: bool | None = False) -> Self:
-        """Chooses what `config` asks for and sets the number of CPU threads. Raises InputError for an absent device."""
+        """Chooses what `config` asks for and sets the number of CPU threads.
+
+        Raises InputError for an absent device.
+        """
         return cls(choose_device(config.device, config.threads), config.precision, graph)
 
     def autocast(self, precision: Precision | None = None) -> torch.autocast:
-        """Returns the context to run a network in, with another precision than the usual one if given."""
+        """Returns the context to run a network in, with another precision than the usual one if
+        given."""
         return autocast(precision or self.precision, self.device)
 
     def running(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,7 @@
-"""Epochs of any training: resumed, checkpointed, watched, stopped. What happens within an epoch is the trainer's."""
+"""Epochs of any training: resumed, checkpointed, watched, stopped.
+
+What happens within an epoch is the trainer's.
+"""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -24,7 +27,8 @@ Batch = TypeVar("Batch")
 
 
 class Watch:
-    """The readings of one epoch: those of `meters`, emptied at its start, every `log_every` steps and at the end."""
+    """The readings of one epoch: those of `meters`, emptied at its start, every `log_every` steps
+    and at the end."""
 
     def __init__(
         self,
@@ -51,7 +55,8 @@ class Watch:
         self._started = time.perf_counter()
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches of `loader`; between them the bar moves on and, at times, the meters are read."""
+        """The batches of `loader`; between them the bar moves on and, at times, the meters are
+        read."""
         for step, batch in enumerate(loader, start=1):
             yield batch
             self._bar.advance()
@@ -88,24 +93,28 @@ class Watch:
 
 
 class Trainer(Protocol):
-    """What `run_epochs` runs."""
+    """The trainer that `run_epochs` runs."""
 
     epochs: int
     """Epochs in all."""
     steps: int
     """Steps an epoch."""
     meters: dict[str, Meter]
-    """By level: "train", and "valid" where alphas are trained. The same ones in every epoch, as a CUDA graph refers to them."""
+    """Meters by level: "train", and "valid" if alphas are trained. They are the same in every
+    epoch, as a CUDA graph refers to them."""
     device: torch.device
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """Trains epoch `epoch` (from 0); returns the validation accuracy, a share, where there is one."""
+        """Trains epoch `epoch` (from 0); returns the validation accuracy, a share, where there is
+        one."""
 
     def reason_to_stop(self) -> str | None:
-        """Why no further epoch should be run, in words, as far as the trainer itself can tell; None to go on."""
+        """Why no further epoch should be run, in words, as far as the trainer itself can tell; None
+        to go on."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an epoch changes, as tensors, numbers, text and containers of them."""
+        """Returns all state that an epoch changes, as tensors, numbers, text and containers of
+        them."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes `state_dict` back."""
@@ -121,7 +130,7 @@ class LoopConfig(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come."""
+    """The progress of a run."""
 
     epochs: int = 0
     """Epochs behind."""
@@ -155,9 +164,11 @@ def open_run(
     options: RunOptions,
     kind: str,
 ) -> Iterator[tuple[RunDirectory, Monitor, Progress]]:
-    """The directory of the run made ready, its monitor, and how far it has come: where `trainer` is, too, on resume.
+    """Prepares the run directory and yields it with its monitor and progress; on resume, `trainer`
+    is restored first.
 
-    To be entered when all other input is known to be good: before, nothing is written. For errors see `RunDirectory.open`.
+    To be entered when all other input is known to be good: before, nothing is written. For errors
+    see `RunDirectory.open`.
     """
     checkpoints = RunDirectory(options.run, config).checkpoints(kind)
     start = restore(trainer, checkpoints) if options.resume else Progress()
@@ -170,11 +181,13 @@ def open_run(
 
 
 def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor: Monitor, kind: str, start: Progress) -> int:
-    """Trains from `start` until the last epoch or a stop condition; returns the number of epochs behind.
+    """Trains from `start` until the last epoch or a stop condition; returns the number of epochs
+    behind.
 
-    Every epoch starts from random states that depend on seed and epoch alone and ends with a checkpoint, so a run that was
-    killed goes on from the last one and, on the CPU, ends with the same bits. Raises TrainingDiverged for a loss that is not
-    finite, before the epoch's checkpoint is written.
+    Every epoch starts from random states that depend on seed and epoch alone and ends with a
+    checkpoint, so a run that was killed goes on from the last one and, on the CPU, ends with the
+    same bits. Raises TrainingDiverged for a loss that is not finite, before the epoch's checkpoint
+    is written.
     """
     checkpoints = run.checkpoints(kind)
     done, accuracy = start.epochs, start.accuracy
@@ -199,8 +212,10 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
 
 
 def _is_finite(state: dict[str, Any], device: torch.device) -> bool:
-    """Whether no tensor in nested containers holds a NaN or an infinity; waits for the device once."""
+    """Whether no tensor in nested containers holds a NaN or an infinity; waits for the device
+    once."""
     leaves = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
-    # Some optimisers count their steps on the CPU. (There may be nothing to count: a sampler without a network.)
+    # Some optimisers count their steps on the CPU. (There may be nothing to count: a sampler
+    # without a network.)
     found = [leaf.isfinite().all().to(device) for leaf in leaves]
     return not found or bool(torch.stack(found).all())

@@ -1,4 +1,4 @@
-"""What is read while a network is trained, and what a network costs."""
+"""Readings while a network is trained, and the costs of a network."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspo
 
 
 class Batch(NamedTuple):
-    """Examples that a network sees together: tensors alone, all on the device, so that a CUDA graph can take them."""
+    """Examples that a network sees together: tensors alone, all on the device, so that a CUDA graph
+    can take them."""
 
     inputs: Tensor
-    """What the network is given, [B, ...]: images [B, C, H, W]."""
+    """Input of the network, [B, ...]: images [B, C, H, W]."""
     targets: Tensor
-    """What it is to answer, [B, ...]: labels [B] of images that are classified."""
+    """Right answers, [B, ...]: labels [B] of images that are classified."""
 
     @property
     def size(self) -> int:
@@ -32,14 +33,17 @@ class Reading:
     loss: float
     """Mean loss per example; NaN before the first update."""
     values: Mapping[str, float]
-    """Mean per example of each quantity that the meter measures, by name; NaN before the first update."""
+    """Mean per example of each quantity that the meter measures, by name; NaN before the first
+    update."""
     count: int
     """Number of examples."""
     first_bad_step: int | None = None
-    """Number, counted from 0, of the first update whose loss was NaN or infinite; None while all were finite."""
+    """Number, counted from 0, of the first update whose loss was NaN or infinite; None while all
+    were finite."""
 
     def named(self, level: str) -> dict[str, float]:
-        """Returns loss and values by the names that curves and histories have for them, such as "train/loss"."""
+        """Returns loss and values by the names that curves and histories have for them, such as
+        "train/loss"."""
         return {f"{level}/{name}": value for name, value in {"loss": self.loss, **self.values}.items()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,7 +52,8 @@ class Reading:
 
 
 def in_words(named: Mapping[str, float]) -> str:
-    """Returns readings, by the names that `Reading.named` gives them, for a log: "train loss 0.4100 accuracy 0.8750"."""
+    """Returns readings, by the names that `Reading.named` gives them, for a log: "train loss 0.4100
+    accuracy 0.8750"."""
     levels: dict[str, list[str]] = {}
     for tag, value in named.items():
         level, _, name = tag.partition("/")
@@ -57,9 +62,11 @@ def in_words(named: Mapping[str, float]) -> str:
 
 
 class Meter:
-    """Adds up the loss on the device, in place, so that a CUDA graph can do it; only `read` waits for the device.
+    """Adds up the loss on the device, in place, so that a CUDA graph can do it; only `read` waits
+    for the device.
 
-    A task whose readings hold more than the loss has a subclass that names the quantities and implements `sums`.
+    A task whose readings hold more than the loss has a subclass that names the quantities and
+    implements `sums`.
     """
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -85,7 +92,8 @@ class Meter:
 
     @torch.no_grad()
     def update(self, loss: Tensor, outputs: Tensor, batch: Batch) -> None:
-        """Adds a batch: its mean loss (scalar) and the network's outputs [B, ...], all on the meter's device."""
+        """Adds a batch: its mean loss (scalar) and the network's outputs [B, ...], all on the
+        meter's device."""
         self._loss += loss.double() * batch.size
         for name, total in self.sums(outputs, batch).items():
             self._sums[name] += total
@@ -108,21 +116,25 @@ class Meter:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable parameters of `module`; a tensor that several places share counts once."""
+    """Number of trainable parameters of `module`; a tensor that several places share counts
+    once."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def count_multiply_adds(
     module: nn.Module, image_shape: tuple[int, int, int], forward: Callable[[Tensor], object] | None = None
 ) -> int:
-    """Multiply-adds that `module` spends on one image of `image_shape` (C, H, W), in evaluation mode.
+    """Multiply-adds that `module` spends on one image of `image_shape` (C, H, W), in evaluation
+    mode.
 
-    Counts as NAS-Bench-201 does (Dong and Yang, arXiv:2001.00326): convolutions without their bias, linear layers with it,
-    no batch norm, no pooling. Only layers that are `torch.nn` modules are seen. The module is run once where its parameters
-    live (a module on the meta device is counted without computing anything) and is left as it was, random state included.
+    Counts as NAS-Bench-201 does (Dong and Yang, arXiv:2001.00326): convolutions without their bias,
+    linear layers with it, no batch norm, no pooling. Only layers that are `torch.nn` modules are
+    seen. The module is run once where its parameters live (a module on the meta device is counted
+    without computing anything) and is left as it was, random state included.
 
     Args:
-        forward: what to call with the images [2, C, H, W] in place of the module itself, where that needs more arguments.
+        forward: what to call with the images [2, C, H, W] in place of the module itself, where that
+            needs more arguments.
     """
     parameter = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     # Two images because batch statistics are undefined for a single value per channel.
@@ -154,6 +166,7 @@ def _multiply_adds(layer: nn.Module, images: Tensor, output: Tensor) -> int:
     if isinstance(layer, nn.Linear):
         return output.numel() * (layer.in_features + (layer.bias is not None))
     assert isinstance(layer.weight, Tensor)
-    # Weights are [out, in / groups, *kernel]; a transposed convolution's are [in, out / groups, *kernel].
+    # Weights are [out, in / groups, *kernel]; a transposed convolution's are
+    # [in, out / groups, *kernel].
     values = images if isinstance(layer, TransposedConvolution) else output
     return values.numel() * layer.weight[0].numel()

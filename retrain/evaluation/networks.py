@@ -1,4 +1,4 @@
-"""How well retrained networks do on the test part, each alone and all as an ensemble."""
+"""The evaluation of retrained networks on the test part, each alone and all as an ensemble."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,22 +164,22 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
 
 @dataclass(frozen=True)
 class NetworkScore:
-    """How a network or an ensemble does."""
+    """The score of a network or an ensemble."""
 
     name: str
     """Directory of the run, or how the ensemble decides."""
     parameters: int
     multiply_adds: int
-    """Of one image, as `training.metrics.count_multiply_adds` counts them; of an ensemble the sum,
-    as of its parameters."""
+    """Multiply-adds of one image, as `training.metrics.count_multiply_adds` counts them; of an
+    ensemble the sum, as of its parameters."""
     metrics: dict[str, Any]
     """Fields of `ClassificationEvaluation`; loss, top5 and calibration_error of a majority vote are
     None."""
     speed: Speed | None = None
-    """Of the network; None where it was not measured."""
+    """Speed of the network; None if it was not measured."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """Returns all of it, ready for JSON."""
         size = {"parameters": self.parameters, "multiply_adds": self.multiply_adds}
         speed = {} if self.speed is None else {"speed": asdict(self.speed)}
         return {"name": self.name, **size, **self.metrics, **speed}
@@ -220,7 +220,8 @@ def _only(logits: Tensor) -> Tensor:
 
 
 def _ensemble_rows(rows: Sequence[NetworkScore], logits: Tensor, images: Images) -> list[NetworkScore]:
-    """Of the networks that `rows` are of, from their logits [K, N, classes]."""
+    """Returns the rows of the ensemble of the networks of `rows`, from their logits
+    [K, N, classes]."""
     labels, classes = images.labels, images.classes
     average = _evaluate(average_log_probabilities, logits, labels, classes).to_dict()
     vote = _evaluate(lambda batch: F.one_hot(majority_vote(batch), classes), logits, labels, classes).to_dict()

@@ -42,9 +42,10 @@ class Architecture:
     ) -> None:
         """Draws alphas and betas of standard deviation `scale` from `seed`.
 
-        `keep` is what `restrict` takes. `cells` is the number of cells of each kind, where each has a table of its own; None:
-        they share one. `auxiliary_skip` is the weight of the auxiliary skip connection in the first of so many `epochs`. A
-        relaxation or regulariser that is None is that of DARTS.
+        `keep` is what `restrict` takes. `cells` is the number of cells of each kind, where each has
+        a table of its own; None: they share one. `auxiliary_skip` is the weight of the auxiliary
+        skip connection in the first of so many `epochs`. A relaxation or regulariser that is None
+        is that of DARTS.
         """
         self.space = space
         self._epochs = epochs

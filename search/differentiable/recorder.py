@@ -1,4 +1,5 @@
-"""Records what a differentiable search says of each epoch: history, curves, pictures and a line of the log."""
+"""Records what a differentiable search says of each epoch: history, curves, pictures and a line of
+the log."""
 
 import math
 from pathlib import Path as FilePath
@@ -21,8 +22,11 @@ from training.tasks.task import Batches
 
 
 class Recorder:
-    """Watches one search, and changes nothing of it. `history` has one entry an epoch: a checkpoint holds it, and so does the
-    file history.jsonl of the run."""
+    """Watches one search, and changes nothing of it.
+
+    `history` has one entry an epoch: a checkpoint holds it, and so does the file history.jsonl of
+    the run.
+    """
 
     def __init__(
         self,
@@ -34,8 +38,8 @@ class Recorder:
         epochs: int,
         pictures: bool = True,
     ) -> None:
-        """`batches` are evaluated, and on `measured` the curvature is; `table` judges each epoch's genotype; with `pictures`
-        cells and mixtures are drawn for TensorBoard."""
+        """`batches` are evaluated, and on `measured` the curvature is; `table` judges each epoch's
+        genotype; with `pictures` cells and mixtures are drawn for TensorBoard."""
         self.steps = steps
         self.task = steps.task
         self.config = steps.config
@@ -50,7 +54,10 @@ class Recorder:
         self.history: list[SearchEpoch] = []
 
     def epoch(self, epoch: int, watch: Watch, rate: float, readings: dict[str, float], genotype: Genotype) -> float | None:
-        """Records everything about the epoch that ends. Returns the supernet's score where it was measured."""
+        """Records everything about the epoch that ends.
+
+        Returns the supernet's score where it was measured.
+        """
         monitor, step = watch.monitor, watch.step
         mixture = {kind: table.detach() for kind, table in self.architecture.mean().items()}
         supernet, derived = self._evaluations(epoch, watch, genotype)
@@ -89,9 +96,11 @@ class Recorder:
                 watch.monitor.log(f"warning: the search may be collapsing: {sign.reason}")
 
     def _evaluations(self, epoch: int, watch: Watch, genotype: Genotype) -> tuple[Reading | None, Reading | None]:
-        """Evaluates the supernet and the derived cell, both with the supernet's weights, where that is due.
+        """Evaluates the supernet and the derived cell, both with the supernet's weights, where that
+        is due.
 
-        Running statistics belong to the whole mixture, so that the derived cell takes those of each batch.
+        Running statistics belong to the whole mixture, so that the derived cell takes those of each
+        batch.
         """
         if (epoch + 1) % self.config.validate_every and epoch + 1 < self.config.epochs:
             return None, None
@@ -110,7 +119,8 @@ class Recorder:
         return {kind: table.expand(cells[kind], -1, -1) for kind, table in tables.items()}
 
     def _eigenvalue(self, epoch: int) -> float | None:
-        """Of the Hessian of the loss on `measured`; None where it is not due or not finite."""
+        """Returns the dominant eigenvalue of the Hessian of the loss on `measured`; None if it is
+        not due or not finite."""
         config = self.config
         if not config.eigenvalue_every or (epoch + 1) % config.eigenvalue_every or epoch >= config.epochs:
             return None
@@ -164,7 +174,8 @@ class Recorder:
 
 
 def _rounded(table: Tensor) -> list[list[float]]:
-    """A mixture [edges, candidates] for the history, of untied cells [cells, edges, candidates] the mean; 4 decimals."""
+    """A mixture [edges, candidates] for the history, of untied cells [cells, edges, candidates] the
+    mean; 4 decimals."""
     mean = table if table.ndim == 2 else table.mean(0)
     return [[round(value, 4) for value in row] for row in mean.tolist()]
 

@@ -1,4 +1,5 @@
-"""The report of a differentiable search as one page: what was asked, how it went, and what it found."""
+"""The report of a differentiable search as one page: what was asked, how it went, and what it
+found."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,14 +39,14 @@ _WIDEST = 1000
 
 @dataclass(frozen=True)
 class Story:
-    """What the page of a differentiable search tells."""
+    """The content of the page of a differentiable search."""
 
     facts: RunFacts
     config: SearchConfig
     task: type[Task]
     space: SearchSpace
     format: ImageFormat
-    """Of the images that it has seen."""
+    """Format of the images of the search."""
     history: Sequence[SearchEpoch]
     genotype: Genotype
     """The one that it ends with."""
@@ -163,7 +164,8 @@ def _curves(story: Story) -> list[Markup | None]:
 
 
 def weights_over_time(history: Sequence[SearchEpoch], space: SearchSpace, genotype: Genotype) -> list[Markup]:
-    """For each kind of cell the weight of each operation on each edge, epoch by epoch; edges into one node are in one row."""
+    """Draws for each kind of cell the weight of each operation on each edge, epoch by epoch; edges
+    into one node are in one row."""
     parts: list[Markup] = []
     for kind in space.kinds:
         values = np.array([entry.mixture[kind] for entry in history])  # [epochs, edges, candidates]
@@ -195,7 +197,10 @@ def weights_over_time(history: Sequence[SearchEpoch], space: SearchSpace, genoty
 def _grid(
     values: np.ndarray, shown: Sequence[int], low: float, high: float, space: SearchSpace, chosen: Mapping[tuple[int, int], str]
 ) -> tuple[Markup, int]:
-    """A field for each edge: sources from left to right, targets from top to bottom. Returns the picture and its width."""
+    """A field for each edge: sources from left to right, targets from top to bottom.
+
+    Returns the picture and its width.
+    """
     names = [space.candidates[column] for column in shown]
     label = round(max(map(len, names)) * _LABEL) + 8
     columns = space.inputs + space.nodes - 1
@@ -233,7 +238,7 @@ def _grid(
 
 
 def _edges(space: SearchSpace) -> list[str]:
-    """What an edge is called, as in the drawing of the cell."""
+    """Returns the names of the edges, as in the drawing of the cell."""
     first = ["input"] if space.inputs == 1 else [
         "c" + "ₖ" + f"-{space.inputs - number}".translate(_SUBSCRIPTS) for number in range(space.inputs)
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the architectures of a sampling search cost."""
+"""The costs of the architectures of a sampling search."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,8 @@ CIFAR10: tuple[Shape, int] = (3, 32, 32), 10
 
 
 class ArchitectureCosts:
-    """What a cost table has and, with a `latency`, "latency_ms"; the state is a measured latency's."""
+    """The costs of a cost table and, with a `latency`, "latency_ms"; the state is a measured
+    latency's."""
 
     def __init__(self, table: CostTable, latency: Callable[[Genome], float] | None = None) -> None:
         self._table = table
@@ -37,7 +38,8 @@ class ArchitectureCosts:
 def architecture_costs(
     config: SamplingConfig, encoding: Encoding, task: Task | None, table: Table | None, hardware: Hardware
 ) -> ArchitectureCosts:
-    """Costs of the networks that retraining with the search's stem builds by default, for the images of `task`.
+    """Costs of the networks that retraining with the search's stem builds by default, for the
+    images of `task`.
 
     Without a task they are for images and classes of CIFAR-10.
 

@@ -41,7 +41,7 @@ class Evaluated:
     genotype: Genotype
     score: float
     share: float
-    """How much of a whole evaluation it was."""
+    """Share of a whole evaluation that it was."""
 
 
 class SamplingRun(SearchRun):
@@ -52,7 +52,7 @@ class SamplingRun(SearchRun):
 
     @cached_property
     def encoding(self) -> Encoding:
-        """How the architectures of its space are genomes."""
+        """Returns the encoding of the architectures of its space."""
         return Encoding(get_space(self.config.space), self.config.exclude)
 
     @cached_property
@@ -72,7 +72,7 @@ class SamplingRun(SearchRun):
 
     @cached_property
     def evaluations(self) -> list[Evaluated]:
-        """All evaluations behind at the newest checkpoint, in their order."""
+        """Returns all evaluations that are done at the newest checkpoint, in their order."""
         if not self.epochs:
             return []
         with self.restoring():
@@ -82,7 +82,8 @@ class SamplingRun(SearchRun):
 
 @dataclass(frozen=True)
 class SamplingMethod(Method[C]):
-    """A method that samples whole architectures with `sampler`, whose own fields are in the configuration."""
+    """A method that samples whole architectures with `sampler`, whose own fields are in the
+    configuration."""
 
     sampler: type[Sampler] = field(kw_only=True)
 
@@ -95,7 +96,8 @@ class SamplingMethod(Method[C]):
         return config.planned_epochs
 
     def is_complete(self, config: C, history: Sequence[SearchEntry]) -> bool:
-        """Returns whether a search with this history has made all its evaluations, or there was nothing more to evaluate."""
+        """Returns whether a search with this history has made all its evaluations, or there was
+        nothing more to evaluate."""
         last = history[-1] if history else None
         exhausted = isinstance(last, SamplingRound) and bool(last.exhausted)
         return exhausted or super().is_complete(config, history)
@@ -119,12 +121,13 @@ def sample(
     paper: str = "",
     defaults: SamplingConfig | None = None,
 ) -> Genotype | None:
-    """Runs a whole search into the directory of the run and returns the best architecture, also saved there as genotype.json.
+    """Runs a whole search into the directory of the run and returns the best architecture, also
+    saved there as genotype.json.
 
-    The report there, report.html, introduces the method with its `paper` and with what differs from its `defaults` (None:
-    those of its configuration's class). Returns None where `stop` ended it before any architecture was evaluated wholly.
-    Raises ValueError, before anything is written, for a configuration that cannot be run; see `training.loop.run_epochs` for
-    what may happen later.
+    The report there, report.html, introduces the method with its `paper` and with what differs from
+    its `defaults` (None: those of its configuration's class). Returns None where `stop` ended it
+    before any architecture was evaluated wholly. Raises ValueError, before anything is written, for
+    a configuration that cannot be run; see `training.loop.run_epochs` for what may happen later.
     """
     began = time.monotonic()
     RunDirectory.check(options.run, config, options.resume, options.overwrite)

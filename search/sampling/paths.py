@@ -1,4 +1,5 @@
-"""The shared weights of a supernet of which only the operations of one architecture run at a time."""
+"""The shared weights of a supernet of which only the operations of one architecture run at a
+time."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -53,7 +54,8 @@ class PathNetwork:
 
 
 class PathSteps:
-    """Trains the shared weights: each call is one step of their optimiser, by the paths that `SamplingConfig.paths` names.
+    """Trains the shared weights: each call is one step of their optimiser, by the paths that
+    `SamplingConfig.paths` names.
 
     Weights of operations that do not run, and their momentum, stay what they are, bit for bit.
     """
@@ -67,7 +69,8 @@ class PathSteps:
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
-        """The paths of an epoch depend on seed and epoch, and with `paths: sampler` on the sampler, alone."""
+        """The paths of an epoch depend on seed and epoch, and with `paths: sampler` on the sampler,
+        alone."""
         self._random = Random(derive_seed(self.config.seed, "paths", epoch))
 
     def draw(self) -> list[Genome]:
@@ -92,10 +95,11 @@ class PathSteps:
 
 
 def fair_paths(encoding: Encoding, random: Random) -> list[Genome]:
-    """Architectures that together have every operation once on each edge that they have (FairNAS, Chu et al. 2021, section
-    3.2, strict fairness): one step takes the gradients of all of them.
+    """Architectures that together have every operation once on each edge that they have (FairNAS,
+    Chu et al. 2021, section 3.2, strict fairness): one step takes the gradients of all of them.
 
-    Where a space keeps some inputs of a node, one draw decides which for all of them, as they cannot all be there alike.
+    Where a space keeps some inputs of a node, one draw decides which for all of them, as they
+    cannot all be there alike.
     """
     wiring = encoding.random(random)
     orders = [random.sample(encoding.operations, len(encoding.operations)) for _ in wiring]
@@ -108,9 +112,10 @@ def fair_paths(encoding: Encoding, random: Random) -> list[Genome]:
 class SupernetScores:
     """The task's score of an architecture on validation examples with the shared weights.
 
-    Whole evaluations take the examples that `SamplingConfig.evaluated_images` says, always the same, and a share the first of
-    them. Nothing of the network changes. With `recalibrate`, running statistics are those of the path itself over
-    that many training batches (SPOS, Guo et al. 2020, section 3.4) instead of those that all paths have left behind.
+    Whole evaluations take the examples that `SamplingConfig.evaluated_images` says, always the
+    same, and a share the first of them. Nothing of the network changes. With `recalibrate`, running
+    statistics are those of the path itself over that many training batches (SPOS, Guo et al. 2020,
+    section 3.4) instead of those that all paths have left behind.
     """
 
     def __init__(
@@ -149,9 +154,11 @@ class SupernetScores:
 
 
 class GuideScores:
-    """The task's score on the next batch of validation examples: quick and noisy, for a sampler that learns meanwhile.
+    """The task's score on the next batch of validation examples: quick and noisy, for a sampler
+    that learns meanwhile.
 
-    Batch norm takes the batch's own statistics, as running ones fit no single path and would cost more than the evaluation.
+    Batch norm takes the batch's own statistics, as running ones fit no single path and would cost
+    more than the evaluation.
     """
 
     def __init__(self, paths: PathNetwork, batches: Batches, epoch: int) -> None:
@@ -166,9 +173,10 @@ class GuideScores:
 
 
 def recalibrate(network: nn.Module, passes: Iterable[object]) -> None:
-    """Running statistics of batch norm become the mean of those of the batches that `passes` runs, one each time it is asked.
+    """Running statistics of batch norm become the mean of those of the batches that `passes` runs,
+    one each time it is asked.
 
-    Those of operations that do not run are lost: put this into `statistics_kept`.
+    Overwrites statistics of operations that do not run; wrap the call in `statistics_kept`.
     """
     buffers = list(_running_statistics(network))
     counts = [buffer for name, buffer in network.named_buffers() if name.endswith("num_batches_tracked")]
@@ -177,7 +185,8 @@ def recalibrate(network: nn.Module, passes: Iterable[object]) -> None:
     count = 0
     left = iter(passes)
     while True:
-        # From zero, one update leaves momentum * the batch's own; without momentum, and nothing counted, the batch's own.
+        # From zero, one update leaves momentum * the batch's own; without momentum, and nothing
+        # counted, the batch's own.
         for buffer in (*(buffer for buffer, _ in buffers), *counts):
             buffer.zero_()
         if next(left, None) is None:

@@ -16,7 +16,7 @@ from training.tasks.task import Task
 
 @dataclass(frozen=True)
 class Story:
-    """What the page of a sampling search tells."""
+    """The content of the page of a sampling search."""
 
     facts: RunFacts
     config: SamplingConfig
@@ -26,7 +26,7 @@ class Story:
     trials: Sequence[Trial]
     """All evaluations, in their order."""
     spent: float
-    """What they cost, in whole evaluations."""
+    """Cost of the evaluations, in whole ones."""
     exhausted: bool
     """Whether there was nothing more to evaluate."""
     findings: Findings | None

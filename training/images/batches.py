@@ -102,7 +102,7 @@ class _Workers:
 
 
 class _Reader(Dataset[tuple[Tensor, Tensor] | InputError]):
-    """In a worker: makes the batch that a request asks for; where it cannot, the error; raised, it
+    """Makes, in a worker, the batch of a request, or returns the error if it cannot; raised, it
     would lose its one line."""
 
     def __init__(self, images: Images, augment: Augmentation) -> None:

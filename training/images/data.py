@@ -30,7 +30,7 @@ _ROOM = 0.25
 
 @dataclass
 class DataConfig:
-    """Which images a run uses and how the training ones are changed at random."""
+    """The images of a run, and the random changes of those to train on."""
 
     name: str = "digits"
     """Data set: digits (part of scikit-learn), cifar10, cifar100, svhn, mnist, fashion_mnist,
@@ -79,8 +79,8 @@ class DataConfig:
     """Weights of the classes in each loss that is descended; balanced: images / (classes * images
     of the class)."""
     loading: Literal["auto", "resident", "workers"] = "auto"
-    """Where batches come from: images that all stay on the device, or processes that read and
-    change them; auto: by size."""
+    """The source of batches: images that all stay on the device, or processes that read and change
+    them; auto: by size."""
     workers: int | None = None
     """Processes that read images for a stream of batches, of which a search has one for each level;
     null: one for each core."""

@@ -1,4 +1,4 @@
-"""What a run keeps of each epoch, in a file that is whole at any moment."""
+"""The history of a run: an entry for each epoch, in a file that is whole at any moment."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ class HistoryEntry:
     epoch: int
     """Number of the epoch, from 1."""
     readings: Mapping[str, float]
-    """What meters and the like have read, under names of their own such as "train/loss"."""
+    """Readings of meters and the like, under names of their own such as "train/loss"."""
 
     def to_plain(self) -> dict[str, Any]:
         """Returns the entry as a checkpoint and history.jsonl hold it: readings stand beside the

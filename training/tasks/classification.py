@@ -20,7 +20,8 @@ CALIBRATION_BINS = 15
 
 
 class AccuracyMeter(Meter):
-    """Measures the accuracy: the share of the images, 0 to 1, whose largest logit is the label's."""
+    """Measures the accuracy: the share of the images, 0 to 1, whose largest logit is the
+    label's."""
 
     names = ("accuracy",)
 
@@ -30,37 +31,42 @@ class AccuracyMeter(Meter):
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How well the images of one class are told from all others; shares are between 0 and 1."""
+    """The scores of one class against all others; shares are between 0 and 1."""
 
     images: int
     """Number of images of the class (the support)."""
     precision: float | None
-    """Of the images that were taken for the class, the share that is of it; None where none was."""
+    """Share of images of the class among those that were taken for it; None if none was."""
     recall: float | None
-    """Of the images of the class, the share that was taken for it; None where there are none."""
+    """Share of the images of the class that was taken for it; None if there are none."""
     f1: float | None
-    """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); None where the class occurs neither here nor there."""
+    """Harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN); None where the class occurs
+    neither here nor there."""
 
 
 @dataclass(frozen=True)
 class ClassificationEvaluation:
-    """How a network does on a data set; shares are between 0 and 1."""
+    """The evaluation of a network on a data set; shares are between 0 and 1."""
 
     images: int
     accuracy: float
     top5: float
-    """Share of the images whose label is among the five largest logits (among all of them with fewer classes)."""
+    """Share of the images whose label is among the five largest logits (among all of them with
+    fewer classes)."""
     macro_recall: float
-    """Mean over the classes of the share of its images that were recognised; classes that occur nowhere are left out."""
+    """Mean over the classes of the share of its images that were recognised; classes that occur
+    nowhere are left out."""
     macro_f1: float
-    """Mean over the classes of the harmonic mean of precision and recall; classes that occur nowhere are left out."""
+    """Mean over the classes of the harmonic mean of precision and recall; classes that occur
+    nowhere are left out."""
     loss: float
     """Mean cross-entropy per image, in nats."""
     calibration_error: float
-    """How far off the softmax probability of the predicted class is as a forecast of being right: expected calibration error
-    (Guo et al. 2017, arXiv:1706.04599, equation 3), of `CALIBRATION_BINS` bins."""
+    """Error of the softmax probability of the predicted class as a forecast of being right:
+    expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3), of
+    `CALIBRATION_BINS` bins."""
     per_class: list[ClassScores]
-    """Of each class, in the order of the logits."""
+    """Scores of each class, in the order of the logits."""
     confusion: list[list[int]]
     """Number of images by true class (row) and predicted class (column)."""
 
@@ -80,19 +86,21 @@ class ClassificationEvaluation:
 
 
 class Classification(ImageTask):
-    """Images that belong to one of several classes each; the network makes a logit for each class."""
+    """Images that belong to one of several classes each; the network makes a logit for each
+    class."""
 
     score_name = "accuracy"
 
     def __init__(self, data: DataConfig, train: ImageData) -> None:
-        """Raises InputError for a single class, and where classes are to be weighted and one has no image."""
+        """Raises InputError for a single class, and where classes are to be weighted and one has no
+        image."""
         super().__init__(data, train)
         if self.outputs < 2:
             raise FieldError("classes", f"must be at least 2, not {self.outputs}")
         weights = class_weights(train.images, data)
         self.class_weights = None if weights is None else weights.to(train.hardware.device)
-        """Weights of the classes in the loss that is descended, float32 [classes]; None where all count alike. Evaluations
-        count all images alike in any case."""
+        """Weights of the classes in the loss that is descended, float32 [classes]; None where all
+        count alike. Evaluations count all images alike in any case."""
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Returns the cross-entropy of logits [B, classes], in which classes are weighted."""
@@ -130,9 +138,11 @@ class Classification(ImageTask):
 def evaluate(
     logits_of: Network, batches: Iterable[Batch | tuple[Tensor, Tensor]], classes: int, device: torch.device | str
 ) -> ClassificationEvaluation:
-    """Evaluate `logits_of`, images [B, C, H, W] to logits [B, classes], on batches of images and labels.
+    """Evaluate `logits_of`, images [B, C, H, W] to logits [B, classes], on batches of images and
+    labels.
 
-    The caller puts the network into evaluation mode. The images, the labels and the logits live on `device`.
+    The caller puts the network into evaluation mode. The images, the labels and the logits live on
+    `device`.
 
     Raises:
         ValueError: there is no image, or the logits are for another number of classes.
@@ -184,20 +194,24 @@ def evaluate(
 
 
 def _confidence_gaps(logits: Tensor, labels: Tensor) -> Tensor:
-    """By how much the images that were recognised outnumber the sum of the confidences, for each bin: float64 [bins].
+    """Returns the number of recognised images less the sum of the confidences, for each bin:
+    float64 [bins].
 
-    The calibration error is the sum of their absolute values over all images. The bins are ((m - 1) / M, m / M] as in the
-    paper; those of torchmetrics are one more (findings/calibration_error_bins.sh).
+    The calibration error is the sum of their absolute values over all images. The bins are ((m - 1)
+    / M, m / M] as in the paper; those of torchmetrics are one more
+    (findings/calibration_error_bins.sh).
     """
     confidence = logits.double().softmax(1).amax(1)
     bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
     right = (logits.argmax(1) == labels).double()
-    # A product and not a scattered sum, whose order on a GPU, and so its last bits, would differ from run to run.
+    # A product and not a scattered sum, whose order on a GPU, and so its last bits, would differ
+    # from run to run.
     return (right - confidence) @ F.one_hot(bins, CALIBRATION_BINS).double()
 
 
 def _class_scores(confusion: Tensor) -> list[ClassScores]:
-    """From the numbers of images by true class (row) and predicted class (column)."""
+    """Returns the scores of classes from the numbers of images by true class (row) and predicted
+    class (column)."""
     hits, images, predictions = (counts.tolist() for counts in (confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
     return [
         ClassScores(total, _share(hit, taken), _share(hit, total), _share(2 * hit, taken + total))

@@ -1,4 +1,4 @@
-"""What the configurations of searches and of retraining have in common."""
+"""The common part of the configurations of searches and of retraining."""
 
 from dataclasses import dataclass, field
 
@@ -15,11 +15,13 @@ class TrainingConfig(RunConfig):
 
     run_files = (*RunConfig.run_files, "data.json", "report.html", "genotype.json")
     precision: Precision = "auto"
-    """Of convolutions and linear layers: bfloat16 (autocast, weights stay float32), float32; auto: bfloat16 on a GPU."""
+    """Floating type of convolutions and linear layers: bfloat16 (autocast, weights stay float32),
+    float32; auto: bfloat16 on a GPU."""
     log_every: int = 50
     """Steps between two readings of loss and accuracy."""
     task: str = "classification"
-    """What networks are trained for: classification, or a task that was added with @register_task."""
+    """The task that networks are trained for: classification, or a task that was added with
+    @register_task."""
     data: DataConfig = field(default_factory=DataConfig)
     """The images."""
     stop: StopConfig = field(default_factory=StopConfig, metadata=MAY_CHANGE)

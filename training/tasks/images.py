@@ -1,4 +1,4 @@
-"""What all tasks on images have in common: how they are read, divided and put into batches."""
+"""Tasks on images: reading, division and batches."""
 
 import math
 from dataclasses import dataclass, replace
@@ -29,11 +29,12 @@ class ImageData(Dataset):
     augmentation: Augmentation | None = None
     """Random changes of the images that are trained on; None: they stay as they are."""
     targets: Tensor | None = None
-    """What a network is to answer for an image of each label, [labels, ...]; None: the label itself."""
+    """The answer for an image of each label, [labels, ...]; None: the label itself."""
     names: tuple[str, ...] = ()
     """The name of each output of the network; where left out, the classes are the outputs."""
     surveyed: bool = False
-    """No file needs to be decoded in advance to find those that cannot be read, as that was done before."""
+    """No file needs to be decoded in advance to find those that cannot be read, as that was done
+    before."""
 
     @property
     def format(self) -> ImageFormat:
@@ -45,7 +46,8 @@ class ImageData(Dataset):
         return len(self.images)
 
     def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
-        """Shuffles with `seed`, then cuts after the share `fraction` (DARTS, Liu et al. 2019, section 3.1).
+        """Shuffles with `seed`, then cuts after the share `fraction` (DARTS, Liu et al. 2019,
+        section 3.1).
 
         Raises InputError where one of the parts would be empty.
         """
@@ -74,7 +76,10 @@ class ImageData(Dataset):
 
 
 class ImageTask(Task):
-    """A task on images that a `DataConfig` names. Networks answer with something for each class unless `answers` says else."""
+    """A task on images that a `DataConfig` names.
+
+    Networks answer with something for each class unless `answers` says else.
+    """
 
     train: ImageData
 
@@ -83,12 +88,14 @@ class ImageTask(Task):
 
     @classmethod
     def answers(cls, form: ImageFormat) -> Tensor | None:
-        """Returns what a network is to answer for an image of each label, [labels, ...]; None: the label itself."""
+        """Returns what a network is to answer for an image of each label, [labels, ...]; None: the
+        label itself."""
         return None
 
     @classmethod
     def of_images(cls, data: DataConfig, images: Images, hardware: Hardware, surveyed: bool = False) -> Self:
-        """Makes the task of images that were read already, of the training part and as `data` says."""
+        """Makes the task of images that were read already, of the training part and as `data`
+        says."""
         return cls(data, cls._dataset(data, images, hardware, surveyed))
 
     @classmethod
@@ -100,7 +107,10 @@ class ImageTask(Task):
         return cls.of_images(data, images, hardware, surveyed)
 
     def load_test(self, log: Log = print) -> ImageData:
-        """Reads the test images. Raises InputError where they cannot be read or have another size than the training images."""
+        """Reads the test images.
+
+        Raises InputError where they cannot be read or have another size than the training images.
+        """
         form = self.train.images.format
         images = load_images(self.data, "test", self.train.hardware.device, form, log, self.train.surveyed)
         if images.format.shape != form.shape:

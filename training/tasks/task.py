@@ -1,7 +1,8 @@
-"""What a network is trained for: the seam between all training here and the kind of data, loss and score.
+"""Tasks: the seam between all training here and the kind of data, loss and score.
 
-A task has a training part, `Dataset`, from which searches and retrainings take their batches, a loss that is descended, and
-meters and evaluations that put numbers to the result under the task's own names. Trainers know no more of it than this file.
+A task has a training part, `Dataset`, from which searches and retrainings take their batches, a
+loss that is descended, and meters and evaluations that put numbers to the result under the task's
+own names. Trainers know no more of it than this file.
 """
 
 import json
@@ -24,16 +25,19 @@ from training.run.config import RunOptions
 from training.run.monitor import StopConfig
 
 Rest = Literal["keep", "drop", "drop_single"]
-"""What becomes of a last batch that is short: it is kept, left out, or left out where it is a single example, which has no
-statistics for batch norm."""
+"""The treatment of a last batch that is short: it is kept, left out, or left out if it is a single
+example, which has no statistics for batch norm."""
 Log = Callable[[str], None]
-"""What takes a line that a user should see."""
+"""A function that takes a line for the user."""
 Network = Callable[[Tensor], Tensor]
 """A network with all that is not of the data given already: inputs [B, ...] to outputs [B, ...]."""
 
 
 class Batches(Protocol):
-    """The batches of a dataset. What they hold depends on the seed of the run and the epoch alone."""
+    """The batches of a dataset.
+
+    What they hold depends on the seed of the run and the epoch alone.
+    """
 
     def __len__(self) -> int:
         """Returns the number of batches an epoch."""
@@ -59,7 +63,10 @@ class Dataset(ABC):
 
     @abstractmethod
     def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
-        """Divides the examples by chance into the share `fraction` and the others. Raises InputError for an empty part."""
+        """Divides the examples by chance into the share `fraction` and the others.
+
+        Raises InputError for an empty part.
+        """
 
     @abstractmethod
     def take(self, count: int) -> Self:
@@ -69,21 +76,27 @@ class Dataset(ABC):
     def shuffled(self, batch_size: int, seed: int, stream: str, augment: bool = True, rest: Rest = "drop") -> Batches:
         """Returns batches to train on, in a random order that differs from epoch to epoch.
 
-        `stream` names the random numbers: two streams of one seed differ. `augment` changes the examples at random as the
-        settings of the data say. Raises InputError for more examples a batch than there are.
+        `stream` names the random numbers: two streams of one seed differ. `augment` changes the
+        examples at random as the settings of the data say. Raises InputError for more examples a
+        batch than there are.
         """
 
     @abstractmethod
     def in_order(self, batch_size: int, rest: Rest = "keep", independent: bool = False) -> Batches:
-        """Returns batches to measure on: the examples as they are, in their own order, at most all in one batch.
+        """Returns batches to measure on: the examples as they are, in their own order, at most all
+        in one batch.
 
-        With `independent` the result of an example depends on no other one, as it does through the statistics of its batch:
-        then as many are taken together as fill the device, but at least `batch_size`.
+        With `independent` the result of an example depends on no other one, as it does through the
+        statistics of its batch: then as many are taken together as fill the device, but at least
+        `batch_size`.
         """
 
 
 class Evaluation(Protocol):
-    """How a trained network does on a whole dataset. A `Reading` is one, and a task may have a richer one."""
+    """The evaluation of a trained network on a whole dataset.
+
+    A `Reading` is one, and a task may have a richer one.
+    """
 
     @property
     def count(self) -> int:
@@ -102,9 +115,11 @@ class Evaluation(Protocol):
 
 
 class Task(ABC):
-    """Something that a network can be trained for, with its training part; register a class of your own with `register_task`.
+    """Something that a network can be trained for, with its training part; register a class of your
+    own with `register_task`.
 
-    A network is given `Batch.inputs` and makes outputs [B, `outputs`], or whatever shape the loss is made for.
+    A network is given `Batch.inputs` and makes outputs [B, `outputs`], or whatever shape the loss
+    is made for.
     """
 
     score_name: ClassVar[str]
@@ -119,16 +134,21 @@ class Task(ABC):
     def open(cls, data: DataConfig, hardware: Hardware, options: RunOptions | None = None, log: Log = print) -> Self:
         """Reads the training part for a run on `hardware`.
 
-        A run that `options` resume finds the data as they were when it began. Raises InputError for data that cannot be used.
+        A run that `options` resume finds the data as they were when it began. Raises InputError for
+        data that cannot be used.
         """
 
     @abstractmethod
     def load_test(self, log: Log = print) -> Dataset:
-        """Reads the test part, in the form of the training part. Raises InputError where it cannot be read or differs."""
+        """Reads the test part, in the form of the training part.
+
+        Raises InputError where it cannot be read or differs.
+        """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Returns what data.json in the directory of a run says of the training part, ready for JSON."""
+        """Returns what data.json in the directory of a run says of the training part, ready for
+        JSON."""
 
     def save_description(self, run: Path) -> None:
         """Writes data.json in the directory of a run: what `describe` returns."""
@@ -141,12 +161,16 @@ class Task(ABC):
 
     @classmethod
     def output_names(cls, form: ImageFormat) -> tuple[str, ...]:
-        """Returns a name for each output of a network that is trained on inputs of that form: those of the classes."""
+        """Returns a name for each output of a network that is trained on inputs of that form: those
+        of the classes."""
         return form.class_names
 
     def forward(self, network: Network, batch: Batch) -> Tensor:
-        """Returns the outputs of `network` for a batch, in float32. A task that carries a state from batch to batch, as for
-        text, hands it to the network here and takes it back."""
+        """Returns the outputs of `network` for a batch, in float32.
+
+        A task that carries a state from batch to batch, as for text, hands it to the network here
+        and takes it back.
+        """
         return network(batch.inputs).float()
 
     @abstractmethod
@@ -154,7 +178,8 @@ class Task(ABC):
         """Returns the mean loss of a batch, a scalar: what the training descends."""
 
     def evaluation_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Returns the mean loss of a batch, a scalar, as evaluations report it: without weights that help the training."""
+        """Returns the mean loss of a batch, a scalar, as evaluations report it: without weights
+        that help the training."""
         return self.loss(outputs, batch)
 
     @abstractmethod
@@ -162,7 +187,8 @@ class Task(ABC):
         """Returns a meter whose readings hold the value called `score_name`."""
 
     def read(self, network: Network, batches: Iterable[Batch], device: torch.device | str) -> Reading:
-        """Returns the mean loss and values of `network`, in whichever mode the caller put it, over `batches`."""
+        """Returns the mean loss and values of `network`, in whichever mode the caller put it, over
+        `batches`."""
         meter = self.new_meter(device)
         for batch in batches:
             outputs = self.forward(network, batch)
@@ -171,7 +197,8 @@ class Task(ABC):
 
     @torch.no_grad()
     def evaluate(self, network: Network, batches: Iterable[Batch], device: torch.device | str) -> Evaluation:
-        """Returns all that is said of a trained network: for metrics.json, and for the report of its training."""
+        """Returns all that is said of a trained network: for metrics.json, and for the report of
+        its training."""
         return self.read(network, batches, device)
 
     @classmethod
@@ -181,7 +208,8 @@ class Task(ABC):
 
     @classmethod
     def words(cls, name: str) -> str:
-        """Returns the name of a value, such as `score_name`, as logs and reports write it, or what they call "outputs"."""
+        """Returns the name of a value, such as `score_name`, as logs and reports write it, or what
+        they call "outputs"."""
         return name.replace("_", " ")
 
     @classmethod

@@ -1,7 +1,9 @@
-"""Zero-cost proxies: scores of a network with the weights that it was made with, from one batch of images.
+"""Zero-cost proxies: scores of a network with the weights that it was made with, from one batch of
+images.
 
-`@register_proxy` adds one. For every network each gives a finite score; where its formula gives none, as for a network without
-a path from images to logits, it is the proxy's lowest, named below. None of them changes the network.
+`@register_proxy` adds one. For every network each gives a finite score; where its formula gives
+none, as for a network without a path from images to logits, it is the proxy's lowest, named below.
+None of them changes the network.
 """
 
 import copy
@@ -27,14 +29,18 @@ from training.metrics import Batch, Convolution, TransposedConvolution, count_mu
 Loss = Callable[[Tensor, Batch], Tensor]
 """Outputs [B, ...] of a network and their batch to the mean loss, a scalar."""
 Proxy = Callable[[nn.Module, Batch, Loss], float]
-"""A network, which maps images [B, C, H, W] to outputs, a batch and the loss of the task to a score; more is better."""
+"""A network, which maps images [B, C, H, W] to outputs, a batch and the loss of the task to a
+score; more is better."""
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 PROXIES: Registry[Proxy] = Registry("proxy")
 
 
 def register_proxy(name: str) -> Callable[[Proxy], Proxy]:
-    """Makes the decorated function the proxy `name`. Raises InputError where another one has the name."""
+    """Makes the decorated function the proxy `name`.
+
+    Raises InputError where another one has the name.
+    """
     return PROXIES.register(name)
 
 
@@ -50,11 +56,12 @@ def list_proxies() -> list[str]:
 
 @register_proxy("synflow")
 def synflow(network: nn.Module, batch: Batch, loss: Loss) -> float:
-    """SynFlow (Tanaka et al. 2020, summed over the network by Abdelfattah et al. 2021): log10 of the sum of |w * dR/dw| over
-    the weights of convolutions and linear layers.
+    """SynFlow (Tanaka et al. 2020, summed over the network by Abdelfattah et al. 2021): log10 of
+    the sum of |w * dR/dw| over the weights of convolutions and linear layers.
 
-    R is the sum of the logits of one image of ones in the network without batch norm and with absolute values for weights, in
-    float64. Of the images only the shape counts. Lowest: -307.65, the logarithm of the smallest normal number, for a sum of 0.
+    R is the sum of the logits of one image of ones in the network without batch norm and with
+    absolute values for weights, in float64. Of the images only the shape counts. Lowest: -307.65,
+    the logarithm of the smallest normal number, for a sum of 0.
     """
     twin = _twin(network).double().eval()
     for layer in twin.modules():
@@ -71,11 +78,12 @@ def synflow(network: nn.Module, batch: Batch, loss: Loss) -> float:
 
 @register_proxy("jacob_cov")
 def jacob_cov(network: nn.Module, batch: Batch, loss: Loss) -> float:
-    """Jacobian covariance (Mellor et al. 2020, the first version of "Neural architecture search without training").
+    """Jacobian covariance (Mellor et al. 2020, the first version of "Neural architecture search
+    without training").
 
-    -sum of log(v + k) + 1 / (v + k), k = 1e-5, over the eigenvalues v of the correlation matrix [B, B] of the gradients of the
-    summed logits with respect to each image, in training mode. Lowest: what equal gradients give, about -1e5 * (B - 1), if one
-    has no variance.
+    -sum of log(v + k) + 1 / (v + k), k = 1e-5, over the eigenvalues v of the correlation matrix
+    [B, B] of the gradients of the summed logits with respect to each image, in training mode.
+    Lowest: what equal gradients give, about -1e5 * (B - 1), if one has no variance.
     """
     images = batch.inputs.detach().clone().requires_grad_()
     logits = _twin(network)(images)
@@ -89,8 +97,9 @@ def jacob_cov(network: nn.Module, batch: Batch, loss: Loss) -> float:
 
 @register_proxy("snip")
 def snip(network: nn.Module, batch: Batch, loss: Loss) -> float:
-    """SNIP (Lee et al. 2019, summed over the network by Abdelfattah et al. 2021): the sum of |w * dL/dw| over the weights of
-    convolutions and linear layers, L the loss in training mode. Lowest: 0."""
+    """SNIP (Lee et al. 2019, summed over the network by Abdelfattah et al. 2021): the sum of |w *
+    dL/dw| over the weights of convolutions and linear layers, L the loss in training mode. Lowest:
+    0."""
     twin = _twin(network)
     loss(twin(batch.inputs).float(), batch).backward()
     total = _saliency(twin)
@@ -99,11 +108,12 @@ def snip(network: nn.Module, batch: Batch, loss: Loss) -> float:
 
 @register_proxy("naswot")
 def naswot(network: nn.Module, batch: Batch, loss: Loss) -> float:
-    """NASWOT (Mellor et al. 2021): the logarithm of the determinant of the kernel [B, B] that says for each two
-    images how many ReLUs are on for both or off for both, in training mode.
+    """NASWOT (Mellor et al. 2021): the logarithm of the determinant of the kernel [B, B] that says
+    for each two images how many ReLUs are on for both or off for both, in training mode.
 
-    As in the authors' code, only those ReLUs count that the gradient of the logits comes to. Eigenvalues that are 0 but for
-    rounding count as B * 2^-52 times the largest one, or times 1; lowest: B times the logarithm of that, without a ReLU.
+    As in the authors' code, only those ReLUs count that the gradient of the logits comes to.
+    Eigenvalues that are 0 but for rounding count as B * 2^-52 times the largest one, or times 1;
+    lowest: B times the logarithm of that, without a ReLU.
     """
     images = batch.inputs
     with _Rectified() as rectified:
@@ -133,9 +143,10 @@ def multiply_adds(network: nn.Module, batch: Batch, loss: Loss) -> float:
 class ProxyScores:
     """The proxy `name` as the score of an architecture, an `Evaluate`.
 
-    The network is the one that retraining builds, of `channels`, `cells` and `stem` as `supernet.DiscreteNetwork` takes them,
-    with fresh weights that depend on `seed` and architecture alone. It has so many `outputs`; the batch, of images
-    [B, C, H, W] on the device, is the same for all. Raises ValueError for an unknown proxy.
+    The network is the one that retraining builds, of `channels`, `cells` and `stem` as
+    `supernet.DiscreteNetwork` takes them, with fresh weights that depend on `seed` and architecture
+    alone. It has so many `outputs`; the batch, of images [B, C, H, W] on the device, is the same
+    for all. Raises ValueError for an unknown proxy.
     """
 
     def __init__(
@@ -186,7 +197,8 @@ def _twin(network: nn.Module) -> nn.Module:
 
 
 def _saliency(network: nn.Module) -> float:
-    """The sum of |w * gradient| over the weights of convolutions and linear layers, each tensor once."""
+    """The sum of |w * gradient| over the weights of convolutions and linear layers, each tensor
+    once."""
     layers = [layer for layer in network.modules() if isinstance(layer, Convolution | TransposedConvolution | nn.Linear)]
     weights = dict.fromkeys(layer.weight for layer in layers)
     parts = [(weight * weight.grad).abs().sum(dtype=torch.float64) for weight in weights if weight.grad is not None]
@@ -207,13 +219,14 @@ class _Rectified(TorchFunctionMode):
     ) -> Any:
         output = function(*args, **(kwargs or {}))
         if function in self._FUNCTIONS:
-            # Of zeros that nothing was computed from there is no gradient either, unless it is asked for.
+            # Of zeros that nothing was computed from there is no gradient either, unless it is
+            # asked for.
             output = output if output.requires_grad else output.requires_grad_()
             self._seen.append((output, output > 0))
         return output
 
     def patterns_before(self, logits: Tensor) -> Iterable[Tensor]:
-        """For each ReLU on a way to `logits` which of its outputs [B, ...] are above 0."""
+        """Returns for each ReLU on a way to `logits` the outputs [B, ...] that are above 0."""
         outputs = [output for output, _ in self._seen]
         gradients = torch.autograd.grad(logits.sum(), outputs, allow_unused=True) if outputs else ()
         for (_, pattern), gradient in zip(self._seen, gradients, strict=True):
