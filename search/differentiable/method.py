@@ -19,6 +19,7 @@ from search.finished import SearchRun
 from search.history import SearchEntry, SearchEpoch
 from search.methods import Method
 from search.reporting import RunFacts
+from search.supernet_build import build_supernet
 from supernet import Genotype, Supernet, get_space
 from training.hardware import Hardware
 from training.loop import open_run, run_epochs
@@ -39,18 +40,13 @@ class DifferentiableRun(SearchRun):
         """The supernet with its weights, on the CPU and in evaluation mode, with the candidates and channels that are left."""
         config, state, form = self.config, self.state, self.format
         with self.restoring(), torch.random.fork_rng([]):
-            network = Supernet(
-                get_space(config.space),
-                config.channels,
-                config.cells,
+            network = build_supernet(
+                config,
                 len(TASKS[config.task].output_names(form)),
                 form.shape[0],
-                candidates=state["keep"],
+                state["keep"],
                 partial=state["partial"],
                 tie_cells=config.tie_cells,
-                batch_statistics=config.batch_statistics,
-                kernels=config.kernels,
-                stem=config.stem,
             )
             network.load_state_dict(state["network"])
         return network.eval()

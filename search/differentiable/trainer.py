@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from base.seeds import derive_seed
 from search.costs.tabular import Table
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
@@ -16,7 +15,8 @@ from search.differentiable.schedule import EpochPlan, SupernetSchedule
 from search.differentiable.selection import Candidates, Perturbation, strongest
 from search.differentiable.steps import Steps
 from search.history import SearchEpoch
-from supernet import Genotype, SearchSpace, Supernet, get_space
+from search.supernet_build import build_supernet, has_independent_examples
+from supernet import Genotype, SearchSpace, get_space
 from training.graph import GraphedStep, new_capture
 from training.hardware import Hardware
 from training.loop import Watch
@@ -76,19 +76,14 @@ class BilevelSearch:
         self.steps = min(len(batches) for batches in (self.train_batches, self.valid_batches) if batches is not None)
         # A kernel has no second derivative, which a double backward needs.
         exact = config.order == "second" and config.hessian_vector == "exact"
-        torch.manual_seed(derive_seed(config.seed, "weights"))
-        self.network = Supernet(
-            self.space,
-            config.channels,
-            config.cells,
+        self.network = build_supernet(
+            config,
             task.outputs,
             self.format.shape[0],
-            candidates=config.candidates(self.space),
+            config.candidates(self.space),
             partial=config.partial,
             tie_cells=config.tie_cells,
-            batch_statistics=config.batch_statistics,
             kernels="reference" if exact else config.kernels,
-            stem=config.stem,
         ).to(self.device)
         cells = None if config.tie_cells else self.network.cells_of_kind
         self.architecture = new_architecture(config, self.space, cells, self.device)
@@ -108,14 +103,12 @@ class BilevelSearch:
         the few used to measure curvature."""
         config = self.config
         train, valid = self.task.train.split(config.train_fraction, config.seed)
-        # With running statistics an example's result depends on no other example.
-        independent = not (self.space.batch_statistics if config.batch_statistics is None else config.batch_statistics)
         # In batches of the size that the memory is known to hold.
         measured = valid.take(max(MEASURED_EXAMPLES, config.batch_size))
         return (
             train.shuffled(config.batch_size, config.seed, "train"),
             valid.shuffled(config.batch_size, config.seed, "valid") if config.bilevel else None,
-            valid.in_order(config.batch_size, "drop_single", independent),
+            valid.in_order(config.batch_size, "drop_single", has_independent_examples(config)),
             measured.in_order(config.batch_size, "drop"),
         )
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from base.checks import FieldError, InputError
-from base.seeds import derive_seed
 from search.config import SupernetSearchConfig
 from search.finished import SearchRun
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding
 from search.sampling.paths import GuideScores, PathNetwork, PathSteps, SupernetScores
 from search.sampling.samplers.sampler import Sampler
+from search.supernet_build import build_supernet, has_independent_examples
 from supernet import Supernet
 from training.hardware import Hardware
 from training.loop import Watch
@@ -35,16 +35,13 @@ class Weights:
         self.sampler = sampler
         shape = task.train.format.shape
         encoding.space.skeleton.check(shape)
-        torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network = new_supernet(config, encoding, task.outputs, shape[0]).to(hardware.device)
         self.paths = PathNetwork(self.network, encoding, task, hardware)
         self.steps = PathSteps(config, self.paths, sampler)
         train, valid = task.train.split(config.train_fraction, config.seed)
         self.train = train.shuffled(config.batch_size, config.seed, "train")
         self.valid = valid.shuffled(min(config.batch_size, len(valid)), config.seed, "valid", augment=False)
-        # With running statistics an example's result depends on no other example.
-        independent = not (encoding.space.batch_statistics if config.batch_statistics is None else config.batch_statistics)
-        self.scores = SupernetScores(config, self.paths, self.train, valid, independent)
+        self.scores = SupernetScores(config, self.paths, self.train, valid, has_independent_examples(config))
 
     def run_epoch(self, epoch: int, watch: Watch) -> float:
         """Trains one epoch, then lets the sampler learn; returns the learning rate."""
@@ -99,17 +96,7 @@ class Weights:
 
 def new_supernet(config: SamplingConfig, encoding: Encoding, classes: int, image_channels: int) -> Supernet:
     """Makes the supernet of a search, with new weights, of the operations that its architectures can have."""
-    return Supernet(
-        encoding.space,
-        config.channels,
-        config.cells,
-        classes,
-        image_channels,
-        candidates=_candidates(encoding),
-        batch_statistics=config.batch_statistics,
-        kernels=config.kernels,
-        stem=config.stem,
-    )
+    return build_supernet(config, classes, image_channels, _candidates(encoding))
 
 
 def _candidates(encoding: Encoding) -> dict[str, torch.Tensor]:
