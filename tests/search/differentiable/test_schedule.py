@@ -103,7 +103,7 @@ def test_one_epoch_follows_the_last_decision(tune_epochs: int, planned: int) -> 
 def epoch(number: int, skip_share: float) -> SearchEpoch:
     return SearchEpoch(
         epoch=number, readings={}, genotype=f"of epoch {number}", entropy={}, skips={}, skip_share={"cell": skip_share},
-        mixture={}, supernet_accuracy=None, derived_accuracy=None, eigenvalue=None,
+        mixture={}, eigenvalue=None,
     )  # fmt: skip
 
 
