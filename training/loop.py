@@ -45,7 +45,7 @@ class Watch:
         for meter in meters.values():
             meter.reset()
         self.images = 0
-        """Images processed so far; whoever trains counts them."""
+        """Images processed so far; the trainer counts them."""
         self.step = (epoch + 1) * steps
         """Global step at the end of this epoch: where its curves have their points."""
         self._bar = bar

@@ -26,8 +26,8 @@ from training.run.checkpoint import RunDirectory
 from training.tasks.task import Batches, Task
 
 MEASURED_EXAMPLES = 128
-"""Validation examples, always the same, on whose loss the curvature is measured: so many, in whole batches, but at least one
-batch."""
+"""Validation examples, always the same, on whose loss the curvature is measured: so many, in whole
+batches, but at least one batch."""
 
 
 def new_architecture(
@@ -52,8 +52,8 @@ def new_architecture(
 class BilevelSearch:
     """One search; a `training.loop.Trainer`.
 
-    `epochs` of the configuration are the search itself, in stages where there are several; with selection by perturbation the
-    epochs that follow decide edge by edge.
+    `epochs` of the configuration are the search itself, in stages where there are several; with
+    selection by perturbation the epochs that follow decide edge by edge.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class BilevelSearch:
         )
 
     def _batches(self) -> tuple[Batches, Batches | None, Batches, Batches]:
-        """Makes four sets of batches: training, validation (None with a single level), all validation examples as they are, and
-        the few used to measure curvature."""
+        """Makes four sets of batches: training, validation (None with a single level), all
+        validation examples as they are, and the few used to measure curvature."""
         config = self.config
         train, valid = self.task.train.split(config.train_fraction, config.seed)
         # In batches of the size that the memory is known to hold.
@@ -113,7 +113,8 @@ class BilevelSearch:
         )
 
     def genotype(self) -> Genotype:
-        """What the space's rule derives from the present alphas; after an early stop, from those before the collapse."""
+        """Returns the genotype that the space's rule derives from the present alphas or, after an
+        early stop, from those before the collapse."""
         if (collapse := self.schedule.collapse(self.recorder.history)) is not None:
             cells = Genotype.parse(self.recorder.history[collapse.epoch].genotype).cells
             return Genotype(cells, self.space.skeleton, self.space.name, self.config.seed, self.run.config_hash)
@@ -124,7 +125,10 @@ class BilevelSearch:
         return None if collapse is None else told(collapse)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """One epoch of both levels. Returns the supernet's validation score where it is due, otherwise None."""
+        """One epoch of both levels.
+
+        Returns the supernet's validation score where it is due, otherwise None.
+        """
         plan = self.begin_epoch(epoch, watch.monitor.log)
         for batch in watch.batches(self.batches_of(epoch)):
             self.graphed(*batch)
@@ -133,12 +137,14 @@ class BilevelSearch:
         return self.recorder.epoch(epoch, watch, plan.rate, readings, self.genotype())
 
     def batches_of(self, epoch: int) -> Iterator[tuple[Batch, ...]]:
-        """The batches of each step: one of the training part and, where the levels are two, one of the validation part."""
+        """The batches of each step: one of the training part and, where the levels are two, one of
+        the validation part."""
         streams = [batches.epoch(epoch) for batches in (self.train_batches, self.valid_batches) if batches is not None]
         yield from zip(*streams, strict=False)
 
     def begin_epoch(self, epoch: int, log: Callable[[str], None]) -> EpochPlan:
-        """Brings network, architecture and optimisers where the schedule has them in that epoch, and returns its plan."""
+        """Brings network, architecture and optimisers where the schedule has them in that epoch,
+        and returns its plan."""
         plan = self.schedule.plan(epoch)
         for stage in plan.begins:
             keep = strongest(self.space, self.architecture.keep, self.architecture.mean(), stage.keep)
@@ -169,13 +175,15 @@ class BilevelSearch:
     def _score(self, mixture: Mixture) -> float:
         """Score under a mixture from which something was taken away.
 
-        Channels that pass the operations by stay as they are, until the whole edge is gone: the operation is what is missing.
+        Channels that pass the operations by stay as they are, until the whole edge is gone: the
+        operation is what is missing.
         """
         shares = {kind: table.sum(-1) * mixture[kind].any(-1) for kind, table in self.architecture.mean().items()}
         return self.task.score(self.step.evaluate(self.evaluation_batches, mixture, training=True, bypass=shares))
 
     def _rebuild(self, keep: Candidates, partial: int) -> None:
-        """Leaves only the candidates in `keep`, and sends 1 / `partial` of the channels through them."""
+        """Leaves only the candidates in `keep`, and sends 1 / `partial` of the channels through
+        them."""
         self.network.rebuild(keep, partial, [self.step.weight_optimizer])
         self.architecture.restrict(keep)
         self.graphed.release()

@@ -23,7 +23,7 @@ class HybridConfig:
     share: float = 0.5
     """Proposals of the controller, as a share; the others are children of the population."""
     population: int = 30
-    """Architectures alive, whoever proposed them. While there are fewer, random ones take the place
+    """Architectures alive, of either proposer. While there are fewer, random ones take the place
     of children."""
     survival: Survival = "ageing"
     """ageing: the last ones that were told live; elitist: the best of all, each once, however
