@@ -146,8 +146,8 @@ def test_a_search_step_never_waits_for_the_device(variant: str, tmp_path: Path) 
     for _ in range(2):
         with waiting_refused():
             search.graphed(*batch)
-    assert search.meters["train"].read().images == 32
-    assert search.meters["valid"].read().images == (32 if search.config.bilevel else 0)
+    assert search.meters["train"].read().count == 32
+    assert search.meters["valid"].read().count == (32 if search.config.bilevel else 0)
     after = search.state_dict()
     assert not torch.equal(before["network"]["stem.0.weight"], after["network"]["stem.0.weight"])
     for part in ("alphas", "betas"):
@@ -180,8 +180,8 @@ def test_a_retraining_step_never_waits_for_the_device(settings: dict[str, Any]) 
     (batch, *_) = trainer.train_batches.epoch(0)
     before = trainer.network.stem[0].weight.detach().clone()
     with waiting_refused():
-        trainer.graphed(*batch)
-    assert trainer.meters["train"].read().images == 16
+        trainer.graphed(batch)
+    assert trainer.meters["train"].read().count == 16
     assert not torch.equal(trainer.network.stem[0].weight, before)
 
 
@@ -266,9 +266,9 @@ def test_on_a_gpu_a_retraining_step_waits_for_nothing(synchronisation_refused: C
     trainer = new_retraining(device="cuda", graph=False)
     trainer.network.train()
     (batch, *_) = trainer.train_batches.epoch(0)
-    trainer.graphed(*batch)
+    trainer.graphed(batch)
     synchronisation_refused()
-    trainer.graphed(*batch)
+    trainer.graphed(batch)
 
 
 @needs_gpu

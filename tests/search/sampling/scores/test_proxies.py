@@ -234,9 +234,9 @@ def test_the_network_is_left_as_it_was(name: str, training: bool) -> None:
     network = DiscreteNetwork(encoding.genotype(encoding.random(Random(2))), 4, 1, image_channels=2).train(training)
     images, labels = torch.randn(4, 2, 8, 8), torch.tensor([0, 1, 2, 3])
     F.cross_entropy(network(images), labels).backward()
-    network.classifier.bias.requires_grad_(False)
-    network.norm.eval()
-    network.norm.register_forward_hook(lambda *_: None)
+    network.head.classifier.bias.requires_grad_(False)
+    network.head.norm.eval()
+    network.head.norm.register_forward_hook(lambda *_: None)
     before, given, random = snapshot(network), images.clone(), torch.get_rng_state()
     scored(name, network, images, labels)
     assert snapshot(network) == before
