@@ -40,7 +40,7 @@ from supernet.cell import Kernels
 from supernet.genotypes.published import read_genotype
 from training.hardware import Hardware
 from training.images.data import DataConfig, load_images
-from training.images.format import Images
+from training.images.sets import Images
 from training.report.markdown import table
 from training.run.checkpoint import RunDirectory
 from training.tasks.classification import Classification

@@ -36,7 +36,7 @@ from supernet.cell import Kernels
 from training.graph import GraphedStep, new_capture
 from training.hardware import Hardware, Precision, autocast, choose_device
 from training.images.data import DataConfig
-from training.images.format import Images
+from training.images.sets import Images
 from training.metrics import Batch
 from training.optim import OptimizerConfig, descend, new_optimizer
 from training.report.markdown import table

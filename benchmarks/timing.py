@@ -21,7 +21,7 @@ from base.texts import one_line
 from benchmarks.plain.counting import launches
 from ops.kernels.launch import triton
 from training.graph import WARM_UP
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 
 Step = Callable[[], object]
 T = TypeVar("T")

@@ -8,23 +8,27 @@ majority vote. Each directory gets evaluation.json, with all figures, and confus
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from base.checks import InputError, check_whole
+import torch
+
+from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
 from base.texts import one_line
 from retrain.evaluation.confusion import draw_confusion
-from retrain.evaluation.networks import NetworkScore, Run, evaluate_runs, load_test_images, read_runs
+from retrain.evaluation.networks import NetworkScore, Run, evaluate_runs
 from retrain.evaluation.speed import Speed
 from supernet.drawing.draw import save_figure
-from training.hardware import choose_device
+from training.hardware import Hardware, choose_device
 from training.images.arguments import add_data_arguments, data_fields
-from training.images.data import DataConfig
-from training.images.format import Images
+from training.images.data import DataConfig, load_images
+from training.images.sets import Images
 from training.run.arguments import TRUTH, Parser, whole_number
 from training.run.command import command
+from training.tasks.images import ImageData
 
 PROG = "retrain.evaluate"
 EVALUATION_FILE, CONFUSION_FILE = "evaluation.json", "confusion.png"
@@ -33,6 +37,8 @@ CLASS_COLUMNS = ("class", "images", "precision", "recall", "F1")
 SPEED_COLUMNS = ("batch size", "ms a batch", "10th to 90th percentile", "images/s")
 MOST_CLASSES, WORST_CLASSES = 20, 10  # a longer table is cut to the worst
 _MOST_CONFUSIONS = 5
+# What decides, with the network, on the images that it is evaluated on.
+_SAME_IMAGES = ("name", "root", "size", "fit", "resize", "gray", "test_fraction", "split_seed")
 _LONGEST_NAME = 40  # characters of a class in a table
 
 
@@ -74,9 +80,10 @@ def _main(argv: list[str] | None) -> None:
         for name in (EVALUATION_FILE, CONFUSION_FILE):
             _check_writable(run.path / name, "", "; with --files false the result is only shown")
     images = load_test_images(runs, device)
-    rows = evaluate_runs(runs, images, options["batch_size"], device, options["speed"])
+    datasets = [ImageData(one, Hardware(device, run.settings.precision)) for one, run in zip(images, runs, strict=True)]
+    rows = evaluate_runs(runs, datasets, options["batch_size"], device, options["speed"])
     networks, ensembles = ([row.to_dict() for row in part] for part in (rows[: len(runs)], rows[len(runs) :]))
-    data = _described(runs[0].data, images[0])
+    data = _described(runs[0].settings.data, images[0])
     # The report is shown first: a full disk then loses nothing.
     print("\n".join(_report(runs, images[0], rows)))
     for run, network in zip(runs, networks, strict=True) if options["files"] else ():
@@ -87,6 +94,63 @@ def _main(argv: list[str] | None) -> None:
     if output is not None:
         _write_json(output, {"data": data, "networks": networks, "ensembles": ensembles})
         print(f"written: {output}")
+
+
+def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:
+    """Reads the runs in the directories `paths`, with `data` as in `Run.read`.
+
+    Raises InputError where one cannot be read, is named twice, or was trained on other images than
+    the first.
+    """
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise InputError(f"{path}: named twice; in an ensemble each network has one vote")
+        seen.add(path.resolve())
+    first, *others = runs = [Run.read(path, data) for path in paths]
+    for run in others:
+        for name in _SAME_IMAGES:
+            ours, theirs = getattr(first.settings.data, name), getattr(run.settings.data, name)
+            if ours != theirs:
+                raise InputError(
+                    f"{run.path}: data.{name} is {_plain(theirs)}, but {_plain(ours)} in {first.path}; "
+                    f"all have to see the same images: choose with --data.{name}"
+                )
+        ours, theirs = ((one.trained.format.class_names, one.trained.format.shape[0]) for one in (first, run))
+        if ours != theirs:
+            raise InputError(
+                f"{run.path}: the network is for {_format_of(run)}, that of {first.path} for {_format_of(first)}; "
+                "evaluate them one by one"
+            )
+    return runs
+
+
+def _format_of(run: Run) -> str:
+    form = run.trained.format
+    return f"{form.class_names_in_short()} and {form.shape[0]} channels"
+
+
+def _plain(value: str | float | None) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
+    """Loads the test images for each of `runs`, normalised as those that its network was trained on;
+    equal ones are read once.
+
+    Raises InputError where there are none, they cannot be read, or are of other classes or channels
+    than the network is for.
+    """
+    found: list[Images] = []
+    for run in runs:
+        form = run.trained.format
+        images = next((one for one in found if one.format == replace(form, shape=one.format.shape)), None)
+        if images is None:
+            images = load_images(run.settings.data, "test", device, form, surveyed=True)
+        if not len(images):
+            raise FieldError("data.name", f"{run.settings.data.name} has no test images")
+        found.append(images)
+    return found
 
 
 def _check_writable(file: Path, what: str, instead: str) -> None:
@@ -116,7 +180,7 @@ def _described(data: DataConfig, images: Images) -> dict[str, Any]:
 
 def _report(runs: Sequence[Run], images: Images, rows: Sequence[NetworkScore]) -> Iterator[str]:
     """Yields the lines of the report."""
-    yield f"{runs[0].data.name}: {len(images):,} test images of {_by(images.format.shape)}, {images.classes} classes"
+    yield f"{runs[0].settings.data.name}: {len(images):,} test images of {_by(images.format.shape)}, {images.classes} classes"
     for run in runs:
         trained_on = run.trained.format.shape
         if trained_on != images.format.shape:

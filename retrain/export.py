@@ -32,10 +32,11 @@ from retrain.portable import (
 )
 from retrain.quantise import quantise
 from retrain.weights import WEIGHTS_FILE, Trained
+from training.format import DATA_FILE
 from training.hardware import Hardware, choose_device
 from training.images.arguments import add_data_arguments, data_fields
-from training.images.data import DATA_FILE, DataConfig, Part, load_images, stratified
-from training.images.format import Images
+from training.images.data import DataConfig, Part, load_images, stratified
+from training.images.sets import Images
 from training.metrics import count_parameters
 from training.run.arguments import TRUTH, Parser, whole_number
 from training.run.command import command
@@ -93,7 +94,7 @@ class ExportInput:
         run = open_classifier(path)
         trained = run.trained
         try:
-            config = run.data(data)[0]
+            config = run.settings(data).data
             test = _load(config, "test", trained)
             train = _load(_of_calibration(config, path, calibration), "train", trained) if calibration else None
         except (InputError, OSError) as error:

@@ -13,8 +13,6 @@ from retrain.history import RetrainEpoch
 from retrain.weights import GENOTYPE_FILE, WEIGHTS_FILE, Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
-from training.hardware import Precision
-from training.images.data import DataConfig
 from training.run.checkpoint import RunDirectory, check_directory, kind_of_run
 from training.run.config import CONFIG_FILE, config_from_file
 from training.run.history import read_history
@@ -102,15 +100,15 @@ class RetrainRun:
         """
         return self.trained.network
 
-    def data(self, changes: Mapping[str, Any] | None = None) -> tuple[DataConfig, Precision]:
-        """Returns the images that the network is for, as they are, and the precision that it was
-        trained with.
+    def settings(self, data: Mapping[str, Any] | None = None) -> RetrainConfig:
+        """Returns the configuration with the images as they are, all of them and without random
+        changes.
 
-        `changes` are fields of `DataConfig` that replace those of the configuration. With a name
-        among them config.yaml may be absent: then images become as large as the network was trained
-        on, unless there is a size, too.
+        `data` are fields of `DataConfig` that replace those of the configuration. With a name among
+        them config.yaml may be absent: then images become as large as the network was trained on,
+        unless there is a size, too.
         """
-        changes = changes or {}
+        changes = data or {}
         try:
             config = self.config
         except InputError as error:
@@ -121,8 +119,7 @@ class RetrainRun:
             if height == width:
                 changes = {"size": height, **changes}
         try:
-            # Only the training images are augmented or fewer.
-            return replace(config.data.as_they_are(), **changes), config.precision
+            return replace(config, data=replace(config.data.as_they_are(), **changes))
         except FieldError as error:
             raise error.within("data") from error
 

@@ -25,7 +25,7 @@ from base.files import write_atomically
 from base.seeds import new_generator
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
-from training.images.format import BYTE, ImageFormat
+from training.format import BYTE, ImageFormat
 
 INPUT, OUTPUT = "images", "logits"
 DESCRIPTION_FILE = "model.json"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from base.files import write_atomically
 from retrain.portable import INPUT, Exported, differences, onnx_model, quiet, require_extra
-from training.images.format import ImageFormat
+from training.format import ImageFormat
 
 
 def quantise(exported: Exported, path: Path, calibration: Iterable[Tensor], form: ImageFormat) -> Exported:

@@ -15,7 +15,7 @@ from base.checks import InputError
 from base.files import write_atomically
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
-from training.images.format import ImageFormat
+from training.format import ImageFormat
 
 WEIGHTS_FILE = "weights.safetensors"
 GENOTYPE_FILE = "genotype.json"

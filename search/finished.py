@@ -11,8 +11,7 @@ from base.checks import InputError
 from search.history import SearchEntry, read_search_history
 from search.methods import Method, get_method
 from supernet import Genotype
-from training.images.data import read_format
-from training.images.format import ImageFormat
+from training.format import ImageFormat, read_format
 from training.run.checkpoint import RunDirectory, read_kind
 from training.run.config import CONFIG_FILE, config_from_file
 

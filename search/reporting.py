@@ -10,8 +10,8 @@ from search.config import SupernetSearchConfig
 from search.costs.counted import CostTable
 from supernet import Genotype, Path, SearchSpace
 from supernet.spaces.skeleton import Stem
+from training.format import ImageFormat
 from training.images.data import DataConfig
-from training.images.format import ImageFormat
 from training.report.html import Markup, Page, element, paragraph
 from training.report.sections import Process, asked, commands, environment, setting
 from training.run.config import config_to_dict

@@ -24,10 +24,11 @@ from search.differentiable.config import SearchConfig
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from supernet.genotypes.published import get_genotype
+from training.format import DATA_FILE, ImageFormat, saved_format
 from training.hardware import Hardware
-from training.images.data import DATA_FILE, DataConfig, load_images, saved_format
+from training.images.data import DataConfig, load_images
 from training.images.files import Decoding
-from training.images.format import ImageFormat, ImageSet
+from training.images.sets import ImageSet
 from training.run.checkpoint import _MAGIC, Checkpoints
 from training.run.config import RunOptions, config_from_file, config_to_yaml
 from training.tasks.classification import Classification

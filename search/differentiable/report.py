@@ -13,7 +13,7 @@ from search.history import SearchEpoch
 from search.reporting import RunFacts, close, default_costs, introduction
 from supernet import Genotype, SearchSpace
 from supernet.spaces.skeleton import Stem
-from training.images.format import ImageFormat
+from training.format import ImageFormat
 from training.report.charts import Curve, chart, charts, of_history, of_reading, raster, scale
 from training.report.html import (
     Markup,

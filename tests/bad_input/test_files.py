@@ -10,7 +10,7 @@ import torch
 
 from supernet.genotypes.published import get_genotype
 from training.images.data import DATASETS, DataConfig, register_dataset
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 
 JSON = get_genotype("DARTS_V2").to_text("json")
 CELL = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"

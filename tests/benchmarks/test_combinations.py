@@ -34,7 +34,7 @@ from search.methods import get_method, list_methods
 from supernet import Genotype
 from training.hardware import Hardware
 from training.images.data import load_images
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 from training.run.checkpoint import RunDirectory
 from training.run.config import parse_command_line
 from training.tasks.classification import Classification

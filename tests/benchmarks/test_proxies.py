@@ -15,7 +15,7 @@ from search.sampling.scores.proxies import list_proxies
 from supernet import get_space
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 from training.tasks.classification import Classification
 
 HEAD = "arch,cifar10_test_200,cifar10_valid_200,cifar10_valid_12,params_cifar10,flops_cifar10\n"

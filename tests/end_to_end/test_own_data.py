@@ -17,10 +17,11 @@ from retrain.config import RetrainConfig
 from retrain.trainer import Retraining
 from retrain.weights import Trained
 from supernet.genotypes.published import get_genotype
+from training.format import ImageFormat
 from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.images.files import Decoding
-from training.images.format import ImageFormat, ImageSet
+from training.images.sets import ImageSet
 from training.tasks.classification import Classification
 from training.vision import import_torchvision
 

@@ -17,9 +17,9 @@ import retrain.export
 import search.darts
 import search.random
 from retrain.weights import Trained
+from training.format import ImageFormat
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.images.format import ImageFormat
 from training.metrics import Batch, Meter, Reading
 from training.tasks.images import ImageTask
 from training.tasks.task import TASKS, Evaluation, register_task

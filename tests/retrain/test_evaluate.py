@@ -17,23 +17,22 @@ import retrain.evaluate
 import retrain.evaluation.networks
 import retrain.evaluation.speed
 from retrain.config import RetrainConfig
-from retrain.evaluate import CONFUSION_FILE, EVALUATION_FILE, MOST_CLASSES, WORST_CLASSES, main
+from retrain.evaluate import CONFUSION_FILE, EVALUATION_FILE, MOST_CLASSES, WORST_CLASSES, load_test_images, main, read_runs
 from retrain.evaluation.networks import (
     AVERAGE,
     VOTE,
     Run,
     evaluate_network,
     evaluate_runs,
-    load_test_images,
     network_outputs,
-    read_runs,
 )
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.published import get_genotype
+from training.format import ImageFormat
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.images.format import ImageFormat, ImageSet
+from training.images.sets import ImageSet
 from training.metrics import count_parameters
 from training.run.config import config_to_yaml
 from training.tasks.classification import Classification
@@ -194,8 +193,9 @@ def make_run(tmp_path: Path) -> Callable[..., str]:
 def test_rows_are_those_of_a_direct_computation(monkeypatch):
     monkeypatch.setattr(retrain.evaluation.networks, "_AT_ONCE", 16)  # several times, the last one short
     images = pictures(50)
-    runs = [Run(Path(f"run{seed}"), trained_on(untrained(seed, 7)), DataConfig(), "float32") for seed in range(3)]
-    rows = evaluate_runs(runs, [images] * 3, 20, torch.device("cpu"), speed=False)
+    settings = RetrainConfig(precision="float32")
+    runs = [Run(Path(f"run{seed}"), trained_on(untrained(seed, 7)), settings) for seed in range(3)]
+    rows = evaluate_runs(runs, [ImageData(images, CPU)] * 3, 20, torch.device("cpu"), speed=False)
     assert [row.name for row in rows] == ["run0", "run1", "run2", AVERAGE, VOTE]
 
     pixels = (images.images / 255 - 0.5) / 0.5
@@ -227,7 +227,7 @@ def test_each_network_computes_with_the_precision_of_its_run(make_run):
     paths = [Path(make_run("exact", precision="float32")), Path(make_run("short", precision="bfloat16"))]
     runs, images = read_runs(paths, {}), pictures(40, 10)
     device = torch.device("cpu")
-    found = [row.metrics["loss"] for row in evaluate_runs(runs, [images] * 2, 40, device, speed=False)]
+    found = [row.metrics["loss"] for row in evaluate_runs(runs, [ImageData(images, CPU)] * 2, 40, device, speed=False)]
     network = untrained(0)
     task = Classification.of_images(DataConfig(), images, CPU)
     hardware = [Hardware(device, name) for name in ("float32", "bfloat16")]
@@ -242,7 +242,7 @@ def test_each_network_sees_the_images_as_its_training_did(make_run):
     one, two, three = load_test_images(runs, torch.device("cpu"))
     assert one is three
     assert [images.format.mean for images in (one, two)] == [(0.5,), (0.25,)]
-    rows = evaluate_runs(runs, [one, two, three], 100, torch.device("cpu"), speed=False)
+    rows = evaluate_runs(runs, [ImageData(images, CPU) for images in (one, two, three)], 100, torch.device("cpu"), speed=False)
     for row, mean in zip(rows[:2], (0.5, 0.25), strict=True):
         with torch.no_grad():
             logits = untrained(0)((one.pixels() / 255 - mean) / 0.25)

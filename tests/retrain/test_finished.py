@@ -53,7 +53,8 @@ def test_a_finished_run_has_all_that_came_of_it(finished: Path) -> None:
     assert run.metrics == json.loads((finished / "metrics.json").read_text())
     assert run.metrics["parameters"] == count_parameters(run.network) and not run.network.training
     assert run.network.genotype == run.genotype and run.trained is run.trained
-    data, precision = run.data({"size": 16})
+    settings = run.settings({"size": 16})
+    data, precision = settings.data, settings.precision
     assert (data.name, data.size, data.limit, data.flip, precision) == ("digits", 16, None, False, "auto")
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -74,9 +75,9 @@ def test_weights_alone_are_a_run_without_a_configuration(finished: Path, tmp_pat
     shutil.copy(finished / "weights.safetensors", tmp_path)
     run = RetrainRun.open(tmp_path)
     assert run.genotype == Genotype.load(finished / "genotype.json") and run.epochs == 0 and run.metrics is None
-    assert run.data({"name": "cifar10"})[0].size == 8
+    assert run.settings({"name": "cifar10"}).data.size == 8
     with pytest.raises(InputError, match=r"config\.yaml: .*; to do without this file, name the data set with"):
-        run.data()
+        run.settings()
 
 
 def refused(path: Path) -> str:

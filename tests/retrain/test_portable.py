@@ -17,7 +17,7 @@ from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from supernet.genotypes.published import get_genotype, list_genotypes
-from training.images.format import ImageFormat
+from training.format import ImageFormat
 
 # What one user or another may call; with all operations of NAS-Bench-201 in it.
 NASBENCH201 = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"

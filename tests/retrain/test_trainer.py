@@ -19,7 +19,7 @@ from supernet.genotypes.published import get_genotype
 from training.hardware import Hardware
 from training.images.batches import Batches
 from training.images.data import DataConfig, load_images
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 from training.loop import Watch
 from training.metrics import count_parameters
 from training.optim import OptimizerConfig

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from base.seeds import new_generator
-from training.images.format import LONGEST, Crop
+from training.images.sets import LONGEST, Crop
 
 
 class Draws(NamedTuple):

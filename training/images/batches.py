@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from base.checks import FieldError, InputError
 from base.seeds import new_generator
 from training.images.augment import Augmentation, Draws
-from training.images.format import Images
+from training.images.sets import Images
 from training.images.workers import new_loader, results
 from training.metrics import Batch
 

@@ -1,28 +1,25 @@
 """The images of a run: settings, the table of data sets, and their division."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from base.checks import FieldError, InputError, Name, between, choices
+from base.checks import FieldError, Name, between, choices
 from base.registry import Registry
 from base.seeds import new_generator
+from training.format import BYTE, ImageFormat
 from training.images.augment import Augmentation
 from training.images.files import ImageFiles, in_memory, survey
-from training.images.format import BYTE, ImageFormat, Images, ImageSet, resize
 from training.images.memory import free_on
+from training.images.sets import Images, ImageSet, resize
 from training.images.workers import available_cores
-from training.run.config import RunOptions
 
 Part = Literal["train", "test"]
 AnyImages = TypeVar("AnyImages", bound=Images)
 
-DATA_FILE = "data.json"
 # The share of the free memory that images on the device may take. A search holds them up to four
 # times: as they were read, divided, with their border for each level, and for evaluation.
 _ROOM = 0.25
@@ -303,32 +300,6 @@ def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImag
         raise FieldError("train_fraction", f"{fraction} of {len(images)} images leaves one of the two parts empty")
     order = torch.randperm(len(images), generator=new_generator(seed, "split"))
     return images.take(order[:count]), images.take(order[count:])
-
-
-def saved_format(options: RunOptions) -> ImageFormat | None:
-    """Returns the format of the training images of the run that is resumed; None for a new run, or
-    if it is not written yet.
-
-    Raises ValueError for a damaged file.
-    """
-    return read_format(options.run) if options.resume and (options.run / DATA_FILE).is_file() else None
-
-
-def read_format(run: Path) -> ImageFormat:
-    """Returns the format of the training images of the run in a directory.
-
-    Raises InputError for no or a damaged data.json.
-    """
-    path = run / DATA_FILE
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; the run has seen no images")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            content = {name: value for name, value in content.items() if not name.startswith("train_images")}
-        return ImageFormat.from_dict(content)
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path}: damaged ({error}); delete it to have it computed again") from error
 
 
 def class_weights(images: Images, config: DataConfig) -> Tensor | None:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from base.checks import FieldError, InputError, Name
-from training.images.format import BYTE, Crop, ImageFormat, ImageSet, statistics_of_sums
+from training.format import BYTE, ImageFormat
+from training.images.sets import Crop, ImageSet, statistics_of_sums
 from training.images.workers import new_loader, results
 
 if TYPE_CHECKING:

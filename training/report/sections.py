@@ -12,8 +12,9 @@ import torch
 
 from supernet.drawing.draw import draw_genotype
 from supernet.genotypes.genotype import Genotype
+from training.format import DATA_FILE
 from training.hardware import device_name
-from training.images.data import DATA_FILE, DataConfig
+from training.images.data import DataConfig
 from training.report.html import Markup, block, details, drawing, element, figure, join, paragraph, table, warning
 from training.run.checkpoint import leaves
 from training.run.config import config_to_dict, config_to_yaml

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from base.checks import FieldError, Name
+from training.format import ImageFormat, saved_format
 from training.hardware import Hardware
 from training.images.augment import Augmentation
 from training.images.batches import Batches
-from training.images.data import DataConfig, load_images, saved_format, split_halves
-from training.images.format import ImageFormat, Images
+from training.images.data import DataConfig, load_images, split_halves
+from training.images.sets import Images
 from training.run.config import RunOptions
 from training.tasks.task import Dataset, Log, Rest, Task
 

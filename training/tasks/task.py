@@ -17,9 +17,9 @@ from torch import Tensor
 from base.checks import FieldError
 from base.files import write_atomically
 from base.registry import Registry
+from training.format import DATA_FILE, ImageFormat
 from training.hardware import Hardware
-from training.images.data import DATA_FILE, DataConfig
-from training.images.format import ImageFormat
+from training.images.data import DataConfig
 from training.metrics import Batch, Meter, Reading
 from training.run.config import RunOptions
 from training.run.monitor import StopConfig

@@ -13,7 +13,7 @@ from supernet.spaces.parts import PooledClassifier, small_stem
 from supernet.spaces.skeleton import SKELETONS, CellPosition, Size, Skeleton, register_skeleton
 from supernet.spaces.space import SPACES, SearchSpace, register_space
 from training.images.data import DATASETS, DataConfig, register_dataset
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 from training.optim import OptimizerConfig
 from training.run.config import RunOptions
 from training.run.monitor import StopConfig

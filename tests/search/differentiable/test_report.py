@@ -21,8 +21,8 @@ from search.sampling.encoding import Encoding
 from supernet import DiscreteNetwork, Genotype, SearchSpace, get_space
 from supernet.genotypes.published import get_genotype
 from supernet.spaces.nasbench201 import NASBENCH201_SKELETON
+from training.format import ImageFormat
 from training.images.data import load_images
-from training.images.format import ImageFormat
 from training.metrics import count_multiply_adds, count_parameters
 from training.run.config import config_from_file, parse_command_line
 

@@ -36,7 +36,7 @@ from supernet.spaces.darts import DARTS_SKELETON
 from supernet.spaces.space import SPACES, SearchSpace, register_space
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 from training.loop import Watch
 from training.metrics import Batch
 from training.optim import OptimizerConfig

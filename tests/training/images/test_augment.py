@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training.images.augment import Augmentation
 from training.images.batches import Batches
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 
 CHOICES = ("top", "left", "mirrored", "row", "column")
 

@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from training.format import ImageFormat
 from training.images.augment import Augmentation
 from training.images.batches import Batches
 from training.images.files import Decoding, ImageFiles, in_memory, survey
-from training.images.format import ImageFormat, Images, ImageSet
+from training.images.sets import Images, ImageSet
 from training.run.command import command
 
 
@@ -300,7 +301,7 @@ import sys
 import torch
 from training.images.batches import Batches
 from training.run.command import command
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 
 images = ImageSet(torch.zeros(64, 1, 4, 4), torch.arange(64) % 2, 2, (0.0,), (1.0,), workers=2)
 batches = Batches(images, 4, "cpu", shuffle=True)  # there until the interpreter ends

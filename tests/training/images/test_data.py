@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.seeds import new_generator
+from training.format import saved_format
 from training.hardware import Hardware
 from training.images import data
 from training.images.augment import Augmentation
@@ -24,10 +25,9 @@ from training.images.data import (
     class_weights,
     load_images,
     register_dataset,
-    saved_format,
     split_halves,
 )
-from training.images.format import ImageSet, resize
+from training.images.sets import ImageSet, resize
 from training.run.config import RunOptions
 from training.tasks.classification import Classification
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from training.format import ImageFormat
 from training.images import files as image_files
 from training.images.files import Decoding, ImageFiles, OfOtherSize, in_memory, survey
-from training.images.format import Crop, ImageFormat, channel_statistics, resize
+from training.images.sets import Crop, channel_statistics, resize
 
 AS_IT_IS = Decoding(None, None, False, False)
 

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from training.images.data import DataConfig, Part
-from training.images.format import ImageSet, channel_statistics
+from training.images.sets import ImageSet, channel_statistics
 
 
 def load(config: DataConfig, part: Part) -> ImageSet:

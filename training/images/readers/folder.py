@@ -9,9 +9,9 @@ import torch
 
 from base.checks import FieldError, InputError
 from base.seeds import new_generator
+from training.format import BYTE, ImageFormat
 from training.images.data import DataConfig, Part, stratified
 from training.images.files import Decoding, ImageFiles, image_files
-from training.images.format import BYTE, ImageFormat
 
 TEST_FOLDERS = ("test", "val")
 _Files = Mapping[str, Sequence[Path]]

@@ -14,8 +14,8 @@ from torch import Tensor
 from base.checks import FieldError, InputError, Name
 from base.texts import one_line
 from training.images.data import DataConfig, Part
-from training.images.format import ImageSet, channel_statistics
 from training.images.memory import available_memory
+from training.images.sets import ImageSet, channel_statistics
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 _MOST_COMPRESSED = 1100  # deflate makes at most 1032 bytes of one

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from base.checks import FieldError, Name
 from training.images.data import DataConfig, Part
-from training.images.format import ImageSet, channel_statistics
+from training.images.sets import ImageSet, channel_statistics
 from training.vision import import_torchvision
 
 _DIGITS = tuple("0123456789")

@@ -5,7 +5,7 @@ import torch
 
 from training.images.batches import Batches
 from training.images.data import DataConfig, load_images
-from training.images.format import ImageSet
+from training.images.sets import ImageSet
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from training.images.data import DataConfig, Part, load_images
 from training.images.files import ImageFiles
-from training.images.format import Images, ImageSet, channel_statistics
+from training.images.sets import Images, ImageSet, channel_statistics
 
 PARTS: tuple[Part, ...] = ("train", "test")
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from training.images.data import DataConfig, Part, load_images
-from training.images.format import ImageSet, channel_statistics
 from training.images.readers import npz
+from training.images.sets import ImageSet, channel_statistics
 
 PARTS: tuple[Part, ...] = ("train", "test")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from training.images.data import DataConfig, Part, load_images
-from training.images.format import channel_statistics
+from training.images.sets import channel_statistics
 from training.vision import import_torchvision
 
 PARTS: tuple[Part, ...] = ("train", "test")

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.images import format as images
+from training.format import ImageFormat
+from training.images import sets as images
 from training.images.batches import Batches
-from training.images.format import LONGEST, Crop, ImageFormat, ImageSet, channel_statistics, resize
+from training.images.sets import LONGEST, Crop, ImageSet, channel_statistics, resize
 
 
 def numbered_images(count: int) -> ImageSet:

@@ -1,10 +1,9 @@
-"""Labelled images in memory, and the format that a network expects of another image."""
+"""Labelled images in memory, all of one size."""
 
 import math
-import reprlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, Self
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from einops import rearrange
@@ -12,76 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from base.checks import InputError
+from training.format import BYTE, ImageFormat
 
 # The number of values of 4096 images of CIFAR-10, 100 MB in float64.
 VALUES_AT_ONCE = 4096 * 3 * 32 * 32
-BYTE = 255.0
-"""Scale of images of bytes."""
 LONGEST = 4 / 3
 """Longer over shorter side of a part of an image that is drawn at random (Szegedy et al.,
 arXiv:1409.4842)."""
-_LARGEST = 1e30  # beyond it, and below its inverse, the arithmetic of float32 ends in infinity
-
-
-@dataclass(frozen=True)
-class ImageFormat:
-    """The format of the images of a data set, and the meaning of the logits of a network trained on
-    them.
-
-    A network is given `(pixel / scale - mean) / std`. Raises ValueError for values that do not fit
-    together.
-    """
-
-    shape: tuple[int, int, int]
-    """C, H, W."""
-    scale: float
-    """Number that pixels are divided by first: 255 for bytes, 1 for floating numbers."""
-    mean: tuple[float, ...]
-    """Mean of pixel / scale over the training images, one a channel."""
-    std: tuple[float, ...]
-    """Standard deviation of pixel / scale over the training images, one a channel."""
-    class_names: tuple[str, ...]
-    """Name of each class, in the order of the logits."""
-
-    def __post_init__(self) -> None:
-        if len(self.shape) != 3 or not all(type(length) is int and length > 0 for length in self.shape):
-            raise InputError(f"image format: shape must be three positive numbers (C, H, W), not {reprlib.repr(self.shape)}")
-        numbers = (self.scale, *self.mean, *self.std)
-        if not all(type(number) in (int, float) and -_LARGEST <= number <= _LARGEST for number in numbers):
-            raise InputError("image format: scale, mean and std must be finite numbers, up to 1e30")
-        channels, positive = self.shape[0], (self.scale, *self.std)
-        if len(self.mean) != channels or len(self.std) != channels or not all(value >= 1 / _LARGEST for value in positive):
-            given = f"{reprlib.repr(self.mean)} and {reprlib.repr(self.std)}"
-            raise InputError(f"mean, std: must be {channels} numbers each, std positive, not {given}")
-        if not all(isinstance(name, str) for name in self.class_names):
-            raise InputError(f"image format: class_names must be texts, not {reprlib.repr(self.class_names)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain numbers, texts and lists, ready for JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, content: object) -> Self:
-        """Returns the format that `to_dict` made the content of.
-
-        Raises ValueError for any other content.
-        """
-        lists = ("shape", "mean", "std", "class_names")
-        if not isinstance(content, dict) or set(content) != {"scale", *lists}:
-            raise InputError(f"image format: must have scale, {', '.join(lists)}")
-        if not all(isinstance(content[name], list) for name in lists):
-            raise InputError(f"image format: {', '.join(lists)} must be lists")
-        return cls(scale=content["scale"], **{name: tuple(content[name]) for name in lists})
-
-    def class_names_in_short(self) -> str:
-        """Returns the number of classes and the names of the first, as text."""
-        first = ", ".join(self.class_names[:3])
-        return f"{len(self.class_names)} classes ({first}{', ...' if len(self.class_names) > 3 else ''})"
-
-    def normalised(self, pixels: Tensor) -> Tensor:
-        """Returns pixels [..., C, H, W] as a network is given them, float32."""
-        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
-        return (pixels.float() / self.scale - mean) / std
 
 
 class Images(Protocol):
