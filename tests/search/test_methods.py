@@ -318,7 +318,7 @@ def epochs(count: int, skips: float = 0.0) -> list[SearchEpoch]:
     return [
         SearchEpoch(
             epoch=epoch, readings={}, genotype="", entropy={}, skips={}, skip_share={"cell": skips}, mixture={},
-            supernet_accuracy=None, derived_accuracy=None, eigenvalue=None,
+            eigenvalue=None,
         )
         for epoch in range(1, count + 1)
     ]  # fmt: skip
