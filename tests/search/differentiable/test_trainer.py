@@ -25,7 +25,6 @@ from ops.registry import OPERATIONS
 from retrain.weights import Trained
 from search.darts import main
 from search.differentiable import recorder as report
-from search.differentiable import trainer as loop
 from search.differentiable.config import AlphaConfig, SearchConfig, StagesConfig
 from search.differentiable.recorder import Recorder
 from search.differentiable.relaxations import RelaxationConfig
@@ -43,6 +42,7 @@ from training.optim import OptimizerConfig
 from training.run.checkpoint import Checkpoints, RunDirectory
 from training.run.monitor import Monitor
 from training.tasks.classification import Classification
+from training.tasks.images import ImageData
 
 NASBENCH = {"space": "nasbench201", "cells": 1, "channels": 2, "alphas.lr": 0.02, "eigenvalue_every": 0}
 TINY_DARTS = {"space": "darts", "cells": 3, "channels": 2, "alphas.lr": 0.02}
@@ -754,13 +754,15 @@ def test_validation_images_train_alphas_in_a_search_of_two_levels_alone(
 ) -> None:
     """With other pixels and labels in them, all that moves is the same where they only judge."""
     assert quick(argv(tmp_path / "one", bilevel=bilevel, eigenvalue_every=1)) == 0
-    split = loop.split_halves
+    split = ImageData.split
 
-    def changed(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-        train, valid = split(images, fraction, seed)
-        return train, replace(valid, images=255 - valid.images, labels=valid.labels.flip(0))
+    def changed(self: ImageData, fraction: float, seed: int) -> tuple[ImageData, ImageData]:
+        train, valid = split(self, fraction, seed)
+        images = valid.images
+        assert isinstance(images, ImageSet)
+        return train, replace(valid, images=replace(images, images=255 - images.images, labels=images.labels.flip(0)))
 
-    monkeypatch.setattr(loop, "split_halves", changed)
+    monkeypatch.setattr(ImageData, "split", changed)
     assert quick(argv(tmp_path / "other", bilevel=bilevel, eigenvalue_every=1)) == 0
     one, other = history(tmp_path / "one"), history(tmp_path / "other")
     assert one[0]["eigenvalue"] != other[0]["eigenvalue"]
