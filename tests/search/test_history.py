@@ -12,7 +12,8 @@ from search.outcome import outcome
 from training.run.history import HISTORY_FILE, write_history
 
 EPOCH = SearchEpoch(
-    epoch=1, readings={"train/loss": 2.5, "supernet_accuracy": 0.75}, genotype="a", entropy={"cell": 1.5}, skips={"cell": 1}, skip_share={"cell": 0.25},
+    epoch=1, readings={"train/loss": 2.5, "supernet_accuracy": 0.75}, genotype="a",
+    entropy={"cell": 1.5}, skips={"cell": 1}, skip_share={"cell": 0.25},
     mixture={"cell": [[0.5, 0.5]]}, eigenvalue=None,
 )  # fmt: skip
 TRAINED = SamplingEpoch(epoch=1, readings={"train/loss": 2.5, "train/accuracy": 0.5, "entropy": 1.0})
