@@ -16,6 +16,9 @@ from search.differentiable.selection import SelectionConfig
 from supernet import SearchSpace
 from training.run.base import MAY_CHANGE
 
+Order = Literal["first", "second"]
+HessianVector = Literal["finite", "exact"]
+
 
 @dataclass
 class AlphaConfig:
@@ -87,10 +90,10 @@ class SearchConfig(SupernetSearchConfig):
     bilevel: bool = True
     """Alphas descend the loss of validation images; false: that of the same training images as the
     weights (SNAS)."""
-    order: Literal["first", "second"] = "first"
+    order: Order = "first"
     """Architecture gradient: first order, or second order through one virtual step of the
     weights."""
-    hessian_vector: Literal["finite", "exact"] = "finite"
+    hessian_vector: HessianVector = "finite"
     """Second order: Hessian-vector product by central differences (as published) or by double
     backward."""
     hessian_epsilon: float = 0.01

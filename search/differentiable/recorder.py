@@ -10,6 +10,7 @@ from base.seeds import new_generator
 from search.costs.tabular import Table, TableRow
 from search.differentiable.early_stop import new_signs
 from search.differentiable.measures import dominant_eigenvalue, entropy, largest_entropy, skip_connections, skip_share
+from search.differentiable.schedule import SupernetSchedule
 from search.differentiable.steps import Steps
 from search.history import SearchEpoch
 from supernet import Genotype, Path
@@ -35,21 +36,28 @@ class Recorder:
         measured: Batches,
         table: Table | None,
         directory: FilePath,
-        epochs: int,
+        schedule: SupernetSchedule,
+        seed: int,
+        validate_every: int = 1,
+        eigenvalue_every: int = 1,
         pictures: bool = True,
     ) -> None:
         """`batches` are evaluated, and on `measured` the curvature is; `table` judges each epoch's
-        genotype; with `pictures` cells and mixtures are drawn for TensorBoard."""
+        genotype; with `pictures` cells and mixtures are drawn for TensorBoard. `validate_every` and
+        `eigenvalue_every` are epochs between two measurements, as `SearchConfig` has them."""
         self.steps = steps
         self.task = steps.task
-        self.config = steps.config
         self.architecture = steps.architecture
         self.space = steps.architecture.space
         self.batches = batches
         self.measured = measured
         self.table = table
         self.directory = directory
-        self.epochs = epochs
+        self.schedule = schedule
+        self.epochs = schedule.planned_epochs
+        self.seed = seed
+        self.validate_every = validate_every
+        self.eigenvalue_every = eigenvalue_every
         self.pictures = pictures
         self.history: list[SearchEpoch] = []
 
@@ -91,7 +99,7 @@ class Recorder:
 
     def _warn(self, watch: Watch) -> None:
         """Logs a line for each sign of collapse that was not there an epoch ago."""
-        for epoch, sign in new_signs(self.history, self.config.early_stop, self.config.epochs):
+        for epoch, sign in new_signs(self.history, self.schedule.early_stop, self.schedule.epochs):
             if epoch == len(self.history):
                 watch.monitor.log(f"warning: the search may be collapsing: {sign.reason}")
 
@@ -102,7 +110,7 @@ class Recorder:
         Running statistics belong to the whole mixture, so that the derived cell takes those of each
         batch.
         """
-        if (epoch + 1) % self.config.validate_every and epoch + 1 < self.config.epochs:
+        if (epoch + 1) % self.validate_every and epoch + 1 < self.schedule.epochs:
             return None, None
         reading = self.steps.evaluate(self.batches, *self.architecture.evaluated())
         check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "evaluation loss after the step")
@@ -113,7 +121,7 @@ class Recorder:
 
     def _one_hot(self, path: Path) -> dict[str, Tensor]:
         tables = {kind: table.to(self.steps.hardware.device) for kind, table in path.one_hot(self.space).items()}
-        if self.config.tie_cells:
+        if self.steps.network.tie_cells:
             return tables
         cells = self.steps.network.cells_of_kind
         return {kind: table.expand(cells[kind], -1, -1) for kind, table in tables.items()}
@@ -121,18 +129,17 @@ class Recorder:
     def _eigenvalue(self, epoch: int) -> float | None:
         """Returns the dominant eigenvalue of the Hessian of the loss on `measured`; None if it is
         not due or not finite."""
-        config = self.config
-        if not config.eigenvalue_every or (epoch + 1) % config.eigenvalue_every or epoch >= config.epochs:
+        if not self.eigenvalue_every or (epoch + 1) % self.eigenvalue_every or epoch >= self.schedule.epochs:
             return None
         value = dominant_eigenvalue(
             lambda alphas: self.steps.alpha_gradient(self.measured, alphas),
             [alpha.detach() for alpha in self.architecture.alphas.values()],
-            new_generator(config.seed, "eigenvalue", epoch),
+            new_generator(self.seed, "eigenvalue", epoch),
         )
         return value if math.isfinite(value) else None
 
     def _curves(self, entry: SearchEpoch, watch: Watch, rate: float) -> None:
-        values = {"lr/weights": rate, "lr/alphas": self.config.alphas.lr}
+        values = {"lr/weights": rate, "lr/alphas": self.steps.alphas.lr}
         values |= {f"schedule/{name}": value for name, value in self.architecture.schedule().items()}
         values |= {f"alphas/entropy_{kind}": value for kind, value in entry.entropy.items()}
         values |= {f"genotype/skips_{kind}": value for kind, value in entry.skips.items()}

@@ -9,12 +9,12 @@ from torch.func import functional_call
 
 from search.differentiable.architecture import Architecture
 from search.differentiable.bilevel import VirtualStep, Weights, first_order, second_order
-from search.differentiable.config import SearchConfig
+from search.differentiable.config import AlphaConfig, HessianVector, Order
 from search.differentiable.relaxations import Mixture
 from supernet import Path, Supernet
 from training.hardware import Hardware, Precision
 from training.metrics import Batch, Reading
-from training.optim import descend, freezing_slices, frozen, new_optimizer, statistics_kept
+from training.optim import OptimizerConfig, descend, freezing_slices, frozen, new_optimizer, statistics_kept
 from training.tasks.task import Batches, Network, Task
 
 
@@ -28,13 +28,22 @@ class Steps:
 
     def __init__(
         self,
-        config: SearchConfig,
         network: Supernet,
         architecture: Architecture,
         task: Task,
         hardware: Hardware,
+        weights: OptimizerConfig,
+        alphas: AlphaConfig,
+        order: Order = "first",
+        hessian_vector: HessianVector = "finite",
+        hessian_epsilon: float = 0.01,
     ) -> None:
-        self.config = config
+        """`order` and the two fields after it are as `SearchConfig` has them."""
+        self.weights = weights
+        self.alphas = alphas
+        self.order = order
+        self.hessian_vector = hessian_vector
+        self.hessian_epsilon = hessian_epsilon
         self.network = network
         self.architecture = architecture
         self.task = task
@@ -42,12 +51,12 @@ class Steps:
         self.moves_alphas = True
         """False while only the weights are trained."""
         self.meters = {level: task.new_meter(hardware.device) for level in ("train", "valid")}
-        self.weight_optimizer = new_optimizer(config.weights, network.parameters())
+        self.weight_optimizer = new_optimizer(weights, network.parameters())
         self.alpha_optimizer = torch.optim.Adam(
             architecture.parameters(),
-            config.alphas.lr,
-            (config.alphas.beta1, config.alphas.beta2),
-            weight_decay=config.alphas.weight_decay,
+            alphas.lr,
+            (alphas.beta1, alphas.beta2),
+            weight_decay=alphas.weight_decay,
             fused=True,
             capturable=hardware.device.type == "cuda",
         )
@@ -65,7 +74,7 @@ class Steps:
         """Moves the alphas down the validation loss, by the configured order."""
         mixture, path = self.architecture.draw()
         leaves = _leaves(mixture)
-        if self.config.order == "first":
+        if self.order == "first":
             with frozen(self.network.parameters()):
                 gradients = first_order(self._loss("valid", valid, leaves, path), list(leaves.values()))
         else:
@@ -98,14 +107,13 @@ class Steps:
 
     def _move_weights(self, loss: Tensor, path: Path | None) -> None:
         if path is None:
-            descend([loss], self.weight_optimizer, self.config.weights.clip)
+            descend([loss], self.weight_optimizer, self.weights.clip)
             return
         with freezing_slices(self.weight_optimizer, self.network.idle(path)):
-            descend([loss], self.weight_optimizer, self.config.weights.clip)
+            descend([loss], self.weight_optimizer, self.weights.clip)
 
     def _second_order(self, train: Batch, valid: Batch, mixture: Mixture, path: Path | None) -> list[Tensor]:
         """The gradient through a virtual step; it leaves running statistics and weights as they are."""
-        config = self.config
 
         def train_loss(weights: Weights, precision: Precision | None = None) -> Tensor:
             return self.task.loss(self.outputs(train, mixture, path, precision, weights), train)
@@ -125,8 +133,8 @@ class Steps:
                 weights,
                 list(mixture.values()),
                 VirtualStep.of(self.weight_optimizer, weights),
-                config.hessian_vector,
-                config.hessian_epsilon,
+                self.hessian_vector,
+                self.hessian_epsilon,
                 precise_train_loss=partial(train_loss, precision="float32"),
             )
 

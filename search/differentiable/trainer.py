@@ -87,7 +87,17 @@ class BilevelSearch:
         ).to(self.device)
         cells = None if config.tie_cells else self.network.cells_of_kind
         self.architecture = new_architecture(config, self.space, cells, self.device)
-        self.step = Steps(config, self.network, self.architecture, task, hardware)
+        self.step = Steps(
+            self.network,
+            self.architecture,
+            task,
+            hardware,
+            config.weights,
+            config.alphas,
+            config.order,
+            config.hessian_vector,
+            config.hessian_epsilon,
+        )
         self.meters = self.step.meters
         same_each_step = not get_relaxation(config.relaxation.name).one_path
         self.graphed = GraphedStep(self.step, new_capture(hardware.graph, self.device, config.weights.name, same_each_step))
@@ -95,7 +105,16 @@ class BilevelSearch:
         self.epochs = self.schedule.planned_epochs
         self.perturbation = Perturbation(self.space, config.seed) if self.schedule.rounds else None
         self.recorder = Recorder(
-            self.step, self.evaluation_batches, self.measured_batches, table, run.path, self.epochs, pictures
+            self.step,
+            self.evaluation_batches,
+            self.measured_batches,
+            table,
+            run.path,
+            self.schedule,
+            config.seed,
+            config.validate_every,
+            config.eigenvalue_every,
+            pictures,
         )
 
     def _batches(self) -> tuple[Batches, Batches | None, Batches, Batches]:

@@ -10,6 +10,8 @@ from search.sampling.encoding import Encoding
 from search.sampling.scores.proxies import PROXIES
 from training.run.base import MAY_CHANGE
 
+PathPolicy = Literal["uniform", "fair", "sampler"]
+
 
 @dataclass
 class PrefilterConfig:
@@ -54,7 +56,7 @@ class SamplingConfig(SupernetSearchConfig):
     guide: int = 0
     """Evaluations after each epoch of the weights that guide the sampler, of one validation batch
     each."""
-    paths: Literal["uniform", "fair", "sampler"] = "uniform"
+    paths: PathPolicy = "uniform"
     """Paths that train the weights: uniform, one a step (SPOS); fair, each operation once a step
     (FairNAS); sampler, the method's own policy."""
     weights_from: str | None = None

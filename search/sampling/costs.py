@@ -6,8 +6,8 @@ from typing import Any
 from search.costs.counted import CostTable, Shape
 from search.costs.latency import MeasuredLatency, TableLatency
 from search.costs.tabular import Table
-from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
+from supernet.spaces.skeleton import Stem
 from training.hardware import Hardware
 from training.tasks.task import Task
 
@@ -36,27 +36,28 @@ class ArchitectureCosts:
 
 
 def architecture_costs(
-    config: SamplingConfig, encoding: Encoding, task: Task | None, table: Table | None, hardware: Hardware
+    encoding: Encoding, task: Task | None, table: Table | None, hardware: Hardware, stem: Stem, latency: str | None
 ) -> ArchitectureCosts:
     """Costs of the networks that retraining with the search's stem builds by default, for the
     images of `task`.
 
-    Without a task they are for images and classes of CIFAR-10.
+    Without a task they are for images and classes of CIFAR-10. `latency` is
+    `SamplingConfig.latency`.
 
-    Raises ValueError for a latency that `table` does not have.
+    Raises InputError for a latency that `table` does not have.
     """
     shape, classes = CIFAR10
     if task is not None:
         shape, classes = task.train.format.shape, task.outputs
     space = encoding.space
     operations = [space.candidates[column] for column in encoding.operations]
-    size = (space, *space.skeleton.default_size(config.stem), classes, shape)
-    costs = CostTable(*size, config.stem, operations)
-    if config.latency is None:
+    size = (space, *space.skeleton.default_size(stem), classes, shape)
+    costs = CostTable(*size, stem, operations)
+    if latency is None:
         return ArchitectureCosts(costs)
-    if config.latency == "measured":
-        measured = MeasuredLatency(*size, hardware.device, hardware.precision, stem=config.stem, operations=operations)
+    if latency == "measured":
+        measured = MeasuredLatency(*size, hardware.device, hardware.precision, stem=stem, operations=operations)
         return ArchitectureCosts(costs, measured)
     assert table is not None, "latency: checked by the configuration"
-    known = TableLatency(table, config.latency)
+    known = TableLatency(table, latency)
     return ArchitectureCosts(costs, lambda genome: known(encoding.genotype(genome)))

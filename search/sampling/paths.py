@@ -12,13 +12,13 @@ from base.checks import FieldError
 from base.seeds import derive_seed
 from ops.banks import Bank
 from ops.mixing import MOMENTUM
-from search.sampling.config import SamplingConfig
+from search.sampling.config import PathPolicy
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.sampler import Sampler
 from supernet import Supernet
 from training.hardware import Hardware
 from training.metrics import Batch
-from training.optim import descend, freezing_slices, new_optimizer, statistics_kept
+from training.optim import OptimizerConfig, descend, freezing_slices, new_optimizer, statistics_kept
 from training.tasks.task import Batches, Dataset, Network, Task
 
 
@@ -60,31 +60,34 @@ class PathSteps:
     Weights of operations that do not run, and their momentum, stay what they are, bit for bit.
     """
 
-    def __init__(self, config: SamplingConfig, paths: PathNetwork, sampler: Sampler) -> None:
-        self.config = config
+    def __init__(self, paths: PathNetwork, sampler: Sampler, weights: OptimizerConfig, policy: PathPolicy, seed: int) -> None:
+        """`policy` is `SamplingConfig.paths`."""
+        self.clip = weights.clip
+        self.policy = policy
+        self.seed = seed
         self.paths = paths
         self.meter = paths.task.new_meter(paths.device)
-        self.optimizer = new_optimizer(config.weights, paths.network.parameters())
+        self.optimizer = new_optimizer(weights, paths.network.parameters())
         self._sampler = sampler
         self.begin_epoch(0)
 
     def begin_epoch(self, epoch: int) -> None:
         """The paths of an epoch depend on seed and epoch, and with `paths: sampler` on the sampler,
         alone."""
-        self._random = Random(derive_seed(self.config.seed, "paths", epoch))
+        self._random = Random(derive_seed(self.seed, "paths", epoch))
 
     def draw(self) -> list[Genome]:
         """The architectures of one step."""
-        if self.config.paths == "sampler":
+        if self.policy == "sampler":
             return [self._sampler.draw()]
         encoding = self.paths.encoding
-        return fair_paths(encoding, self._random) if self.config.paths == "fair" else [encoding.random(self._random)]
+        return fair_paths(encoding, self._random) if self.policy == "fair" else [encoding.random(self._random)]
 
     def __call__(self, batch: Batch) -> None:
         """One step on a batch."""
         genomes, encoding, network = self.draw(), self.paths.encoding, self.paths.network
         with freezing_slices(self.optimizer, network.idle(*map(encoding.path, genomes))):
-            descend(self._losses(batch, genomes), self.optimizer, self.config.weights.clip)
+            descend(self._losses(batch, genomes), self.optimizer, self.clip)
 
     def _losses(self, batch: Batch, genomes: Iterable[Genome]) -> Iterator[Tensor]:
         for genome in genomes:
@@ -119,18 +122,26 @@ class SupernetScores:
     """
 
     def __init__(
-        self, config: SamplingConfig, paths: PathNetwork, train: Batches, valid: Dataset, independent: bool = False
+        self,
+        paths: PathNetwork,
+        train: Batches,
+        valid: Dataset,
+        batch_size: int,
+        evaluated: int | None = None,
+        recalibrate: int = 0,
+        independent: bool = False,
     ) -> None:
-        """`independent`: the result of an example depends on no other one.
+        """`evaluated` is `SamplingConfig.evaluated_images`; `independent`: the result of an example
+        depends on no other one.
 
         Raises InputError where more examples are to be evaluated than there are.
         """
         self._paths = paths
         self._train = train
-        self._recalibrate = config.recalibrate
-        self._batch_size = config.batch_size
+        self._recalibrate = recalibrate
+        self._batch_size = batch_size
         self._independent = independent
-        count = len(valid) if config.evaluated_images is None else config.evaluated_images
+        count = len(valid) if evaluated is None else evaluated
         if count > len(valid):
             raise FieldError("evaluated_images", f"there are {len(valid)} validation images, not {count}")
         self._valid = valid.take(count)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from base.files import write_atomically
 from search.costs.tabular import Table
 from search.history import SamplingEntry, SamplingEpoch, SamplingRound
-from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.findings import Findings, as_text, draw_front, find, write_findings
 from search.sampling.samplers.sampler import Costs
@@ -26,16 +25,24 @@ class SamplingRecorder:
 
     def __init__(
         self,
-        config: SamplingConfig,
         encoding: Encoding,
         costs: Costs,
         table: Table | None,
         run: RunDirectory,
         epochs: int,
+        evaluations: int,
+        scored_by: str,
+        best: int,
+        seed: int,
         pictures: bool = True,
     ) -> None:
-        """`epochs` are epochs and rounds together; with `pictures` the best cells are drawn for TensorBoard."""
-        self.config = config
+        """`epochs` are epochs and rounds together, `evaluations` those that are planned; `scored_by`
+        is `SamplingConfig.evaluate`, and `best` architectures are kept at the end. With `pictures`
+        the best cells are drawn for TensorBoard."""
+        self.evaluations = evaluations
+        self.scored_by = scored_by
+        self.best = best
+        self.seed = seed
         self.encoding = encoding
         self.costs = costs
         self.table = table
@@ -87,7 +94,7 @@ class SamplingRecorder:
         watch.monitor.log(f"round {entry.epoch}/{self.epochs}: {self._line(entry)}")
 
     def _line(self, entry: SamplingRound) -> str:
-        parts = [f"{entry.evaluations:g} of {self.config.evaluations} evaluations"]
+        parts = [f"{entry.evaluations:g} of {self.evaluations} evaluations"]
         if entry.mean_score is not None:
             parts.append(f"mean score of the round {entry.mean_score:.4f}")
         if entry.best_score is not None:
@@ -98,21 +105,21 @@ class SamplingRecorder:
 
     def genotype(self, genome: Genome) -> Genotype:
         """Returns the genotype of an architecture as found by this run."""
-        return self.encoding.genotype(genome, self.config.seed, self.run.config_hash)
+        return self.encoding.genotype(genome, self.seed, self.run.config_hash)
 
     def conclude(self, trials: Trials, monitor: Monitor, step: int) -> Findings | None:
         """Writes the best architectures and what is said of them; returns them, or None where none was evaluated wholly."""
-        findings = find(trials, self.encoding, self.costs, self.table, self.config.seed, self.run.config_hash)
+        findings = find(trials, self.encoding, self.costs, self.table, self.seed, self.run.config_hash)
         if findings is None:
             return None
         figure = draw_front(findings) if self.pictures else None
-        write_findings(findings, self.run.path, self.config.best, self.config.evaluate, figure)
+        write_findings(findings, self.run.path, self.best, self.scored_by, figure)
         if figure is not None:
             monitor.figure("pareto", figure, step)
         if (tau := findings.tau) is not None:
             monitor.scalars(step, {"search/kendall_tau": tau})
             monitor.log(f"Kendall's tau with the table's test accuracy over {len(findings.ranked)} architectures: {tau:.3f}")
-        best = min(self.config.best, len(findings.ranked))
+        best = min(self.best, len(findings.ranked))
         monitor.log(f"the best {best} architectures, and what they cost: {self.run.path / 'report.md'}")
         return findings
 

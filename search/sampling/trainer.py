@@ -47,7 +47,7 @@ class SamplingSearch:
         self.run = run
         self.device = hardware.device
         self.encoding = Encoding(get_space(config.space), config.exclude)
-        self.costs = architecture_costs(config, self.encoding, task, table, hardware)
+        self.costs = architecture_costs(self.encoding, task, table, hardware, config.stem, config.latency)
         self.sampler: Sampler = sampler(self.encoding, config, config.seed, self.costs)
         if config.prefilter.proxy is not None:
             assert task is not None
@@ -72,7 +72,18 @@ class SamplingSearch:
         self.epochs = config.planned_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
         self.meters = {"train": Meter(self.device) if self.weights is None else self.weights.steps.meter}
-        self.recorder = SamplingRecorder(config, self.encoding, self.costs, table, run, self.epochs, pictures)
+        self.recorder = SamplingRecorder(
+            self.encoding,
+            self.costs,
+            table,
+            run,
+            self.epochs,
+            config.evaluations,
+            config.evaluate,
+            config.best,
+            config.seed,
+            pictures,
+        )
 
     def _proxy(self, name: str, task: Task) -> ProxyScores:
         config = self.config

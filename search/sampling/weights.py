@@ -37,11 +37,19 @@ class Weights:
         encoding.space.skeleton.check(shape)
         self.network = new_supernet(config, encoding, task.outputs, shape[0]).to(hardware.device)
         self.paths = PathNetwork(self.network, encoding, task, hardware)
-        self.steps = PathSteps(config, self.paths, sampler)
+        self.steps = PathSteps(self.paths, sampler, config.weights, config.paths, config.seed)
         train, valid = task.train.split(config.train_fraction, config.seed)
         self.train = train.shuffled(config.batch_size, config.seed, "train")
         self.valid = valid.shuffled(min(config.batch_size, len(valid)), config.seed, "valid", augment=False)
-        self.scores = SupernetScores(config, self.paths, self.train, valid, has_independent_examples(config))
+        self.scores = SupernetScores(
+            self.paths,
+            self.train,
+            valid,
+            config.batch_size,
+            config.evaluated_images,
+            config.recalibrate,
+            has_independent_examples(config),
+        )
 
     def run_epoch(self, epoch: int, watch: Watch) -> float:
         """Trains one epoch, then lets the sampler learn; returns the learning rate."""

@@ -62,7 +62,7 @@ def small_table(*latencies: str) -> Table:
 def test_without_latency_there_are_two_costs() -> None:
     encoding = Encoding(get_space("nasbench201"))
     config = SamplingConfig(space="nasbench201", channels=16, cells=5)
-    costs = architecture_costs(config, encoding, None, None, HARDWARE)
+    costs = architecture_costs(encoding, None, None, HARDWARE, config.stem, config.latency)
     genome = encoding.of_genotype(Genotype.parse(CONVOLUTIONS))
     assert costs(genome) == {"parameters": 1_288_506, "multiply_adds": 184_730_250}
     assert costs.state_dict() == {}
@@ -73,7 +73,9 @@ def test_images_say_what_the_network_is_for() -> None:
     encoding = Encoding(get_space("nasbench201"))
     task = Classification.of_images(DataConfig(), random_images(20, size=8, classes=7, channels=1), HARDWARE)
     genome = encoding.random(Random(3))
-    assert architecture_costs(config, encoding, task, None, HARDWARE)(genome) == counted(encoding, genome, 16, 5, 7, (1, 8, 8))
+    assert architecture_costs(encoding, task, None, HARDWARE, config.stem, config.latency)(genome) == counted(
+        encoding, genome, 16, 5, 7, (1, 8, 8)
+    )
 
 
 def test_the_mobile_stem_has_costs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +91,7 @@ def test_the_mobile_stem_has_costs_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     config = SamplingConfig(space="darts", stem="imagenet", exclude=["sep_conv_5x5", "dil_conv_5x5"], latency="measured")
     encoding = Encoding(get_space("darts"), config.exclude)
     task = Classification.of_images(DataConfig(), random_images(1000, size=8, classes=1000, channels=3), HARDWARE)
-    costs = architecture_costs(config, encoding, task, None, HARDWARE)
+    costs = architecture_costs(encoding, task, None, HARDWARE, config.stem, config.latency)
     assert costs(encoding.of_genotype(get_genotype("DARTS_V2")))["parameters"] == 4_718_752
     sizes = [(network.stem_name, network.channels, network.cell_count) for network in built]
     assert sizes == [("imagenet", 48, 14)] * 2 and clock.calls > 0
@@ -100,7 +102,7 @@ def test_the_latency_of_a_table_is_its_column() -> None:
     encoding = Encoding(get_space("nasbench201"))
     config = SamplingConfig(space="nasbench201", tabular="table.csv", latency="raspi4")
     genome = encoding.of_genotype(Genotype.parse(CONVOLUTIONS))
-    costs = architecture_costs(config, encoding, None, table, HARDWARE)
+    costs = architecture_costs(encoding, None, table, HARDWARE, config.stem, config.latency)
     assert list(costs(genome)) == ["parameters", "multiply_adds", "latency_ms"]
     assert costs(genome)["latency_ms"] == 1.5
     assert costs.state_dict() == {}
@@ -111,10 +113,10 @@ def test_a_search_that_goes_on_has_the_latencies_from_before(monkeypatch: pytest
     encoding = Encoding(get_space("nasbench201"))
     config = SamplingConfig(space="nasbench201", channels=4, cells=1, latency="measured")
     genome = encoding.random(Random(0))
-    first = architecture_costs(config, encoding, None, None, HARDWARE)
+    first = architecture_costs(encoding, None, None, HARDWARE, config.stem, config.latency)
     before = first(genome)
     monkeypatch.setattr(measuring, "_milliseconds", lambda calls, device, turns: [7.0] * len(calls))
-    second = architecture_costs(config, encoding, None, None, HARDWARE)
+    second = architecture_costs(encoding, None, None, HARDWARE, config.stem, config.latency)
     assert second(genome) != before
     second.load_state_dict(first.state_dict())
     assert second(genome) == before

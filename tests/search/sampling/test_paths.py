@@ -50,7 +50,7 @@ def network_of(space: str, **options: object) -> PathNetwork:
 
 def steps_of(network: PathNetwork, **fields: object) -> PathSteps:
     config = SamplingConfig(space=network.encoding.space.name, **fields)  # type: ignore[arg-type]
-    return PathSteps(config, network, OneArchitecture(network.encoding, config, 0))
+    return PathSteps(network, OneArchitecture(network.encoding, config, 0), config.weights, config.paths, config.seed)
 
 
 def batch(size: int = 4) -> Batch:
@@ -186,7 +186,7 @@ def test_a_fair_step_descends_the_sum_of_its_paths_gradients() -> None:
             expected, torch.autograd.grad(loss, list(paths.parameters()), allow_unused=True), strict=True
         ):
             expected[name] += 0 if gradient is None else gradient
-    steps.config.weights.clip = 0
+    steps.clip = 0
     steps(given)
     for name, parameter in paths.named_parameters():
         found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -198,7 +198,8 @@ def test_a_fair_step_descends_the_sum_of_its_paths_gradients() -> None:
 
 def scores_of(paths: PathNetwork, count: int = 40, **fields: object) -> SupernetScores:
     config = SamplingConfig(**{"space": paths.encoding.space.name, "batch_size": 8, "recalibrate": 0} | fields)  # type: ignore[arg-type]
-    return SupernetScores(config, paths, data(40).shuffled(8, 0, "train"), data(count))
+    train = data(40).shuffled(8, 0, "train")
+    return SupernetScores(paths, train, data(count), config.batch_size, config.evaluated_images, config.recalibrate)
 
 
 @pytest.mark.parametrize("space", list_spaces())
