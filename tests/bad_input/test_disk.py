@@ -114,17 +114,20 @@ def test_a_disk_that_fills_up(refuse: Refuse, small_disk: Path, left: str, finis
 # As programs
 
 
+@pytest.mark.slow
 @both
 def test_as_a_program(refuse_program: Refuse, here: Path, command: str) -> None:
     assert refuse_program(command, "--run=run", "--epoch=3") == "--epoch: no such option; did you mean --epochs?"
     assert not any(here.iterdir())
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(refuse_program: Refuse, here: Path) -> None:
     message = refuse_program("retrain", "--run=run", limits="resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))")
     assert message.startswith("run/events.out.tfevents.") and message.endswith(": File too large")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited elsewhere in other ways")
 def test_too_little_memory(refuse_program: Refuse, here: Path) -> None:
     limits = (

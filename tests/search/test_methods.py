@@ -103,7 +103,8 @@ def search_and_resume(method: str, arguments: list[str], directory: Path, epochs
 # How a search goes on hangs on its mechanism: plain, stages, perturbation, sampled paths.
 RESUMED = [
     *((method, "nasbench201") for method in METHODS),
-    *((method, "darts") for method in ("darts", "drnas", "darts_pt", "gdas")),
+    *((method, "darts") for method in ("darts", "gdas")),
+    *(pytest.param(method, "darts", marks=pytest.mark.slow) for method in ("drnas", "darts_pt")),
 ]
 
 

@@ -236,6 +236,7 @@ def test_it_finds_the_best_of_an_additive_score(model: str) -> None:
     assert best is not None and best.score == max(map(score, encoding.all()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "encoding"), [(model, encoding) for model in MODELS for encoding in ("path", "one_hot")])
 def test_in_the_table_it_beats_random_search(model: str, encoding: str, shared_data: Callable) -> None:
     """Random search has a test accuracy of 93.88 on average after 200 evaluations."""

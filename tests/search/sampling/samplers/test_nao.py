@@ -230,6 +230,7 @@ def test_something_has_to_be_learned() -> None:
 # On the table
 
 
+@pytest.mark.slow
 def test_it_beats_random_search_on_the_table(shared_data: Callable[[str], Path]) -> None:
     """Mean test accuracy of the incumbent after 100 evaluations; random search has an exact one."""
     table, encoding = Table.read(shared_data("nasbench201/cifar10.csv.gz")), Encoding(get_space("nasbench201"))

@@ -330,6 +330,7 @@ WORKERS = """
 """
 
 
+@pytest.mark.slow
 def test_of_four_workers_one_is_killed_while_it_evaluates() -> None:
     """The study has all evaluations nevertheless, and each once; what the killed one had told is among them."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
