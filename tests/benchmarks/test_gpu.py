@@ -25,6 +25,7 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "benchmarks.gpu: error: device: 'cuda' cannot be used here; try auto or cpu\n"
 
 
+@pytest.mark.slow
 def test_parts_run_on_and_leave_records_where_one_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "search").write_text("no place for a run")
     parts = ["search", "retrain", "converge"]

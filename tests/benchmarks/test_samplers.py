@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from base.checks import InputError
 from benchmarks import samplers, table_searches
 from benchmarks.samplers import budgets, differences, draw, interval, report, summary
 from benchmarks.table_searches import STEP, VARIANTS, Record, Search, Searches, Variant, incumbents, read_table, search
@@ -346,7 +347,7 @@ def stop_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     [
         (KeyboardInterrupt(), 130, "benchmarks.samplers: stopped; the same command goes on\n"),
         (BrokenProcessPool(), 2, "benchmarks.samplers: error: a process of the searches died;"),
-        (ValueError("a sampler's own"), 2, "benchmarks.samplers: error: a sampler's own\n"),
+        (InputError("a sampler's own"), 2, "benchmarks.samplers: error: a sampler's own\n"),
     ],
 )
 def test_what_was_found_before_an_end_is_kept(

@@ -24,6 +24,7 @@ from benchmarks.timing import Measured
 SMALL = ["--channels", "8", "--cells", "3", "--batch", "2", "--size", "8", "--runs", "1", "--threads", "1"]
 
 
+@pytest.mark.slow
 def test_a_search_step_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     assert search_step.main(SMALL) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -48,6 +48,7 @@ def test_a_method_of_ones_own_by_name(tmp_path: Path) -> None:
     assert found == search.run(SMALL, run=tmp_path / "darts")
 
 
+@pytest.mark.slow
 def test_seeds_end_with_mean_and_deviation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert get_method("darts").main([*OPTIONS.split(), "--seeds=0,1", f"--run={tmp_path / 'run'}"]) == 0
     content = json.loads((tmp_path / "run" / "seeds.json").read_text())

@@ -28,7 +28,7 @@ OF_METHOD: dict[str, dict[str, Any]] = {
     "evolution": {"evolution.population": 3, "evolution.sample": 2},
     "bayes": {"bayes.initial": 3, "bayes.batch": 2},
     "enas": {"guide": 4, "controller.batch": 2, "controller.hidden": 8},
-    "hybrid": {"controller.batch": 2, "controller.hidden": 8, "hybrid.population": 3},
+    "hybrid": {"guide": 4, "controller.batch": 2, "controller.hidden": 8, "hybrid.population": 3},
     "nao": {"nao.initial": 3, "nao.proposals": 2, "nao.hidden": 8, "nao.updates": 5, "nao.steps": 2},
 }
 

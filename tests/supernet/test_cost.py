@@ -49,6 +49,7 @@ def test_what_is_kept_for_backward_is_near_the_least() -> None:
     assert FLOOR < kept < 1.25 * FLOOR
 
 
+@pytest.mark.slow
 def test_a_cell_starts_each_kernel_once_a_round() -> None:
     counts, _ = counted(cells=3)
     assert counts["fusenas.stencil"] == 3 * 4 * 2

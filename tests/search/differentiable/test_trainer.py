@@ -188,6 +188,7 @@ def test_every_kind_of_search_ends_with_a_genotype(variant: str, tmp_path: Path)
         assert table.abs().amax(-1).min() > 0.01
 
 
+@pytest.mark.slow
 def test_the_alphas_decide_more_and_more(tmp_path: Path) -> None:
     """A smaller copy of the shipped digits search."""
     path = tmp_path / "run"
@@ -212,6 +213,7 @@ def test_the_shipped_digits_search_decides(tmp_path: Path) -> None:
 # TensorBoard
 
 
+@pytest.mark.slow
 def test_tensorboard_has_curves_pictures_and_texts_without_gaps_after_a_resume(tmp_path: Path) -> None:
     path = tmp_path / "run"
     settings = {name.replace(".", "__"): value for name, value in TINY_DARTS.items()}
@@ -702,6 +704,7 @@ def test_an_operation_of_ones_own_is_searched_and_retrained(
     assert 0 <= json.loads((final / "metrics.json").read_text())["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_a_search_and_a_retraining_with_the_mobile_stem(tmp_path: Path) -> None:
     """Digits as large as the stem needs them; the search is stopped once and goes on from what it saved."""
     path, final = tmp_path / "search", tmp_path / "retrain"
@@ -723,6 +726,7 @@ def test_a_search_and_a_retraining_with_the_mobile_stem(tmp_path: Path) -> None:
     assert trained.format.shape == (1, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_search_resumed_while_it_selects_has_the_same_bits(tmp_path: Path) -> None:
     """One epoch of search, then six decisions with an epoch of training after each."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

@@ -83,6 +83,7 @@ def test_without_optuna_its_samplers_are_refused(monkeypatch: pytest.MonkeyPatch
         new_sampler("--bayes.model=optuna_tpe")
 
 
+@pytest.mark.slow
 def test_optuna_is_imported_for_its_own_samplers_alone(tmp_path: Path) -> None:
     program = """
 import sys
