@@ -41,6 +41,8 @@ class RetrainRun:
         path = Path(path)
         check_directory(path)
         kind = kind_of_run(path)
+        if kind == "fusenas":
+            raise InputError(f"{path}: is a run of fusenas, whose retraining is in {path / 'retrain'}; open that")
         if kind not in (None, KIND):
             raise InputError(f"{path}: is a run of {kind} and no retraining; search.SearchRun opens one of a search")
         if kind is None and not (path / WEIGHTS_FILE).is_file():

@@ -47,6 +47,8 @@ class SearchRun:
         """
         path = FilePath(path)
         kind = read_kind(path)
+        if kind == "fusenas":
+            raise InputError(f"{path}: is a run of fusenas, whose search is in {path / 'search'}; open that")
         if kind == "retrain":
             raise InputError(f"{path}: is a retraining and no search; retrain.RetrainRun opens it")
         try:

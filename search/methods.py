@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from base.registry import Registry
 from search.config import SupernetSearchConfig
@@ -15,9 +15,6 @@ from supernet import Genotype
 from training.run.command import command
 from training.run.config import RunOptions, parse_command_line
 from training.run.repeat import Spread, repeat
-
-if TYPE_CHECKING:
-    pass
 
 C = TypeVar("C", bound=SupernetSearchConfig)
 Percent = tuple[float, float | None]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -16,12 +16,9 @@ from base.checks import InputError
 from base.seeds import derive_seed
 from training.metrics import Meter
 from training.run.base import RunConfig
-from training.run.checkpoint import Checkpoints, RunDirectory
+from training.run.checkpoint import Checkpoints, RunDirectory, kind_of_run
 from training.run.config import RunOptions, config_to_yaml
 from training.run.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
-
-if TYPE_CHECKING:
-    pass
 
 Batch = TypeVar("Batch")
 
@@ -170,6 +167,9 @@ def open_run(
     To be entered when all other input is known to be good: before, nothing is written. For errors
     see `RunDirectory.open`.
     """
+    began_as = kind_of_run(options.run) if options.resume else None
+    if began_as not in (None, kind):
+        raise InputError(f"{options.run}: is a run of {began_as}, not of {kind}; resume it with the command that began it")
     checkpoints = RunDirectory(options.run, config).checkpoints(kind)
     start = restore(trainer, checkpoints) if options.resume else Progress()
     run = RunDirectory.open(options.run, config, options.resume, options.overwrite, kind)

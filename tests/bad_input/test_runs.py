@@ -175,6 +175,16 @@ def test_checkpoints_of_another_run(refuse: Refuse, here: Path, command: str, fi
     assert "epoch_0002.pt: of another run (kind " in refuse(command, "--run=run", "--resume")
 
 
+def test_a_run_of_another_command(refuse: Refuse, here: Path, finished: dict[str, Path]) -> None:
+    """Nobody is told to delete its checkpoints."""
+    shutil.copytree(finished["search.darts"], here / "run")
+    config = here / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("# Kind: darts", "# Kind: gdas"))
+    message = "run: is a run of gdas, not of darts; resume it with the command that began it"
+    assert refuse("search.darts", "--run=run", "--resume") == message
+    assert len(list((here / "run" / "checkpoints").iterdir())) == 2
+
+
 def test_an_operation_that_has_changed_since(refuse: Refuse, here: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     def of_kernel(kernel: int) -> Callable[[int, int, bool], nn.Module]:
         return lambda channels, stride, affine: nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2)

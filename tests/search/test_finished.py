@@ -182,6 +182,7 @@ def test_what_is_no_run_of_a_search_is_refused(find: Find, tmp_path: Path) -> No
     [
         (("# Kind: darts", "# Kind: mine"), ": unknown method 'mine'; known: "),
         (("# Kind: darts", "# Kind: retrain"), ": is a retraining and no search; retrain.RetrainRun opens it"),
+        (("# Kind: darts", "# Kind: fusenas"), ": is a run of fusenas, whose search is in "),
         (("# Kind: darts\n", ""), ": the run does not say what kind it is of; --resume, "),
         (("# Kind: darts", "# Kind: random"), "/config.yaml: "),
         (("space: nasbench201", "space: mine"), "/config.yaml: space: unknown space 'mine'"),

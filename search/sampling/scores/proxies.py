@@ -163,6 +163,7 @@ class ProxyScores:
     ) -> None:
         self._encoding = encoding
         self._proxy = get_proxy(name)
+        self._name = name
         shape = batch.inputs.shape
         self._size = channels, cells, outputs, shape[1]
         self._stem = stem
@@ -179,7 +180,8 @@ class ProxyScores:
             self._count = lambda genome: float(costs(genome)[name])
 
     def __call__(self, genome: Genome, share: float) -> float:
-        """Raises ValueError for a part of an evaluation, which a proxy does not have."""
+        """Raises InputError for a part of an evaluation, which a proxy does not have, and for a score
+        that is NaN or infinite."""
         if share != 1:
             raise FieldError("evaluate", "a proxy has whole evaluations only; take a sampler without parts, or a supernet")
         if self._count is not None:
@@ -188,7 +190,10 @@ class ProxyScores:
             torch.manual_seed(derive_seed(self._seed, "proxy", *genome))
             # Made on the CPU, so that a seed means the same weights on every device.
             network = DiscreteNetwork(self._encoding.genotype(genome), *self._size, stem=self._stem).to(self._device)
-            return self._proxy(network, self._batch, self._loss)
+            score = self._proxy(network, self._batch, self._loss)
+        if not math.isfinite(score):
+            raise FieldError("evaluate", f"proxy {self._name} gave an architecture the score {score}; scores must be finite")
+        return score
 
 
 def _twin(network: nn.Module) -> nn.Module:

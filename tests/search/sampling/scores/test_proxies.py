@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from base.checks import InputError
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.scores.proxies import PROXIES, Loss, ProxyScores, get_proxy, list_proxies, register_proxy
 from supernet import DiscreteNetwork, get_space, list_spaces
@@ -353,6 +354,13 @@ def test_the_score_is_the_proxy_of_the_network_that_retraining_builds(stem: Stem
     assert network.genotype == Encoding(get_space("darts")).genotype(genome)
     assert (network.channels, network.cell_count, network.classes, len(images)) == (4, 3, 3, 5)
     assert labels.tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_refused(value: float, own_proxies: None) -> None:
+    register_proxy("test_proxies_bad")(lambda network, batch, loss: value)
+    with pytest.raises(InputError, match=r"^evaluate: proxy test_proxies_bad gave an architecture the score (nan|inf); "):
+        new_scores("test_proxies_bad")(some_architectures("nasbench201")[0], 1.0)
 
 
 def test_what_there_is_not_is_refused() -> None:
