@@ -164,6 +164,7 @@ def test_genotypes(content: bytes, tmp_path: Path) -> None:
     read()
 
 
+@pytest.mark.slow
 def test_configurations(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     content = config_to_yaml(SearchConfig(data=DataConfig(size=32, limit=100))).encode()

@@ -32,13 +32,13 @@ def fill_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        ("search.darts", "config.yaml"),
-        ("search.darts", "genotype.json"),
+        pytest.param("search.darts", "config.yaml", marks=pytest.mark.slow),
+        pytest.param("search.darts", "genotype.json", marks=pytest.mark.slow),
         ("search.darts", "checkpoints/epoch_0002.pt"),
-        ("retrain", "genotype.json"),
-        ("retrain", "checkpoints/epoch_0002.pt"),
+        pytest.param("retrain", "genotype.json", marks=pytest.mark.slow),
+        pytest.param("retrain", "checkpoints/epoch_0002.pt", marks=pytest.mark.slow),
         ("retrain", "weights.safetensors"),
-        ("retrain", "metrics.json"),
+        pytest.param("retrain", "metrics.json", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk(

@@ -39,6 +39,7 @@ def test_parts_run_on_and_leave_records_where_one_fails(tmp_path: Path, capsys: 
     assert all(" ".join(line) in " ".join((tmp_path / "summary.md").read_text().split()) for line in verdicts)
 
 
+@pytest.mark.slow
 def test_a_part_that_raises_is_a_verdict(tmp_path: Path) -> None:
     job = Job("cpu", tmp_path / "absent", None, 1, 1.0, Rates(), "a command")
     verdict = gpu.judge("memory", job)

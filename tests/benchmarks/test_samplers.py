@@ -306,6 +306,7 @@ def test_the_same_command_goes_on_after_a_file_was_cut(
     assert [found.accuracies for found in record.read().values()] == [found.accuracies for found in before.values()]
 
 
+@pytest.mark.slow
 def test_processes_find_what_one_finds(
     tabular: str, tmp_path: Path, in_process: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,7 +225,10 @@ def few_candidates(space: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.skipif(not launch.INTERPRETED, reason="needs Triton's interpreter")
-@each_kind
+@pytest.mark.parametrize(
+    ("space", "kind"),
+    [pytest.param(*one, marks=[pytest.mark.slow] if one[0] == "darts" else []) for one in KINDS],
+)
 def test_the_kernels_compute_the_cell(space: str, kind: str) -> None:
     options = {"candidates": few_candidates(space), "size": (7, 6)}
     fused = outcome(FusedCell, space, kind, torch.float32, **options)
@@ -270,7 +273,12 @@ def alpha_gradient(name: str, kind: str, stride: int, offset: float, dtype: torc
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "stride"), [("darts", "normal", 1), ("darts", "reduce", 2), ("nasbench201", "cell", 1)]
+    ("name", "kind", "stride"),
+    [
+        pytest.param("darts", "normal", 1, marks=pytest.mark.slow),
+        pytest.param("darts", "reduce", 2, marks=pytest.mark.slow),
+        ("nasbench201", "cell", 1),
+    ],
 )
 @pytest.mark.parametrize("offset", [pytest.param(0.0, marks=pytest.mark.slow), pytest.param(0.05, marks=pytest.mark.slow), 0.2])
 def test_bfloat16_keeps_the_direction_of_the_alphas_gradient(name: str, kind: str, stride: int, offset: float) -> None:

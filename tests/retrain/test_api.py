@@ -56,6 +56,7 @@ def test_seeds_end_with_mean_and_deviation(tmp_path: Path, capsys: pytest.Captur
     assert "2 seeds: accuracy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_random_genotypes_are_trained_alike(tmp_path: Path) -> None:
     config = replace(SMALL, random_genotypes=1)
     result = retrain.run("DARTS_V2", config, tmp_path / "run")

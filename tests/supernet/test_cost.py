@@ -56,6 +56,7 @@ def test_a_cell_starts_each_kernel_once_a_round() -> None:
     assert counts.total() < 3 * PLAIN / 8 / 15  # a short network has its stem and head, too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [lambda counts: counts.total(), lambda counts: counts["convolution_backward"]])
 def test_an_architecture_step_costs_less(count: Callable[[Counter[str]], int]) -> None:
     assert count(counted(cells=3, frozen=True)[0]) < count(counted(cells=3)[0])

@@ -291,6 +291,7 @@ def test_weights_load_from_a_plain_dictionary():
     assert torch.equal(copy.deepcopy(network)(images), other(images))
 
 
+@pytest.mark.slow
 def test_the_import_is_light():
     heavy = "{'torchvision', 'torchmetrics', 'sklearn', 'matplotlib', 'tensorboard'}"
     code = f"import sys; from retrain import DiscreteNetwork; print({heavy} & set(sys.modules))"

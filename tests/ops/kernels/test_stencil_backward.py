@@ -160,7 +160,7 @@ def test_input_gradient_is_the_references(place: Any, accumulate: bool, stride: 
     check_input_gradient(place, problem(16, (2, 7, 5), stride, normalised), accumulate, parts=2 if normalised else None)
 
 
-@pytest.mark.parametrize("channels", [32, 48, 64, 128])
+@pytest.mark.parametrize("channels", [32, 48, 64, pytest.param(128, marks=pytest.mark.slow)])
 def test_any_multiple_of_16_channels(place: Any, channels: int) -> None:
     given = problem(channels, (1, 3, 4), 1, True, FORMS[:1], inputs=1)
     check_backward(place, given, parts=1)

@@ -74,7 +74,8 @@ def share_of_wide_edges(name: str, seed: int, directory: Path) -> float:
     return sum(operation in WIDE for operation in operations) / len(operations)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_an_operation_that_sees_the_label_wins(made_problem: None, seed: int, tmp_path: Path) -> None:
     assert share_of_wide_edges("periods", seed, tmp_path) >= 0.9
 

@@ -330,6 +330,7 @@ def test_a_resumed_search_may_bring_a_table(finished: Path, tmp_path: Path) -> N
     assert (path / "log.txt").read_text().count("table: test accuracy 91.25%") == 1
 
 
+@pytest.mark.slow
 def test_the_history_has_a_line_for_each_epoch_and_is_the_same_after_a_resume(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     settings = {"epochs": 3, "eigenvalue_every": 2, "validate_every": 2}
@@ -636,6 +637,7 @@ def test_a_stage_keeps_the_strongest_candidates_and_their_weights(tmp_path: Path
     assert "stage 2: 3 candidates an edge, 1/1 of the channels through them\n" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_search_resumed_across_its_stages_has_the_same_bits(tmp_path: Path) -> None:
     """Three stages of two epochs of one step: stopped in the epoch that begins the second one, and within the third."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -752,6 +754,7 @@ def test_a_search_resumed_while_it_selects_has_the_same_bits(tmp_path: Path) -> 
 # One level
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bilevel", [True, False])
 def test_validation_images_train_alphas_in_a_search_of_two_levels_alone(
     bilevel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

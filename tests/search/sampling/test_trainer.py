@@ -89,11 +89,11 @@ def copy_before(patch: pytest.MonkeyPatch, run: Path, steps: dict[int, Path], ro
 
 
 CASES = [
-    pytest.param(method, space, marks=[pytest.mark.slow] if space == "darts" and method not in ("random", "enas") else [])
+    pytest.param(method, space, marks=[pytest.mark.slow] if space == "darts" else [])
     for method in SAMPLING_METHODS
     for space in list_spaces()
 ]
-"""Resuming does not depend on the space, and DARTS takes three times as long: there, one with a policy and one without."""
+"""Resuming does not depend on the space, and DARTS takes three times as long."""
 
 
 @pytest.mark.parametrize(("method", "space"), CASES)

@@ -202,6 +202,7 @@ def test_a_very_long_cell_stays_within_what_can_be_drawn(tmp_path: Path) -> None
     assert max(figure.get_size_inches()) * figure.dpi <= 30_001
 
 
+@pytest.mark.slow
 def test_matplotlib_is_loaded_only_to_draw_and_never_pyplot() -> None:
     program = (
         "import sys, supernet.drawing.draw; assert 'matplotlib' not in sys.modules;"

@@ -260,7 +260,7 @@ def test_parts_at_random_need_processes() -> None:
         Batches(numbered_images(24), 8, "cpu", augment=Augmentation(crop_area=0.5))
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shuffle", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_image_that_can_no_longer_be_read(tmp_path: Path, mixed_files: ImageFiles, shuffle: bool) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
@@ -327,12 +327,14 @@ def started(epochs: int) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 def test_a_program_ends_without_a_word() -> None:
     program = started(epochs=1)
     assert program.communicate(timeout=60) == ("a batch\n" * 16, "")
     assert program.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_stops_all_processes_is_one_line(number: signal.Signals) -> None:
     program = started(epochs=10**6)
