@@ -139,7 +139,7 @@ def _curves(story: Story) -> list[Markup | None]:
     words = story.task.words(name)
 
     def of_kinds(values: Callable[[SearchEpoch], Mapping[str, float]]) -> list[Curve]:
-        return [of_history(history, kind, lambda entry, kind=kind: values(entry)[kind]) for kind in kinds]  # type: ignore[misc]
+        return [Curve(kind, [(entry.epoch, values(entry)[kind]) for entry in history]) for kind in kinds]
 
     drawn = [
         chart("loss", [of_reading(history, "train/loss", "train"), of_reading(history, "valid/loss", "validation")]),
