@@ -12,29 +12,15 @@ from torch import nn
 from ops import register_op
 from search.costs.counted import AdditiveCost, CostTable
 from search.costs.tabular import Table
-from search.sampling.encoding import ABSENT, Encoding, Genome
-from supernet import DiscreteNetwork, Genotype, SearchSpace, get_space, list_spaces
+from search.sampling.encoding import ABSENT, Encoding
+from supernet import Genotype, SearchSpace, get_space, list_spaces
 from supernet.genotypes.published import get_genotype
 from supernet.spaces.darts import DARTS_SKELETON
 from supernet.spaces.skeleton import Stem
-from training.metrics import count_multiply_adds, count_parameters
 
+Counted = Callable[..., dict[str, float]]
 CPU = torch.device("cpu")
 CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-
-
-def counted(
-    encoding: Encoding,
-    genome: Genome,
-    channels: int,
-    cells: int,
-    classes: int,
-    shape: tuple[int, int, int],
-    stem: Stem = "cifar",
-) -> dict:
-    """By the network itself."""
-    network = DiscreteNetwork(encoding.genotype(genome), channels, cells, classes, shape[0], stem=stem)
-    return {"parameters": count_parameters(network), "multiply_adds": count_multiply_adds(network, shape)}
 
 
 # Counted
@@ -44,7 +30,7 @@ def counted(
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 @pytest.mark.parametrize(("channels", "cells", "classes", "shape"), [(4, 3, 2, (3, 8, 8)), (6, 5, 7, (1, 49, 20))])
 def test_costs_are_those_of_the_network(
-    space: str, channels: int, cells: int, classes: int, shape: tuple[int, int, int], stem: Stem
+    counted: Counted, space: str, channels: int, cells: int, classes: int, shape: tuple[int, int, int], stem: Stem
 ) -> None:
     encoding = Encoding(get_space(space))
     table = CostTable(encoding.space, channels, cells, classes, shape, stem)
@@ -96,7 +82,7 @@ def test_published_genotypes_of_darts_cost_what_was_published(shared_data: Calla
     assert known > 20
 
 
-def test_a_space_with_operations_of_its_own_and_without_some() -> None:
+def test_a_space_with_operations_of_its_own_and_without_some(counted: Counted) -> None:
     @register_op("test_objectives_scale")
     def scale(channels: int, stride: int, affine: bool) -> nn.Module:
         return nn.Conv2d(channels, channels, 1, stride, groups=channels)

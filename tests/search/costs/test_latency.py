@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -18,24 +19,9 @@ from training.run.checkpoint import Checkpoints
 CPU = torch.device("cpu")
 
 
-class Clock:
-    """In place of measuring: the n-th call takes n milliseconds, and the frame 1000."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls = 0
-        monkeypatch.setattr(measuring, "_milliseconds", self)
-
-    def __call__(self, calls: list, device: torch.device, turns: int) -> list[float]:
-        for call in calls:
-            call()  # each of them can run
-        self.calls = len(calls)
-        return [1000.0, *map(float, range(1, len(calls)))]
-
-
 @pytest.mark.parametrize("space", list_spaces())
-def test_latency_is_the_sum_of_what_was_measured(space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latency_is_the_sum_of_what_was_measured(space: str, clock: Any) -> None:
     """Every distinct operation is measured once; each cell adds the time of the one that stands there."""
-    clock = Clock(monkeypatch)
     encoding = Encoding(get_space(space))
     names = [encoding.space.candidates[column] for column in encoding.operations]
     cells = 3 if space == "darts" else 2

@@ -1,5 +1,6 @@
 """What architectures cost in a search that samples them."""
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -12,45 +13,16 @@ from search.costs import latency as measuring
 from search.costs.tabular import Table, TableRow
 from search.sampling.config import SamplingConfig
 from search.sampling.costs import ArchitectureCosts, architecture_costs
-from search.sampling.encoding import Encoding, Genome
+from search.sampling.encoding import Encoding
 from supernet import DiscreteNetwork, Genotype, get_space
 from supernet.genotypes.published import get_genotype
-from supernet.spaces.skeleton import Stem
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.metrics import count_multiply_adds, count_parameters
 from training.tasks.classification import Classification
 
+Counted = Callable[..., dict[str, float]]
 HARDWARE = Hardware(torch.device("cpu"))
 CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-
-
-def counted(
-    encoding: Encoding,
-    genome: Genome,
-    channels: int,
-    cells: int,
-    classes: int,
-    shape: tuple[int, int, int],
-    stem: Stem = "cifar",
-) -> dict:
-    """By the network itself."""
-    network = DiscreteNetwork(encoding.genotype(genome), channels, cells, classes, shape[0], stem=stem)
-    return {"parameters": count_parameters(network), "multiply_adds": count_multiply_adds(network, shape)}
-
-
-class Clock:
-    """In place of measuring: the n-th call takes n milliseconds, and the frame 1000."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls = 0
-        monkeypatch.setattr(measuring, "_milliseconds", self)
-
-    def __call__(self, calls: list, device: torch.device, turns: int) -> list[float]:
-        for call in calls:
-            call()  # each of them can run
-        self.calls = len(calls)
-        return [1000.0, *map(float, range(1, len(calls)))]
 
 
 def small_table(*latencies: str) -> Table:
@@ -68,7 +40,7 @@ def test_without_latency_there_are_two_costs() -> None:
     assert costs.state_dict() == {}
 
 
-def test_images_say_what_the_network_is_for() -> None:
+def test_images_say_what_the_network_is_for(counted: Counted) -> None:
     config = SamplingConfig(space="nasbench201", channels=4, cells=3)
     encoding = Encoding(get_space("nasbench201"))
     task = Classification.of_images(DataConfig(), random_images(20, size=8, classes=7, channels=1), HARDWARE)
@@ -78,9 +50,9 @@ def test_images_say_what_the_network_is_for() -> None:
     )
 
 
-def test_the_mobile_stem_has_costs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mobile_stem_has_costs_of_its_own(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the network that retraining builds with that stem by default; 4,718,752 parameters for the cell of DARTS."""
-    clock, built = Clock(monkeypatch), []
+    built: list[DiscreteNetwork] = []
     make = counting.DiscreteNetwork
 
     def spy(*arguments: Any, **options: Any) -> DiscreteNetwork:
@@ -108,8 +80,7 @@ def test_the_latency_of_a_table_is_its_column() -> None:
     assert costs.state_dict() == {}
 
 
-def test_a_search_that_goes_on_has_the_latencies_from_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    Clock(monkeypatch)
+def test_a_search_that_goes_on_has_the_latencies_from_before(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     encoding = Encoding(get_space("nasbench201"))
     config = SamplingConfig(space="nasbench201", channels=4, cells=1, latency="measured")
     genome = encoding.random(Random(0))
