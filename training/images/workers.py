@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,6 +17,9 @@ Request = TypeVar("Request")
 Made = TypeVar("Made")
 
 _ENDS = (signal.SIGINT, signal.SIGTERM)
+
+_UNTIL_ITS_DEATH_IS_KNOWN = 2.0
+"""Seconds; the signal cuts them short, after a few milliseconds at most."""
 
 
 def available_cores() -> int:
@@ -46,7 +50,11 @@ def new_loader(
 
 
 def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
-    """Yields the results of the maker. Raises the InputError that it returned instead of one."""
+    """Yields the results of the maker.
+
+    Raises the InputError that it returned instead of one, and RuntimeError for a process that has
+    died.
+    """
     # A process that is told to end before it is ready for it would be an error at the exit of its
     # parent.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
@@ -54,7 +62,17 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
         started = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    for made in started:
+    while True:
+        try:
+            made = next(started)
+        except StopIteration:
+            return
+        except (EOFError, ConnectionError) as error:
+            # A process that dies while it hands over a result breaks the connection before the
+            # system says that it has died. Then the handler of torch raises that wherever the
+            # program is: better here than on the way out. Only the main thread has that handler.
+            time.sleep(_UNTIL_ITS_DEATH_IS_KNOWN)
+            raise RuntimeError("DataLoader worker (pid unknown) has died while it handed over a result") from error
         if isinstance(made, InputError):
             raise made
         yield made
