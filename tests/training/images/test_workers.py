@@ -1,5 +1,6 @@
 """Processes that read images, and how their death is told."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -46,6 +47,18 @@ def test_results_come_in_the_order_of_the_requests() -> None:
         assert [len(ones) for ones in results(new_loader(Ones(), sizes, count))] == sizes
         with pytest.raises(InputError, match=r"^none$"):
             list(results(new_loader(Ones(), [3, 0], count)))
+
+
+def test_an_error_ends_the_processes_without_the_garbage_collector() -> None:
+    """Collected, a loader waits in vain for each of its processes."""
+    before = multiprocessing.active_children()
+    gc.disable()
+    try:
+        with pytest.raises(InputError, match=r"^none$"):
+            list(results(new_loader(Ones(), [3, 0, *[3] * 8], 2)))
+        assert multiprocessing.active_children() == before
+    finally:
+        gc.enable()
 
 
 def test_a_process_that_dies_while_it_hands_over_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
