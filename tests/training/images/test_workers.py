@@ -14,11 +14,10 @@ from torch.utils.data import Dataset
 from base.checks import InputError
 from training.images import workers
 from training.images.workers import new_loader, results
-from training.run.command import command
 
 
 class Ones(Dataset[torch.Tensor | InputError]):
-    """Tensors of as many ones as asked for; none is wrong, fewer a mistake of ours."""
+    """Tensors of as many ones as asked for; none is wrong."""
 
     def __getitem__(self, count: int) -> torch.Tensor | InputError:
         return torch.ones(count) if count else InputError("none")
@@ -69,8 +68,3 @@ def test_a_process_that_dies_while_it_hands_over_a_result(monkeypatch: pytest.Mo
     with death_is_not_told(), pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid"):
         kill_all_workers()
         list(made)
-
-
-def test_a_mistake_of_ours_in_a_process_is_not_its_death(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("prog", lambda: list(results(new_loader(Ones(), [-1], 1))) and None) == 1
-    assert "internal error: RuntimeError: Caught RuntimeError in DataLoader worker" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from training.run.monitor import Monitor
 ROOT = Path(__file__).parents[3]
 ROOM = "make room, then the same --run with --resume goes on from the last checkpoint"
 LESS = "less is needed with smaller channels, cells, batch_size or data.limit"
+DIED = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
 
 
 def raising(error: BaseException):
@@ -38,6 +39,7 @@ def raising(error: BaseException):
         (MemoryError(), 2, f"error: not enough memory; {LESS}"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), 2, f"error: not enough memory; {LESS}"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), 2, f"error: not enough memory; {LESS}"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 2, f"error: {DIED}"),
         (OSError("damaged\narchive"), 2, "error: damaged archive"),
         (TrainingDiverged("step 3: the loss is NaN"), 1, "error: step 3: the loss is NaN"),
         (KeyboardInterrupt(), 130, "stopped; the same --run with --resume goes on from the last checkpoint"),
@@ -61,6 +63,12 @@ def test_a_mistake_of_ours_is_not_called_wrong_input(capsys, kind):
     line = capsys.readouterr().err
     assert line.startswith(f"prog: error: internal error: {kind.__name__}: ") and line.count("\n") == 1
     assert re.search(r"; raised in \S*test_command\.py, line \d+, main, while no run was open to log more\n$", line)
+
+
+def test_a_mistake_of_ours_in_a_process_that_reads_images_is_not_its_death(capsys):
+    error = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback: shapes differ")
+    assert command("prog", raising(error)) == 1
+    assert ": internal error: RuntimeError: Caught RuntimeError in DataLoader worker process 0." in capsys.readouterr().err
 
 
 def test_the_traceback_of_a_mistake_of_ours_is_in_the_log_of_the_run(capsys, tmp_path):
