@@ -80,8 +80,7 @@ def sample(space: str) -> list[Triple]:
     return distinct(chosen)
 
 
-# Cells of NAS-Bench-201 take a third of the time, so that all combinations are run there, and a sample of them in DARTS.
-QUICK = [*sample("darts"), *(triple for triple in ACCEPTED if triple[0] == "nasbench201")]
+QUICK = [triple for space in SPACES for triple in sample(space)]
 RUN = [pytest.param(*triple, marks=[] if triple in QUICK else pytest.mark.slow) for triple in distinct([*QUICK, *ACCEPTED])]
 """All of an epoch's watch that the beginning of the epoch asks for."""
 

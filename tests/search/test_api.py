@@ -18,15 +18,22 @@ SMALL = SearchConfig(
 OPTIONS = "--epochs=1 --channels=2 --cells=3 --batch_size=32 --eigenvalue_every=0 --threads=1 --device=cpu --data.limit=80"
 
 
-def test_the_call_does_what_the_command_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = search.run(SMALL, run=tmp_path / "call")
+@pytest.fixture(scope="module")
+def called(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Genotype]:
+    """The run directory of a search that was called, and what it found."""
+    run = tmp_path_factory.mktemp("called") / "run"
+    return run, search.run(SMALL, run=run)
+
+
+def test_the_call_does_what_the_command_does(called: tuple[Path, Genotype], tmp_path: Path) -> None:
+    run, found = called
     assert get_method("darts").main([*OPTIONS.split(), f"--run={tmp_path / 'command'}"]) == 0
     assert found == Genotype.load(tmp_path / "command" / "genotype.json")
-    files = [(tmp_path / name / "history.jsonl").read_text() for name in ("call", "command")]
+    files = [(directory / "history.jsonl").read_text() for directory in (run, tmp_path / "command")]
     assert files[0] == files[1]
     with pytest.raises(ValueError, match="holds a run already"):
-        search.run(SMALL, run=tmp_path / "call")
-    assert search.run(SMALL, run=tmp_path / "call", resume=True) == found
+        search.run(SMALL, run=run)
+    assert search.run(SMALL, run=run, resume=True) == found
 
 
 def test_a_method_by_name(tmp_path: Path) -> None:
@@ -40,12 +47,11 @@ def test_a_method_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_a_method_of_ones_own_by_name(tmp_path: Path) -> None:
+def test_a_method_of_ones_own_by_name(called: tuple[Path, Genotype], tmp_path: Path) -> None:
     mine = search.DifferentiableMethod("mine", "unpublished", "DARTS on few images", lambda: SMALL)
     with METHODS.temporarily():
         search.register_method(mine)
-        found = search.run(method="mine", run=tmp_path / "mine")
-    assert found == search.run(SMALL, run=tmp_path / "darts")
+        assert search.run(method="mine", run=tmp_path / "mine") == called[1]
 
 
 @pytest.mark.slow

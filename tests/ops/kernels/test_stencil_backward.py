@@ -194,7 +194,7 @@ def test_one_pixel(place: Any) -> None:
     check_input_gradient(place, given, False, parts=1)
 
 
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_tiles_are_shared_among_the_parts(place: Any, stride: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_backward_shape", lambda maps, rows: (16, 16, 16))

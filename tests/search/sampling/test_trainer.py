@@ -51,10 +51,10 @@ def run_search(method: str, arguments: Sequence[str]) -> int:
     return get_method(method).main(arguments, pictures=False)
 
 
-@pytest.fixture
-def table_file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def table_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of all architectures: accuracy and size count convolutions."""
-    encoding, path = Encoding(get_space("nasbench201")), tmp_path / "table.csv"
+    encoding, path = Encoding(get_space("nasbench201")), tmp_path_factory.mktemp("published") / "table.csv"
     lines = ["arch,cifar10_test_200,cifar10_valid_200,cifar10_valid_12,params_cifar10,flops_cifar10,latency_ms_phone"]
     for number, genome in enumerate(encoding.all()):
         worth = sum((0, 1, 2, 3, 1)[column] for column in genome) + number / 1e5
