@@ -1,6 +1,5 @@
 """Images in, a trained network out."""
 
-import difflib
 import io
 import os
 import zipfile
@@ -19,6 +18,7 @@ from torch import nn
 from base.checks import FieldError, InputError
 from base.files import write_atomically
 from base.seeds import new_generator
+from base.texts import did_you_mean
 from fusenas.settings import DataSummary, FitConfig, suitable
 from retrain.api import retrain
 from retrain.export import export
@@ -123,9 +123,8 @@ def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
 def _configured(data: str, settings: Mapping[str, Any]) -> FitConfig:
     known = [field.name for field in fields_in_order(FitConfig) if field.name != "data"]
     if unknown := [name for name in settings if name not in known]:
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"{unknown[0]}: no such setting{meant}; known: {', '.join(known)}")
+        near = did_you_mean(unknown[0], known)
+        raise InputError(f"{unknown[0]}: no such setting{near or ';'} known: {', '.join(known)}")
     return FitConfig(data=data, **settings)
 
 

@@ -256,7 +256,7 @@ def test_both_parts_are_brought_to_a_size_that_is_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"efort": "quick"}, r"^efort: no such setting; did you mean effort\?; known: root, .*, threads$"),
+        ({"efort": "quick"}, r"^efort: no such setting; did you mean effort\? known: root, .*, threads$"),
         ({"zzz": 1}, r"^zzz: no such setting; known: root, "),
         ({"export": "ONNX"}, r"^export: must be one of none, torch_export, onnx, not ONNX$"),
     ],

@@ -18,8 +18,8 @@ Made = TypeVar("Made")
 
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
-_UNTIL_ITS_DEATH_IS_KNOWN = 2.0
-"""Seconds; the signal cuts them short, after a few milliseconds at most."""
+_UNTIL_ITS_DEATH_IS_KNOWN = 1.0
+"""Seconds; the signal cuts them short, mostly within milliseconds."""
 
 
 def available_cores() -> int:
