@@ -78,8 +78,8 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
                 raise made
             finally:
                 # The error holds this frame by its traceback. If the frame held the error, too,
-                # both would wait for the garbage collector, which ends the queues of a loader
-                # before the loader, and that then waits 5 seconds for each process.
+                # the garbage collector would end the loader, which takes 5 seconds for each
+                # process (findings/data_loader_in_a_cycle.sh).
                 del made
         yield made
 
