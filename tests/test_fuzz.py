@@ -140,7 +140,7 @@ def read_within_limits(read: Callable[[], object]) -> None:
 
 
 def examples(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """So many damaged files, the same ones each time."""
+    """Gives a test so many damaged files, the same ones each time."""
     # A test writes each of its files over the one before.
     return settings(max_examples=count, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -201,7 +201,7 @@ def test_arrays(kind: str, tmp_path: Path) -> None:
 
 
 def test_arrays_in_whole_archives(tmp_path: Path) -> None:
-    """What is damaged is an array in the archive, whose checksum is right."""
+    """The damage is in an array in the archive, whose checksum is right."""
     path = tmp_path / "images.npz"
     buffer = io.BytesIO()
     np.save(buffer, np.zeros((12, 5, 4, 3), np.uint8))

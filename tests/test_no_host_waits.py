@@ -241,7 +241,7 @@ GPU_SEARCHES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def synchronisation_refused() -> Iterator[Callable[[], None]]:
-    """From its call on torch raises an error where it waits for the GPU."""
+    """Lets torch raise an error, from the call on, where it waits for the GPU."""
     try:
         yield lambda: torch.cuda.set_sync_debug_mode("error")
     finally:
@@ -284,7 +284,7 @@ def test_on_a_gpu_a_search_in_a_graph_has_the_same_bits(variant: str, tmp_path: 
 @needs_gpu
 @pytest.mark.parametrize("drop_path", [0.0, 0.3])
 def test_on_a_gpu_a_retraining_in_a_graph_has_the_same_bits(drop_path: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a short last batch; the second epoch drops paths."""
+    """The last batch is short; the second epoch drops paths."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     with_graph, without = (new_retraining(device="cuda", drop_path=drop_path, graph=graph) for graph in (True, False))
     assert_same_bits(trained(with_graph), trained(without))

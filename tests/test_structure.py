@@ -52,7 +52,7 @@ def test_there_is_something_to_test() -> None:
 
 @pytest.mark.parametrize("file", [name_of(file) for file in FILES])
 def test_an_import_only_goes_down(file: str) -> None:
-    """So `base` imports nothing of ours, and `search` and `retrain` never import each other."""
+    """Therefore `base` imports nothing of ours, and `search` and `retrain` never import each other."""
     package = file.partition("/")[0]
     packages = {name.partition(".")[0] for name in IMPORTS[file]}
     assert not [name for name in packages - {package} if FLOORS.get(name, -1) >= FLOORS[package]]

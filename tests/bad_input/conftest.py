@@ -22,7 +22,7 @@ MAIN = {"search.darts": search.darts.main, "retrain": retrain.__main__.main}
 
 
 def files_below(path: Path) -> dict[str, bytes | str | None]:
-    """What each file, link and directory holds."""
+    """Returns the content of each file, link and directory."""
 
     def content(entry: Path) -> bytes | str | None:
         if entry.is_symlink():

@@ -20,7 +20,7 @@ both = pytest.mark.parametrize("command", ["search.darts", "retrain"])
 
 
 def fill_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """From now on there is no space for the file `name`."""
+    """Takes away the space for the file `name` from now on."""
 
     def full(path: Path, mode: str) -> io.IOBase:
         return open("/dev/full" if path.name == f"{name}.tmp" else path, mode)  # type: ignore[return-value]

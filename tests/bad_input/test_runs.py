@@ -107,7 +107,7 @@ class Bomb:
 
 
 def saved(content: object, signed: bool = False) -> bytes:
-    """What torch.save writes; `signed`: with the first line that a checkpoint of this program has."""
+    """Returns the bytes that torch.save writes; `signed`: behind the first line that a checkpoint of this program has."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()

@@ -134,7 +134,7 @@ def decided(search: BilevelSearch) -> dict[str, int]:
 
 
 def check_what_comes_later(search: BilevelSearch) -> None:
-    """What the parts do after some epochs: a new stage, a decision, a verdict."""
+    """Checks the work of parts that comes after some epochs: a new stage, a decision, a verdict."""
     config = search.config
     if config.stages.keep:
         search.begin_epoch(config.epochs // 2, print)

@@ -61,7 +61,7 @@ def entry(epoch: int, text: str) -> dict[str, Any]:
 
 
 def write_run(run: Run, config: SearchConfig, texts: Sequence[str]) -> None:
-    """What a search leaves after one epoch for each of `texts`."""
+    """Writes the files that a search leaves after one epoch for each of `texts`."""
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "config.yaml").write_text(config_to_yaml(replace(config, seed=run.seed)))
     lines = [json.dumps(entry(number, text)) for number, text in enumerate(texts, start=1)]
@@ -71,7 +71,7 @@ def write_run(run: Run, config: SearchConfig, texts: Sequence[str]) -> None:
 
 
 class StandIn:
-    """In place of `search_command`: writes the run at once; the process then says something and ends with a status."""
+    """Stands for `search_command`: writes the run at once; the process then says something and ends with a status."""
 
     def __init__(self) -> None:
         self.started: list[tuple[str, int, bool]] = []

@@ -145,7 +145,7 @@ def watch_files(moments: Moments) -> None:
 
 
 def run(request: dict[str, Any]) -> int:
-    """In the forked process: the program's exit status, if it gets that far."""
+    """Runs in the forked process and returns the program's exit status, if it gets that far."""
     signal.alarm(SECONDS)
     with open(request["output"], "ab") as output:
         os.dup2(output.fileno(), 1)

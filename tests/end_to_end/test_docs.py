@@ -100,7 +100,7 @@ def test_commands_on_a_run_are_accepted(command: str, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("command", of(r"benchmarks\.nasbench201"))
 def test_commands_of_the_benchmark_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as the searches that they would begin."""
+    """They are run as far as the searches that they would begin."""
     asked: list[tuple[Any, list[str]]] = []
     monkeypatch.setattr(nasbench201, "benchmark", lambda options, through, typed: asked.append((options, through)) or 0)
     assert nasbench201.main(shlex.split(command)[3:]) == 0
@@ -115,7 +115,7 @@ class _Parsed(Exception):
 
 @pytest.mark.parametrize("command", of(r"benchmarks\.(?!nasbench201)\w+"))
 def test_commands_of_other_benchmarks_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as the options of each."""
+    """They are run as far as their options are read."""
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(self: argparse.ArgumentParser, *given: Any, **named: Any) -> Any:
@@ -137,7 +137,7 @@ def test_programs_exist() -> None:
 
 
 def percent(value: Percent | None) -> str:
-    """As the tables write it."""
+    """Returns the share as the tables write it."""
     return "-" if value is None else f"{value[0]:.2f}" if value[1] is None else f"{value[0]:.2f}±{value[1]:.2f}"
 
 

@@ -70,7 +70,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder_runs(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    """By what makes the batches."""
+    """Returns the directories of a search and a retraining for each way of making batches."""
     data = {"name": "folder", "root": photographs, "size": 16, "flip": True, "crop_padding": 2, "cutout": 4, "workers": 1}
     return {
         loading: searched_and_retrained(tmp_path_factory.mktemp(loading), data | {"loading": loading})

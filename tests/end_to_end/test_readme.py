@@ -25,7 +25,7 @@ OWN_IMAGES = README[README.index("## Your own images") : README.index("## Search
 
 @pytest.fixture
 def little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As little work as there can be, in place of minutes of it."""
+    """Leaves as little work as there can be, in place of minutes of it."""
     quick = settings.BUDGETS["quick"]
     search = replace(quick.search, steps=1, shortest=1, channels=2)
     retraining = replace(quick.retrain, steps=1, shortest=1, channels=2, cells=3)

@@ -182,7 +182,7 @@ def test_weight_gradients_are_left_out_where_weights_are_frozen(monkeypatch: pyt
 
 
 def test_other_weights_than_its_own_can_be_put_into_a_fused_network() -> None:
-    """As the second order does: the weights of the virtual step."""
+    """The second order does so with the weights of the virtual step."""
     space = get_space("darts")
     logits = []
     for kernels in ("fused", "reference"):

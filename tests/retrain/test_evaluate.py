@@ -413,7 +413,7 @@ def test_a_folder_of_images_without_configuration(make_run, tmp_path, capsys):
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What the command says, in one line, of input that is wrong."""
+    """Returns the one line that the command says of wrong input."""
 
     def refuse(*argv: str) -> str:
         capsys.readouterr()

@@ -162,7 +162,7 @@ def test_overwrite_removes_what_was_exported_and_nothing_else(run: Path) -> None
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What the command says, in one line, of input that is wrong."""
+    """Returns the one line that the command says of wrong input."""
 
     def refuse(*argv: str | Path) -> str:
         capsys.readouterr()

@@ -81,7 +81,7 @@ def test_weights_alone_are_a_run_without_a_configuration(finished: Path, tmp_pat
 
 
 def refused(path: Path) -> str:
-    """What is said, one line that begins with the path."""
+    """Returns the message, one line that begins with the path."""
     with pytest.raises(InputError) as raised:
         RetrainRun.open(path)
     message = str(raised.value)

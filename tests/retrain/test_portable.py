@@ -34,7 +34,7 @@ def trained(genotype: str, shape: tuple[int, int, int] = (3, 8, 8), scale: float
 
 
 def logits(source: Trained, images: Tensor) -> Tensor:
-    """Of images that are divided by the scale, but not normalised."""
+    """Returns the logits of images that are divided by the scale, but not normalised."""
     with torch.no_grad():
         return source.network(source.format.normalised(images * source.format.scale))
 
@@ -162,7 +162,7 @@ def test_the_files_are_used_where_the_project_is_not(darts: tuple[Trained, Path]
 
 
 class Own(nn.Module):
-    """What the test has put into `compute`."""
+    """Computes with the function that the test has put into `compute`."""
 
     compute: Callable[[Tensor], Tensor] = staticmethod(torch.tanh)
 

@@ -62,7 +62,7 @@ def results(path: Path) -> dict[str, bytes]:
 
 
 def events(path: Path):
-    """What TensorBoard itself reads in the directory."""
+    """Returns the events that TensorBoard itself reads in the directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
@@ -230,7 +230,7 @@ def test_drop_path_rises_linearly_and_the_rate_falls_by_a_cosine():
 
 
 def test_masks_are_drawn_in_every_epoch_or_in_none():
-    """So that all epochs are one CUDA graph; in the first the probability is 0 and they drop nothing."""
+    """All epochs are then one CUDA graph; in the first the probability is 0 and the masks drop nothing."""
     without, with_masks = new_trainer(small(drop_path=0.0)), new_trainer(small(drop_path=0.3))
     drawn = []
     for trainer in (without, with_masks):

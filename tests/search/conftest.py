@@ -37,7 +37,7 @@ def assert_same() -> Callable[[Any, Any], None]:
 
 
 class Clock:
-    """In place of measuring: the n-th call takes n milliseconds, and the frame 1000."""
+    """Stands for measuring: the n-th call takes n milliseconds, and the frame 1000."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = 0

@@ -156,7 +156,7 @@ def test_a_search_in_a_table_has_no_network(tmp_path: Path) -> None:
 
 
 def refused(path: Path, kind: type[SearchRun] = SearchRun) -> str:
-    """What is said, one line that begins with the path."""
+    """Returns the message, one line that begins with the path."""
     with pytest.raises(InputError) as raised:
         run = kind.open(path)
         run.state  # noqa: B018

@@ -21,7 +21,7 @@ CONFIG = SamplingConfig(space="nasbench201")
 
 
 class Climber(Sampler):
-    """As in docs/extending.md: a child replaces a worse parent."""
+    """The sampler of docs/extending.md: a child replaces a worse parent."""
 
     best: Scored | None = None
 

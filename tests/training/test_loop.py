@@ -101,7 +101,7 @@ def test_before_the_first_epoch_a_trainer_has_no_reason_to_stop(tmp_path: Path) 
 
 
 def test_a_meter_without_images_has_no_reading(tmp_path: Path) -> None:
-    """As that of the validation images in a search that does not train on them."""
+    """A search that does not train on its validation images has such a meter."""
     trainer = OneWeight(epochs=1)
     trainer.meters["valid"] = AccuracyMeter("cpu")
     with Monitor(tmp_path) as monitor:

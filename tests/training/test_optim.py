@@ -95,7 +95,7 @@ def stepped(optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_a_rate_may_be_a_tensor_that_stays_the_same_one(name: str) -> None:
-    """As on a GPU, where a CUDA graph reads it. 0.25 is exact in every floating type."""
+    """A CUDA graph reads it on a GPU. 0.25 is exact in every floating type."""
     ours, plain = (new_optimizer(OptimizerConfig(name=name), [nn.Parameter(torch.ones(3))]) for _ in range(2))
     rate = ours.param_groups[0]["lr"] = torch.tensor(0.0)
     for lr in (0.25, 0.125):

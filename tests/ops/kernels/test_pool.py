@@ -33,7 +33,7 @@ def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 def run_pool(inputs: Tensor, rows: list[tuple[int, int]], stride: int, parts: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """What `pool` writes: out, index, partial. All start as something that a forgotten element would show."""
+    """Returns the tensors that `pool` writes: out, index, partial. They start with values that show a forgotten element."""
     _, batch, height, width, channels = inputs.shape
     size = batch, -(-height // stride), -(-width // stride), channels
     out = inputs.new_full((len(rows), *size), torch.nan)

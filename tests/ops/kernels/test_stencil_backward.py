@@ -25,7 +25,7 @@ FORMS = [(3, 1), (5, 2), (5, 1), (3, 2)]
 
 
 class Problem(NamedTuple):
-    """What both ops take, in float64; branch n reads input n % I, and its weights lie in reverse order of the branches."""
+    """Arguments of both ops, in float64; branch n reads input n % I; its weights lie in reverse order of the branches."""
 
     inputs: Tensor
     norm: Tensor | None

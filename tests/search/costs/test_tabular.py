@@ -36,7 +36,7 @@ def write(path: Path, *lines: str) -> Path:
 
 
 def refused(path: Path) -> str:
-    """What is wrong, without the beginning that all messages share."""
+    """Returns the problem, without the beginning that all messages share."""
     with pytest.raises(ValueError) as caught:
         Table.read(path)
     message, beginning = str(caught.value), f"tabular: {path}: "

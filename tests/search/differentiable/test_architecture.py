@@ -26,7 +26,7 @@ SPACES = sorted(SIZES)
 
 
 def new_architecture(tied: bool = True, keep: Mapping[str, Tensor] | None = None, **options: Any) -> Architecture:
-    """In float64, with alphas and betas that are far from equal."""
+    """Returns one in float64, with alphas and betas that are far from equal."""
     defaults: dict[str, Any] = {"space": "nasbench201", "epochs": 5}
     config = SearchConfig(tie_cells=tied, **defaults | options)
     cells = None if tied else CELLS[config.space]
@@ -326,7 +326,7 @@ def test_the_auxiliary_skip_is_an_identity_beside_every_edge(space: str, partial
 
 
 def alpha_softmax(alpha: Tensor) -> Tensor:
-    """Of a table whose first candidate, none, is gone."""
+    """Returns the softmax of a table whose first candidate, none, is gone."""
     powers = alpha[..., 1:].exp()
     return F.pad(powers / powers.sum(-1, keepdim=True), (1, 0))
 

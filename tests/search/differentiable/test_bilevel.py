@@ -79,7 +79,7 @@ class Problem:
         return dict(zip(leaves, found, strict=True))
 
     def reference(self) -> dict[str, torch.Tensor]:
-        """By an independent double backward through the plain network."""
+        """Returns the gradient by an independent double backward through the plain network."""
         momenta = {
             other: part(self.optimizer.state[parameter]["momentum_buffer"], row)
             for parameter, row, other in pairs(self.network, self.plain)
@@ -109,7 +109,7 @@ def test_exact_equals_an_independent_double_backward(space: str) -> None:
 
 @pytest.mark.parametrize("space", sorted(TINY))
 def test_finite_differences_approach_exact(space: str, record_property) -> None:
-    """At a tiny step they agree; at the published one kinks of ReLU and max pooling show, which is recorded only."""
+    """They agree at a tiny step; at the published one kinks of ReLU and max pooling show, which is recorded only."""
     problem = Problem(space)
     exact = problem.gradient("exact")
     torch.testing.assert_close(problem.gradient("finite", epsilon=1e-6), exact, rtol=1e-6, atol=1e-6)

@@ -15,7 +15,7 @@ ALWAYS = EarlyStopConfig(start=0.0)
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is judged of one epoch."""
+    """The values of one epoch that are judged."""
 
     skip_share: Mapping[str, float]
     eigenvalue: float | None

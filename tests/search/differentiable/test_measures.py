@@ -128,7 +128,7 @@ class Problem:
         self.alphas = 0.5 * torch.randn(6, 5, dtype=torch.float64)
 
     def loss(self, alphas):
-        """In the precision of the alphas; running statistics stay as they are."""
+        """Returns the loss in the precision of the alphas; running statistics stay as they are."""
         alphas = alphas.view(6, 5)
         tensors = [*self.network.named_parameters(), *self.network.named_buffers()]
         state = {name: (tensor.to(alphas) if tensor.is_floating_point() else tensor).clone() for name, tensor in tensors}
@@ -139,7 +139,7 @@ class Problem:
 @pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_dominant_eigenvalue_of_a_supernet(training: bool, number: int) -> None:
-    """So short a length that no ReLU has its kink in between, which a double backward does not see."""
+    """The length is so short that no ReLU has its kink in between, which a double backward does not see."""
     problem = Problem(number, training)
     expected = dominant_by_autograd(problem.loss, [problem.alphas])
     found = dominant_eigenvalue(gradient_of(problem.loss), [problem.alphas], seed(0), length=1e-5)
@@ -149,7 +149,7 @@ def test_the_dominant_eigenvalue_of_a_supernet(training: bool, number: int) -> N
 
 
 def smooth_loss(normal, reduce):
-    """Of two tables through a layer of tanh, the same in any precision."""
+    """Returns the loss of two tables through a layer of tanh, the same in any precision."""
     inputs = torch.randn(16, normal.numel() + reduce.numel(), generator=seed(5), dtype=torch.float64).to(normal)
     mixed = torch.cat([normal.softmax(-1).flatten(), reduce.softmax(-1).flatten()])
     return F.cross_entropy(3 * (inputs * mixed).tanh().view(16, 4, -1).sum(-1), torch.arange(16) % 4)
@@ -211,7 +211,7 @@ def test_it_stops_when_the_krylov_space_is_exhausted(eigenvalues: list[float], c
 
 
 def test_the_basis_stays_orthogonal_where_eigenvalues_nearly_coincide() -> None:
-    """What is left of a product is then almost rounding; a basis with parallel vectors would count an eigenvalue twice."""
+    """The rest of a product is then almost rounding; a basis with parallel vectors would count an eigenvalue twice."""
     diagonal = 1 + 1e-9 * torch.arange(20, dtype=torch.float64)
     for number in range(10):
         point = [torch.ones(20, dtype=torch.float64)]

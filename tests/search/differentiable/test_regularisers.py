@@ -43,7 +43,7 @@ def tables(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 def rows_of(table: Tensor, keep: Tensor) -> list[list[Tensor]]:
-    """For each cell the kept entries [kept] of each edge that has any."""
+    """Returns for each cell the kept entries [kept] of each edge that has any."""
     cells = table if table.ndim == 3 else table.unsqueeze(0)
     return [[row[kept] for row, kept in zip(cell, keep, strict=True) if kept.any()] for cell in cells]
 
@@ -110,7 +110,7 @@ def test_gradients(regulariser: Penalty, cells: tuple[int, ...]) -> None:
 
 
 def test_kl_is_least_where_all_candidates_are_alike() -> None:
-    """At alpha = 0 all concentrations are 1."""
+    """All concentrations are 1 at alpha = 0."""
     zero = torch.zeros(4, 4, dtype=torch.float64, requires_grad=True)
     value = kl_to_uniform(zero, KEEP)
     (gradient,) = torch.autograd.grad(value, zero)

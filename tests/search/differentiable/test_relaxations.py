@@ -68,7 +68,7 @@ def plain_softmax(scores: list[float]) -> list[float]:
 
 
 def plain_softmax_gradient(weights: Tensor, upstream: Tensor) -> Tensor:
-    """By d p_j / d score_k = p_j (1[j = k] - p_k)."""
+    """Returns the gradient by d p_j / d score_k = p_j (1[j = k] - p_k)."""
     result = torch.zeros_like(weights)
     for k in range(weights.shape[-1]):
         for j in range(weights.shape[-1]):

@@ -81,7 +81,7 @@ def test_the_cost_is_that_of_the_network_that_is_retrained(searched: Path, read_
 
 @pytest.mark.parametrize(("stem", "side", "parameters"), [("cifar", 32, 3_349_342), ("imagenet", 64, 4_718_752 - 990 * 769)])
 def test_published_cells_have_the_published_number_of_parameters(stem: Any, side: int, parameters: int) -> None:
-    """On ImageNet without the 990 classes that images of 10 do not have: 768 weights and a bias each."""
+    """Those on ImageNet lack the 990 classes that images of 10 do not have: 768 weights and a bias each."""
     images = ImageFormat((3, side, side), 255.0, (0.5,) * 3, (0.5,) * 3, tuple(map(str, range(10))))
     assert default_costs(get_genotype("DARTS_V2"), get_space("darts"), stem, images)["parameters"] == parameters
 

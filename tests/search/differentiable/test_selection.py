@@ -76,7 +76,7 @@ def test_the_strongest_are_those_that_a_plain_loop_finds(space: SearchSpace, see
 
 @pytest.mark.parametrize("name", list_spaces())
 def test_of_equal_candidates_the_earlier_ones_stay(name: str) -> None:
-    """As in the space's rule."""
+    """The space's rule does the same."""
     space = get_space(name)
     keep = all_candidates(space)
     mixture = mixture_of({kind: torch.zeros(table.shape) for kind, table in keep.items()}, keep)
@@ -175,7 +175,7 @@ def decide_all(
 @hypothesis(max_examples=40, deadline=None)
 @given(space=SPACES, seed=SEEDS, levels=st.sampled_from([None, 2, 5]), cells=st.sampled_from([0, 2]))
 def test_a_selection_is_that_of_the_published_algorithm(space: SearchSpace, seed: int, levels: int | None, cells: int) -> None:
-    """With ties where accuracies have few levels, and with candidates that went before; then every round is as published."""
+    """Every round is as published, with ties where accuracies have few levels and with candidates that went before."""
     generator = torch.Generator().manual_seed(seed)
     keep = candidates(space, generator)
     alphas = random_alphas(space, generator, cells)

@@ -50,7 +50,7 @@ SIZE = {"data.limit": 64, "batch_size": 16, "epochs": 2, "device": "cpu"}
 
 
 def argv(path: Path, *flags: str, **settings: Any) -> list[str]:
-    """Of a tiny search in NAS-Bench-201's space; `settings` with "__" in place of dots."""
+    """Returns the options of a tiny search in NAS-Bench-201's space; `settings` have "__" in place of dots."""
     settings = {name.replace("__", "."): value for name, value in settings.items()}
     return ["--run", str(path), *(f"--{name}={value}" for name, value in (NASBENCH | SIZE | settings).items()), *flags]
 
@@ -67,7 +67,7 @@ def alphas(path: Path) -> dict[str, torch.Tensor]:
 
 
 def events(path: Path) -> Any:
-    """What TensorBoard itself reads in the directory."""
+    """Returns the events that TensorBoard itself reads in the directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
@@ -98,7 +98,7 @@ def pair(search: BilevelSearch) -> tuple[Batch, Batch]:
 
 
 def run_epoch(search: BilevelSearch, epoch: int) -> None:
-    """As `training.loop.run_epochs` does, without a checkpoint."""
+    """Runs an epoch as `training.loop.run_epochs` does, without a checkpoint."""
     torch.manual_seed(derive_seed(search.config.seed, "epoch", epoch))
     with Monitor(search.run.path) as monitor:
         search.run_epoch(epoch, Watch(monitor, monitor.bar(0), search.device, search.meters, epoch, search.steps, 50))
@@ -431,7 +431,7 @@ FULL = 'skip connections are 100% of the cell "cell", more than 50%'
 
 
 def collapse_in(patch: pytest.MonkeyPatch, epoch: int) -> None:
-    """From that epoch on, counted from 1 over the whole run, cells are said to be all skip connections."""
+    """Makes cells count as all skip connections from that epoch on, counted from 1 over the whole run."""
     shares = chain([0.0] * (epoch - 1), repeat(1.0))
     patch.setattr(report, "skip_share", lambda genotype: {"cell": next(shares)})
 
@@ -583,7 +583,7 @@ Part = dict[tuple[int, int, str, str], dict[str, torch.Tensor]]
 
 
 def parts(search: BilevelSearch) -> Part:
-    """Of each operation that there is, by cell, edge, candidate and name of the tensor: weights and their momentum."""
+    """Returns weights and their momentum of each operation that there is, by cell, edge, candidate and name of the tensor."""
     found: Part = {}
     for number, cell in enumerate(search.network.mixed_cells()):
         for key, slot in cell.slots.items():
@@ -598,7 +598,7 @@ def parts(search: BilevelSearch) -> Part:
 
 
 def test_a_stage_keeps_the_strongest_candidates_and_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four channels, two go through the operations first, and then all."""
+    """Two of four channels go through the operations first, and then all."""
     search = new_search(
         tmp_path, channels=4, partial=2, epochs=2, stages=StagesConfig(keep=[3], partial=[1]), alphas=AlphaConfig(lr=0.02)
     )
@@ -677,7 +677,7 @@ def grouped(channels: int, stride: int, affine: bool) -> nn.Module:
 
 @pytest.fixture
 def own_names() -> Iterator[None]:
-    """What a test registers is forgotten after it."""
+    """Forgets the operations of a test after it."""
     with OPERATIONS.temporarily(), SPACES.temporarily():
         yield
 
@@ -759,7 +759,7 @@ def test_a_search_resumed_while_it_selects_has_the_same_bits(tmp_path: Path) -> 
 def test_validation_images_train_alphas_in_a_search_of_two_levels_alone(
     bilevel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With other pixels and labels in them, all that moves is the same where they only judge."""
+    """Other pixels and labels in them change nothing that moves where they only judge."""
     assert quick(argv(tmp_path / "one", bilevel=bilevel, eigenvalue_every=1)) == 0
     split = ImageData.split
 
@@ -796,7 +796,7 @@ GDAS = {"relaxation": RelaxationConfig("straight_through", temperature=5.0)}
 
 
 def draws_of(search: BilevelSearch, patch: pytest.MonkeyPatch) -> list[list[int]]:
-    """What `search` draws from now on: the candidates of the edges, a list for each draw."""
+    """Returns a list that gets each draw of `search` from now on: the candidates of the edges."""
     drawn = []
     draw = search.architecture.draw
 

@@ -51,7 +51,7 @@ def test_images_say_what_the_network_is_for(counted: Counted) -> None:
 
 
 def test_the_mobile_stem_has_costs_of_its_own(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the network that retraining builds with that stem by default; 4,718,752 parameters for the cell of DARTS."""
+    """The network is the one that retraining builds with that stem by default: 4,718,752 parameters for the cell of DARTS."""
     built: list[DiscreteNetwork] = []
     make = counting.DiscreteNetwork
 

@@ -34,7 +34,7 @@ def with_operations(name: str, count: int) -> Encoding:
 
 
 def feeds(encoding: Encoding, genome: Genome) -> list[set[tuple[int, int]]]:
-    """What feeds each node of each kind: pairs of an edge into it and the operation there."""
+    """Returns the feeds of each node of each kind: pairs of an edge into it and the operation there."""
     edges = len(encoding.space.edges)
     found: dict[tuple[int, int], set[tuple[int, int]]] = {}
     for place, column in enumerate(genome):
@@ -175,7 +175,7 @@ def test_what_is_no_architecture_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "operations", "kept"), [("nasbench201", 2, 6), ("darts", 1, 14)])
 def test_each_architecture_has_the_same_chance(name: str, operations: int, kept: int) -> None:
-    """In DARTS, of which one kind of cell is looked at, each choice of inputs."""
+    """One kind of cell is looked at in DARTS; there each choice of inputs has the same chance."""
     encoding, random = with_operations(name, operations), Random(0)
     counts = Counter(encoding.random(random)[:kept] for _ in range(20_000))
     expected = {genome[:kept] for genome in encoding.all()}

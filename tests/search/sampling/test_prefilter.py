@@ -183,7 +183,7 @@ def hyperband(factor: int) -> Sampler:
 
 
 def test_hyperband_has_its_rungs_and_better_architectures_in_them() -> None:
-    """With the truth itself for a proxy, all scores are higher, at the same cost."""
+    """The truth itself is the proxy: all scores are higher, at the same cost."""
     plain, filtered = Trials(hyperband(0), score), Trials(hyperband(5), score)
     for trials in (plain, filtered):
         trials.advance(30.0)
@@ -216,7 +216,7 @@ def plain_sampler() -> Sampler:
 
 
 def copied(value: Any) -> Any:
-    """What a checkpoint gives back; fails for what it does not hold."""
+    """Returns the value as a checkpoint gives it back; fails for one that a checkpoint does not hold."""
     if isinstance(value, dict):
         return {copied(key): copied(entry) for key, entry in value.items()}
     if isinstance(value, tuple | list):

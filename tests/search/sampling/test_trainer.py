@@ -143,7 +143,7 @@ def check_results(run: Path, space: str, evaluations: int) -> None:
 
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
 def test_a_method_searches_in_a_table(method: str, tmp_path: Path, table_file: Path) -> None:
-    """Without images or network, and better than its own first guess."""
+    """It needs neither images nor network, and is better than its own first guess."""
     settings = {"evaluate": "table", "tabular": table_file, "data.name": "nothing", "evaluations": 40, "round": 10}
     assert run_search(method, [*options(method, "nasbench201", **settings), f"--run={tmp_path / 'run'}"]) == 0
     check_results(tmp_path / "run", "nasbench201", 40)

@@ -234,7 +234,7 @@ def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
 
 
 def a_state() -> dict:
-    """What a loop saves, and more: all data types, layouts, an optimiser with a state, random states."""
+    """Returns the state that a loop saves, and more: all data types, layouts, an optimiser with a state, random states."""
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
     optimizers = [
         torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
@@ -418,7 +418,7 @@ def test_a_full_disk_leaves_the_last_good_one(checkpoints, tmp_path, monkeypatch
 
 
 def test_a_write_that_the_system_refuses_leaves_the_last_good_one(tmp_path):
-    """With a real limit on the size of files, in a process of its own."""
+    """The system has a real limit on the size of files, in a process of its own."""
     script = (
         "import resource, signal, sys, torch\n"
         "from pathlib import Path\n"

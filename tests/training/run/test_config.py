@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass
 class Data:
-    """What is learnt from."""
+    """The examples of a configuration."""
 
     root: str = "data"
     """Folder of the images; 5% of them are looked at."""

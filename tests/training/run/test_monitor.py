@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 
 
 def events(directory):
-    """What TensorBoard itself reads in the directory."""
+    """Returns the events that TensorBoard itself reads in the directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0, "images": 0, "tensors": 0})

@@ -38,7 +38,7 @@ class Outer:
 
 @dataclass
 class Base:
-    """What all have."""
+    """The fields of all."""
 
     seed: int = field(default=0, kw_only=True)
     """Seed."""

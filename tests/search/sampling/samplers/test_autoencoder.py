@@ -112,7 +112,7 @@ def test_decoding_is_greedy(space: str) -> None:
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([0.1, 1.0, 30.0]))
 def test_whatever_is_decoded_is_an_architecture(space: str, seed: int, scale: float) -> None:
-    """Of any weights, from anywhere in the latent space."""
+    """It is one for any weights, from anywhere in the latent space."""
     encoding = encoding_of(space)
     torch.manual_seed(seed)
     model = Autoencoder(encoding.variables, 8)
@@ -206,7 +206,7 @@ def test_the_predictor_ranks_architectures_that_it_has_not_seen(space: str) -> N
 
 @every_space
 def test_a_move_follows_the_gradient_of_the_predicted_score(space: str) -> None:
-    """By central differences of the prediction, in float64."""
+    """The gradient is held to central differences of the prediction, in float64."""
     encoding = encoding_of(space)
     model = Autoencoder(encoding.variables, 4).double()
     states = unit_states(model, 2)

@@ -42,7 +42,7 @@ def tell(sampler: Sampler, genomes: list[Genome], how: Callable[[Genome], float]
 
 
 def edits(one: Genome, other: Genome) -> list[tuple[int, int]]:
-    """What was and what is, at the places where they differ."""
+    """Returns the old and the new entry of each place where they differ."""
     return [pair for pair in zip(one, other, strict=True) if pair[0] != pair[1]]
 
 
@@ -107,7 +107,7 @@ def test_a_child_is_one_mutation_away_from_the_best_of_a_sample(edge_share: floa
 
 
 def test_a_small_sample_has_a_weaker_parent() -> None:
-    """By the exact probabilities of a tournament with replacement; parents are told apart by their distance."""
+    """Exact probabilities of a tournament with replacement say so; parents are told apart by their distance."""
     counts: Counter[int] = Counter()
     far = [(column,) * 6 for column in range(5)]  # no mutation leads from one to near another
     sampler = new_sampler(population=5, sample=2, edge_share=0.0)
@@ -327,7 +327,7 @@ def incumbents(
 
 
 def test_it_beats_random_search_on_the_table(shared_data: Callable[[str], Path]) -> None:
-    """Where random search has 93.92 and the best architecture 94.37."""
+    """Random search has 93.92 there, and the best architecture 94.37."""
     table, known = Table.read(shared_data("nasbench201/cifar10.csv.gz")), dict[Genome, float]()
     chance = incumbents(table, known, UniformSampler, RandomSearchConfig(space="nasbench201"), 40)
     assert 93.7 < statistics.fmean(chance) < 94.1

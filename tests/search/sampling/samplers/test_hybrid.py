@@ -78,7 +78,7 @@ def test_the_controller_has_its_share_of_the_proposals(encoding: Encoding, share
 
 @every_space
 def test_children_are_mutated_winners(encoding: Encoding) -> None:
-    """Of tournaments among so many that the best nearly always takes part; before there is a population they are random."""
+    """Tournaments are among so many that the best nearly always takes part; before there is a population they are random."""
     sampler = new_sampler(encoding, share=0, population=6, tournament=60, crossover_share=0, edge_share=0)
     first = sampler.ask()
     assert len(set(first)) > 6

@@ -216,7 +216,7 @@ def test_more_random_ones_than_there_are() -> None:
 
 @every_case
 def test_it_goes_on_bit_for_bit_from_a_checkpoint(model: str, encoding: str, space: str) -> None:
-    """In the middle of a batch, and between two; the hyperparameters are sought again on the way."""
+    """It does so in the middle of a batch and between two; the hyperparameters are sought again on the way."""
     for at in (15, 20):
         trials = Trials(new_sampler(model, space, encoding=encoding, initial=10, batch=10), score)
         trials.advance(at)

@@ -40,7 +40,7 @@ def test_a_tournament_selects_as_strongly_as_its_size_says(scores: list[float], 
 
 
 def test_a_tournament_of_equals_is_a_draw() -> None:
-    """By enumeration of all draws of three from four, of which two are best: each of these wins half of them."""
+    """All draws of three from four are enumerated, of which two are best: each of these wins half of them."""
     scores, random = [1.0, 2.0, 2.0, 0.0], Random(0)
     counts = Counter(tournament(scores, 3, random) for _ in range(DRAWS))
     wins = Counter(max(drawn, key=lambda index: scores[index]) for drawn in product(range(4), repeat=3))

@@ -121,7 +121,7 @@ def test_what_others_are_told_without_fails(storage: str) -> None:
 
 
 def test_no_architecture_is_evaluated_twice() -> None:
-    """Of a space with 64 architectures, most proposals are known after a while."""
+    """Most proposals from a space with 64 architectures are known after a while."""
     sampler = new_sampler(exclude=("none", "nor_conv_1x1", "avg_pool_3x3"), initial=50)
     asked = advance(sampler, 64)
     assert len(set(asked)) == len(asked) == 64
@@ -201,7 +201,7 @@ def test_what_was_left_out_before_a_checkpoint_fails_after_it(storage: str) -> N
 
 @pytest.mark.parametrize("new", [TPESampler, GPSampler])
 def test_a_proposal_is_that_of_optunas_own_sampler(new: type[BaseSampler]) -> None:
-    """Of one that is made anew for the trial with its seed, and finds out for itself which parameters trials have."""
+    """Optuna's is made anew for the trial with its seed, and finds out for itself which parameters trials have."""
     counts = {"z": 3, "y": 4, "x": 1, "w": 2, "v": 5}
     distributions = {name: CategoricalDistribution(list(range(count))) for name, count in counts.items()}
     seeded = SeededSampler(lambda seed: new(seed=seed, n_startup_trials=3), 0, distributions)

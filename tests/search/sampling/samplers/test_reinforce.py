@@ -34,7 +34,7 @@ SIGNIFICANT = 1e-4
 
 
 def new_controller(scale: float = 15.0) -> Controller:
-    """In double precision and far from uniform."""
+    """Returns one in double precision and far from uniform."""
     controller = Controller([2] * 6, 6, 1.0, 2.5, torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
         for parameter in controller.parameters():

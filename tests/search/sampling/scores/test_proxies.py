@@ -112,7 +112,7 @@ def test_synflow_is_what_is_lost_without_each_weight(small: Small, batch: tuple[
 
 
 def test_snip_is_the_sensitivity_to_each_connection(small: Small, batch: tuple[Tensor, Tensor]) -> None:
-    """By central differences in the mask c of each weight, c * w at c = 1 (Lee et al. 2019)."""
+    """It is held to central differences in the mask c of each weight, c * w at c = 1 (Lee et al. 2019)."""
     images, labels = batch
     score = scored("snip", small, images, labels)
     small.train()
@@ -162,7 +162,7 @@ def test_naswot_counts_equal_activations(small: Small, batch: tuple[Tensor, Tens
 
 
 def test_naswot_counts_what_the_logits_depend_on() -> None:
-    """With one image the kernel is the number of ReLUs."""
+    """The kernel of one image is the number of ReLUs."""
 
     class Detour(Small):
         def forward(self, images: Tensor) -> Tensor:
