@@ -16,9 +16,9 @@
 # Seen with torch 2.13.0 for the CPU and Python 3.11 on Linux, two workers. The script printed (the times differ a little):
 #
 #   torch 2.13.0+cpu, Python 3.11.7
-#   let go of by the last reference: 0.1 s
-#   found by the collector:          10.1 s
-#   an exception that was raised from a local variable, found by the collector: 10.1 s
+#   let go of by the last reference: 0.3 s
+#   found by the collector:          10.3 s
+#   an exception that was raised from a local variable, found by the collector: 10.3 s
 #   as described
 #
 # Fails if that changes.

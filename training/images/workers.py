@@ -19,7 +19,7 @@ Made = TypeVar("Made")
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 _UNTIL_ITS_DEATH_IS_KNOWN = 1.0
-"""Seconds; the signal cuts them short, mostly within milliseconds."""
+"""Seconds; the signal cuts them short."""
 
 
 def available_cores() -> int:
