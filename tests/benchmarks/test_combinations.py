@@ -82,7 +82,6 @@ def sample(space: str) -> list[Triple]:
 
 QUICK = [triple for space in SPACES for triple in sample(space)]
 RUN = [pytest.param(*triple, marks=[] if triple in QUICK else pytest.mark.slow) for triple in distinct([*QUICK, *ACCEPTED])]
-"""All of an epoch's watch that the beginning of the epoch asks for."""
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The form of a network's inputs, written and read."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,14 +10,10 @@ from training.format import ImageFormat
 from training.images.batches import Batches
 from training.images.sets import ImageSet
 
-
-def numbered_images(count: int) -> ImageSet:
-    """Random images of 6x5 pixels whose label is their index."""
-    images = torch.randint(256, (count, 3, 6, 5), dtype=torch.uint8)
-    return ImageSet(images, torch.arange(count), count, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+Numbered = Callable[[int], ImageSet]
 
 
-def test_a_format_goes_through_json() -> None:
+def test_a_format_goes_through_json(numbered_images: Numbered) -> None:
     form = numbered_images(2).format
     assert form == ImageFormat((3, 6, 5), 255.0, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), ("0", "1"))
     assert ImageFormat.from_dict(json.loads(json.dumps(form.to_dict()))) == form
@@ -43,13 +40,13 @@ def test_a_format_goes_through_json() -> None:
         ("classes", 3, "must have scale, shape, mean, std, class_names"),
     ],
 )
-def test_formats_that_make_no_sense(field: str, value: object, message: str) -> None:
+def test_formats_that_make_no_sense(field: str, value: object, message: str, numbered_images: Numbered) -> None:
     content = numbered_images(2).format.to_dict() | {field: value}
     with pytest.raises(ValueError, match=message):
         ImageFormat.from_dict(content)
 
 
-def test_normalised_pixels_are_those_of_a_batch() -> None:
+def test_normalised_pixels_are_those_of_a_batch(numbered_images: Numbered) -> None:
     images = numbered_images(3)
     ((batch, _),) = Batches(images, 3, "cpu").epoch(0)
     torch.testing.assert_close(images.format.normalised(images.pixels()), batch, atol=1e-5, rtol=1e-5)

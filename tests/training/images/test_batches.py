@@ -27,11 +27,7 @@ from training.images.files import Decoding, ImageFiles, in_memory, survey
 from training.images.sets import Images, ImageSet
 from training.run.command import command
 
-
-def numbered_images(count: int) -> ImageSet:
-    """Random images of 6x5 pixels whose label is their index."""
-    images = torch.randint(256, (count, 3, 6, 5), dtype=torch.uint8)
-    return ImageSet(images, torch.arange(count), count, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+Numbered = Callable[[int], ImageSet]
 
 
 def all_of(batches: Batches, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +41,7 @@ AUGMENT = Augmentation(crop_padding=2, flip=True, cutout=2)
 
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(1, 30), size=st.integers(1, 30), shuffle=st.booleans(), drop_last=st.booleans())
-def test_every_image_once_an_epoch(count: int, size: int, shuffle: bool, drop_last: bool) -> None:
+def test_every_image_once_an_epoch(count: int, size: int, shuffle: bool, drop_last: bool, numbered_images: Numbered) -> None:
     size = min(size, count)
     batches = Batches(numbered_images(count), size, "cpu", 1, AUGMENT, shuffle, drop_last)
     sizes = [len(labels) for _, labels in batches.epoch(2)]
@@ -58,7 +54,7 @@ def test_every_image_once_an_epoch(count: int, size: int, shuffle: bool, drop_la
         assert labels == list(range(len(labels)))
 
 
-def test_an_epoch_can_be_repeated() -> None:
+def test_an_epoch_can_be_repeated(numbered_images: Numbered) -> None:
     images = numbered_images(40)
     batches = Batches(images, 8, "cpu", 3, AUGMENT, shuffle=True, stream="weights")
     expected = all_of(batches, 7)
@@ -70,20 +66,20 @@ def test_an_epoch_can_be_repeated() -> None:
         assert torch.equal(again[1], expected[1])
 
 
-def test_the_order_of_an_epoch_is_known() -> None:
+def test_the_order_of_an_epoch_is_known(numbered_images: Numbered) -> None:
     """Written down once: another order would make every old run unrepeatable."""
     batches = Batches(numbered_images(10), 5, "cpu", seed=0, shuffle=True)
     assert all_of(batches, 0)[1].tolist() == [8, 4, 3, 7, 0, 2, 9, 6, 1, 5]
 
 
-def test_global_random_state_is_left_alone() -> None:
+def test_global_random_state_is_left_alone(numbered_images: Numbered) -> None:
     images = numbered_images(8)
     before = torch.get_rng_state()
     all_of(Batches(images, 4, "cpu", 3, AUGMENT, shuffle=True), 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_epochs_seeds_and_streams_differ() -> None:
+def test_epochs_seeds_and_streams_differ(numbered_images: Numbered) -> None:
     images = numbered_images(40)
 
     def epoch(seed: int = 0, number: int = 0, stream: str = "weights") -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +94,7 @@ def test_epochs_seeds_and_streams_differ() -> None:
 
 @pytest.mark.parametrize("augment", [None, AUGMENT])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_layout_and_type(augment: Augmentation | None, dtype: torch.dtype) -> None:
+def test_layout_and_type(augment: Augmentation | None, dtype: torch.dtype, numbered_images: Numbered) -> None:
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = Batches(
         numbered_images(6), 4, "cpu", augment=augment, dtype=dtype
     ).epoch(0)
@@ -110,7 +106,7 @@ def test_layout_and_type(augment: Augmentation | None, dtype: torch.dtype) -> No
     assert labels.dtype == torch.int64
 
 
-def test_batch_size_out_of_range() -> None:
+def test_batch_size_out_of_range(numbered_images: Numbered) -> None:
     images = numbered_images(100)
     with pytest.raises(ValueError, match=r"^batch_size: 512 is larger than the 100 images"):
         Batches(images, 512, "cpu")
@@ -119,7 +115,7 @@ def test_batch_size_out_of_range() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_device_gets_the_same_images() -> None:
+def test_the_device_gets_the_same_images(numbered_images: Numbered) -> None:
     images = numbered_images(40)
     on_cpu, on_gpu = (all_of(Batches(images, 8, device, 3, AUGMENT, shuffle=True), 1) for device in ("cpu", "cuda"))
     assert on_gpu[0].is_cuda
@@ -128,7 +124,7 @@ def test_the_device_gets_the_same_images() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_no_batch_waits_for_the_host() -> None:
+def test_no_batch_waits_for_the_host(numbered_images: Numbered) -> None:
     batches = Batches(numbered_images(40), 8, "cuda", 3, AUGMENT, shuffle=True).epoch(0)
     next(batches)
     torch.cuda.set_sync_debug_mode("error")
@@ -195,7 +191,7 @@ def assert_same(
 
 
 @pytest.mark.parametrize("kind", ["files", "bytes", "floats"])
-def test_processes_make_the_same_batches(kind: str, mixed_files: ImageFiles) -> None:
+def test_processes_make_the_same_batches(kind: str, mixed_files: ImageFiles, numbered_images: Numbered) -> None:
     """Over epochs that are gone through, left early, begun within each other, and repeated; no random state is moved."""
     if kind == "files":
         here: ImageSet = resident(mixed_files)
@@ -226,7 +222,7 @@ def test_processes_make_the_same_batches(kind: str, mixed_files: ImageFiles) -> 
 
 
 @pytest.mark.parametrize("kind", ["files", "bytes"])
-def test_parts_at_random_are_the_same_for_a_seed(kind: str, mixed_files: ImageFiles) -> None:
+def test_parts_at_random_are_the_same_for_a_seed(kind: str, mixed_files: ImageFiles, numbered_images: Numbered) -> None:
     images: Images = mixed_files if kind == "files" else replace(numbered_images(24), workers=1)
     augment = Augmentation(crop_padding=1, flip=True, cutout=2, crop_area=0.3)
 
@@ -253,7 +249,7 @@ def test_parts_at_random_are_those_that_were_drawn(mixed_files: ImageFiles) -> N
     torch.testing.assert_close(found, mixed_files.format.normalised(pixels), check_dtype=False, atol=1e-5, rtol=1e-5)
 
 
-def test_parts_at_random_need_processes() -> None:
+def test_parts_at_random_need_processes(numbered_images: Numbered) -> None:
     with pytest.raises(
         ValueError, match=r"^data\.crop_area: only worker processes cut out parts of images; set data\.loading to"
     ):

@@ -1,7 +1,7 @@
 """Settings of data sets, and how images are chosen, prepared and divided."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,7 @@ from training.tasks.classification import Classification
 PARTS: tuple[Part, ...] = ("train", "test")
 
 
-def numbered_images(count: int) -> ImageSet:
-    """Random images of 6x5 pixels whose label is their index."""
-    images = torch.randint(256, (count, 3, 6, 5), dtype=torch.uint8)
-    return ImageSet(images, torch.arange(count), count, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+Numbered = Callable[[int], ImageSet]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +130,7 @@ def registry() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("registry")
-def test_own_data_set() -> None:
+def test_own_data_set(numbered_images: Numbered) -> None:
     @register_dataset("numbered")
     def load(config: DataConfig, part: data.Part) -> ImageSet:
         return numbered_images(20 if part == "train" else 8)
@@ -156,7 +153,7 @@ def test_size_averages_blocks(digits: tuple[ImageSet, ImageSet]) -> None:
         assert (small.mean, small.std) == (original.mean, original.std)
 
 
-def test_the_same_size_copies_nothing(digits: tuple[ImageSet, ImageSet]) -> None:
+def test_the_same_size_copies_nothing(digits: tuple[ImageSet, ImageSet], numbered_images: Numbered) -> None:
     assert torch.equal(load_images(DataConfig(size=8), "train").images, digits[0].images)
     images = numbered_images(3).images[..., :5, :]
     assert resize(images, 5) is images
@@ -203,7 +200,7 @@ def axis_weights(old: int, new: int) -> np.ndarray:
 
 @pytest.mark.usefixtures("registry")
 @pytest.mark.parametrize("fit", ["crop", "stretch"])
-def test_a_data_set_that_is_not_square_becomes_so(fit: Any) -> None:
+def test_a_data_set_that_is_not_square_becomes_so(fit: Any, numbered_images: Numbered) -> None:
     original = numbered_images(9)
     register_dataset("numbered")(lambda config, part: original)
     square = load_images(DataConfig("numbered", size=4, fit=fit), "train")
@@ -226,7 +223,7 @@ def test_what_lies_around_the_middle_is_cut_off() -> None:
 
 
 @pytest.mark.usefixtures("registry")
-def test_where_batches_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_batches_come_from(monkeypatch: pytest.MonkeyPatch, numbered_images: Numbered) -> None:
     register_dataset("numbered")(lambda config, part: numbered_images(20))
     needed = 20 * 3 * (6 + 2 * 2) * (5 + 2 * 2)
 
@@ -243,7 +240,7 @@ def test_where_batches_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("registry")
-def test_images_are_normalised_as_those_of_an_earlier_run() -> None:
+def test_images_are_normalised_as_those_of_an_earlier_run(numbered_images: Numbered) -> None:
     register_dataset("numbered")(lambda config, part: numbered_images(4))
     form = numbered_images(4).format
     known = replace(form, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -306,7 +303,7 @@ def test_class_weights() -> None:
         class_weights(images.take(torch.arange(9)), DataConfig(class_weights="balanced"))
 
 
-def test_split_halves() -> None:
+def test_split_halves(numbered_images: Numbered) -> None:
     images = numbered_images(21)
     first, second = split_halves(images, 0.5, seed=4)
     assert (len(first), len(second)) == (10, 11)
@@ -318,6 +315,6 @@ def test_split_halves() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.01, 1.0])
-def test_split_that_leaves_nothing(fraction: float) -> None:
+def test_split_that_leaves_nothing(fraction: float, numbered_images: Numbered) -> None:
     with pytest.raises(ValueError, match=rf"^train_fraction: {fraction} of 20 images leaves one of the two parts empty$"):
         split_halves(numbered_images(20), fraction, seed=0)

@@ -1,5 +1,6 @@
 """Image sets, and resizing."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,14 +12,10 @@ from hypothesis import strategies as st
 from training.images import sets as images
 from training.images.sets import LONGEST, Crop, ImageSet, channel_statistics, resize
 
-
-def numbered_images(count: int) -> ImageSet:
-    """Random images of 6x5 pixels whose label is their index."""
-    images = torch.randint(256, (count, 3, 6, 5), dtype=torch.uint8)
-    return ImageSet(images, torch.arange(count), count, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+Numbered = Callable[[int], ImageSet]
 
 
-def test_image_sets_are_checked() -> None:
+def test_image_sets_are_checked(numbered_images: Numbered) -> None:
     good = numbered_images(4)
     with pytest.raises(ValueError, match=r"^images: must be uint8 or float32"):
         replace(good, images=good.images.double())
@@ -84,7 +81,7 @@ def test_size_of_any_shape(height: int, width: int, size: int, channels: int, co
     np.testing.assert_allclose(result.numpy(), resized(images, size), rtol=0, atol=0.5 + 1e-9)
 
 
-def test_resizing_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resizing_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch, numbered_images: Numbered) -> None:
     pixels = numbered_images(7).images
     at_once = [resize(pixels, size) for size in (4, 9)]
     # Two images at a time, then less than one.
