@@ -144,20 +144,22 @@ def _mix_sums_kernel(
     present = entry < length
     map = tl.load(entries + entry * 3, mask=present, other=0)
     normalised = present & (tl.load(entries + entry * 3 + 2, mask=present, other=0) != 0)
-    values = _base(maps, states, map, count, rows, C)[:, None, None]
+    map = map[:, None, None]
     present = present[:, None, None]
     normalised = normalised[:, None, None]
-    norm = stats + map[:, None, None] * 3 * C + channels
+    # Chosen with the channels, [ENTRIES, 1, BLOCK]: from Triton 3.8 on a choice of pointers is known
+    # to be aligned only as far as its condition is the same for neighbours.
+    values = _base(maps + channels, states + channels, map, count, rows, C)
+    norm = stats + map * 3 * C + channels
     mean = tl.load(norm, mask=normalised, other=0)
     total = tl.zeros([1, ROWS, BLOCK], tl.float32)
     with_value = tl.zeros([ENTRIES, ROWS, BLOCK], tl.float32)
     for start in range(part * ROWS, rows, parts * ROWS):
         row = start + tl.arange(0, ROWS)[None, :, None]
         valid = row < rows
-        place = row * C + channels
-        g = tl.load(gradient + place, mask=valid, other=0).to(tl.float32)
+        g = tl.load(gradient + row * C + channels, mask=valid, other=0).to(tl.float32)
         total += g
-        with_value += g * (tl.load(values + place, mask=valid & present, other=0).to(tl.float32) - mean)
+        with_value += g * (tl.load(values + row * C, mask=valid & present, other=0).to(tl.float32) - mean)
     rstd = tl.load(norm + C, mask=normalised, other=1)
     target = sums + (entry[:, None, None] * parts + part) * 2 * C + channels
     tl.store(target, tl.broadcast_to(tl.sum(total, 1, keep_dims=True), [ENTRIES, 1, BLOCK]), mask=present)

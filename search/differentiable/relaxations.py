@@ -79,8 +79,9 @@ def concentration(alphas: Tensor) -> Tensor:
     """Returns the concentrations of the Dirichlet distribution: elu(alpha) + 1, above 0 (DrNAS,
     Chen et al. 2021)."""
     # F.elu(alphas) + 1 is the same function, but 0 in float32 below alpha = -17, and a
-    # concentration of 0 makes NaN.
-    return F.relu(alphas) + alphas.clamp_max(0).exp()
+    # concentration of 0 makes NaN. The slope at 0, where alphas may start, is 1 on either side;
+    # that of clamp_max(0) there is 0 from torch 2.14 on (findings/clamp_gradient_at_bound.sh).
+    return F.relu(alphas) + alphas.masked_fill(alphas > 0, 0).exp()
 
 
 def dirichlet(alphas: Tensor, keep: Tensor, temperature: Tensor) -> Tensor:

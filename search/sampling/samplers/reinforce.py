@@ -102,8 +102,13 @@ def policy_objective(
     """
     advantage = scores + entropy_weight * entropy.detach() - baseline
     ratio = (log_prob - proposed).exp()
-    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-    return (surrogate + entropy_weight * entropy).mean()
+    # The minimum, by the sign of A. A ratio that is a bound has gone no farther than it may, so the
+    # gradient is whole there; that of torch.clamp depends on the version of torch
+    # (findings/clamp_gradient_at_bound.sh).
+    held = torch.where(
+        advantage > 0, ratio.masked_fill(ratio > 1 + clip, 1 + clip), ratio.masked_fill(ratio < 1 - clip, 1 - clip)
+    )
+    return (held * advantage + entropy_weight * entropy).mean()
 
 
 class Policy:

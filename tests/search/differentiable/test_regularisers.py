@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import polygamma
 from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
@@ -107,6 +108,23 @@ def test_kl_is_that_of_torch_summed_over_the_edges(table: tuple[Tensor, Tensor])
 def test_gradients(regulariser: Penalty, cells: tuple[int, ...]) -> None:
     leaf = (ALPHAS + torch.linspace(0, 1, math.prod(cells), dtype=torch.float64).view(*cells, 1, 1)).requires_grad_()
     assert torch.autograd.gradcheck(lambda alphas: regulariser(alphas, KEEP), leaf)
+
+
+def test_the_gradient_of_kl_where_an_alpha_is_zero() -> None:
+    """With c = elu(alpha) + 1, K of them, and S their sum it is c' ((c - 1) psi'(c) - (S - K) psi'(S)), psi' being trigamma."""
+    alphas = torch.tensor([[0.0, 0.0, 0.9, -1.3], [0.4, 0.0, -0.2, 0.0]], dtype=torch.float64, requires_grad=True)
+    keep = torch.tensor([[True, True, True, True], [True, True, True, False]])
+    (found,) = torch.autograd.grad(kl_to_uniform(alphas, keep), alphas)
+    for row, kept, gradient in zip(alphas.tolist(), keep.tolist(), found.tolist(), strict=True):
+        concentrations = [alpha + 1 if alpha > 0 else math.exp(alpha) for alpha in row]
+        present = [value for value, there in zip(concentrations, kept, strict=True) if there]
+        common = (sum(present) - len(present)) * float(polygamma(1, sum(present)))
+        expected = [
+            there * min(1.0, math.exp(alpha)) * ((value - 1) * float(polygamma(1, value)) - common)
+            for alpha, value, there in zip(row, concentrations, kept, strict=True)
+        ]
+        assert abs(common) > 0.01
+        assert gradient == pytest.approx(expected, rel=1e-8, abs=1e-12)  # torch's trigamma is right to 9 digits
 
 
 def test_kl_is_least_where_all_candidates_are_alike() -> None:

@@ -230,6 +230,31 @@ def test_the_concentration_is_elu_plus_one_and_stays_above_zero(dtype: torch.dty
     torch.testing.assert_close(slope.tolist(), [min(1.0, math.exp(value)) for value in values.tolist()], rtol=1e-5, atol=0)
 
 
+def test_the_slope_of_the_concentration_at_zero_is_that_of_both_sides() -> None:
+    """Alphas start at 0 where their scale is 0; next to 0 the slope is min(1, exp(alpha))."""
+    around = [-1e-9, -0.0, 0.0, 1e-9]
+    alphas = torch.tensor(around, dtype=torch.float64, requires_grad=True)
+    concentrations = concentration(alphas)
+    torch.testing.assert_close(concentrations.tolist(), [1 + value for value in around], rtol=1e-15, atol=0)
+    (slope,) = torch.autograd.grad(concentrations.sum(), alphas)
+    torch.testing.assert_close(slope.tolist(), [min(1.0, math.exp(value)) for value in around], rtol=1e-15, atol=0)
+
+
+def test_the_mean_of_dirichlet_moves_from_zero() -> None:
+    """With c = elu(alpha) + 1, S their sum: d(c_i / S) / d alpha_j = c'_j (delta_ij - c_i / S) / S; some alphas are 0."""
+    alphas = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.7, -0.4]], dtype=torch.float64)
+    keep = torch.ones(2, 3, dtype=torch.bool)
+    found = torch.autograd.functional.jacobian(lambda table: dirichlet_mean(table, keep), alphas)
+    for row, values in enumerate(alphas.tolist()):
+        concentrations = [plain_concentration(value) for value in values]
+        total = sum(concentrations)
+        expected = [
+            [min(1.0, math.exp(value)) * ((i == j) - concentrations[i] / total) / total for j, value in enumerate(values)]
+            for i in range(3)
+        ]
+        torch.testing.assert_close(found[row, :, row].tolist(), expected, rtol=1e-12, atol=1e-16)
+
+
 DIRICHLET_ALPHAS = torch.tensor([[0.5, -1.0, 2.0, 0.0], [-0.3, 9.0, 1.2, 0.4]], dtype=torch.float64)
 DIRICHLET_KEEP = KEEP[:2]
 

@@ -112,6 +112,20 @@ def test_clipping_takes_the_gradient_where_a_step_has_gone_far_enough(ratio: flo
     assert slope.item() == pytest.approx(0.0 if clipped else ratio * advantage)
 
 
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+@pytest.mark.parametrize("log_ratio", [0.2, -0.2])
+def test_a_ratio_that_is_the_bound_itself_keeps_its_gradient(log_ratio: float, advantage: float) -> None:
+    """It has gone as far as it may and no farther, so that every step up to the bound counts in full."""
+    log_prob = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    ratio = log_prob.exp().item()
+    clip = abs(ratio - 1)
+    assert ratio in (1 + clip, 1 - clip)
+    nothing = torch.zeros(1, dtype=torch.float64)
+    objective = policy_objective(log_prob, nothing, nothing, torch.tensor([advantage], dtype=torch.float64), 0.0, 0.0, clip)
+    (slope,) = torch.autograd.grad(objective, log_prob)
+    assert objective.item() == slope.item() == ratio * advantage
+
+
 def test_learning_is_a_step_of_adam_with_the_baseline_of_before() -> None:
     """Two steps as they are written in the paper, against those of the policy."""
     config = ControllerConfig(hidden=8, lr=0.01, baseline_decay=0.9, entropy=0.05)
