@@ -147,8 +147,8 @@ def _mix_sums_kernel(
     map = map[:, None, None]
     present = present[:, None, None]
     normalised = normalised[:, None, None]
-    # Chosen with the channels, [ENTRIES, 1, BLOCK]: from Triton 3.8 on a choice of pointers is known
-    # to be aligned only as far as its condition is the same for neighbours.
+    # The choice is between pointers [ENTRIES, 1, BLOCK]: from Triton 3.8 on one counts as aligned
+    # only where neighbours share its condition (findings/triton_choice_of_pointers.sh).
     values = _base(maps + channels, states + channels, map, count, rows, C)
     norm = stats + map * 3 * C + channels
     mean = tl.load(norm, mask=normalised, other=0)
