@@ -37,7 +37,7 @@ bound it.
 import argparse
 from dataclasses import dataclass
 
-from benchmarks.timing import at_least
+from benchmarks.options import Rates, add_rates, at_least, rates_of
 from supernet import get_space
 from supernet.spaces.skeleton import CellPosition, Size
 from training.report.markdown import table
@@ -48,21 +48,6 @@ STENCILS = FIRST_HALVES + BRANCHES
 TAPS = 2 * 3 * 3 + 2 * 5 * 5 + 3 * 3 + 5 * 5  # taps of all stencils of an edge
 POOLS = 2
 PASSES = 3  # forward, gradient of the input, gradient of the weights
-
-
-@dataclass(frozen=True)
-class Rates:
-    """The rates of a device; the defaults are an H100's in practice."""
-
-    bandwidth: float = 3.0
-    """Memory traffic, TB/s."""
-    cuda_cores: float = 33.0
-    """float32 arithmetic on CUDA cores, TFLOP/s (a multiply-add is two)."""
-    tensor_cores: float = 480.0
-    """bfloat16 matrix products, TFLOP/s."""
-
-    def __str__(self) -> str:
-        return f"{self.bandwidth:g} TB/s, {self.cuda_cores:g} TFLOP/s on CUDA cores, {self.tensor_cores:g} on tensor cores"
 
 
 @dataclass(frozen=True)
@@ -119,18 +104,6 @@ def floor_of_pass(channels: int, cells: int, batch: int, size: int = 32, bytes_a
             values += 3 * before + 5 * into
             dense += PASSES * channels_before * into
     return Floor(values * bytes_a_value + places, depthwise, dense)
-
-
-def add_rates(parser: argparse.ArgumentParser) -> None:
-    """Adds options for the rates of a device."""
-    parser.add_argument("--bandwidth", type=float, default=Rates.bandwidth, help="memory traffic, TB/s")
-    parser.add_argument("--cuda-cores", type=float, default=Rates.cuda_cores, help="float32 on CUDA cores, TFLOP/s")
-    parser.add_argument("--tensor-cores", type=float, default=Rates.tensor_cores, help="matrix products, TFLOP/s")
-
-
-def rates_of(options: argparse.Namespace) -> Rates:
-    """Returns the rates that were given as options."""
-    return Rates(options.bandwidth, options.cuda_cores, options.tensor_cores)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,7 +18,8 @@ from scipy.stats import kendalltau, spearmanr
 from base.checks import InputError
 from base.files import write_atomically
 from base.seeds import derive_seed
-from benchmarks.timing import at_least, command_line, header, shown
+from benchmarks.options import at_least, command_line
+from benchmarks.timing import header, shown
 from search.costs.tabular import Table
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.scores.proxies import ProxyScores, list_proxies

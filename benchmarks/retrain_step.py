@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown
+from benchmarks.options import at_least, command_line
+from benchmarks.timing import Measured, Step, goal, header, measure, random_images, ratio, shown
 from retrain.config import RetrainConfig
 from retrain.trainer import Retraining
 from supernet.discrete import DiscreteNetwork

@@ -24,8 +24,9 @@ import torch
 
 from base.checks import InputError
 from base.files import write_atomically
+from benchmarks.options import at_least, command_line
 from benchmarks.table_searches import STEP, VARIANTS, Record, Search, Searches, read_table, search_all, settings_of
-from benchmarks.timing import at_least, command_line, goal, header
+from benchmarks.timing import goal, header
 from search.costs.tabular import Table, best_of_random
 from supernet.drawing.draw import DOTS, INK, TEXT, save_figure
 from training.report.markdown import table as markdown

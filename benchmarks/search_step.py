@@ -24,11 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.texts import one_line
-from benchmarks.floor import Rates, add_rates, floor_of_pass, rates_of
+from benchmarks.floor import floor_of_pass
+from benchmarks.options import Rates, add_rates, at_least, command_line, rates_of
 from benchmarks.plain.counting import saved_bytes
 from benchmarks.plain.network import PlainSupernet
 from benchmarks.plain.pairing import softmax
-from benchmarks.timing import Measured, Step, at_least, command_line, goal, header, measure, random_images, ratio, shown
+from benchmarks.timing import Measured, Step, goal, header, measure, random_images, ratio, shown
 from search.differentiable.config import SearchConfig
 from search.differentiable.trainer import BilevelSearch
 from supernet import get_space

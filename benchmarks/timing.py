@@ -1,13 +1,10 @@
 """The tools of the benchmarks: variants in turns, memory, launches, tables, headers of records."""
 
-import argparse
 import gc
 import platform
-import shlex
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -153,22 +150,6 @@ def header(device: torch.device, *facts: str) -> str:
     versions = f"torch {torch.__version__}, Triton {'none' if triton is None else triton.__version__}"
     parts = [device_name(device), versions, f"Python {platform.python_version()}", f"{datetime.now(UTC):%Y-%m-%d}", *facts]
     return ", ".join(parts)
-
-
-def command_line(prog: str, argv: Sequence[str] | None) -> str:
-    """Returns the command as it was typed."""
-    return f"`python -m {shlex.join([prog, *(sys.argv[1:] if argv is None else argv)])}`"
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Returns the type of an option: a whole number of at least `least`."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text}")
-        return int(text)
-
-    return number
 
 
 def shown(value: float | None, form: str = ".2f") -> str | None:

@@ -24,7 +24,8 @@ from base.checks import InputError
 from base.files import write_atomically
 from benchmarks.nasbench201.report import as_csv, curves, draw_curves, report
 from benchmarks.nasbench201.runner import ALL, OWN, all_runs, check_same, configuration, search_all
-from benchmarks.timing import at_least, command_line, header
+from benchmarks.options import at_least, command_line
+from benchmarks.timing import header
 from search.costs.tabular import Table
 from search.methods import get_method
 from supernet.drawing.draw import save_figure

@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks import floor
-from benchmarks.floor import Rates, floor_of_pass
+from benchmarks.floor import floor_of_pass
+from benchmarks.options import Rates
 
 
 def test_the_floor_of_the_published_network_is_that_counted_by_hand() -> None:
