@@ -34,6 +34,8 @@ import sys
 import tempfile
 import time
 import uuid
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -81,14 +83,18 @@ class Ending:
     seconds: float
 
 
-def supervise(command: Sequence[str], log: Path, seconds: float | None, show: Callable[[str], object]) -> Ending:
+def supervise(
+    command: Sequence[str], log: Path, seconds: float | None, show: Callable[[str], object], packages: Path | None = None
+) -> Ending:
     """Runs a command in a session of its own and shows its output, which also goes to `log`.
 
-    However it ends, after `seconds`, by itself or by an exception here, no process that it has
-    started is left.
+    The command finds Python's packages in `packages` first. However it ends, after `seconds`, by
+    itself or by an exception here, no process that it has started is left.
     """
     mark, decode = uuid.uuid4().hex, codecs.getincrementaldecoder("utf-8")("replace").decode
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", MARK: mark}
+    if packages is not None:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
     start = time.monotonic()
     # Not a pipe: a process that cannot be killed would keep it open.
     with open(log, "wb") as output, open(log, "rb") as written:
@@ -159,6 +165,28 @@ def told_in(path: Path) -> dict[str, Any]:
 # all parts
 
 
+def unpacked(folder: Path, scratch: Path) -> Path:
+    """Returns a folder to import the packages of `folder` from: itself, or `scratch` if it holds
+    wheels, which are unpacked there.
+
+    Raises InputError if it holds no packages.
+    """
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"--packages: {folder}: {error.strerror}") from error
+    wheels = [path for path in found if path.suffix == ".whl"]
+    for wheel in wheels:
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(scratch)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise InputError(f"--packages: {wheel} is damaged, or no wheel ({one_line(error)}); fetch it again") from error
+    if not found:
+        raise InputError(f"--packages: {folder} is empty; name a folder of wheels or of installed packages")
+    return scratch if wheels else folder.absolute()
+
+
 def share(left: float, name: str, later: Sequence[str]) -> float:
     """Returns the seconds of part `name` among the `left` that it has with the parts after it."""
     part = left * PARTS[name] / sum(PARTS[other] for other in (name, *later))
@@ -218,17 +246,20 @@ class Summary:
         write_atomically(self.directory / "summary.md", "\n".join([*lines, ""]))
 
 
+@dataclass
 class Runner:
     """Runs parts, one after the other."""
 
-    def __init__(
-        self, job: dict[str, Any], summary: Summary, deadline: float | None, scratch: Path, show: Callable[[str], object]
-    ) -> None:
-        self.job = job
-        self.show = show
-        self.summary = summary
-        self.deadline = deadline
-        self.outcome = scratch / "outcome.json"
+    job: dict[str, Any]
+    """The settings that all parts have in common."""
+    summary: Summary
+    deadline: float | None
+    """The end of the budget, by `time.monotonic`."""
+    outcome: Path
+    """The file in which a part tells what it has found."""
+    packages: Path | None
+    """Folder of Python packages that parts find first."""
+    show: Callable[[str], object]
 
     @property
     def left(self) -> float | None:
@@ -240,7 +271,7 @@ class Runner:
         self.outcome.unlink(missing_ok=True)
         job = {**self.job, "outcome": str(self.outcome), "seconds": seconds, "begun": time.time(), "parent": os.getpid()}
         command = [sys.executable, "-m", "benchmarks.gpu_parts", name, json.dumps(job)]
-        ending = supervise(command, log, seconds, self.show)
+        ending = supervise(command, log, seconds, self.show, self.packages)
         return ending, told_in(self.outcome)
 
     def ask_device(self) -> str:
@@ -280,8 +311,8 @@ class Runner:
 
 
 class Interrupts:
-    """Takes Ctrl-C, SIGTERM and the end of the terminal while it is entered, and says whether one has
-    come.
+    """Takes Ctrl-C, SIGTERM and the end of the terminal while it is entered, and says whether one
+    has come.
 
     It is asked where a part can be ended: an exception of the signal itself could fall between the
     start of a process and the knowledge of it, or into the writing of a summary.
@@ -318,6 +349,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", type=duration, metavar="DURATION", help="time for all, as 90s, 5m or 1h30m (no limit)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--directory", type=Path, default=Path("runs/gpu"), help="where the records go")
+    parser.add_argument("--packages", type=Path, metavar="FOLDER", help="wheels, or installed packages, that are missing here")
     parser.add_argument("--data", help="folder above cifar-10-batches-py; without it there are random images")
     parser.add_argument("--epochs", type=at_least(1), default=50, help="of the whole search")
     parser.add_argument(
@@ -351,7 +383,8 @@ def run(argv: Sequence[str] | None) -> int:
     names = [name for name in PARTS if name in options.only]
     deadline = None if options.budget is None else start + options.budget
     with tempfile.TemporaryDirectory() as scratch, Interrupts() as interrupts:
-        runner = Runner(job, summary, deadline, Path(scratch), interrupts.show)
+        packages = None if options.packages is None else unpacked(options.packages, Path(scratch) / "packages")
+        runner = Runner(job, summary, deadline, Path(scratch) / "outcome.json", packages, interrupts.show)
         with suppress(KeyboardInterrupt):
             summary.calls[-1]["device"] = runner.ask_device()
             print(summary.calls[-1]["device"], flush=True)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import LEAST, PARTS, Ending, Row, Summary, judged, share, supervise
+from benchmarks.gpu import LEAST, PARTS, Ending, Row, Summary, judged, share, supervise, unpacked
 from benchmarks.gpu_parts.agree import difference
 from benchmarks.gpu_parts.converge import smoothed
 from supernet.cell import Kernels
@@ -119,6 +120,7 @@ def test_durations(text: str, seconds: float) -> None:
         (["--compile-limit", "-1"], "--compile-limit: must be a number above 0, not -1"),
         (["--bandwidth", "0"], "--bandwidth: must be a number above 0, not 0"),
         (["--data", "/absent"], "--data: there is no folder cifar-10-batches-py in /absent"),
+        (["--packages", "/absent"], "--packages: /absent: No such file or directory"),
         (["--directory", __file__], f"{__file__}: File exists"),
     ],
 )
@@ -141,6 +143,33 @@ def test_the_command_itself_needs_no_package() -> None:
     code = "import sys, benchmarks.gpu; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     names = subprocess.run(python(code), cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert "benchmarks" in names and not {"torch", "numpy", "yaml", "einops", "triton"} & set(names)
+
+
+def test_packages_are_taken_from_wheels_or_from_a_folder(tmp_path: Path) -> None:
+    wheels, site = tmp_path / "wheels", tmp_path / "site"
+    wheels.mkdir()
+    site.mkdir()
+    (site / "carried.py").write_text("FROM = 'a folder'")
+    with zipfile.ZipFile(wheels / "carried-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("carried.py", "FROM = 'a wheel'")
+        archive.writestr("carried-1.0.dist-info/METADATA", "Name: carried")
+    for folder in (wheels, site):
+        shown: list[str] = []
+        packages = unpacked(folder, tmp_path / "scratch")
+        ending = supervise(python("import carried; print(carried.FROM)"), tmp_path / "log", None, shown.append, packages)
+        assert ending.status == 0 and "".join(shown) == ("a wheel\n" if folder is wheels else "a folder\n")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK no zip"])
+def test_packages_that_are_none_are_named(content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    if content is not None:
+        (folder / "some.whl").write_bytes(content)
+    assert gpu.main(["--packages", str(folder), "--directory", str(tmp_path / "records")]) == 2
+    error = capsys.readouterr().err
+    message = f"{folder} is empty" if content is None else f"{folder / 'some.whl'} is damaged, or no wheel"
+    assert error.startswith(f"benchmarks.gpu: error: --packages: {message}") and error.count("\n") == 1
 
 
 # one process

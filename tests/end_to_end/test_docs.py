@@ -55,7 +55,7 @@ def commands() -> list[tuple[str, str]]:
 
 COMMANDS = commands()
 OF_A_PROGRAM = re.compile(r"python -m (\S+)")
-OTHERS = re.compile(r"make \w|tensorboard |optuna-dashboard |bash findings/|pip install |ruff |mypy$|git ")
+OTHERS = re.compile(r"make \w|tensorboard |optuna-dashboard |bash findings/|pip (install|download) |ruff |mypy$|git ")
 """Commands that start no program of ours."""
 
 
