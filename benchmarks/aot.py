@@ -139,11 +139,11 @@ class Result:
     problems: list[str] = field(default_factory=list)
 
 
-def specialise(launched: Launch) -> Build:
+def specialise(launched: Launch, capability: int = CAPABILITY) -> Build:
     """Returns the build that a launch would start, by Triton's own rules for types, ones, None and
     divisibility by 16."""
     kernel, options = launched.kernel, {**launched.constants, "num_warps": launched.warps}
-    backend = triton.compiler.make_backend(target())
+    backend = triton.compiler.make_backend(target(capability))
     binder = triton.runtime.jit.create_function_from_signature(kernel.signature, kernel.params, backend)
     bound, specialisation, extra = binder(*launched.arguments, **options)
     _, signature, constants, attributes = kernel._pack_args(backend, options, bound, specialisation, extra)
@@ -156,28 +156,38 @@ def _is_map(tensor: Tensor) -> bool:
     return tensor.dtype == torch.bfloat16 or (tensor.is_floating_point() and tensor.dim() >= 4 and tensor.shape[-4] == BATCH)
 
 
-def target() -> Any:
+def target(capability: int) -> Any:
     """Returns the GPU that is built for."""
-    return triton.backends.compiler.GPUTarget("cuda", CAPABILITY, 32)
+    return triton.backends.compiler.GPUTarget("cuda", capability, 32)
+
+
+def compiled(build: Build, capability: int = CAPABILITY) -> Any:
+    """Compiles, or takes the result from Triton's cache, where a launch finds it, too."""
+    kernel = getattr(importlib.import_module(build.module), build.kernel)
+    source = triton.compiler.ASTSource(kernel, build.signature, build.constants, build.attributes)
+    return triton.compile(source, target=target(capability), options={"num_warps": build.warps})
+
+
+def cause(error: BaseException) -> str:
+    """Returns the reason why a build failed: Triton wraps the error of a called function in that of
+    its caller."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"does not compile: {type(error).__name__}: {' '.join(str(error).split())[-300:]}"
 
 
 def measure(build: Build) -> Result:
     """Compiles and reads the result; a failure to compile is a problem of the result."""
     result = Result(build)
-    kernel = getattr(importlib.import_module(build.module), build.kernel)
-    source = triton.compiler.ASTSource(kernel, build.signature, build.constants, build.attributes)
     try:
-        compiled = triton.compile(source, target=target(), options={"num_warps": build.warps})
+        binary = compiled(build)
     except Exception as error:  # after any error of the compiler the other builds go on
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # Triton wraps the error of a called function in that of its caller
-            cause = cause.__cause__
-        result.problems.append(f"does not compile: {type(cause).__name__}: {' '.join(str(cause).split())[-300:]}")
+        result.problems.append(cause(error))
         return result
-    result.shared = compiled.metadata.shared
-    result.registers, result.stack = _resources(compiled.asm["cubin"])
+    result.shared = binary.metadata.shared
+    result.registers, result.stack = _resources(binary.asm["cubin"])
     parameters = [name for name, type in build.signature.items() if type != "constexpr"]
-    for kind, width, names in accesses(compiled.asm["ptx"], parameters):
+    for kind, width, names in accesses(binary.asm["ptx"], parameters):
         if kind == "store":
             result.stores[width] += 1
         elif names & set(build.maps):
@@ -187,8 +197,8 @@ def measure(build: Build) -> Result:
         if kind == "load" and width < VECTOR and (not names or names & set(build.maps)):
             result.problems.append(f"loads {width} bytes at a time from {' or '.join(sorted(names)) or 'an unknown argument'}")
     result.problems = list(dict.fromkeys(result.problems))
-    result.matrix = ", ".join(name for name in ("wgmma.mma_async", "mma.sync") if name in compiled.asm["ptx"])
-    if "tt.dot" in compiled.asm["ttir"] and not result.matrix:
+    result.matrix = ", ".join(name for name in ("wgmma.mma_async", "mma.sync") if name in binary.asm["ptx"])
+    if "tt.dot" in binary.asm["ttir"] and not result.matrix:
         result.problems.append("has a matrix product but no matrix instruction")
     if result.stack:
         result.problems.append(f"spills: {result.stack} bytes of stack")

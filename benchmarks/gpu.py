@@ -1,7 +1,8 @@
 """`python -m benchmarks.gpu`: all checks and measurements that need a GPU, in one command.
 
-In the order of their worth:
+In the order of their worth, after the one that spares the others their waiting:
 
+- build: the kernels that agree, step and profile start, by all processors at once
 - agree: the supernet on kernels against the plain network in float64
 - tests: all tests that use a GPU
 - step: the table of `benchmarks.search_step`
@@ -52,7 +53,8 @@ from training.run.arguments import Parser
 
 PROG = "benchmarks.gpu"
 PARTS = {
-    "agree": 60,
+    "build": 40,
+    "agree": 40,
     "tests": 75,
     "step": 60,
     "profile": 35,

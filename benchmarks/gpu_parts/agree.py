@@ -57,6 +57,7 @@ def difference(
     return Difference(largest, 1 - min(cosines).item())
 
 
+SPACES = ("darts", "nasbench201")
 LIMITS = {torch.float64: (1e-8, 1e-9), torch.float32: (3e-2, 1e-5)}
 """Largest difference, and largest 1 - cosine. In float64 plain torch runs; in float32 a ReLU or a
 maximum that falls on the other side is in the difference of a weight's gradient."""
@@ -72,7 +73,7 @@ def run(job: Job) -> Verdict:
     kernels: Kernels = "fused" if job.small else "auto"
     channels = 2 if job.small else 16
     rows, passed, words = [], True, ""
-    for space in ("darts", "nasbench201"):
+    for space in SPACES:
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             found = difference(space, job.place, dtype, kernels, channels)
             if dtype == torch.bfloat16:

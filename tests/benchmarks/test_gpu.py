@@ -18,6 +18,7 @@ from benchmarks import gpu
 from benchmarks.gpu import LEAST, PARTS, Ending, Row, Summary, judged, share, supervise, unpacked
 from benchmarks.gpu_parts.agree import difference
 from benchmarks.gpu_parts.converge import smoothed
+from ops.kernels.launch import triton
 from supernet.cell import Kernels
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ def started(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", *arguments],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -90,6 +91,79 @@ def test_a_curve_is_smoothed_by_what_came_before() -> None:
 def test_each_part_is_told_of_and_has_its_file() -> None:
     assert gpu.__doc__ is not None and all(f"- {part}: " in gpu.__doc__ for part in PARTS)
     assert all((ROOT / "benchmarks" / "gpu_parts" / f"{part}.py").is_file() for part in PARTS)
+
+
+BUILD_THEN_LAUNCH = """
+import os, torch
+from triton.runtime import driver
+from benchmarks import aot
+from ops.kernels.launch import recording
+
+class Driver:
+    get_current_device = lambda self: 0
+    get_current_stream = lambda self, device: 0
+    get_current_target = lambda self: aot.target(aot.CAPABILITY)
+
+found = []
+for name, call in aot.calls(16, torch.bfloat16):
+    if name in ("mix_sums", "collect"):
+        with recording() as launches:
+            call()
+        found += launches
+for launched in found:
+    aot.compiled(aot.specialise(launched))
+print(*sorted(os.listdir(os.environ["TRITON_CACHE_DIR"])))
+driver.set_active(Driver())
+for one in found:
+    one.kernel.run(*one.arguments, grid=one.grid, warmup=True, num_warps=one.warps, **one.constants)
+print(*sorted(os.listdir(os.environ["TRITON_CACHE_DIR"])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(triton is None, reason="needs Triton")
+def test_a_launch_finds_in_tritons_cache_what_was_built_beforehand(tmp_path: Path) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(python(BUILD_THEN_LAUNCH), cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    built, launched = done.stdout.splitlines()
+    assert len(built.split()) >= 2 and launched == built
+
+
+TESTS = """
+import pytest
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_number(number):
+    assert number != 1, "one | is wrong"
+
+@pytest.fixture
+def broken():
+    raise RuntimeError("no fixture")
+
+def test_with_a_fixture(broken):
+    pass
+
+def test_that_is_skipped():
+    pytest.skip("not here")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["-n", "2"]])
+def test_tests_are_counted_and_failures_named_while_they_run(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(TESTS)
+    settings = {"device": "cpu", "directory": str(tmp_path), "outcome": str(tmp_path / "told"), "data": None, "epochs": 1}
+    settings |= {"compile_limit": None, "rates": {}, "command": "a command", "seconds": None, "begun": 0.0}
+    given = ["-p", "no:cacheprovider", *options, str(tmp_path / "test_some.py")]
+    code = "import pytest; from benchmarks.gpu_parts.job import Job; from benchmarks.gpu_parts.tests import Tally;"
+    code += f"pytest.main({given}, plugins=[Tally(Job(**{settings}))])"
+    subprocess.run(python(code), cwd=ROOT, check=True, capture_output=True)
+    found = json.loads((tmp_path / "tests.json").read_text())["values"]
+    assert found["counts"]["failed"] == found["counts"]["errors"] == 1
+    assert sorted(reason for _, reason in found["failures"]) == ["AssertionError: one | is wrong", "RuntimeError: no fixture"]
+    assert "test_a_number[1] | AssertionError: one \\| is wrong |" in (tmp_path / "tests.md").read_text()
+    assert "1 failed" in json.loads((tmp_path / "told").read_text())["words"]
 
 
 # options
