@@ -181,7 +181,10 @@ def unpacked(folder: Path, scratch: Path) -> Path:
     for wheel in wheels:
         try:
             with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(scratch)
+                for member in archive.infolist():
+                    path = archive.extract(member, scratch)
+                    if member.external_attr >> 16 & 0o100:  # a program, such as an assembler; the module forgets it
+                        os.chmod(path, 0o755)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise InputError(f"--packages: {wheel} is damaged, or no wheel ({one_line(error)}); fetch it again") from error
     if not found:

@@ -226,12 +226,16 @@ def test_packages_are_taken_from_wheels_or_from_a_folder(tmp_path: Path) -> None
     (site / "carried.py").write_text("FROM = 'a folder'")
     with zipfile.ZipFile(wheels / "carried-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr("carried.py", "FROM = 'a wheel'")
-        archive.writestr("carried-1.0.dist-info/METADATA", "Name: carried")
+        program = zipfile.ZipInfo("carried/bin/program")
+        program.external_attr = 0o100755 << 16
+        archive.writestr(program, "")
     for folder in (wheels, site):
         shown: list[str] = []
         packages = unpacked(folder, tmp_path / "scratch")
         ending = supervise(python("import carried; print(carried.FROM)"), tmp_path / "log", None, shown.append, packages)
         assert ending.status == 0 and "".join(shown) == ("a wheel\n" if folder is wheels else "a folder\n")
+    assert os.access(tmp_path / "scratch" / "carried" / "bin" / "program", os.X_OK)
+    assert not os.access(tmp_path / "scratch" / "carried.py", os.X_OK)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK no zip"])
