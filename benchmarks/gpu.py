@@ -57,7 +57,7 @@ PARTS = {
     "agree": 40,
     "tests": 75,
     "step": 60,
-    "profile": 35,
+    "profile": 40,
     "memory": 20,
     "converge": 25,
     "search": 45,
@@ -65,7 +65,7 @@ PARTS = {
     "methods": 15,
 }
 """The parts in the order of their worth, with the weights of their shares."""
-LEAST = 20.0
+LEAST = 25.0
 """Seconds of the smallest share: less would not do for the start of Python and a device."""
 MARGIN = 1.0
 """Seconds of the budget for the end of the last part and the summary, and the least to begin one."""
@@ -150,7 +150,7 @@ def judged(ending: Ending, told: dict[str, Any]) -> Row:
         return Row("stopped", ending.seconds, so_far.removeprefix("; "))
     cause = f"ended with status {ending.status}"
     if ending.status < 0:
-        cause = f"killed by {signal.Signals(-ending.status).name}"
+        cause = f"killed by signal {-ending.status} ({signal.strsignal(-ending.status)})"
         cause += ", perhaps for lack of memory" if -ending.status == signal.SIGKILL else ""
     return Row("failed", ending.seconds, f"{cause}{so_far}")
 

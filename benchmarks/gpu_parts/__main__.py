@@ -25,7 +25,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         return f"needs the package {error.name.partition('.')[0]}, which is missing here"
     if isinstance(error, MemoryError) or "out of memory" in str(error):
-        return f"out of memory: {one_line(error)}"
+        return ": ".join(filter(None, ["out of memory", one_line(error)]))
     return one_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"
 
 

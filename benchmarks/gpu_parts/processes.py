@@ -1,4 +1,4 @@
-"""Processes that end for certain, with all that they have started."""
+"""Ends processes for certain, with all that they have started."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""All tests that use a GPU."""
+"""Runs all tests that use a GPU."""
 
 import importlib.util
 import os

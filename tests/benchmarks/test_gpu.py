@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from base.checks import InputError
 from benchmarks import gpu
 from benchmarks.gpu import LEAST, PARTS, Ending, Row, Summary, judged, share, supervise, unpacked
+from benchmarks.gpu_parts.__main__ import reason
 from benchmarks.gpu_parts.agree import difference
 from benchmarks.gpu_parts.converge import smoothed
 from ops.kernels.launch import triton
@@ -25,13 +27,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def python(code: str) -> list[str]:
-    """The command that runs the code."""
+    """Returns the command that runs the code."""
     return [sys.executable, "-c", code]
 
 
 @contextlib.contextmanager
 def started(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process and a session of its own, from which nothing is left."""
+    """Starts the command in a session of its own, and leaves nothing of it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", *arguments],
         cwd=ROOT,
@@ -67,7 +69,7 @@ def gone(processes: list[int], seconds: float = 10.0) -> bool:
 
 
 def child_of(process: int) -> int:
-    """The child of a process, as soon as there is one."""
+    """Returns the child of a process, as soon as there is one."""
     path, end = Path(f"/proc/{process}/task/{process}/children"), time.monotonic() + 10
     while not (found := path.read_text().split()):
         assert time.monotonic() < end
@@ -250,6 +252,20 @@ def test_packages_that_are_none_are_named(content: bytes | None, tmp_path: Path,
     assert error.startswith(f"benchmarks.gpu: error: --packages: {message}") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'a.b'", name="a.b"), "needs the package a, which is missing here"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "out of memory: CUDA out of memory. Tried"),
+        (MemoryError(), "out of memory"),
+        (InputError("a field: is wrong"), "a field: is wrong"),
+        (RuntimeError("two\nlines"), "RuntimeError: two lines"),
+    ],
+)
+def test_the_reason_of_a_failure_is_one_line(error: Exception, words: str) -> None:
+    assert reason(error) == words
+
+
 # one process
 
 
@@ -305,9 +321,9 @@ def test_every_end_of_a_part_is_an_outcome() -> None:
     ended, killed = Ending(0, 3.4), Ending(-signal.SIGSEGV, 3.4)
     assert judged(ended, {"passed": True, "words": "7 ms"}) == Row("done", 3.4, "7 ms")
     assert judged(ended, {"passed": False, "words": "out of memory"}) == Row("failed", 3.4, "out of memory")
-    assert judged(killed, {}) == Row("failed", 3.4, "killed by SIGSEGV")
-    assert judged(killed, {"words": "7 ms"}).words == "killed by SIGSEGV; so far: 7 ms"
-    assert judged(Ending(-9, 1), {}).words == "killed by SIGKILL, perhaps for lack of memory"
+    assert judged(killed, {}) == Row("failed", 3.4, "killed by signal 11 (Segmentation fault)")
+    assert judged(killed, {"words": "7 ms"}).words == "killed by signal 11 (Segmentation fault); so far: 7 ms"
+    assert judged(Ending(-9, 1), {}).words == "killed by signal 9 (Killed), perhaps for lack of memory"
     assert judged(Ending(1, 1), {}).words == "ended with status 1"
     stopped = judged(Ending(None, 60.2), {"words": "7 ms"})
     assert (stopped.ending, stopped.words) == ("stopped after 60 s", "so far: 7 ms")
@@ -386,7 +402,7 @@ sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
 
 @pytest.fixture
 def hide(tmp_path: Path) -> dict[str, str]:
-    """The environment in which packages can be hidden."""
+    """Returns the environment in which packages can be hidden."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(BLOCKED)
@@ -395,7 +411,7 @@ def hide(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_within_a_budget_every_part_runs_and_leaves_records(tmp_path: Path, hide: dict[str, str]) -> None:
-    """The packages that the command line was once made with are not there."""
+    """Alone, 3 minutes do for all. The packages that the command line was once made with are not there."""
     directory = tmp_path / "records"
     absent = hide | {"ABSENT": "jsonargparse docstring_parser"}
     with started("--budget", "6m", "--directory", str(directory), **absent) as process:
