@@ -72,7 +72,8 @@ class CellExecutor(Protocol):
 
     An executor has no weights: it reads those of the banks at each call, and whether the banks are
     in training. So it computes with any weights that are put in their place
-    (`torch.func.functional_call`).
+    (`torch.func.functional_call`). Its backward finds tensors through autograd alone (in a function
+    of its own by `save_for_backward`), so that `supernet.recompute` can leave them out.
     """
 
     def __call__(self, states: Sequence[Tensor], mixture: Tensor, bypass: Tensor | None = None) -> Tensor:

@@ -47,6 +47,7 @@ class Retraining:
             self.format.shape[0],
             config.auxiliary_weight > 0,
             config.stem,
+            config.recompute,
         )
         move_to(self.network, self.device)
         if config.drop_path:

@@ -21,7 +21,7 @@ def build_supernet(
     """
     torch.manual_seed(derive_seed(config.seed, "weights"))
     size = config.channels, config.cells, outputs, image_channels
-    shared = {"batch_statistics": config.batch_statistics, "kernels": config.kernels, "stem": config.stem}
+    shared = {name: getattr(config, name) for name in ("batch_statistics", "kernels", "stem", "recompute")}
     return Supernet(config.search_space, *size, candidates=candidates, **shared | others)
 
 

@@ -1,19 +1,22 @@
 """The network of a skeleton: stem, cells and head, with the cells to be made by others."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from base.checks import InputError
+from supernet.recompute import Recompute, recomputed
 from supernet.spaces.skeleton import CellPosition, FixedLayer, Size, Skeleton
 
 
 class Backbone(nn.Module):
     """Stem, cells made by `make_cell`, and head of a skeleton.
 
-    Maps images [B, image_channels, H, W] to logits [B, classes]. Raises InputError for numbers that
-    the skeleton has no network for.
+    Maps images [B, image_channels, H, W] to logits [B, classes]. `recompute` says what backward
+    computes again instead of finding it in memory, see `supernet.recompute.Recompute`. Raises
+    InputError for numbers that the skeleton has no network for.
     """
 
     def __init__(
@@ -23,15 +26,19 @@ class Backbone(nn.Module):
         size: Size,
         classes: int,
         image_channels: int,
+        recompute: Recompute = "none",
     ):
         super().__init__()
         skeleton.check_size(size)
+        if recompute not in get_args(Recompute):
+            raise InputError(f"recompute: must be {' or '.join(get_args(Recompute))}, not {recompute!r}")
         if classes < 1:
             raise InputError(f"classes: must be at least 1, not {classes}")
         if image_channels < 1:
             raise InputError(f"image_channels: must be at least 1, not {image_channels}")
         positions = skeleton.positions(size)
         self.skeleton = skeleton
+        self.recompute = recompute
         self.channels = size.channels
         self.image_channels = image_channels
         self.classes = classes
@@ -49,6 +56,16 @@ class Backbone(nn.Module):
     def cells(self) -> list[nn.Module]:
         """Returns the cells alone, in order, without the fixed layers between them."""
         return [layer for layer, is_cell in zip(self.layers, self._is_cell, strict=True) if is_cell]
+
+    def compute(self, cell: nn.Module, *arguments: Any) -> Tensor:
+        """Returns `cell(*arguments)`; a cell that backward is to compute again keeps the tensors in
+        `arguments` alone."""
+        # Without gradients nothing is kept anyway. Backward begins with the last cell, whose maps it
+        # would compute again at once; they are few beside those of the first, widest in pixels.
+        if self.recompute == "cells" and torch.is_grad_enabled() and cell is not self.cells[-1]:
+            return recomputed(cell, *arguments)
+        output: Tensor = cell(*arguments)
+        return output
 
     def run(self, images: Tensor, run_cell: Callable[[nn.Module, Sequence[Tensor]], Tensor]) -> Tensor:
         """Maps images [B, image_channels, H, W] to logits; `run_cell(cell, states)` runs one cell.

@@ -134,22 +134,26 @@ class MixedCell(nn.Module):
     def _stride(self, source: int) -> int:
         return self.position.stride if source < self.space.inputs else 1
 
+    def preprocessed(self, sources: Sequence[SharedState], cast: Cast | None = None) -> list[Tensor]:
+        """Returns the input states of the cell, each [B, C, H, W], from those that it reads.
+
+        `cast` has weights of the preprocessing that autocast need not cast any more.
+        """
+        return [_preprocessed(layer, source, cast or {}) for layer, source in zip(self.preprocess, sources, strict=True)]
+
     def forward(
         self,
-        inputs: Sequence[SharedState],
+        states: Sequence[Tensor],
         weights: Tensor,
         chosen: Sequence[int] | None = None,
-        cast: Cast | None = None,
         bypass: Tensor | None = None,
     ) -> Tensor:
-        """Maps input states to the cell's output [B, len(concat) * C, H, W].
+        """Maps `preprocessed` input states to the cell's output [B, len(concat) * C, H, W].
 
         `weights` is [edges, candidates]. With `chosen`, one candidate an edge (-1: none at all),
-        only those operations run. `cast` has weights of the preprocessing that autocast need not
-        cast any more. `bypass` [edges] scales the channels that pass the operations by; None: the
-        sums of the edges' weights.
+        only those operations run. `bypass` [edges] scales the channels that pass the operations by;
+        None: the sums of the edges' weights.
         """
-        states = [_preprocessed(layer, source, cast or {}) for layer, source in zip(self.preprocess, inputs, strict=True)]
         return self._executor(chosen, states[0])(states, weights, bypass)
 
     def operations(self, chosen: Sequence[int] | None = None) -> CellOperations:

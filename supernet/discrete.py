@@ -14,6 +14,7 @@ from ops.functional import strided_size
 from ops.images import batch_norm
 from supernet.backbone import Backbone
 from supernet.genotypes.genotype import CellGenotype, Genotype
+from supernet.recompute import Recompute
 from supernet.spaces.skeleton import CellPosition, Size, Skeleton, Stem
 
 
@@ -122,9 +123,9 @@ class DiscreteNetwork(Backbone):
     stage); None takes the skeleton's own: 36 and 20 in DARTS, with the mobile stem 48 and 14, and
     16 and 5 a stage in NAS-Bench-201. With `auxiliary` it has a second classifier, for training
     alone, at the place that the skeleton has for it. `stem` names the layers before the cells, see
-    `supernet.spaces.skeleton.Stem`. In training the output of every operation but the identity is
-    dropped for single images with the probability `drop_path`, an attribute that is 0 at first: a
-    number, or a scalar tensor on the device.
+    `supernet.spaces.skeleton.Stem`; `recompute` is as in `Backbone`. In training the output of
+    every operation but the identity is dropped for single images with the probability `drop_path`,
+    an attribute that is 0 at first: a number, or a scalar tensor on the device.
 
     Raises InputError for a genotype or numbers that the skeleton has no network for.
     """
@@ -138,6 +139,7 @@ class DiscreteNetwork(Backbone):
         image_channels: int = 3,
         auxiliary: bool = False,
         stem: Stem = "cifar",
+        recompute: Recompute = "none",
     ):
         skeleton = genotype.skeleton
         default_channels, default_cells = skeleton.default_size(stem)
@@ -152,6 +154,7 @@ class DiscreteNetwork(Backbone):
             Size(channels, cells, width, stem),
             classes,
             image_channels,
+            recompute,
         )
         self.genotype = genotype
         self.cell_count = cells
@@ -195,4 +198,4 @@ class DiscreteNetwork(Backbone):
         return logits, self.auxiliary(seen[0])
 
     def _run_cell(self, cell: nn.Module, states: Sequence[Tensor]) -> Tensor:
-        return cell(states, self.drop_path if self.training else 0.0)
+        return self.compute(cell, states, self.drop_path if self.training else 0.0)

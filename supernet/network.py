@@ -13,6 +13,7 @@ from supernet.backbone import Backbone
 from supernet.cell import Keep, Kernels, MixedCell
 from supernet.path import Path
 from supernet.rebuild import carry_over
+from supernet.recompute import Recompute
 from supernet.spaces.skeleton import Size, Stem
 from supernet.spaces.space import SearchSpace
 
@@ -26,7 +27,8 @@ class Supernet(Backbone):
     [edges, candidates]}, without {kind: [cells of that kind, edges, candidates]}. With
     `batch_statistics` batch norm in cells uses the batch's statistics in evaluation, too; None: as
     the space has it. `kernels` chooses the computation of the cells, see `supernet.cell.Kernels`;
-    `stem` the layers before them, see `supernet.spaces.skeleton.Stem`.
+    `stem` the layers before them, see `supernet.spaces.skeleton.Stem`; `recompute` is as in
+    `Backbone`.
 
     Raises ValueError for arguments that do not fit the space.
     """
@@ -44,6 +46,7 @@ class Supernet(Backbone):
         batch_statistics: bool | None = None,
         kernels: Kernels = "auto",
         stem: Stem = "cifar",
+        recompute: Recompute = "none",
     ):
         keep = _check_candidates(space, candidates)
         _check_partial(channels, partial)
@@ -54,6 +57,7 @@ class Supernet(Backbone):
             Size(channels, cells, space.width, stem),
             classes,
             image_channels,
+            recompute,
         )
         self.space = space
         self.tie_cells = tie_cells
@@ -106,7 +110,8 @@ class Supernet(Backbone):
             passing = None if bypass is None else bypass[cell.position.kind]
             if passing is not None and not self.tie_cells:
                 passing = passing[cell.position.of_kind]
-            return cell(sources, weights, None if path is None else path.of_cell(cell), cast, passing)
+            chosen = None if path is None else path.of_cell(cell)
+            return self.compute(cell, cell.preprocessed(sources, cast), weights, chosen, passing)
 
         return self.run(images, run_cell)
 

@@ -21,6 +21,7 @@ from search.differentiable.regularisers import RegulariserConfig
 from search.differentiable.relaxations import RelaxationConfig
 from search.differentiable.trainer import BilevelSearch
 from supernet.genotypes.genotype import Genotype
+from supernet.recompute import Recompute
 from training.graph import Capture, CudaCapture, new_capture
 from training.hardware import Hardware
 from training.images.data import DataConfig
@@ -128,6 +129,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "one level": {"bilevel": False},
     "gumbel, one level": {"relaxation": RelaxationConfig("gumbel"), "bilevel": False},
     "excluded candidates": {"exclude": ["none", "avg_pool_3x3"]},
+    "cells computed again": {"recompute": "cells"},
+    "cells computed again, second order": {"recompute": "cells", "order": "second"},
 }
 
 
@@ -172,7 +175,8 @@ def test_what_runs_one_operation_an_edge_is_not_captured(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"drop_path": 0.0}, {"precision": "bfloat16"}, {"weights": OptimizerConfig(name="adam")}]
+    "settings",
+    [{}, {"drop_path": 0.0}, {"precision": "bfloat16"}, {"weights": OptimizerConfig(name="adam")}, {"recompute": "cells"}],
 )
 def test_a_retraining_step_never_waits_for_the_device(settings: dict[str, Any]) -> None:
     trainer = new_retraining(**settings)
@@ -236,6 +240,9 @@ GPU_SEARCHES: dict[str, dict[str, Any]] = {
     "regularised": {"regulariser": RegulariserConfig("beta", weight=1.0, weight_end=2.0)},
     "one level": {"bilevel": False},
     "warm-up": {"alphas": AlphaConfig(warmup=0.25)},
+    "cells computed again": {"space": "darts", "cells": 3, "recompute": "cells"},
+    "cells computed again, second order": {"recompute": "cells", "order": "second"},
+    "cells computed again in plain torch": {"recompute": "cells", "kernels": "reference"},
 }
 
 
@@ -282,13 +289,37 @@ def test_on_a_gpu_a_search_in_a_graph_has_the_same_bits(variant: str, tmp_path: 
 
 
 @needs_gpu
+@pytest.mark.parametrize("recompute", ["none", "cells"])
 @pytest.mark.parametrize("drop_path", [0.0, 0.3])
-def test_on_a_gpu_a_retraining_in_a_graph_has_the_same_bits(drop_path: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_a_retraining_in_a_graph_has_the_same_bits(
+    drop_path: float, recompute: Recompute, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last batch is short; the second epoch drops paths."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    with_graph, without = (new_retraining(device="cuda", drop_path=drop_path, graph=graph) for graph in (True, False))
+    settings = {"device": "cuda", "drop_path": drop_path, "recompute": recompute}
+    with_graph, without = (new_retraining(graph=graph, **settings) for graph in (True, False))
     assert_same_bits(trained(with_graph), trained(without))
     assert with_graph.graphed._replay is not None and without.graphed._replay is None
+
+
+@needs_gpu
+@pytest.mark.parametrize("drop_path", [0.0, 0.3])
+def test_on_a_gpu_a_retraining_that_computes_cells_again_has_the_same_bits(
+    drop_path: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    trainers = [new_retraining(device="cuda", drop_path=drop_path, recompute=recompute) for recompute in ("none", "cells")]
+    assert_same_bits(*map(trained, trainers))
+
+
+@needs_gpu
+@pytest.mark.parametrize("variant", [{"space": "darts", "cells": 3}, {"order": "second"}, {"kernels": "reference"}], ids=str)
+def test_on_a_gpu_a_search_that_computes_cells_again_has_the_same_bits(
+    variant: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    settings = {"device": "cuda", "channels": 16} | variant
+    assert_same_bits(*(trained(new_search(tmp_path, recompute=recompute, **settings)) for recompute in ("none", "cells")))
 
 
 @needs_gpu

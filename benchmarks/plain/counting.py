@@ -1,4 +1,4 @@
-"""Costs of a pass that need no clock: kernels started, and bytes kept for backward.
+"""Costs of a pass that need no clock: kernels started, bytes kept for backward, bytes at most.
 
 On fake tensors nothing is computed, so that a network of full size is counted in seconds. They
 claim to be on the CPU, as autograd takes fake tensors of a GPU only if torch is built for one; the
@@ -11,14 +11,16 @@ operators are the same. A network becomes fake if its type is changed under the 
         kept = saved_bytes(lambda: network(images, mixture), [*network.parameters(), *network.buffers()])
 """
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 NO_KERNEL = {
     "alias",
@@ -80,3 +82,46 @@ def saved_bytes(run: Callable[[], object], kept_anyway: Iterable[Tensor] = ()) -
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         run()
     return sum(storage.nbytes() for address, storage in saved.items() if address not in ours)
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of the storages that are made inside and still there, now and at most."""
+
+    def __init__(self, others: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage()._cdata for tensor in others}
+        self.now = self.most = 0
+
+    def _freed(self, address: int, size: int) -> None:
+        self.known.discard(address)
+        self.now -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return result
+
+
+class Alive(NamedTuple):
+    """Bytes of the storages that a pass makes, each once; what an operator takes for itself alone
+    is not seen."""
+
+    most: int
+    """Bytes that are there at once, at most."""
+    left: int
+    """Bytes that are there at the end."""
+
+
+def alive_bytes(run: Callable[[], object], others: Iterable[Tensor] = ()) -> Alive:
+    """Returns the bytes that are there while `run` runs and when it has run.
+
+    `others` are tensors that are there before, such as parameters.
+    """
+    with _Alive(others) as alive:
+        run()
+    return Alive(alive.most, alive.now)

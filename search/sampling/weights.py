@@ -21,7 +21,7 @@ from training.optim import cosine, load_optimizer, set_lr
 from training.run.schema import fields_in_order
 from training.tasks.task import Task
 
-_OF_ITS_OWN = ("epochs", "weights", "tabular", "kernels", "precision", "log_every", "stop", "device", "threads")
+_OF_ITS_OWN = ("epochs", "weights", "tabular", "kernels", "precision", "recompute", "log_every", "stop", "device", "threads")
 SHARED = tuple(name for name in map(attrgetter("name"), fields_in_order(SupernetSearchConfig)) if name not in _OF_ITS_OWN)
 """Settings in which a search and the run that its weights come from are equal: the network, and the images that it has not
 seen. How the weights were trained, and on what, may differ."""

@@ -135,5 +135,6 @@ def test_too_little_memory(refuse_program: Refuse, here: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_AS, (taken + 700 * 2**20,) * 2)"
     )
     message = refuse_program("retrain", "--run=run", "--channels=2048", limits=limits)
-    assert message == "not enough memory; less is needed with smaller channels, cells, batch_size or data.limit"
+    less = "recompute cells, or smaller channels, cells, batch_size or data.limit"
+    assert message == f"not enough memory; less is needed with {less}"
     assert not any(here.iterdir())

@@ -1,6 +1,7 @@
 """Tests of retrain/trainer.py and of its command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,17 @@ def test_the_probability_is_one_tensor_that_epochs_fill():
     probability = trainer.network.drop_path
     run_epochs(trainer, 2)
     assert trainer.network.drop_path is probability and probability.item() == pytest.approx(0.15)
+
+
+def test_cells_that_are_computed_again_change_no_bit(finished, tmp_path):
+    """With the auxiliary head and dropped paths; the second half is resumed with the other setting."""
+    path, _ = finished
+    retrain(small(recompute="cells"), options(tmp_path / "run"))
+    assert results(tmp_path / "run") == results(path)
+    shutil.copytree(path, tmp_path / "resumed")
+    (tmp_path / "resumed" / "checkpoints" / "epoch_0002.pt").unlink()
+    retrain(small(recompute="cells"), options(tmp_path / "resumed", resume=True))
+    assert results(tmp_path / "resumed") == results(path)
 
 
 def test_the_mobile_stem_brings_the_size_of_networks_for_imagenet():

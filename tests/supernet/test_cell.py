@@ -21,7 +21,7 @@ def first_cell(space: SearchSpace, kernels: Kernels, **options) -> MixedCell:
 
 def run(cell: MixedCell, chosen: list[int] | None = None) -> Tensor:
     sources = [SharedState(torch.randn(2, channels, 4, 4).double()) for channels in cell.position.in_channels]
-    return cell(sources, torch.rand(len(cell.space.edges), len(cell.space.candidates)).double(), chosen)
+    return cell(cell.preprocessed(sources), torch.rand(len(cell.space.edges), len(cell.space.candidates)).double(), chosen)
 
 
 @pytest.mark.parametrize("space", list_spaces())

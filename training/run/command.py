@@ -70,7 +70,8 @@ def foreseen(error: BaseException) -> End | None:
         return End(one_line(error), 2)
     # On a GPU torch raises a RuntimeError of its own class, on the CPU a plain one.
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _LACK_OF_MEMORY.search(str(error))):
-        return End("not enough memory; less is needed with smaller channels, cells, batch_size or data.limit", 2)
+        less = "recompute cells, or smaller channels, cells, batch_size or data.limit"
+        return End(f"not enough memory; less is needed with {less}", 2)
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
         return End("a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers", 2)
     return None

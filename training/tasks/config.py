@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from base.checks import whole
+from supernet.recompute import Recompute
 from training.hardware import Precision
 from training.images.data import DataConfig
 from training.run.base import MAY_CHANGE, RunConfig
@@ -17,6 +18,10 @@ class TrainingConfig(RunConfig):
     precision: Precision = "auto"
     """Floating type of convolutions and linear layers: bfloat16 (autocast, weights stay float32),
     float32; auto: bfloat16 on a GPU."""
+    recompute: Recompute = field(default="none", metadata=MAY_CHANGE)
+    """none: all maps that backward needs are kept; cells: the states between cells are, and
+    backward computes each cell again, which takes less memory and more time and changes no
+    result."""
     log_every: int = 50
     """Steps between two readings of loss and accuracy."""
     task: str = "classification"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.plain.counting import launches, saved_bytes
+from benchmarks.plain.counting import alive_bytes, launches, saved_bytes
 from benchmarks.plain.network import PlainSupernet
 from benchmarks.plain.pairing import softmax
 from benchmarks.search_step import saved_megabytes
@@ -65,6 +65,21 @@ def test_saved_storages_count_once_and_those_of_a_custom_function_too() -> None:
         assert saved_bytes(lambda: (weight * x).view(10, 10) * x.view(10, 10), [weight]) == 400
         assert saved_bytes(lambda: weight * weight.exp()) == 800
         assert saved_bytes(lambda: Twice.apply(weight), [weight]) == 400
+
+
+def test_storages_are_alive_from_first_to_last_use_and_views_are_the_same() -> None:
+    weight, kept = torch.ones(100), []
+
+    def run() -> None:
+        twice = 2 * weight.view(10, 10)
+        four = (2 * twice).flatten()
+        del twice
+        kept.append(four + weight)
+
+    assert alive_bytes(run, [weight]) == (800, 400)
+    kept.clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert alive_bytes(run, [weight]) == (800, 400)
 
 
 def test_fake_tensors_keep_what_real_ones_keep() -> None:

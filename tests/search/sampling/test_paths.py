@@ -64,6 +64,20 @@ def data(count: int) -> ImageData:
 # Training
 
 
+@pytest.mark.parametrize("policy", ["sampler", "uniform", "fair"])
+@pytest.mark.parametrize("space", list_spaces())
+def test_steps_along_paths_have_the_same_bits_if_cells_are_computed_again(space: str, policy: str) -> None:
+    ends = []
+    for recompute in ("none", "cells"):
+        torch.manual_seed(0)
+        paths = network_of(space, recompute=recompute)
+        steps = steps_of(paths, paths=policy)
+        for _ in range(2):
+            steps(batch())
+        ends.append([*paths.network.state_dict().values(), torch.rand(3)])
+    assert all(torch.equal(*pair) for pair in zip(*ends, strict=True))
+
+
 @pytest.mark.parametrize("space", list_spaces())
 def test_a_path_computes_what_the_whole_mixture_with_its_weights_does(space: str) -> None:
     paths = network_of(space)

@@ -17,7 +17,7 @@ from training.run.monitor import Monitor
 
 ROOT = Path(__file__).parents[3]
 ROOM = "make room, then the same --run with --resume goes on from the last checkpoint"
-LESS = "less is needed with smaller channels, cells, batch_size or data.limit"
+LESS = "less is needed with recompute cells, or smaller channels, cells, batch_size or data.limit"
 DIED = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
 
 

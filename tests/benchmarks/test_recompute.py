@@ -1,0 +1,27 @@
+"""The table of steps that compute cells again."""
+
+import pytest
+
+from benchmarks import recompute
+
+SMALL = ["--channels", "4", "--cells", "3", "--batch", "2", "--size", "16", "--runs", "1", "--threads", "1"]
+
+
+@pytest.mark.slow
+def test_both_steps_are_measured_without_and_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert recompute.main(SMALL) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")][1:]
+    assert [row[:2] for row in rows] == [[step, each] for step in ("search", "retraining") for each in ("none", "cells")]
+    assert all(float(cell) > 0 for row in rows for cell in row[2:])
+    kept = [float(row[4]) for row in rows]
+    assert kept[1] < 0.25 * kept[0] and kept[3] < 0.25 * kept[2]
+    assert [line for line in lines if "bits" in line] == [
+        "- search, two steps: the same bits",
+        "- retraining, two steps: the same bits",
+    ]
+
+
+def test_a_genotype_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert recompute.main(["--genotype", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("benchmarks.recompute: error: ")
