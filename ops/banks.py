@@ -165,6 +165,45 @@ class Convolution(NamedTuple):
     groups: int
 
 
+Step = Convolution | str | None
+"""A step of a chain: a convolution, the name of a batch norm, or None for a ReLU."""
+
+
+def steps_of(chain: nn.Sequential) -> list[Step]:
+    """Returns the steps of a chain behind its first ReLU."""
+    steps: list[Step] = []
+    for name, layer in list(chain.named_children())[1:]:
+        if isinstance(layer, nn.Conv2d):
+            padding = tuple(int(side) for side in layer.padding)
+            steps.append(Convolution(name, layer.stride, padding, layer.dilation, layer.groups))
+        else:
+            steps.append(name if isinstance(layer, nn.BatchNorm2d) else None)
+    return steps
+
+
+def is_chain(module: nn.Module, affine: bool) -> bool:
+    """Says whether `module` is a chain of ReLUs, convolutions without bias and batch norms of the
+    usual momentum, from a ReLU to a batch norm; `affine` says whether these have weights."""
+    if not isinstance(module, nn.Sequential) or len(module) < 2:
+        return False
+    layers = list(module)
+    return (
+        isinstance(layers[0], nn.ReLU)
+        and isinstance(layers[-1], nn.BatchNorm2d)
+        and all(type(layer) in (nn.ReLU, nn.Conv2d, nn.BatchNorm2d) for layer in layers)
+        and all(
+            layer.bias is None and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+            for layer in layers
+            if isinstance(layer, nn.Conv2d)
+        )
+        and all(
+            layer.affine == affine and layer.momentum == MOMENTUM and layer.eps == EPSILON
+            for layer in layers
+            if isinstance(layer, nn.BatchNorm2d)
+        )
+    )
+
+
 class ChainBank(EdgeBank):
     """The bank of any chain of ReLUs, convolutions without bias and batch norms.
 
@@ -177,36 +216,14 @@ class ChainBank(EdgeBank):
 
     def __init__(self, modules: Sequence[nn.Module]):
         super().__init__(modules)
-        # A step is a convolution, the name of a batch norm, or None for a ReLU.
-        self.steps: list[Convolution | str | None] = []
-        for name, layer in list(modules[0].named_children())[1:]:
-            if isinstance(layer, nn.Conv2d):
-                padding = tuple(int(side) for side in layer.padding)
-                self.steps.append(Convolution(name, layer.stride, padding, layer.dilation, layer.groups))
-            else:
-                self.steps.append(name if isinstance(layer, nn.BatchNorm2d) else None)
+        first = modules[0]
+        assert isinstance(first, nn.Sequential)
+        self.steps = steps_of(first)
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
         """Says whether `module` is such a chain."""
-        if not isinstance(module, nn.Sequential) or len(module) < 2:
-            return False
-        layers = list(module)
-        return (
-            isinstance(layers[0], nn.ReLU)
-            and isinstance(layers[-1], nn.BatchNorm2d)
-            and all(type(layer) in (nn.ReLU, nn.Conv2d, nn.BatchNorm2d) for layer in layers)
-            and all(
-                layer.bias is None and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-                for layer in layers
-                if isinstance(layer, nn.Conv2d)
-            )
-            and all(
-                not layer.affine and layer.momentum == MOMENTUM and layer.eps == EPSILON
-                for layer in layers
-                if isinstance(layer, nn.BatchNorm2d)
-            )
-        )
+        return is_chain(module, affine=False)
 
     def forward(self, source: SharedState, rows: Sequence[int]) -> list[Branch]:
         weights = {

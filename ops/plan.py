@@ -7,7 +7,7 @@ edges, of maximum pools, of average pools, of second halves of separable convolu
 sum over its entries, each a map (or, for a skip, a state) with a weight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.banks import Bank, ChainBank, Convolution, PoolBank, ReduceBank, SkipBank
+from ops.banks import Bank, ChainBank, Convolution, PoolBank, ReduceBank, SkipBank, Step
 from ops.executor import CellOperations, Operation
 from ops.kernels.pool import AVERAGE, IDENTITY, MAXIMUM
 
@@ -119,22 +119,29 @@ class Round:
 
 
 def stencils(bank: Bank, stride: int) -> list[Stencil]:
-    """Returns the one or two stencils of a chain of the forms of DARTS; an empty list for
+    """Returns the one or two stencils of a bank of chains of the forms of DARTS; an empty list for
     another."""
-    if not isinstance(bank, ChainBank) or len(bank.steps) not in (3, 7) or (len(bank.steps) == 7 and bank.steps[3] is not None):
+    if not isinstance(bank, ChainBank):
+        return []
+    return chain_stencils(bank.steps, lambda name: bank.stacked(name).shape[1:], stride)
+
+
+def chain_stencils(steps: Sequence[Step], shape: Callable[[str], Sequence[int]], stride: int) -> list[Stencil]:
+    """Returns the stencils of a chain of these steps; `shape` says those of its weights."""
+    if len(steps) not in (3, 7) or (len(steps) == 7 and steps[3] is not None):
         return []
     found = []
-    for start in range(0, len(bank.steps), 4):
-        depthwise, pointwise, norm = bank.steps[start : start + 3]
+    for start in range(0, len(steps), 4):
+        depthwise, pointwise, norm = steps[start : start + 3]
         if not (isinstance(depthwise, Convolution) and isinstance(pointwise, Convolution) and isinstance(norm, str)):
             return []
-        channels, _, kernel, _ = (weight := bank.stacked(f"{depthwise.name}.weight")).shape[1:]
+        channels, _, kernel, _ = (weight := tuple(shape(f"{depthwise.name}.weight")))
         dilation = depthwise.dilation[0]
         same = dilation * (kernel - 1) // 2
         expected = Convolution(depthwise.name, (stride,) * 2, (same,) * 2, (dilation,) * 2, channels)
         plain = Convolution(pointwise.name, (1, 1), (0, 0), (1, 1), 1)
-        square = bank.stacked(f"{pointwise.name}.weight").shape[1:] == (channels, channels, 1, 1)
-        odd = kernel % 2 and kernel <= LARGEST_KERNEL and weight.shape[2:] == (1, kernel, kernel)
+        square = tuple(shape(f"{pointwise.name}.weight")) == (channels, channels, 1, 1)
+        odd = kernel % 2 and kernel <= LARGEST_KERNEL and weight[1:] == (1, kernel, kernel)
         if depthwise != expected or pointwise != plain or not square or not odd:
             return []
         found.append(Stencil(depthwise.name, pointwise.name, norm, kernel, dilation))
@@ -150,9 +157,16 @@ def dense_kernel(bank: Bank) -> int:
     """
     if isinstance(bank, ReduceBank):
         return 3
-    if not isinstance(bank, ChainBank) or len(bank.steps) != 2 or not isinstance(convolution := bank.steps[0], Convolution):
+    if not isinstance(bank, ChainBank):
         return 0
-    outputs, channels, kernel, width = bank.stacked(f"{convolution.name}.weight").shape[1:]
+    return chain_dense_kernel(bank.steps, lambda name: bank.stacked(name).shape[1:])
+
+
+def chain_dense_kernel(steps: Sequence[Step], shape: Callable[[str], Sequence[int]]) -> int:
+    """Returns the side of the kernel of a chain of one ordinary convolution; 0 for another."""
+    if len(steps) != 2 or not isinstance(convolution := steps[0], Convolution):
+        return 0
+    outputs, channels, kernel, width = shape(f"{convolution.name}.weight")
     stride = convolution.stride[0]
     expected = Convolution(convolution.name, (stride,) * 2, (kernel // 2,) * 2, (1, 1), 1)
     return kernel if convolution == expected and outputs == channels and kernel % 2 and kernel == width else 0
@@ -177,9 +191,13 @@ def _dense_weight(bank: Bank, rows: Sequence[int], kernel: int) -> Tensor:
 
 def pool_kind(bank: Bank, stride: int) -> int | None:
     """Returns AVERAGE or MAXIMUM for a pool of 3x3 as the spaces have it; None for another bank."""
-    if not isinstance(bank, PoolBank):
+    return layer_kind(bank.pool, stride) if isinstance(bank, PoolBank) else None
+
+
+def layer_kind(layer: nn.Module, stride: int) -> int | None:
+    """Returns AVERAGE or MAXIMUM for such a layer; None for another."""
+    if not isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
         return None
-    layer = bank.pool
     if (layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode) != (3, stride, 1, False):
         return None
     if isinstance(layer, nn.MaxPool2d):

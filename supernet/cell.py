@@ -11,7 +11,10 @@ from ops.executor import CellExecutor, CellOperations, Edge, Operation
 from ops.functional import Cast
 from ops.fused import FusedCell
 from ops.images import FactorizedReduce, ReluConvNorm
-from ops.kernels.launch import supports
+from ops.kernels import launch
+from ops.native import executor as native
+from ops.native.entrance import enter, is_entrance
+from ops.native.executor import NativeCell
 from ops.reference import ReferenceCell
 from ops.registry import build_op, drop_running_statistics
 from supernet.spaces.skeleton import CellPosition
@@ -24,9 +27,9 @@ Keep = Sequence[Sequence[bool]]
 """[edges][candidates]: which operations exist."""
 
 Kernels = Literal["auto", "reference", "fused"]
-"""auto: fused kernels on a GPU that supports them, else plain torch; reference: plain torch, one
-call an edge and operation; fused: the fused form on every device, with Triton's interpreter or
-plain torch in place of a kernel (for tests)."""
+"""auto: fused kernels on a GPU, compiled ones on the CPU, plain torch where neither knows the cell or
+can run; reference: plain torch, one call an edge and operation; fused: the fused form on every
+device, with Triton's interpreter or plain torch in place of a kernel (for tests)."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ class MixedCell(nn.Module):
                     [(old_slot.edges.index(edge), row) for row, edge in enumerate(slot.edges) if edge in old_slot.edges],
                 )
         self.slots, self.banks, self.keep, self.partial = slots, banks, keep, partial
-        self.executors: dict[tuple[bool, tuple[int, ...] | None], CellExecutor] = {}
-        self.fusable = FusedCell.computes(self.operations())
+        self.executors: dict[tuple[type[CellExecutor], tuple[int, ...] | None], CellExecutor] = {}
+        operations = self.operations()
+        self._fused, self._native = FusedCell.computes(operations), NativeCell.computes(operations)
         return moves
 
     def _bank(self, key: str) -> Bank:
@@ -139,7 +143,7 @@ class MixedCell(nn.Module):
 
         `cast` has weights of the preprocessing that autocast need not cast any more.
         """
-        return [_preprocessed(layer, source, cast or {}) for layer, source in zip(self.preprocess, sources, strict=True)]
+        return [self._preprocessed(layer, source, cast or {}) for layer, source in zip(self.preprocess, sources, strict=True)]
 
     def forward(
         self,
@@ -155,6 +159,13 @@ class MixedCell(nn.Module):
         None: the sums of the edges' weights.
         """
         return self._executor(chosen, states[0])(states, weights, bypass)
+
+    def _preprocessed(self, layer: nn.Module, source: SharedState, cast: Cast) -> Tensor:
+        if self.kernels == "auto" and native.supports(source.state) and is_entrance(layer):
+            return enter(layer, source.state)
+        if isinstance(layer, ReluConvNorm | FactorizedReduce):
+            return layer.after_relu(source.rectified, cast)
+        return layer(source.state)
 
     def operations(self, chosen: Sequence[int] | None = None) -> CellOperations:
         """Returns the description of the operations that run; `chosen` as in `forward`."""
@@ -188,14 +199,21 @@ class MixedCell(nn.Module):
 
         Executors are kept, since a fused one has its tables on the device.
         """
-        fused = self.fusable and (self.kernels == "fused" or (self.kernels == "auto" and supports(state)))
-        key = (fused, None if chosen is None else tuple(chosen))
+        kind = self._kind(state)
+        key = (kind, None if chosen is None else tuple(chosen))
         if key not in self.executors:
             if len(self.executors) >= EXECUTORS:
                 self.executors.pop(next(iter(self.executors)))
-            operations = self.operations(chosen)
-            self.executors[key] = FusedCell(operations) if fused else ReferenceCell(operations)
+            self.executors[key] = kind(self.operations(chosen))
         return self.executors[key]
+
+    def _kind(self, state: Tensor) -> type[FusedCell] | type[NativeCell] | type[ReferenceCell]:
+        """Returns the kind of executor that computes states like `state`."""
+        if self._fused and (self.kernels == "fused" or (self.kernels == "auto" and launch.supports(state))):
+            return FusedCell
+        if self._native and self.kernels == "auto" and native.supports(state):
+            return NativeCell
+        return ReferenceCell
 
     def largest_offset(self) -> float | None:
         """Returns the largest |mean| / standard deviation of a raw map in the last fused calls.
@@ -205,9 +223,3 @@ class MixedCell(nn.Module):
         """
         found = [offset for executor in self.executors.values() if (offset := executor.largest_offset()) is not None]
         return max(found, default=None)
-
-
-def _preprocessed(layer: nn.Module, source: SharedState, cast: Cast) -> Tensor:
-    if isinstance(layer, ReluConvNorm | FactorizedReduce):
-        return layer.after_relu(source.rectified, cast)
-    return layer(source.state)

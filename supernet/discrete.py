@@ -2,7 +2,7 @@
 and drop path."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,9 @@ from base.checks import InputError
 from ops import build_op
 from ops.functional import strided_size
 from ops.images import batch_norm
+from ops.native.entrance import enter, is_entrance
+from ops.native.executor import Passes, supports
+from ops.native.program import CellProgram, Feed, Shape
 from supernet.backbone import Backbone
 from supernet.genotypes.genotype import CellGenotype, Genotype
 from supernet.recompute import Recompute
@@ -29,12 +32,14 @@ class DropPath:
     def __init__(self, probability: float | Tensor, count: int, like: Tensor):
         keep = 1 - probability
         kept = torch.rand(count, len(like), 1, 1, 1, device=like.device) < keep
-        self._masks = iter((kept.to(like.dtype) / keep).unbind(0))
+        self.masks = kept.to(like.dtype) / keep
+        """[count, B, 1, 1, 1]"""
+        self._next = iter(self.masks.unbind(0))
 
     def __call__(self, output: Tensor) -> Tensor:
         """Returns `output` [B, C, H, W], zero for the dropped images and scaled by 1 / (1 -
         probability) for the others."""
-        return output * next(self._masks)
+        return output * next(self._next)
 
 
 class DiscreteCell(nn.Module):
@@ -53,12 +58,42 @@ class DiscreteCell(nn.Module):
             )
             for feeds in cell.nodes
         )
+        self._known: tuple[list[nn.Module], Passes | None] | None = None
         self._droppable = sum(not isinstance(operation, nn.Identity) for operation in self._operations())
 
     def _operations(self) -> Iterator[nn.Module]:
         for operations in self.nodes:
             assert isinstance(operations, nn.ModuleList)
             yield from operations
+
+    def _may_compile(self, state: Tensor) -> bool:
+        """Says whether compiled kernels run: in training alone, since what is evaluated is also
+        exported."""
+        return self.training and torch.is_grad_enabled() and supports(state)
+
+    def _preprocessed(self, layer: nn.Module, state: Tensor) -> Tensor:
+        return enter(layer, state) if self._may_compile(state) and is_entrance(layer) else layer(state)
+
+    def _compiled(self, state: Tensor) -> Passes | None:
+        """Returns the passes that compute the cell in training, for states like `state`; None where
+        the modules themselves have to run."""
+        operations = list(self._operations())
+        if not self._may_compile(state):
+            return None
+        # A hook expects that its module is called.
+        if any(module._forward_hooks or module._forward_pre_hooks for each in operations for module in each.modules()):
+            return None
+        if self._known is None or any(one is not other for one, other in zip(self._known[0], operations, strict=True)):
+            feeds = [
+                Feed(operation, source, node)
+                for node, (sources, modules) in enumerate(zip(self.sources, self.nodes, strict=True))
+                for source, operation in zip(sources, cast(nn.ModuleList, modules), strict=True)
+            ]
+            position = self.position
+            shape = Shape(len(self.preprocess), len(self.nodes), tuple(self.concat), position.stride, position.channels)
+            program = CellProgram.of_modules(shape, feeds)
+            self._known = operations, None if program is None else Passes(program)
+        return self._known[1]
 
     def forward(self, inputs: Sequence[Tensor], drop_path: float | Tensor = 0.0) -> Tensor:
         """Maps input states to the cell's output [B, len(concat) * C, H, W].
@@ -67,9 +102,13 @@ class DiscreteCell(nn.Module):
 
         The number 0 draws no masks; a tensor always draws them, whatever its value.
         """
-        states = [layer(state) for layer, state in zip(self.preprocess, inputs, strict=True)]
+        states = [self._preprocessed(layer, state) for layer, state in zip(self.preprocess, inputs, strict=True)]
+        passes = self._compiled(states[0])
         drops = isinstance(drop_path, Tensor) or drop_path > 0
         drop = DropPath(drop_path, self._droppable, states[0]) if drops else None
+        if passes is not None:
+            ones = states[0].new_ones(1)
+            return passes(states, ones, True, None if drop is None else drop.masks.flatten(1))[0]
         size = strided_size(states[0].shape[2:], self.position.stride)
         for sources, operations in zip(self.sources, self.nodes, strict=True):
             assert isinstance(operations, nn.ModuleList)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("base", "ops", "supernet", "training", "search", "retrain", "fusenas", "configs")
-SUFFIXES = {".py", ".yaml", ".css"}
+SUFFIXES = {".py", ".yaml", ".css", ".cpp", ".h"}
 
 
 def test_the_wheel_holds_the_packages_and_the_configs(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ In float64 the kernels' references run, in float32 the kernels themselves.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path as File
 from subprocess import CalledProcessError
 
@@ -16,9 +15,10 @@ from torch.func import functional_call
 
 import ops.fused
 import ops.kernels
+from benchmarks.plain.executors import KINDS, largest_difference, new_cell, outcome
 from benchmarks.plain.pairing import softmax
 from ops.banks import make_bank
-from ops.executor import CellExecutor, CellOperations, Operation
+from ops.executor import CellOperations, Operation
 from ops.fused import FusedCell
 from ops.kernels import launch
 from ops.reference import ReferenceCell
@@ -26,55 +26,7 @@ from supernet import Supernet, get_space
 from supernet.cell import MixedCell
 from supernet.spaces.skeleton import CellPosition
 
-CELLS = {"darts": 3, "nasbench201": 1}
-KINDS = [("darts", "normal"), ("darts", "reduce"), ("nasbench201", "cell")]
 each_kind = pytest.mark.parametrize(("space", "kind"), KINDS)
-Tensors = dict[str, Tensor]
-Executor = Callable[[CellOperations], CellExecutor]
-
-
-def new_cell(space: str, kind: str, **options) -> MixedCell:
-    """The first cell of that kind in a supernet of 16 channels; the same for the same arguments."""
-    torch.manual_seed(0)
-    network = Supernet(get_space(space), 16, CELLS[space], 10, **options)
-    return next(cell for cell in network.mixed_cells() if cell.position.kind == kind)
-
-
-def outcome(
-    executor: Executor,
-    space: str,
-    kind: str,
-    dtype: torch.dtype = torch.float64,
-    size: tuple[int, int] = (9, 8),
-    path: Sequence[int] | None = None,
-    training: bool = True,
-    frozen: bool = False,
-    **options,
-) -> Tensors:
-    """Output, all gradients and all statistics of one forward and backward pass; the same for the same arguments."""
-    cell = new_cell(space, kind, **options).to(dtype).train(training).requires_grad_(not frozen)
-    generator = torch.Generator().manual_seed(1)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(dtype)
-
-    for buffer in cell.buffers():
-        buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
-    alphas = random(len(cell.space.edges), len(cell.space.candidates)).requires_grad_()
-    states = [random(3, cell.position.channels, *size).requires_grad_(not frozen) for _ in range(cell.space.inputs)]
-    output = executor(cell.operations(path))(states, alphas.softmax(-1))
-    (output * random(*output.shape)).sum().backward()
-    found = {"output": output.detach(), "gradient alphas": alphas.grad}
-    found |= {f"gradient state {number}": state.grad for number, state in enumerate(states)}
-    found |= {f"gradient {name}": parameter.grad for name, parameter in cell.named_parameters()}
-    found |= {f"statistics {name}": buffer for name, buffer in cell.named_buffers()}
-    return {name: tensor for name, tensor in found.items() if tensor is not None and tensor.abs().max() > 1e-9}
-
-
-def largest_difference(ours: Tensors, theirs: Tensors) -> float:
-    """Relative to each tensor's largest entry. (Statistics of running mean 0 are left out by `outcome`.)"""
-    assert ours.keys() == theirs.keys()
-    return max(((ours[name] - theirs[name]).abs().max() / theirs[name].abs().max()).item() for name in theirs)
 
 
 @each_kind

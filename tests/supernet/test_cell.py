@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ops.banks import SharedState
 from ops.fused import FusedCell
+from ops.native.executor import NativeCell
 from ops.reference import ReferenceCell
 from ops.registry import OPERATIONS, register_op
 from supernet import Path, Supernet, get_space
@@ -20,16 +21,41 @@ def first_cell(space: SearchSpace, kernels: Kernels, **options) -> MixedCell:
 
 
 def run(cell: MixedCell, chosen: list[int] | None = None) -> Tensor:
-    sources = [SharedState(torch.randn(2, channels, 4, 4).double()) for channels in cell.position.in_channels]
-    return cell(cell.preprocessed(sources), torch.rand(len(cell.space.edges), len(cell.space.candidates)).double(), chosen)
+    like = next(cell.parameters())
+    sources = [SharedState(torch.randn(2, channels, 4, 4).to(like)) for channels in cell.position.in_channels]
+    mixture = torch.rand(len(cell.space.edges), len(cell.space.candidates)).to(like)
+    return cell(cell.preprocessed(sources), mixture, chosen)
 
 
 @pytest.mark.parametrize("space", list_spaces())
-def test_the_cpu_runs_plain_torch_unless_told_otherwise(space: str) -> None:
-    for kernels, expected in (("auto", ReferenceCell), ("reference", ReferenceCell), ("fused", FusedCell)):
-        cell = first_cell(get_space(space), kernels)
-        run(cell)
-        assert [type(executor) for executor in cell.executors.values()] == [expected]
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "expected"),
+    [
+        ("auto", torch.float32, NativeCell),
+        ("auto", torch.float64, ReferenceCell),
+        ("auto", torch.bfloat16, ReferenceCell),
+        ("reference", torch.float32, ReferenceCell),
+        ("fused", torch.float64, FusedCell),
+    ],
+)
+def test_the_cpu_runs_compiled_kernels_unless_told_otherwise(
+    space: str, kernels: Kernels, dtype: torch.dtype, expected: type
+) -> None:
+    cell = first_cell(get_space(space), kernels).to(dtype)
+    run(cell)
+    assert [type(executor) for executor in cell.executors.values()] == [expected]
+
+
+def test_a_transform_of_the_pass_runs_in_plain_torch() -> None:
+    """Compiled kernels cannot be seen into, as vmap and grad would have to."""
+    cell = first_cell(get_space("nasbench201"), "auto").float()
+    states = torch.randn(3, 2, 16, 4, 4)
+    mixture = torch.rand(len(cell.space.edges), len(cell.space.candidates))
+    with torch.no_grad():
+        cell.eval()
+        together = torch.func.vmap(lambda state: cell([state], mixture))(states)
+        assert [type(executor) for executor in cell.executors.values()] == [ReferenceCell]
+        torch.testing.assert_close(together[1], cell([states[1]], mixture))
 
 
 def test_partial_channels_run_in_plain_torch() -> None:
@@ -49,8 +75,8 @@ def test_a_cell_with_an_operation_of_another_form_falls_back() -> None:
     assert [type(executor) for executor in cell.executors.values()] == [ReferenceCell]
 
 
-@pytest.mark.parametrize("kernels", ["reference", "fused"])
-def test_a_path_keeps_its_executor_while_few_others_run(kernels: Kernels) -> None:
+@pytest.mark.parametrize(("kernels", "expected"), [("reference", ReferenceCell), ("fused", FusedCell)])
+def test_a_path_keeps_its_executor_while_few_others_run(kernels: Kernels, expected: type) -> None:
     cell = first_cell(get_space("nasbench201"), kernels)
     paths = [[first, second, 0, 1, 2, 3] for first in range(5) for second in range(5)]
     paths += [[first, second, 4, 4, 4, 4] for first in range(5) for second in range(5)]
@@ -58,7 +84,7 @@ def test_a_path_keeps_its_executor_while_few_others_run(kernels: Kernels) -> Non
     kept = []
     for path in (paths[0], paths[1], paths[0]):
         run(cell, path)
-        kept.append(cell.executors[kernels == "fused", tuple(path)])
+        kept.append(cell.executors[expected, tuple(path)])
     assert kept[0] is kept[2] and kept[0] is not kept[1]
     with torch.no_grad():
         for path in paths:

@@ -12,10 +12,11 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ops import build_op, list_ops, register_op
 from ops.images import FactorizedReduce
+from retrain.api import random_genotype
 from supernet.discrete import AuxiliaryHead, DiscreteCell, DiscreteNetwork, DropPath
 from supernet.genotypes.genotype import CellGenotype, Genotype
 from supernet.genotypes.published import get_genotype
@@ -414,3 +415,64 @@ def test_the_older_input_is_halved_after_a_reduction():
     network = DiscreteNetwork(get_genotype("DARTS_V2"), channels=4, cells=3)
     halving = [isinstance(cell.preprocess[0], FactorizedReduce) for cell in network.cells]
     assert halving == [False, False, True]
+
+
+GENOTYPES = {
+    **{name: get_genotype(name) for name in ("DARTS_V2", "PC-DARTS", "DrNAS")},
+    **{f"{space}_{seed}": random_genotype(space, seed) for space in ("darts", "nasbench201") for seed in range(3)},
+}
+
+
+@pytest.mark.parametrize("name", GENOTYPES)
+@pytest.mark.parametrize("drop_path", [0.0, 0.4])
+def test_compiled_kernels_compute_what_the_modules_do(name: str, drop_path: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values, gradients and statistics, in float64, with the same paths dropped."""
+    torch.manual_seed(0)
+    genotype = GENOTYPES[name]
+    network = DiscreteNetwork(genotype, 8, 3 if genotype.space == "darts" else 1, 10).double().train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5), nn.init.uniform_(module.bias, -0.5, 0.5)
+    images, found = torch.randn(4, 3, 12, 10).double(), []
+    for compiled in (True, False):
+        monkeypatch.setattr("supernet.discrete.supports", lambda state, compiled=compiled: compiled)
+        own = copy.deepcopy(network)
+        own.drop_path = drop_path
+        torch.manual_seed(1)
+        logits = own(images)
+        logits.square().sum().backward()
+        kernels = {str(node) for node in graph_of(logits)}
+        assert any("_RunBackward" in node for node in kernels) == compiled
+        found.append([logits, *(weight.grad for weight in own.parameters()), *own.buffers()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def graph_of(output: Tensor) -> set[torch.autograd.graph.Node]:
+    """All nodes of the graph of `output`."""
+    found, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+def test_what_is_watched_or_evaluated_runs_its_modules() -> None:
+    network = DiscreteNetwork(get_genotype("DARTS_V2"), 4, 3, 10)
+    images = torch.randn(2, 3, 8, 8)
+
+    def is_compiled() -> bool:
+        return any("_RunBackward" in str(node) for node in graph_of(network(images)))
+
+    assert is_compiled()
+    network.eval()
+    assert not is_compiled(), "what is evaluated is also exported"
+    network.train()
+    seen = []
+    watched = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    for layer in watched:
+        layer.register_forward_hook(lambda module, *_: seen.append(module))
+    network(images)
+    assert len(seen) == len(watched)

@@ -315,9 +315,10 @@ def test_a_pass_with_kept_draws_has_the_same_bits_and_backward_asks_no_generator
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: a cell's random numbers are kept and every operation passes by."""
-    plain = trained(make("none"))
-    monkeypatch.setattr("supernet.recompute.GeneratorState", KeptDraws)
-    assert_same_bits([plain, trained(make("cells"))])
+    with KeptDraws().first():  # compiled kernels leave a pass that is watched to plain torch
+        plain = trained(make("none"))
+        monkeypatch.setattr("supernet.recompute.GeneratorState", KeptDraws)
+        assert_same_bits([plain, trained(make("cells"))])
     network = make("cells")
     loss = loss_of(network, mixture_of(network))
     with NoGenerator():

@@ -90,7 +90,7 @@ def test_a_path_computes_what_the_whole_mixture_with_its_weights_does(space: str
 @pytest.mark.parametrize("space", list_spaces())
 def test_only_the_chosen_operations_run(space: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted by the convolutions that are called, beside those of stem, preprocessing, residual blocks."""
-    paths = network_of(space)
+    paths = network_of(space, kernels="reference")
     encoding, calls = paths.encoding, Counter[str]()
     convolve = F.conv2d
 

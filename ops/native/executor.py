@@ -1,0 +1,207 @@
+"""The native executor: both passes of a cell as one call each of `cell.cpp`."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from base.checks import InputError
+from ops.executor import CellOperations
+from ops.functional import strided_size
+from ops.mixing import EPSILON
+from ops.native.library import load
+from ops.native.memory import MEMORY
+from ops.native.program import CellProgram
+from ops.plan import fusable
+
+LARGEST = 2**31
+"""Values that a map must stay below: places within one image are 32-bit numbers."""
+
+
+def supports(state: Tensor) -> bool:
+    """Says whether compiled kernels compute a cell whose states are like `state` [B, C, H, W].
+
+    They are built at the first call for which nothing else speaks against them.
+    """
+    plain = type(state) in (Tensor, nn.Parameter) and state.device.type == "cpu" and state.dtype == torch.float32
+    if not plain or len(state) == 0 or state.numel() >= LARGEST or _watched():
+        return False
+    return load(state.dtype) is not None
+
+
+def _watched() -> bool:
+    """Says whether something wants to see each operation: a compiler, a transform such as vmap, or
+    a mode."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+    )
+
+
+class NativeCell:
+    """A `CellExecutor` in C++ on the CPU, for the cells that it knows; see `computes`.
+
+    It is differentiable once. For one number of threads a pass always gives the same bits.
+    """
+
+    def __init__(self, cell: CellOperations) -> None:
+        self.cell = cell
+        self.passes = Passes(CellProgram.of_operations(cell))
+        self.stats: Tensor | None = None
+        """Mean, 1 / standard deviation and unbiased variance of each map, [maps, 3, C], in the last
+        call in training."""
+
+    @staticmethod
+    def computes(cell: CellOperations) -> bool:
+        """Says whether all operations of `cell` have a form that the kernels know."""
+        simple = cell.partial == 1 and not set(cell.concat) & set(range(cell.inputs))
+        return simple and all(fusable(each.bank, cell.stride_of(each.source)) for each in cell.operations)
+
+    def largest_offset(self) -> float | None:
+        """Returns the largest |mean| / standard deviation of a raw map in the last call in
+        training."""
+        normalised = [map for map, norm in enumerate(self.passes.program.norms) if norm is not None]
+        if self.stats is None or not normalised:
+            return None
+        chosen = self.stats[normalised]
+        return float((chosen[:, 0].abs() * chosen[:, 1]).max())
+
+    def __call__(self, states: Sequence[Tensor], mixture: Tensor, bypass: Tensor | None = None) -> Tensor:
+        """Returns the output, as in `CellExecutor`.
+
+        Raises InputError if batch norm has one value a channel.
+        """
+        training = any(operation.bank.training for operation in self.cell.operations)
+        output, stats = self.passes(states, mixture, training)
+        if training:
+            self.stats = stats
+        return output
+
+
+class Passes:
+    """Runs the passes of a program."""
+
+    def __init__(self, program: CellProgram) -> None:
+        self.program = program
+
+    def __call__(
+        self, states: Sequence[Tensor], mixture: Tensor, training: bool, drops: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the output [B, len(concat) * C, ceil(H / stride), ceil(W / stride)], and the
+        statistics of all maps, [maps, 3, C]: mean, 1 / standard deviation, unbiased variance.
+
+        `drops` [droppable operations, B] scales the output of each such operation for each image.
+        Running statistics are used unless `training`, in which they are updated.
+        """
+        program = self.program
+        height, width = strided_size(states[0].shape[2:], program.shape.stride)
+        fixed = None if training else program.running_statistics(states[0].dtype)
+        if fixed is None and program.maps and len(states[0]) * height * width == 1:
+            raise InputError("batch norm: one image of one pixel has no statistics; use more images or larger ones")
+        if fixed is not None:
+            fixed[:, 1] = (fixed[:, 1] + EPSILON).rsqrt()
+        tensors = [*states, mixture.contiguous(), *program.weights.tensors(), *program.affine.tensors()]
+        found: tuple[Tensor, Tensor] = _Run.apply(self, fixed, training, drops, len(states), *tensors)
+        return found
+
+    def call(self, function: str, dtype: torch.dtype, numbers: Sequence[int], *tensors: Any) -> None:
+        """Calls a pass: `numbers`, then addresses, as the `Call` of cell.cpp reads them."""
+        arguments = np.concatenate([np.asarray(part, dtype=np.int64) for part in (numbers, *tensors)])
+        getattr(load(dtype), function)(_pointer(self.program.numbers), _pointer(arguments))
+
+
+def _pointer(array: "np.ndarray") -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    """Returns the address of each tensor's first value; 0 for None."""
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+class _Run(torch.autograd.Function):
+    """Both passes as one autograd function.
+
+    Takes (passes, fixed statistics or None, whether statistics are updated, drops or None, number
+    of states, states, mixture, weights, factors and terms of batch norms). Returns the output and
+    the statistics of all maps, which have no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, passes: Passes, fixed: Tensor | None, training: bool, drops: Tensor | None, count: int, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        program, shape = passes.program, passes.program.shape
+        states = [state.contiguous(memory_format=torch.channels_last) for state in tensors[:count]]
+        mixture, parameters = tensors[count], tensors[count + 1 :]
+        like, (batch, channels, height, width) = states[0], states[0].shape
+        out = strided_size((height, width), shape.stride)
+        nodes = MEMORY.empty((shape.nodes, batch, *out, channels), like.dtype)
+        maps = MEMORY.empty((program.maps, batch, *out, channels), like.dtype)
+        # Grids pad channels and columns to whole vectors, of at most 16 values.
+        places = MEMORY.empty((program.maxima, batch, out[0] * (out[1] + 16) * (channels + 16)), torch.uint8)
+        stats = like.new_zeros(program.maps, 3, channels) if fixed is None else fixed
+        output = like.new_empty(batch, *out, len(shape.concat) * channels)
+        split = len(program.weights.keys)
+        passes.call(
+            "cell_forward",
+            like.dtype,
+            [batch, height, width, torch.get_num_threads(), fixed is None, training, False, False],
+            _addresses(nodes, maps, stats, mixture, output, None, None, None, None, drops, places, *states, *[None] * count),
+            program.weights.addresses(parameters[:split]),
+            program.weights.addresses([]),
+            program.running.addresses(program.running.tensors() if training else []),
+            program.affine.addresses(parameters[split:]),
+            program.affine.addresses([]),
+        )
+        ctx.passes, ctx.batch_statistics, ctx.count = passes, fixed is None, count
+        ctx.save_for_backward(nodes, maps, stats, places, drops, mixture, *states, *parameters)
+        ctx.mark_non_differentiable(stats)
+        ctx.set_materialize_grads(False)
+        return output.permute(0, 3, 1, 2), stats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * len(ctx.needs_input_grad)
+        passes, count = ctx.passes, ctx.count
+        program = passes.program
+        nodes, maps, stats, places, drops, mixture, *rest = ctx.saved_tensors
+        states, parameters = rest[:count], rest[count:]
+        needs = ctx.needs_input_grad[5:]
+        needs_states, needs_mixture, needs_parameters = any(needs[:count]), needs[count], any(needs[count + 1 :])
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        batch, _, height, width = states[0].shape
+        halves = MEMORY.empty((program.halves, *maps.shape[1:]), maps.dtype)
+        node_gradients = MEMORY.empty(nodes.shape, nodes.dtype)
+        mixture_gradient = torch.zeros_like(mixture)
+        state_gradients = [torch.empty_like(state) for state in states]
+        make = torch.zeros_like if program.partial_rows else torch.empty_like
+        gradients = [make(parameter) for parameter in parameters] if needs_parameters else []
+        split = len(program.weights.keys)
+        passes.call(
+            "cell_backward",
+            maps.dtype,
+            [batch, height, width, torch.get_num_threads(), ctx.batch_statistics, False, needs_states, needs_parameters],
+            _addresses(nodes, maps, stats, mixture, None, gradient, halves, node_gradients, mixture_gradient, drops, places),
+            _addresses(*states, *state_gradients),
+            program.weights.addresses(parameters[:split]),
+            program.weights.addresses(gradients[:split]),
+            program.running.addresses([]),
+            program.affine.addresses(parameters[split:]),
+            program.affine.addresses(gradients[split:]),
+        )
+        nothing: list[Tensor | None] = [None] * max(count, len(parameters))
+        return (
+            *[None] * 5,
+            *(state_gradients if needs_states else nothing[:count]),
+            mixture_gradient if needs_mixture else None,
+            *(gradients or nothing[: len(parameters)]),
+        )

@@ -1,0 +1,10 @@
+// What Python calls.
+#include "cell.h"
+#include "entrance.h"
+
+extern "C" {
+void cell_forward(const int32_t* program, const int64_t* call) { Forward<VALUE>(program, call).run(); }
+void cell_backward(const int32_t* program, const int64_t* call) { Backward<VALUE>(program, call).run(); }
+void entrance_forward(const int64_t* call) { Entrance<VALUE>(call).forward(); }
+void entrance_backward(const int64_t* call) { Entrance<VALUE>(call).backward(); }
+}

@@ -1,0 +1,67 @@
+"""Memory that passes use again and again.
+
+A pass of a supernet keeps hundreds of megabytes for its backward pass. If they were returned to the
+system each time, the next pass would wait for each page to be cleared, which takes a third as long
+as the pass itself.
+"""
+
+import mmap
+import threading
+import weakref
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PAGE = 2**21
+"""Blocks of memory are multiples of it: a large page of the processor."""
+
+
+class Memory:
+    """Blocks of memory that come back when the tensors in them are no longer used.
+
+    As many bytes as have been in use at a time are kept, at most.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[mmap.mmap] = []
+        self._lock = threading.RLock()
+        self._used = self._most = 0
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Returns a tensor of any values, contiguous, that begins at a page."""
+        size = prod(shape) * dtype.itemsize
+        if size < PAGE // 2:
+            return torch.empty(shape, dtype=dtype)
+        block = self._take(size)
+        # The tensor keeps this array alive for as long as its memory is used.
+        array = np.frombuffer(block, dtype=np.uint8, count=size)
+        weakref.finalize(array, self._give, block).atexit = False
+        return torch.from_numpy(array).view(dtype).view(*shape)
+
+    def _take(self, size: int) -> mmap.mmap:
+        with self._lock:
+            fitting = [block for block in self._free if size <= len(block) <= 2 * size]
+            block = min(fitting, key=len, default=None)
+            if block is None:
+                block = mmap.mmap(-1, -(-size // PAGE) * PAGE)
+                if hasattr(mmap, "MADV_HUGEPAGE"):
+                    block.madvise(mmap.MADV_HUGEPAGE)
+            else:
+                self._free.remove(block)
+            self._used += len(block)
+            self._most = max(self._most, self._used)
+            return block
+
+    def _give(self, block: mmap.mmap) -> None:
+        with self._lock:
+            self._used -= len(block)
+            self._free.append(block)
+            while self._used + sum(map(len, self._free)) > self._most:
+                self._free.pop(0)
+
+
+MEMORY = Memory()
+"""The memory of this process."""

@@ -1,0 +1,49 @@
+"""Entrances of cells on compiled kernels against their modules, in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ops.images import FactorizedReduce, ReluConvNorm, nor_conv_3x3
+from ops.native.entrance import enter, is_entrance
+
+ENTRANCES = {
+    "pointwise": lambda ins, outs, affine: ReluConvNorm(ins, outs, affine=affine),
+    "factorised reduction": FactorizedReduce,
+}
+
+
+@pytest.mark.parametrize("name", ENTRANCES)
+@pytest.mark.parametrize("channels", [(3, 4), (12, 6), (16, 16), (64, 16), (36, 20), (7, 2)])
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 3)])
+@pytest.mark.parametrize(("affine", "training"), [(True, True), (False, True), (True, False)])
+def test_an_entrance_is_its_module(
+    name: str, channels: tuple[int, int], size: tuple[int, int], affine: bool, training: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = ENTRANCES[name](*channels, affine).double().train(training)
+    for tensor in (*layer.norm.parameters(), *layer.norm.buffers()):
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    state = torch.randn(5, channels[0], *size).double()
+    found = []
+    for compute in (enter, lambda layer, state: layer(state)):
+        own, source = copy.deepcopy(layer), state.clone().requires_grad_()
+        output = compute(own, source)
+        (output * torch.linspace(0, 1, output.numel()).view(output.shape)).sum().backward()
+        found.append([output, source.grad, *(weight.grad for weight in own.parameters()), *own.buffers()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_other_layers_and_those_that_are_watched_are_left_to_plain_torch() -> None:
+    layer = ReluConvNorm(4, 4)
+    assert is_entrance(layer) and is_entrance(FactorizedReduce(4, 4))
+    for other in (nn.Identity(), nor_conv_3x3(4, 1, True), ReluConvNorm(4, 4, 1, 2)):
+        assert not is_entrance(other)
+    hook = layer.conv.register_forward_hook(lambda *_: None)
+    assert not is_entrance(layer)
+    hook.remove()
+    layer.norm.momentum = 0.2
+    assert not is_entrance(layer)

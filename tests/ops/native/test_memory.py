@@ -1,0 +1,55 @@
+"""Memory comes back when nothing uses it, and not before."""
+
+import gc
+
+import torch
+
+from ops.native.memory import PAGE, Memory
+
+LARGE = (3, PAGE // 8)
+
+
+def test_memory_is_used_again_when_its_tensor_is_gone() -> None:
+    memory = Memory()
+    first = memory.empty(LARGE, torch.float32)
+    place = first.data_ptr()
+    other = memory.empty(LARGE, torch.float32)
+    assert other.data_ptr() != place
+    view = first[1]
+    del first
+    gc.collect()
+    third = memory.empty(LARGE, torch.float32)
+    assert third.data_ptr() != place, "a view keeps it"
+    del view
+    gc.collect()
+    assert memory.empty((PAGE // 8 * 3 // 2,), torch.float64).data_ptr() == place
+
+
+def test_a_saved_tensor_keeps_its_memory() -> None:
+    memory = Memory()
+    weight = memory.empty(LARGE, torch.float32).fill_(2.0)
+    leaf = torch.ones(LARGE, requires_grad=True)
+    result = (leaf * weight).sum()
+    del weight
+    gc.collect()
+    memory.empty(LARGE, torch.float32).fill_(5.0)
+    result.backward()
+    assert leaf.grad is not None and (leaf.grad == 2).all()
+
+
+def test_no_more_is_kept_than_was_in_use() -> None:
+    memory = Memory()
+    tensors = [memory.empty((PAGE // 4 * number,), torch.float32) for number in (1, 2, 9, 20)]
+    most = sum(tensor.numel() for tensor in tensors) * 4
+    del tensors
+    gc.collect()
+    large = memory.empty((most // 4 // 2,), torch.float32)
+    assert large.numel() * 4 + sum(map(len, memory._free)) <= most + 4 * PAGE
+
+
+def test_tensors_are_what_was_asked_for() -> None:
+    memory = Memory()
+    for shape in ((2, 3), (0, 5), LARGE):
+        for dtype in (torch.float32, torch.float64, torch.uint8):
+            tensor = memory.empty(shape, dtype)
+            assert (tuple(tensor.shape), tensor.dtype, tensor.is_contiguous()) == (shape, dtype, True)
