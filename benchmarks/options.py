@@ -66,6 +66,8 @@ class Rates:
     """bfloat16 matrix products, TFLOP/s."""
 
     def __str__(self) -> str:
+        if self.cuda_cores == self.tensor_cores:
+            return f"{1000 * self.bandwidth:.1f} GB/s, {1000 * self.cuda_cores:.0f} GFLOP/s"
         return f"{self.bandwidth:g} TB/s, {self.cuda_cores:g} TFLOP/s on CUDA cores, {self.tensor_cores:g} on tensor cores"
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +86,7 @@ def plain_step(settings: Settings) -> Step:
     return partial(step, *random_batch(settings, torch.contiguous_format))
 
 
-def our_step(settings: Settings, graph: bool | None = None) -> Step:
+def our_step(settings: Settings, graph: bool | None = None, kernels: Literal["auto", "reference"] = "auto") -> Step:
     """Returns the step that `retrain` runs."""
     config = RetrainConfig(
         channels=settings.channels,
@@ -95,6 +96,7 @@ def our_step(settings: Settings, graph: bool | None = None) -> Step:
         precision=settings.precision,
         device=str(settings.device),
         graph=graph,
+        kernels=kernels,
     )
     hardware = Hardware.of(config, graph)
     task = Classification.of_images(config.data, random_images(settings.batch, settings.size), hardware)

@@ -1,6 +1,7 @@
 """The configuration of a retraining: the schema of its YAML and of its command line."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from base.checks import FieldError, at_least, below_one, between, whole
 from supernet.spaces.skeleton import Stem
@@ -49,6 +50,9 @@ class RetrainConfig(TrainingConfig):
     validation_fraction: float = 0.0
     """Share of the training images that is held out and evaluated after each epoch; 0: train on all
     of them."""
+    kernels: Literal["auto", "reference"] = "auto"
+    """auto: compiled kernels for the cells on the CPU, plain torch where these cannot run;
+    reference: plain torch everywhere."""
     graph: bool | None = field(default=None, metadata=MAY_CHANGE)
     """Replay the step as a CUDA graph, which changes no result; null: where it can, i.e. on CUDA
     (not with adagrad)."""

@@ -48,6 +48,7 @@ class Retraining:
             config.auxiliary_weight > 0,
             config.stem,
             config.recompute,
+            config.kernels,
         )
         move_to(self.network, self.device)
         if config.drop_path:

@@ -42,7 +42,8 @@ class SupernetSearchConfig(TrainingConfig):
     """A benchmark table (CSV, .gz) in which genotypes are looked up, for the log, the curves and
     the report alone."""
     kernels: Literal["auto", "reference"] = "auto"
-    """auto: Triton kernels on a GPU that they support; reference: plain torch everywhere."""
+    """auto: Triton kernels on a GPU, compiled ones on the CPU, plain torch where these cannot run;
+    reference: plain torch everywhere."""
     weights: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The training of the shared weights."""
 

@@ -2,7 +2,7 @@
 and drop path."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +46,11 @@ class DiscreteCell(nn.Module):
     """One cell of a genotype: every node is the sum of its inputs, each an earlier state through
     its operation."""
 
-    def __init__(self, cell: CellGenotype, skeleton: Skeleton, position: CellPosition):
+    def __init__(
+        self, cell: CellGenotype, skeleton: Skeleton, position: CellPosition, kernels: Literal["auto", "reference"] = "auto"
+    ):
         super().__init__()
+        self.kernels = kernels
         self.position = position
         self.concat = cell.concat
         self.sources = [[source for _, source in feeds] for feeds in cell.nodes]
@@ -69,7 +72,7 @@ class DiscreteCell(nn.Module):
     def _may_compile(self, state: Tensor) -> bool:
         """Says whether compiled kernels run: in training alone, since what is evaluated is also
         exported."""
-        return self.training and torch.is_grad_enabled() and supports(state)
+        return self.kernels == "auto" and self.training and torch.is_grad_enabled() and supports(state)
 
     def _preprocessed(self, layer: nn.Module, state: Tensor) -> Tensor:
         return enter(layer, state) if self._may_compile(state) and is_entrance(layer) else layer(state)
@@ -166,6 +169,9 @@ class DiscreteNetwork(Backbone):
     every operation but the identity is dropped for single images with the probability `drop_path`,
     an attribute that is 0 at first: a number, or a scalar tensor on the device.
 
+    `kernels` decides how cells are computed in training on the CPU: auto, by compiled kernels where
+    these can run; reference, by their modules, as always elsewhere.
+
     Raises InputError for a genotype or numbers that the skeleton has no network for.
     """
 
@@ -179,6 +185,7 @@ class DiscreteNetwork(Backbone):
         auxiliary: bool = False,
         stem: Stem = "cifar",
         recompute: Recompute = "none",
+        kernels: Literal["auto", "reference"] = "auto",
     ):
         skeleton = genotype.skeleton
         default_channels, default_cells = skeleton.default_size(stem)
@@ -189,7 +196,7 @@ class DiscreteNetwork(Backbone):
             raise InputError(f"the {skeleton.name} skeleton has no place for an auxiliary head; set auxiliary_weight to 0")
         super().__init__(
             skeleton,
-            lambda position: DiscreteCell(genotype.cells[position.kind], skeleton, position),
+            lambda position: DiscreteCell(genotype.cells[position.kind], skeleton, position, kernels),
             Size(channels, cells, width, stem),
             classes,
             image_channels,

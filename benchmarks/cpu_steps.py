@@ -1,0 +1,120 @@
+"""`python -m benchmarks.cpu_steps`: steps of other kinds on a CPU, on compiled kernels and in plain
+torch.
+
+GDAS and a method that samples run one path of the supernet; retraining runs the network of a
+genotype. All take turns, and the search step of DARTS with one thread and with two does, too.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks import retrain_step, search_step
+from benchmarks.options import at_least, command_line
+from benchmarks.timing import Measured, Step, goal, header, measure, random_images, ratio, shown
+from search.differentiable.trainer import BilevelSearch
+from search.methods import get_method
+from search.sampling.method import SamplingMethod
+from search.sampling.trainer import SamplingSearch
+from supernet.genotypes.published import get_genotype
+from training.hardware import Hardware, choose_device
+from training.report.markdown import table
+from training.run.checkpoint import RunDirectory
+from training.tasks.classification import Classification
+
+METHODS = ("gdas", "random")
+GENOTYPE = "DARTS_V2"
+MOST = 0.6
+"""Goal: the most of the time in plain torch."""
+SPEEDUP = 1.5
+"""Goal: how many times as fast two threads are."""
+
+
+def method_step(settings: search_step.Settings, batch: int, name: str, kernels: str) -> Step:
+    """Returns a step of a method in the DARTS space."""
+    method = get_method(name)
+    sizes = ["--channels", str(settings.channels), "--cells", str(settings.cells), "--batch_size", str(batch)]
+    config, _ = method.parse(["--space", "darts", "--device", "cpu", "--kernels", kernels, *sizes])
+    hardware = Hardware.of(config)
+    images, run = random_images(2 * batch, settings.size), RunDirectory(Path("nowhere"), config)
+    task = Classification.of_images(config.data, images, hardware)
+    if isinstance(method, SamplingMethod):
+        weights = SamplingSearch(method.sampler, config, task, run, hardware, None).weights
+        assert weights is not None
+        weights.network.train()
+        return partial(weights.steps, next(iter(weights.train.epoch(0))))
+    search = BilevelSearch(config, task, run, hardware)
+    search.network.train()
+    return partial(search.graphed, *next(search.batches_of(0)))
+
+
+def with_threads(threads: int, make: Callable[[], Step]) -> Step:
+    """Returns the step of `make`, which sets the number of threads first."""
+    step = make()
+
+    def run() -> None:
+        torch.set_num_threads(threads)
+        step()
+
+    return run
+
+
+def report(settings: search_step.Settings, batch: int, command: str) -> str:
+    """Returns the record in Markdown."""
+    threads = torch.get_num_threads()
+    retraining = retrain_step.Settings(settings.device, get_genotype(GENOTYPE), settings.channels, settings.cells, batch)
+    retraining = replace(retraining, size=settings.size)
+    makes: dict[str, Callable[[str], Step]] = {name: partial(method_step, settings, batch, name) for name in METHODS}
+    makes["retraining"] = lambda kernels: retrain_step.our_step(
+        retraining, kernels="auto" if kernels == "auto" else "reference"
+    )
+    variants = {
+        f"{name}, {kernels}": partial(with_threads, threads, partial(make, kernels))
+        for name, make in makes.items()
+        for kernels in ("auto", "reference")
+    }
+    ours = partial(search_step.our_step, settings, batch)
+    variants |= {f"darts, {count} threads": partial(with_threads, count, ours) for count in (1, 2)}
+    found = measure(variants, settings.device, settings.runs)
+    rows: list[list[object]] = []
+    goals = ""
+    for name in makes:
+        own, plain = found[f"{name}, auto"], found[f"{name}, reference"]
+        value = ratio(own, plain)
+        rows.append([name, *_cells(own), *_cells(plain), shown(value)])
+        goals += goal(f"{name}: at most {MOST} of the time in plain torch", value, value is not None and value <= MOST)
+    one, two = found["darts, 1 threads"], found["darts, 2 threads"]
+    value = ratio(one, two)
+    goals += goal(f"darts: {SPEEDUP} times as fast with 2 threads as with one", value, value is not None and value >= SPEEDUP)
+    size = f"C={settings.channels}, {settings.cells} cells, batch {batch}, {settings.size}x{settings.size}"
+    text = f"{header(settings.device, f'{settings.runs} paired runs', 'float32')}\n\n{command}: {size}\n\n"
+    text += table(["step", "ms on compiled kernels", "ms in plain torch", "ratio (median of pairs)"], rows)
+    return f"{text}\n{goals}"
+
+
+def _cells(measured: Measured) -> list[str | None]:
+    return [shown(measured.milliseconds, ".1f") or measured.words]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.cpu_steps", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--channels", type=at_least(2), default=16, help="C of the first cells")
+    parser.add_argument("--cells", type=at_least(3), default=8, help="number of cells")
+    parser.add_argument("--batch", type=at_least(2), default=16, help="images a step")
+    parser.add_argument("--size", type=at_least(8), default=32, help="side of an image in pixels")
+    parser.add_argument("--runs", type=at_least(1), default=5, help="paired runs: each variant in turn")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of all but the last comparison")
+    options = parser.parse_args(argv)
+    device = choose_device("cpu", options.threads)
+    settings = search_step.Settings(device, options.channels, options.cells, options.size, runs=options.runs)
+    print(report(settings, options.batch, command_line("benchmarks.cpu_steps", argv)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""The table of steps on a CPU."""
+
+import pytest
+import torch
+
+from benchmarks import cpu_steps
+
+SMALL = ["--channels", "4", "--cells", "3", "--batch", "4", "--size", "8", "--runs", "1"]
+
+
+@pytest.mark.slow
+def test_every_step_is_timed_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert cpu_steps.main(SMALL) == 0
+    finally:
+        torch.set_num_threads(before)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["step", *cpu_steps.METHODS, "retraining"]
+    assert all(float(cell) > 0 for row in rows[1:] for cell in row[1:])
+    goals = [line for line in lines if line.startswith("- goal: ")]
+    assert len(goals) == 4 and not any("not measured" in line for line in goals)
