@@ -67,6 +67,7 @@ def with_threads(threads: int, make: Callable[[], Step]) -> Step:
 def report(settings: search_step.Settings, batch: int, command: str) -> str:
     """Returns the record in Markdown."""
     threads = torch.get_num_threads()
+    head = header(settings.device, f"{settings.runs} paired runs", "float32")
     retraining = retrain_step.Settings(settings.device, get_genotype(GENOTYPE), settings.channels, settings.cells, batch)
     retraining = replace(retraining, size=settings.size)
     makes: dict[str, Callable[[str], Step]] = {name: partial(method_step, settings, batch, name) for name in METHODS}
@@ -81,6 +82,7 @@ def report(settings: search_step.Settings, batch: int, command: str) -> str:
     ours = partial(search_step.our_step, settings, batch)
     variants |= {f"darts, {count} threads": partial(with_threads, count, ours) for count in (1, 2)}
     found = measure(variants, settings.device, settings.runs)
+    torch.set_num_threads(threads)
     rows: list[list[object]] = []
     goals = ""
     for name in makes:
@@ -92,7 +94,7 @@ def report(settings: search_step.Settings, batch: int, command: str) -> str:
     value = ratio(one, two)
     goals += goal(f"darts: {SPEEDUP} times as fast with 2 threads as with one", value, value is not None and value >= SPEEDUP)
     size = f"C={settings.channels}, {settings.cells} cells, batch {batch}, {settings.size}x{settings.size}"
-    text = f"{header(settings.device, f'{settings.runs} paired runs', 'float32')}\n\n{command}: {size}\n\n"
+    text = f"{head}\n\n{command}: {size}\n\n"
     text += table(["step", "ms on compiled kernels", "ms in plain torch", "ratio (median of pairs)"], rows)
     return f"{text}\n{goals}"
 

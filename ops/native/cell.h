@@ -311,7 +311,7 @@ class Forward : Pass<T> {
         Sum(const Forward& pass, int node, int image) {
             const std::vector<int>& entries = pass.program.entering[node];
             const int period = pass.period, count = pass.channels.count;
-            factors.resize(entries.size() * period), terms.resize(period);
+            factors.resize((entries.size() + 1) * period), terms.resize(period);
             std::vector<T> factor(count), term(count);
             for (size_t e = 0; e < entries.size(); e++) {
                 const Entry& entry = pass.program.entry[entries[e]];
@@ -336,22 +336,24 @@ class Forward : Pass<T> {
             const int place = pass.program.concat[node], wide = pass.program.concatenated, count = pass.channels.count;
             for (size_t start = 0; start < pass.length; start += block) {
                 const size_t size = std::min(block, pass.length - start);
-                for (size_t done = 0; done < size; done += period)
-                    std::memcpy(out + start + done, terms.data(), std::min<size_t>(period, size - done) * sizeof(T));
                 const T* maps[TERMS];
-                for (size_t e = 0; e < entries.size();) {
-                    const int terms = static_cast<int>(std::min<size_t>(TERMS, entries.size() - e));
-                    for (int k = 0; k < terms; k++) {
-                        const int map = pass.program.entry[entries[e + k]].map;
+                size_t done = 0;
+                do {
+                    const size_t count = std::min<size_t>(TERMS, entries.size() - done);
+                    for (size_t k = 0; k < count; k++) {
+                        const int map = pass.program.entry[entries[done + k]].map;
                         maps[k] = (map >= 0 ? pass.map(map, image) : pass.state(-1 - map, image)) + start;
                     }
-                    if (terms == TERMS)
-                        add_scaled<TERMS>(maps, &factors[e * period], size, period, out + start);
-                    else
-                        for (int k = 0; k < terms; k++)
-                            add_scaled<1>(maps + k, &factors[(e + k) * period], size, period, out + start);
-                    e += terms;
-                }
+                    const T *own = &factors[done * period], *first = done == 0 ? terms.data() : nullptr;
+                    switch (count) {
+                        case 0: add_scaled<0>(maps, own, first, size, period, out + start); break;
+                        case 1: add_scaled<1>(maps, own, first, size, period, out + start); break;
+                        case 2: add_scaled<2>(maps, own, first, size, period, out + start); break;
+                        case 3: add_scaled<3>(maps, own, first, size, period, out + start); break;
+                        default: add_scaled<TERMS>(maps, own, first, size, period, out + start);
+                    }
+                    done += count;
+                } while (done < entries.size());
             }
             if (place < 0) return;
             T* to = pass.call.output + (static_cast<size_t>(image) * pass.pixels * wide + place) * count;
@@ -362,22 +364,26 @@ class Forward : Pass<T> {
 
     static constexpr int TERMS = 4;
 
-    // out += the sum of COUNT maps, each times its period of factors.
+    // The sum of COUNT maps, each times its period of factors, and of a period of terms, or where there are none of what
+    // `out` has already.
     template <int COUNT>
-    static void add_scaled(const T* const* maps, const T* factors, size_t size, int period, T* out) {
+    static void add_scaled(const T* const* maps, const T* factors, const T* terms, size_t size, int period, T* out) {
         constexpr int lanes = LANES<T>;
         each_value<T>(
             size, period,
             [&](size_t base, int place) {
                 for (int v = 0; v < FOUR; v++) {
-                    Vector<T> sum = load(out + base + v * lanes);
-                    for (int k = 0; k < COUNT; k++)
-                        sum += load(maps[k] + base + v * lanes) * load(factors + k * period + place + v * lanes);
-                    store(out + base + v * lanes, sum);
+                    const size_t at = base + v * lanes;
+                    const int i = place + v * lanes;
+                    Vector<T> sum = terms ? load(terms + i) : load(out + at);
+                    for (int k = 0; k < COUNT; k++) sum += load(maps[k] + at) * load(factors + k * period + i);
+                    store(out + at, sum);
                 }
             },
             [&](size_t at, int i) {
-                for (int k = 0; k < COUNT; k++) out[at] += maps[k][at] * factors[k * period + i];
+                T sum = terms ? terms[i] : out[at];
+                for (int k = 0; k < COUNT; k++) sum += maps[k][at] * factors[k * period + i];
+                out[at] = sum;
             });
     }
 

@@ -61,7 +61,7 @@ class _Enter(torch.autograd.Function):
         size = (batch, *strided_size((height, width), count), outs)
         raw = MEMORY.empty(size, state.dtype)
         stats = state.new_empty(2, outs) if fixed is None else fixed
-        output = state.new_empty(size)
+        output = MEMORY.empty(size, state.dtype)
         ctx.count, ctx.batch_statistics = count, fixed is None
         _call("entrance_forward", ctx, running, state, raw, stats, parameters, output, None, None, [])
         ctx.save_for_backward(state, raw, stats, *parameters)
@@ -72,7 +72,10 @@ class _Enter(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         state, raw, stats, *parameters = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        state_gradient = torch.empty_like(state) if ctx.needs_input_grad[3] else None
+        batch, channels, height, width = state.shape
+        state_gradient = None
+        if ctx.needs_input_grad[3]:
+            state_gradient = MEMORY.empty((batch, height, width, channels), state.dtype).permute(0, 3, 1, 2)
         gradients = [torch.empty_like(parameter) for parameter in parameters] if any(ctx.needs_input_grad[4:]) else []
         _call("entrance_backward", ctx, None, state, raw, stats, parameters, None, gradient, state_gradient, gradients)
         nothing: list[Tensor | None] = [None] * len(parameters)

@@ -147,7 +147,7 @@ class _Run(torch.autograd.Function):
         # Grids pad channels and columns to whole vectors, of at most 16 values.
         places = MEMORY.empty((program.maxima, batch, out[0] * (out[1] + 16) * (channels + 16)), torch.uint8)
         stats = like.new_zeros(program.maps, 3, channels) if fixed is None else fixed
-        output = like.new_empty(batch, *out, len(shape.concat) * channels)
+        output = MEMORY.empty((batch, *out, len(shape.concat) * channels), like.dtype)
         split = len(program.weights.keys)
         passes.call(
             "cell_forward",
@@ -178,11 +178,11 @@ class _Run(torch.autograd.Function):
         needs = ctx.needs_input_grad[5:]
         needs_states, needs_mixture, needs_parameters = any(needs[:count]), needs[count], any(needs[count + 1 :])
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        batch, _, height, width = states[0].shape
+        batch, channels, height, width = states[0].shape
         halves = MEMORY.empty((program.halves, *maps.shape[1:]), maps.dtype)
         node_gradients = MEMORY.empty(nodes.shape, nodes.dtype)
         mixture_gradient = torch.zeros_like(mixture)
-        state_gradients = [torch.empty_like(state) for state in states]
+        state_gradients = [MEMORY.empty((batch, height, width, channels), maps.dtype).permute(0, 3, 1, 2) for _ in states]
         make = torch.zeros_like if program.partial_rows else torch.empty_like
         gradients = [make(parameter) for parameter in parameters] if needs_parameters else []
         split = len(program.weights.keys)
