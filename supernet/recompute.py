@@ -62,8 +62,8 @@ class _Call:
         device = tensors[0].device
         self._module = module
         self._others = [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
-        # A node of a graph, as it notices if a tensor is changed in place before backward.
-        self._kept: Any = _Kept.apply(torch.empty(0, requires_grad=True), *tensors).grad_fn
+        # In a graph, as that notices if a tensor is changed in place before backward.
+        self._kept: Tensor = _Kept.apply(torch.empty(0, requires_grad=True), *tensors)
         self._buffers = _copies(dict(module.named_buffers()))
         enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
         self._autocast = partial(torch.autocast, device.type, dtype, enabled)
@@ -98,7 +98,8 @@ class _Call:
                 slot.tensor = tensor
             return tensor
 
-        tensors = iter(self._kept.saved_tensors)
+        node: Any = self._kept.grad_fn
+        tensors = iter(node.saved_tensors)
         leaves = [next(tensors) if other is None else other[0] for other in self._others]
         weights, arguments = tree_unflatten(leaves, self._structure)
         with (
@@ -114,8 +115,8 @@ class _Call:
 
 
 class _Kept(torch.autograd.Function):
-    """Maps (an empty tensor that needs a gradient, tensors) to nothing; its node keeps the
-    tensors."""
+    """Maps (an empty tensor that needs a gradient, tensors) to an empty tensor, whose graph
+    keeps the tensors."""
 
     @staticmethod
     def forward(ctx: Any, empty: Tensor, *tensors: Tensor) -> Tensor:
