@@ -57,15 +57,14 @@ class Backbone(nn.Module):
         """Returns the cells alone, in order, without the fixed layers between them."""
         return [layer for layer, is_cell in zip(self.layers, self._is_cell, strict=True) if is_cell]
 
-    def compute(self, cell: nn.Module, *arguments: Any) -> Tensor:
-        """Returns `cell(*arguments)`; a cell that backward is to compute again keeps the tensors in
-        `arguments` alone."""
-        # Without gradients nothing is kept anyway. Backward begins with the last cell, whose maps it
-        # would compute again at once; they are few beside those of the first, widest in pixels.
-        if self.recompute == "cells" and torch.is_grad_enabled() and cell is not self.cells[-1]:
-            return recomputed(cell, *arguments)
-        output: Tensor = cell(*arguments)
-        return output
+    def compute(self, layer: nn.Module, *arguments: Any) -> Any:
+        """Returns `layer(*arguments)`; a layer that backward is to compute again keeps the tensors
+        in `arguments` alone."""
+        # Without gradients nothing is kept anyway. Backward begins with the last layer, whose maps
+        # it would compute again at once; they are few beside those of the first ones.
+        if self.recompute == "cells" and torch.is_grad_enabled() and layer is not self.layers[-1]:
+            return recomputed(layer, *arguments)
+        return layer(*arguments)
 
     def run(self, images: Tensor, run_cell: Callable[[nn.Module, Sequence[Tensor]], Tensor]) -> Tensor:
         """Maps images [B, image_channels, H, W] to logits; `run_cell(cell, states)` runs one cell.
@@ -77,7 +76,7 @@ class Backbone(nn.Module):
         self.skeleton.check(images.shape[1:])
         states = self._stem_states(images)
         for layer, is_cell in zip(self.layers, self._is_cell, strict=True):
-            state = run_cell(layer, states) if is_cell else layer(states[-1])
+            state = run_cell(layer, states) if is_cell else self.compute(layer, states[-1])
             states = [*states[1:], state]
         logits: Tensor = self.head(states[-1])
         return logits
@@ -88,7 +87,7 @@ class Backbone(nn.Module):
         # later layers keep it. (With one image channel the two layouts look alike, so the output of
         # the stem is converted, too.)
         inputs = self.skeleton.inputs
-        found = self.stem(images.contiguous(memory_format=torch.channels_last))
+        found = self.compute(self.stem, images.contiguous(memory_format=torch.channels_last))
         if isinstance(found, Tensor):
             return [found.contiguous(memory_format=torch.channels_last)] * inputs
         if len(found) < inputs:
