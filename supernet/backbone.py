@@ -1,7 +1,7 @@
 """The network of a skeleton: stem, cells and head, with the cells to be made by others."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ class Backbone(nn.Module):
     computes again instead of finding it in memory, see `supernet.recompute.Recompute`. Raises
     InputError for numbers that the skeleton has no network for.
     """
+
+    LAST: ClassVar = 1
+    """The number of last layers that are not computed again."""
 
     def __init__(
         self,
@@ -60,9 +63,9 @@ class Backbone(nn.Module):
     def compute(self, layer: nn.Module, *arguments: Any) -> Any:
         """Returns `layer(*arguments)`; a layer that backward is to compute again keeps the tensors
         in `arguments` alone."""
-        # Without gradients nothing is kept anyway. Backward begins with the last layer, whose maps
+        # Without gradients nothing is kept anyway. Backward begins with the last layers, whose maps
         # it would compute again at once; they are few beside those of the first ones.
-        if self.recompute == "cells" and torch.is_grad_enabled() and layer is not self.layers[-1]:
+        if self.recompute == "cells" and torch.is_grad_enabled() and layer not in list(self.layers)[-self.LAST :]:
             return recomputed(layer, *arguments)
         return layer(*arguments)
 

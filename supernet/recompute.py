@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 Recompute = Literal["none", "cells"]
 """none: backward finds all that it needs in memory; cells: it computes each cell again, as
-`recomputed` does, with the stem and the layers between cells, but not the last of all."""
+`recomputed` does, with the stem and the layers between cells, but not the last of all (`Backbone.LAST`)."""
 
 
 def recomputed(module: nn.Module, *arguments: Any) -> Any:
