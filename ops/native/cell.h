@@ -38,8 +38,8 @@ struct Program {
 
     explicit Program(const int32_t* numbers) {
         int32_t const* p = numbers;
-        inputs = *p++, nodes = *p++, stride = *p++, channels = *p++, operations = *p++, entries = *p++, maps = *p++, halves = *p++,
-        maxima = *p++;
+        inputs = *p++, nodes = *p++, stride = *p++, channels = *p++, operations = *p++, entries = *p++, maps = *p++,
+        halves = *p++, maxima = *p++;
         concat = p, p += nodes;
         for (int node = 0; node < nodes; node++) concatenated += concat[node] >= 0;
         leaving.resize(inputs + nodes), entering.resize(nodes), entries_of.resize(operations);
@@ -73,7 +73,8 @@ struct Program {
     int border() const {
         int border = 1;
         for (const Operation& each : operation)
-            if (each.kind == CHAIN || each.kind == DENSE) border = std::max(border, each.kernel / 2 * std::max(1, each.dilation));
+            if (each.kind == CHAIN || each.kind == DENSE)
+                border = std::max(border, each.kernel / 2 * std::max(1, each.dilation));
         return border;
     }
 };
@@ -113,8 +114,14 @@ struct Scratch {
     Bench<T> bench;
 
     explicit Scratch(const Geometry& g)
-        : rectified(g.size), plain(g.size), lowest(g.size), input_gradient(g.size), plain_gradient(g.size), outputs(g.out_size),
-          filtered(g.compact.at.size() * g.channels.unit), compact(g.compact.at.size() * g.channels.unit),
+        : rectified(g.size),
+          plain(g.size),
+          lowest(g.size),
+          input_gradient(g.size),
+          plain_gradient(g.size),
+          outputs(g.out_size),
+          filtered(g.compact.at.size() * g.channels.unit),
+          compact(g.compact.at.size() * g.channels.unit),
           flat(std::max(g.compact.at.size() * g.channels.unit, static_cast<size_t>(g.height) * g.width * g.channels.count)),
           bench(g.channels.count) {
         std::fill(lowest.data, lowest.data + g.size, -std::numeric_limits<T>::infinity());
@@ -132,18 +139,20 @@ struct Pass {
     size_t length;             // values of a node
     int period;
     struct Packed {
-        std::vector<Tap> taps[2];                 // by stage
-        std::vector<std::vector<Tap>> back[2];    // by stage and phase
+        std::vector<Tap> taps[2];               // by stage
+        std::vector<std::vector<Tap>> back[2];  // by stage and phase
         Buffer<T> depthwise[2], matrix[2];
     };
     std::vector<Packed> packed;  // by operation
     // By thread:
-    std::vector<std::vector<Moments>> moments;  // [maps * channels]
-    std::vector<std::vector<double>> sums;      // [(entries + halves) * 2 * channels]
-    std::vector<std::vector<Packed>> gradients; // of the packed weights, by operation
+    std::vector<std::vector<Moments>> moments;   // [maps * channels]
+    std::vector<std::vector<double>> sums;       // [(entries + halves) * 2 * channels]
+    std::vector<std::vector<Packed>> gradients;  // of the packed weights, by operation
 
     Pass(const int32_t* numbers, const int64_t* arguments)
-        : program(numbers), call(program, arguments), channels(Channels::of<T>(program.channels)),
+        : program(numbers),
+          call(program, arguments),
+          channels(Channels::of<T>(program.channels)),
           outside(call.height, call.width, program.stride, program.border(), channels),
           inside(outside.out_height, outside.out_width, 1, program.border(), channels) {
         pixels = static_cast<size_t>(outside.out_height) * outside.out_width;
@@ -155,7 +164,8 @@ struct Pass {
                 const std::vector<Displacement> displacements = program.displacements(program.operation[i], stage);
                 const Geometry& g = stage ? inside : geometry(program.operation[i].source);
                 packed[i].taps[stage] = g.taps(displacements);
-                for (const Geometry::Phase& phase : g.phases) packed[i].back[stage].push_back(g.taps_back(displacements, phase));
+                for (const Geometry::Phase& phase : g.phases)
+                    packed[i].back[stage].push_back(g.taps_back(displacements, phase));
             }
         norm.assign(program.maps, 1);
         for (const Operation& each : program.operation)
@@ -182,7 +192,9 @@ struct Pass {
     }
     int stages(const Operation& operation) const { return operation.kind == CHAIN && operation.second >= 0 ? 2 : 1; }
     T weight_of(const Entry& entry) const { return call.mixture[entry.weight]; }
-    T drop_of(const Entry& entry, int image) const { return entry.drop < 0 || !call.drops ? T(1) : call.drops[entry.drop * call.batch + image]; }
+    T drop_of(const Entry& entry, int image) const {
+        return entry.drop < 0 || !call.drops ? T(1) : call.drops[entry.drop * call.batch + image];
+    }
     // The factor (0) or term (1) of a normalised map's channel.
     T affine(int map, int which, int channel) const {
         const T* numbers = call.affine[2 * map + which];
@@ -247,7 +259,8 @@ Buffer<T> shares_of(const Geometry& g) {
     for (int y = 0; y < g.out_height; y++)
         for (int x = 0; x < g.columns; x++) {
             const int pixels = inside(y * g.stride - 1, g.height) * std::max(1, inside(x * g.stride - 1, g.width));
-            std::fill_n(shares.data + (static_cast<size_t>(y) * g.columns + x) * g.channels.padded, g.channels.padded, T(1) / pixels);
+            std::fill_n(shares.data + (static_cast<size_t>(y) * g.columns + x) * g.channels.padded, g.channels.padded,
+                        T(1) / pixels);
         }
     return shares;
 }
@@ -319,7 +332,8 @@ class Forward : Pass<T> {
                 const bool normalise = entry.map >= 0 && pass.norm[entry.map];
                 for (int c = 0; c < count; c++) {
                     factor[c] = normalise ? weight * pass.affine(entry.map, 0, c) * pass.statistic(entry.map, 1)[c] : weight;
-                    if (normalise) term[c] += weight * pass.affine(entry.map, 1, c) - factor[c] * pass.statistic(entry.map, 0)[c];
+                    if (normalise)
+                        term[c] += weight * pass.affine(entry.map, 1, c) - factor[c] * pass.statistic(entry.map, 0)[c];
                 }
                 write_period<T>(factor.data(), count, 1, &factors[e * period]);
             }
@@ -357,8 +371,7 @@ class Forward : Pass<T> {
             }
             if (place < 0) return;
             T* to = pass.call.output + (static_cast<size_t>(image) * pass.pixels * wide + place) * count;
-            for (size_t pixel = 0; pixel < pass.pixels; pixel++)
-                copy(out + pixel * count, count, to + pixel * wide * count);
+            for (size_t pixel = 0; pixel < pass.pixels; pixel++) copy(out + pixel * count, count, to + pixel * wide * count);
         }
     };
 
@@ -412,7 +425,8 @@ class Forward : Pass<T> {
             }
             this->keep(g, compact, map);
             if (call.batch_statistics && norm[operation.first])
-                add_moments(map, pixels, channels.count, scratch.bench, moments + static_cast<size_t>(operation.first) * channels.count);
+                add_moments(map, pixels, channels.count, scratch.bench,
+                            moments + static_cast<size_t>(operation.first) * channels.count);
         }
     }
 
@@ -423,7 +437,8 @@ class Forward : Pass<T> {
         const T* matrix = packed[i].matrix[stage].data;
         if (program.operation[i].kind == CHAIN) {
             T* filtered = scratch.filtered.data;
-            depthwise<T, false>(scratch.rectified.data, g.reads, filtered, g.compact, taps, packed[i].depthwise[stage].data, channels);
+            depthwise<T, false>(scratch.rectified.data, g.reads, filtered, g.compact, taps, packed[i].depthwise[stage].data,
+                                channels);
             product<T, false>(filtered, g.compact, compact, g.compact, here, matrix, channels.count, channels);
         } else {
             product<T, false>(scratch.rectified.data, g.reads, compact, g.compact, taps, matrix, channels.count, channels);
@@ -438,7 +453,8 @@ class Forward : Pass<T> {
         convolve(inside, i, 1, scratch, compact);
         this->keep(inside, compact, map);
         if (call.batch_statistics)
-            add_moments(map, pixels, channels.count, scratch.bench, moments + static_cast<size_t>(operation.second) * channels.count);
+            add_moments(map, pixels, channels.count, scratch.bench,
+                        moments + static_cast<size_t>(operation.second) * channels.count);
     }
 
     // The largest value under each pool, and which tap has it: the first of equals.
@@ -466,7 +482,8 @@ class Forward : Pass<T> {
     void averages(const Geometry& g, const T* grid, const std::vector<Tap>& taps, int i, const T* shares, T* compact) {
         depthwise<T, false>(grid, g.reads, compact, g.compact, taps, packed[i].depthwise[0].data, channels);
         constexpr int lanes = LANES<T>;
-        for (int at = 0; at < g.compact.count * channels.unit; at += lanes) store(compact + at, load(compact + at) * load(shares + at));
+        for (int at = 0; at < g.compact.count * channels.unit; at += lanes)
+            store(compact + at, load(compact + at) * load(shares + at));
     }
 
     // Combines what all threads have found of the maps: mean, 1 / standard deviation, unbiased variance.
@@ -545,7 +562,8 @@ class Backward : Pass<T> {
                     for (int source : sources) {
                         T* gradient = begin_gradient(source, image);
                         enter(source, image, source < program.inputs ? on_inputs : on_nodes, number, gradient);
-                        if (source >= program.inputs) add_entries(source - program.inputs, image, gradient, centres, on_nodes.bench, sums);
+                        if (source >= program.inputs)
+                            add_entries(source - program.inputs, image, gradient, centres, on_nodes.bench, sums);
                     }
                 if (first < program.inputs) break;
                 meeting.wait();
@@ -594,14 +612,14 @@ class Backward : Pass<T> {
             std::fill(gradient, gradient + values, T(0));
             return gradient;
         }
-        const int node = source - program.inputs, place = program.concat[node], wide = program.concatenated, count = channels.count;
+        const int node = source - program.inputs, place = program.concat[node], wide = program.concatenated,
+                  count = channels.count;
         T* gradient = this->node_gradient(node, image);
         if (place < 0) {
             std::fill(gradient, gradient + length, T(0));
         } else {
             const T* from = call.output_gradient + (static_cast<size_t>(image) * pixels * wide + place) * count;
-            for (size_t pixel = 0; pixel < pixels; pixel++)
-                copy(from + pixel * wide * count, count, gradient + pixel * count);
+            for (size_t pixel = 0; pixel < pixels; pixel++) copy(from + pixel * wide * count, count, gradient + pixel * count);
         }
         return gradient;
     }
@@ -637,10 +655,10 @@ class Backward : Pass<T> {
                 }
             }
         } else {
-            for (int p = 0; p < g.compact.count; p++)
-                copy(raw + g.compact.at[p], channels.unit, outputs + g.writes.at[p]);
+            for (int p = 0; p < g.compact.count; p++) copy(raw + g.compact.at[p], channels.unit, outputs + g.writes.at[p]);
             if (call.needs_weights)
-                outer<T>(rectified, g.reads, taps, raw, g.compact, this->gradients[number][i].matrix[stage].data, channels, channels);
+                outer<T>(rectified, g.reads, taps, raw, g.compact, this->gradients[number][i].matrix[stage].data, channels,
+                         channels);
         }
         T* into = scratch.input_gradient.data;
         const int count = channels.count;
@@ -691,8 +709,8 @@ class Backward : Pass<T> {
             if (operation.kind == SKIP) {
                 for (int e : program.entries_of[i]) {
                     const Entry& entry = program.entry[e];
-                    combine<T, true>(this->node_gradient(entry.node, image), nullptr, row_of(e), this->drop_of(entry, image), length,
-                                     period, gradient);
+                    combine<T, true>(this->node_gradient(entry.node, image), nullptr, row_of(e), this->drop_of(entry, image),
+                                     length, period, gradient);
                 }
             } else if (operation.kind == MAXIMUM || operation.kind == AVERAGE) {
                 if (!pooled) std::fill_n(scratch.plain_gradient.data, g.size, T(0)), pooled = true;
@@ -703,13 +721,15 @@ class Backward : Pass<T> {
                 const bool half = operation.second >= 0;
                 const T* incoming =
                     half ? this->half_gradient(operation.half, image) : this->node_gradient(program.entry[e].node, image);
-                const T* raw = raw_gradient(g, incoming, this->map(operation.first, image), half ? program.entries + operation.half : e,
-                                            half ? T(1) : this->drop_of(program.entry[e], image), scratch);
+                const T* raw =
+                    raw_gradient(g, incoming, this->map(operation.first, image), half ? program.entries + operation.half : e,
+                                 half ? T(1) : this->drop_of(program.entry[e], image), scratch);
                 go_back(g, i, 0, raw, !convolved, scratch, number);
                 convolved = true;
             }
         }
-        const T *rectified = scratch.rectified.data, *masked = scratch.input_gradient.data, *plain = scratch.plain_gradient.data;
+        const T *rectified = scratch.rectified.data, *masked = scratch.input_gradient.data,
+                *plain = scratch.plain_gradient.data;
         if (convolved)
             g.each_run([&](size_t place, int at, int length) {
                 for (int k = 0; k < length; k++) gradient[place + k] += rectified[at + k] <= 0 ? 0 : masked[at + k];
@@ -794,7 +814,8 @@ class Backward : Pass<T> {
             const T* values = entry.map >= 0 ? this->map(entry.map, image) : this->state(-1 - entry.map, image);
             const double drop = this->drop_of(entry, image);
             std::fill(product.begin(), product.end(), 0);
-            add_sums<T>(gradient, values, centres[e].empty() ? nullptr : centres[e].data(), pixels, count, bench, product.data());
+            add_sums<T>(gradient, values, centres[e].empty() ? nullptr : centres[e].data(), pixels, count, bench,
+                        product.data());
             double* own = sums + static_cast<size_t>(entries[e]) * 2 * count;
             for (int c = 0; c < count; c++) own[c] += drop * total[c], own[count + c] += drop * product[c];
         }
@@ -804,7 +825,8 @@ class Backward : Pass<T> {
     std::vector<double> totals(int row) {
         std::vector<double> found(2 * channels.count);
         for (const std::vector<double>& part : this->sums)
-            for (int c = 0; c < 2 * channels.count; c++) found[c] += part.empty() ? 0 : part[static_cast<size_t>(row) * 2 * channels.count + c];
+            for (int c = 0; c < 2 * channels.count; c++)
+                found[c] += part.empty() ? 0 : part[static_cast<size_t>(row) * 2 * channels.count + c];
         return found;
     }
 
@@ -830,7 +852,8 @@ class Backward : Pass<T> {
             call.affine_gradients[2 * map][c] = static_cast<T>(weight * product);
             call.affine_gradients[2 * map + 1][c] = static_cast<T>(weight * plain);
         }
-        for (int which = 0; which < 3; which++) write_period<T>(found[which].data(), channels.count, 1, coefficient(row, which));
+        for (int which = 0; which < 3; which++)
+            write_period<T>(found[which].data(), channels.count, 1, coefficient(row, which));
         return gradient;
     }
 
@@ -846,7 +869,9 @@ class Backward : Pass<T> {
                 add_all(this->gradients[member][i].matrix[stage], sums.matrix[stage]);
             }
             T* const* to = &call.weight_gradients[4 * i + 2 * stage];
-            auto matrix = [&](int tap) { return sums.matrix[stage].data + static_cast<size_t>(tap) * channels.padded * channels.unit; };
+            auto matrix = [&](int tap) {
+                return sums.matrix[stage].data + static_cast<size_t>(tap) * channels.padded * channels.unit;
+            };
             if (operation.kind == CHAIN) {
                 for (int c = 0; c < count; c++)
                     for (int t = 0; t < taps; t++) to[0][c * taps + t] = entry_of(sums.depthwise[stage].data, t, c, channels);
@@ -855,7 +880,8 @@ class Backward : Pass<T> {
             } else if (operation.kind == DENSE) {
                 for (int out = 0; out < count; out++)
                     for (int in = 0; in < count; in++)
-                        for (int t = 0; t < taps; t++) to[0][(out * count + in) * taps + t] = entry_of(matrix(t), out, in, channels);
+                        for (int t = 0; t < taps; t++)
+                            to[0][(out * count + in) * taps + t] = entry_of(matrix(t), out, in, channels);
             } else if (operation.kind == REDUCE) {
                 for (int t = 0; t < taps; t++)
                     for (int out = 0; out < half; out++)

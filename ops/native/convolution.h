@@ -80,10 +80,10 @@ struct Normaliser {
 struct Geometry {
     int height, width, out_height, out_width, stride, border;
     Channels channels;
-    int columns;  // of outputs, a multiple of the group
-    int half;     // values of a row of one column phase
-    int pitch;    // values of a row of the grid
-    int size;     // values of the grid
+    int columns;              // of outputs, a multiple of the group
+    int half;                 // values of a row of one column phase
+    int pitch;                // values of a row of the grid
+    int size;                 // values of the grid
     int out_pitch, out_size;  // of a grid of outputs
     Positions reads;          // of the outputs, in the grid of the input
     Positions writes;         // of the outputs, in a grid of outputs
@@ -222,8 +222,7 @@ void depthwise(const T* in, const Positions& from, T* out, const Positions& to, 
         for (int m = 0; m < TOGETHER; m++) pixel[m] = in + from.at[start + m];
         for (int block = 0; block < channels.blocks; block++) {
             Vector<T> sums[TOGETHER];
-            for (int m = 0; m < TOGETHER; m++)
-                sums[m] = ADD ? load(out + to.at[start + m] + block * lanes) : Vector<T>{};
+            for (int m = 0; m < TOGETHER; m++) sums[m] = ADD ? load(out + to.at[start + m] + block * lanes) : Vector<T>{};
             for (int t = 0; t < length; t++) {
                 const Vector<T> weight = load(weights + taps[t].weight * channels.unit + block * lanes);
                 const ptrdiff_t offset = taps[t].offset + block * lanes;
@@ -249,7 +248,8 @@ void correlate(const T* in, const Positions& from, const T* gradient, const Posi
             Vector<T> sums[ROWS][K];
             for (int i = 0; i < ROWS; i++)
                 for (int j = 0; j < K; j++)
-                    sums[i][j] = first + i < K ? load(weights + ((first + i) * K + j) * channels.unit + block * lanes) : Vector<T>{};
+                    sums[i][j] =
+                        first + i < K ? load(weights + ((first + i) * K + j) * channels.unit + block * lanes) : Vector<T>{};
             for (int p = 0; p < from.count; p++) {
                 const Vector<T> g = load(gradient + at.at[p] + block * lanes);
                 const T* pixel = in + from.at[p] + block * lanes;
@@ -259,8 +259,7 @@ void correlate(const T* in, const Positions& from, const T* gradient, const Posi
                 }
             }
             for (int i = 0; i < ROWS && first + i < K; i++)
-                for (int j = 0; j < K; j++)
-                    store(weights + ((first + i) * K + j) * channels.unit + block * lanes, sums[i][j]);
+                for (int j = 0; j < K; j++) store(weights + ((first + i) * K + j) * channels.unit + block * lanes, sums[i][j]);
         }
 }
 
@@ -286,15 +285,14 @@ inline typename Simd<T>::Integers spread_of(int channel, const Channels& channel
 
 // out (+)= the sum over taps and channels of in[channel] * matrix[tap, channel, :], for NB vectors of outputs.
 template <class T, bool ADD, int NB>
-void product_of(const T* in, const Positions& from, T* out, const Positions& to, const std::vector<Tap>& taps, const T* matrices,
-                int ins, const Channels& outs, int block) {
+void product_of(const T* in, const Positions& from, T* out, const Positions& to, const std::vector<Tap>& taps,
+                const T* matrices, int ins, const Channels& outs, int block) {
     constexpr int lanes = LANES<T>;
     const int count = static_cast<int>(from.at.size());
     for (int start = 0; start < count; start += TOGETHER) {
         Vector<T> sums[TOGETHER][NB];
         for (int m = 0; m < TOGETHER; m++)
-            for (int b = 0; b < NB; b++)
-                sums[m][b] = ADD ? load(out + to.at[start + m] + (block + b) * lanes) : Vector<T>{};
+            for (int b = 0; b < NB; b++) sums[m][b] = ADD ? load(out + to.at[start + m] + (block + b) * lanes) : Vector<T>{};
         for (const Tap& tap : taps) {
             const T* pixel[TOGETHER];
             for (int m = 0; m < TOGETHER; m++) pixel[m] = in + from.at[start + m] + tap.offset;

@@ -16,13 +16,12 @@ struct EntranceCall {
 
     explicit EntranceCall(const int64_t* numbers) {
         const int64_t* p = numbers;
-        for (int64_t* number : {&batch, &height, &width, &ins, &outs, &stride, &threads, &batch_statistics, &update, &needs_input,
-                                &needs_weights})
+        for (int64_t* number : {&batch, &height, &width, &ins, &outs, &stride, &threads, &batch_statistics, &update,
+                                &needs_input, &needs_weights})
             *number = *p++;
-        for (T** pointer :
-             {&input, &weights[0], &weights[1], &raw, &stats, &running[0], &running[1], &affine[0], &affine[1], &output,
-              &output_gradient, &input_gradient, &weight_gradients[0], &weight_gradients[1], &affine_gradients[0],
-              &affine_gradients[1]})
+        for (T** pointer : {&input, &weights[0], &weights[1], &raw, &stats, &running[0], &running[1], &affine[0], &affine[1],
+                            &output, &output_gradient, &input_gradient, &weight_gradients[0], &weight_gradients[1],
+                            &affine_gradients[0], &affine_gradients[1]})
             *pointer = reinterpret_cast<T*>(*p++);
         threads = std::max<int64_t>(1, std::min(threads, batch));
     }
@@ -32,8 +31,11 @@ template <class T>
 class Entrance {
   public:
     explicit Entrance(const int64_t* numbers)
-        : call(numbers), ins(Channels::of<T>(call.ins, true)), outs(Channels::of<T>(call.outs, true)),
-          from(call.height, call.width, call.stride, call.stride - 1, ins), to(call.height, call.width, call.stride, call.stride - 1, outs) {
+        : call(numbers),
+          ins(Channels::of<T>(call.ins, true)),
+          outs(Channels::of<T>(call.outs, true)),
+          from(call.height, call.width, call.stride, call.stride - 1, ins),
+          to(call.height, call.width, call.stride, call.stride - 1, outs) {
         pixels = static_cast<size_t>(from.out_height) * from.out_width;
         length = pixels * call.outs, in_length = static_cast<size_t>(call.height) * call.width * call.ins;
         period = period_of<T>(call.outs);
@@ -46,7 +48,8 @@ class Entrance {
     void forward() {
         Buffer<T> matrix(taps.size() * call.ins * outs.unit);
         for (size_t t = 0; t < taps.size(); t++)
-            pack_matrix(call.weights[t], own_outs(), call.ins, 1, 0, false, t * own_outs(), outs, matrix.data + t * call.ins * outs.unit);
+            pack_matrix(call.weights[t], own_outs(), call.ins, 1, 0, false, t * own_outs(), outs,
+                        matrix.data + t * call.ins * outs.unit);
         std::vector<std::vector<Moments>> moments(call.threads);
         std::vector<T> factors(period), terms(period);
         in_team(call.threads, [&](int number, int members, Meeting& meeting) {
@@ -67,7 +70,8 @@ class Entrance {
             meeting.wait();
             const Coefficients<T> coefficients{factors.data(), nullptr, terms.data()};
             for (int image = begin; image < end; image++)
-                combine<T, false>(call.raw + image * length, nullptr, coefficients, T(1), length, period, call.output + image * length);
+                combine<T, false>(call.raw + image * length, nullptr, coefficients, T(1), length, period,
+                                  call.output + image * length);
         });
     }
 
@@ -75,7 +79,8 @@ class Entrance {
         Buffer<T> matrix(taps.size() * call.outs * ins.unit);
         const size_t square = static_cast<size_t>(outs.padded) * ins.unit;
         for (size_t t = 0; t < taps.size(); t++)
-            pack_matrix(call.weights[t], own_outs(), call.ins, 1, 0, true, t * own_outs(), ins, matrix.data + t * call.outs * ins.unit);
+            pack_matrix(call.weights[t], own_outs(), call.ins, 1, 0, true, t * own_outs(), ins,
+                        matrix.data + t * call.outs * ins.unit);
         std::vector<std::vector<double>> sums(call.threads);
         std::vector<Buffer<T>> gradients(call.threads);
         std::vector<T> means(period), coefficients(3 * period);
@@ -93,7 +98,8 @@ class Entrance {
             if (number == 0) close_backward(sums, coefficients.data());
             meeting.wait();
             if (call.needs_weights) gradients[number] = Buffer<T>(taps.size() * square);
-            Buffer<T> grid(from.size), into(from.size), written(to.out_size), compact(to.compact.at.size() * outs.unit), flat(length);
+            Buffer<T> grid(from.size), into(from.size), written(to.out_size), compact(to.compact.at.size() * outs.unit),
+                flat(length);
             const Coefficients<T> c{coefficients.data(), &coefficients[period], &coefficients[2 * period]};
             for (int image = begin; image < end; image++) {
                 const T *gradient = call.output_gradient + image * length, *map = call.raw + image * length;
@@ -101,7 +107,8 @@ class Entrance {
                 combine<T, false>(gradient, map, c, T(1), length, period, raw);
                 if (!to.is_map()) to.from_map(flat.data, compact.data), raw = compact.data;
                 from.template fill<T, true>(call.input + image * in_length, nullptr, grid.data);
-                if (call.needs_weights) outer<T>(grid.data, from.reads, taps, raw, to.compact, gradients[number].data, ins, outs);
+                if (call.needs_weights)
+                    outer<T>(grid.data, from.reads, taps, raw, to.compact, gradients[number].data, ins, outs);
                 if (!call.needs_input) continue;
                 if (call.stride == 1) {
                     product<T, false>(raw, to.compact, into.data, from.reads, taps, matrix.data, call.outs, ins);
@@ -183,6 +190,7 @@ class Entrance {
             if (!call.needs_weights || !call.affine[0]) continue;
             call.affine_gradients[0][c] = static_cast<T>(product), call.affine_gradients[1][c] = static_cast<T>(plain);
         }
-        for (int which = 0; which < 3; which++) write_period<T>(found[which].data(), call.outs, 1, coefficients + which * period);
+        for (int which = 0; which < 3; which++)
+            write_period<T>(found[which].data(), call.outs, 1, coefficients + which * period);
     }
 };

@@ -118,8 +118,7 @@ void add_moments(const T* map, size_t pixels, int channels, Bench<T>& bench, Mom
 // Adds the sums over pixels of `gradient` * (map - centre) to `sums` [channels]; without a map those of `gradient`.
 // `centre` is a period, or null.
 template <class T>
-void add_sums(const T* gradient, const T* map, const T* centre, size_t pixels, int channels, Bench<T>& bench,
-              double* sums) {
+void add_sums(const T* gradient, const T* map, const T* centre, size_t pixels, int channels, Bench<T>& bench, double* sums) {
     constexpr int lanes = LANES<T>;
     const int period = period_of<T>(channels);
     const size_t length = pixels * channels;

@@ -41,7 +41,8 @@ void pack_matrix(const T* weight, int outs, int ins, int taps, int tap, bool tra
     const ptrdiff_t column_step = transposed ? taps : static_cast<ptrdiff_t>(ins) * taps;
     for (int row = 0; row < rows; row++)
         for (int start = 0; start < channels.unit; start += channels.padded) {
-            T* to = packed + static_cast<size_t>(row + (transposed ? first : 0)) * channels.unit + start + (transposed ? 0 : first);
+            T* to =
+                packed + static_cast<size_t>(row + (transposed ? first : 0)) * channels.unit + start + (transposed ? 0 : first);
             for (int c = 0; c < columns; c++) to[c] = weight[row * row_step + c * column_step + tap];
         }
 }
