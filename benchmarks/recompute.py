@@ -8,10 +8,10 @@ end with the same bits, which is checked before anything is timed.
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class Settings:
     size: int = 32
     runs: int = 5
     precision: Precision = "auto"
+    kernels: Literal["auto", "reference"] = "auto"
 
     def batches(self, count: int) -> list[Batch]:
         """Returns `count` batches of noise, the same ones each time."""
@@ -61,7 +62,7 @@ class Settings:
     def common(self, recompute: Recompute) -> dict[str, Any]:
         """Returns the fields that both configurations have."""
         size = {"channels": self.channels, "cells": self.cells, "batch_size": self.batch}
-        return size | {"precision": self.precision, "device": str(self.device), "recompute": recompute}
+        return size | {"precision": self.precision, "device": str(self.device), "kernels": self.kernels, "recompute": recompute}
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,16 @@ def measure_stage(settings: Settings, name: str) -> dict[str, Measured]:
     for each, measured in found.items():
         stage = make(settings, variants[each])
         measured.saved_mb = saved_bytes(stage.forward, stage.kept_anyway()) / settings.batch / 1e6
-        if settings.device.type != "cuda":
+        # Where each tensor is seen, compiled kernels do not run.
+        if settings.device.type != "cuda" and settings.kernels == "reference":
             measured.peak_mb = alive_bytes(stage.step, stage.kept_anyway()).most / 2**20
     return found
+
+
+def plainly_kept(settings: Settings, name: str) -> float:
+    """Returns what plain torch keeps for backward without recomputation, MB an image."""
+    stage = STAGES[name](replace(settings, kernels="reference"), "none")
+    return saved_bytes(stage.forward, stage.kept_anyway()) / settings.batch / 1e6
 
 
 def _step(settings: Settings, name: str, recompute: Recompute) -> Step:
@@ -144,7 +152,8 @@ def have_same_bits(settings: Settings, name: str) -> bool:
 def report(settings: Settings, name: str, command: str) -> str:
     """Returns the record in Markdown; `name` is the genotype's."""
     size = f"C={settings.channels}, {settings.cells} cells, batch {settings.batch}, {settings.size}x{settings.size}"
-    text = f"{header(settings.device, f'{settings.runs} paired runs', f'precision {settings.precision}')}\n\n"
+    facts = [f"{settings.runs} paired runs", f"precision {settings.precision}", f"kernels {settings.kernels}"]
+    text = f"{header(settings.device, *facts)}\n\n"
     text += f"{command}: first-order search in the DARTS space, retraining of {name}, {size}\n\n"
     rows: list[list[object]] = []
     goals = ""
@@ -154,9 +163,11 @@ def report(settings: Settings, name: str, command: str) -> str:
         for recompute, own in found.items():
             cells = [shown(own.milliseconds, ".0f") or own.words, shown(ratio(own, without)), shown(own.saved_mb, ".2f")]
             rows.append([stage, recompute, *cells, shown(own.peak_mb, ".0f")])
-        kept = with_it.saved_mb / without.saved_mb if with_it.saved_mb and without.saved_mb else None
+        kept = with_it.saved_mb / plainly_kept(settings, stage) if with_it.saved_mb else None
         time = ratio(with_it, without)
-        goals += goal(f"{stage}, at most {MOST_MEMORY} of what is kept", kept, kept is not None and kept <= MOST_MEMORY)
+        goals += goal(
+            f"{stage}, at most {MOST_MEMORY} of what plain torch keeps", kept, kept is not None and kept <= MOST_MEMORY
+        )
         goals += goal(f"{stage}, at most {MOST_TIME} of the time", time, time is not None and time <= MOST_TIME)
         goals += f"- {stage}, two steps: {'the same bits' if have_same_bits(settings, stage) else 'OTHER BITS'}\n"
     # Compiled kernels make way for plain torch where memory is counted operation by operation.
@@ -176,6 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=at_least(1), help="paired runs: each variant in turn (5, on a GPU 20)")
     parser.add_argument("--threads", type=at_least(1), help="CPU threads")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 on a GPU")
+    parser.add_argument("--kernels", choices=["auto", "reference"], default="auto", help="reference: plain torch everywhere")
     options = parser.parse_args(argv)
     try:
         device = choose_device(options.device, options.threads)
@@ -185,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     runs = options.runs or (20 if device.type == "cuda" else 5)
     size = options.channels, options.cells, options.batch, options.size
-    settings = Settings(device, genotype, *size, runs, options.precision)
+    settings = Settings(device, genotype, *size, runs, options.precision, options.kernels)
     print(report(settings, options.genotype, command_line("benchmarks.recompute", argv)), end="")
     return 0
 
