@@ -139,7 +139,9 @@ class _Run(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         program, shape = passes.program, passes.program.shape
         states = [state.contiguous(memory_format=torch.channels_last) for state in tensors[:count]]
-        mixture, parameters = tensors[count], tensors[count + 1 :]
+        mixture = tensors[count]
+        # The kernels read [out, in, k, k] in that order; a network in channels_last has others.
+        parameters = [parameter.contiguous() for parameter in tensors[count + 1 :]]
         like, (batch, channels, height, width) = states[0], states[0].shape
         out = strided_size((height, width), shape.stride)
         nodes = MEMORY.empty((shape.nodes, batch, *out, channels), like.dtype)
