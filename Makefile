@@ -1,4 +1,4 @@
-# make demo: install, search a cell on scikit-learn's digits, retrain it, compare it with random cells (4 to 6 minutes on 2 cores).
+# make demo: install, search cells on scikit-learn's digits, compare them with random ones (2 minutes on 2 cores).
 # make test: install what the tests need; run the linter, the type checker and the unit tests (minutes).
 # make test-all: the same with tests/end_to_end and the tests that are slow: whole products, real fits, processes that are killed.
 # make aot: build every variant of every kernel for sm_90, without a GPU, and check what the compiler made of it (5 minutes).

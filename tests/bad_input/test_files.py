@@ -61,12 +61,13 @@ def test_configuration_files(refuse: Refuse, here: Path, command: str, content: 
 def test_configurations_that_are_not_there(refuse: Refuse, here: Path) -> None:
     (here / "folder").mkdir()
     for name in ("nope", "nope.yaml", ""):
-        known = "no such file, and no shipped configuration of this command (retrain_cifar10, retrain_digits)"
+        known = "no such file, and no shipped configuration of this command (retrain_cifar10, retrain_demo, retrain_digits)"
         assert refuse("retrain", "--config", name) == f"--config {name!r}: {known}"
     assert refuse("retrain", "--config", "folder") == "folder: cannot be read: Is a directory"
     assert refuse("search.darts", "--config") == "--config: expected one argument"
     of_the_other = refuse("retrain", "--config", "digits")
-    assert of_the_other.endswith("digits.yaml: space: no such field; shipped for this command: retrain_cifar10, retrain_digits")
+    ours = "retrain_cifar10, retrain_demo, retrain_digits"
+    assert of_the_other.endswith(f"digits.yaml: space: no such field; shipped for this command: {ours}")
 
 
 def test_harmless_oddities_are_read(here: Path, capsys: pytest.CaptureFixture[str], run: Run) -> None:

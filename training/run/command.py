@@ -33,7 +33,7 @@ def command(prog: str, main: Callable[[], None]) -> int:
     - 130: stopped by Ctrl-C or SIGTERM.
     """
     try:
-        with _terminate_is_interrupt():
+        with terminate_is_interrupt():
             main()
         return 0
     except KeyboardInterrupt:
@@ -84,7 +84,7 @@ def _place(error: Exception) -> str:
 
 
 @contextmanager
-def _terminate_is_interrupt() -> Iterator[None]:
+def terminate_is_interrupt() -> Iterator[None]:
     """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does.
 
     Only the main thread can receive signals.
