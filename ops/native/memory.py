@@ -35,11 +35,18 @@ class Memory:
         size = prod(shape) * dtype.itemsize
         if size < PAGE // 2:
             return torch.empty(shape, dtype=dtype)
-        block = self._take(size)
+        try:
+            block = self._take(size)
+        except OSError:  # no memory is left: torch says so in its own words
+            return torch.empty(shape, dtype=dtype)
         # The tensor keeps this array alive for as long as its memory is used.
         array = np.frombuffer(block, dtype=np.uint8, count=size)
         weakref.finalize(array, self._give, block).atexit = False
         return torch.from_numpy(array).view(dtype).view(*shape)
+
+    def bytes_kept(self) -> int:
+        """Returns the bytes that no tensor uses."""
+        return sum(map(len, self._free))
 
     def _take(self, size: int) -> mmap.mmap:
         with self._lock:
@@ -53,14 +60,19 @@ class Memory:
                 self._free.remove(block)
             self._used += len(block)
             self._most = max(self._most, self._used)
+            self._trim()
             return block
 
     def _give(self, block: mmap.mmap) -> None:
         with self._lock:
             self._used -= len(block)
             self._free.append(block)
-            while self._used + sum(map(len, self._free)) > self._most:
-                self._free.pop(0)
+            self._trim()
+
+    def _trim(self) -> None:
+        """Returns the oldest free blocks to the system if there are too many."""
+        while self._used + self.bytes_kept() > self._most:
+            self._free.pop(0)
 
 
 MEMORY = Memory()

@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import torch
 
 from ops.native.memory import PAGE, Memory
@@ -40,11 +41,19 @@ def test_a_saved_tensor_keeps_its_memory() -> None:
 def test_no_more_is_kept_than_was_in_use() -> None:
     memory = Memory()
     tensors = [memory.empty((PAGE // 4 * number,), torch.float32) for number in (1, 2, 9, 20)]
-    most = sum(tensor.numel() for tensor in tensors) * 4
     del tensors
     gc.collect()
-    large = memory.empty((most // 4 // 2,), torch.float32)
-    assert large.numel() * 4 + sum(map(len, memory._free)) <= most + 4 * PAGE
+    assert memory.bytes_kept() == 32 * PAGE
+    large = memory.empty((PAGE // 4 * 31,), torch.float32)
+    assert large.numel() == PAGE // 4 * 31 and memory.bytes_kept() == PAGE, "what does not fit goes back to the system"
+    del large
+    gc.collect()
+    assert memory.bytes_kept() == 32 * PAGE
+
+
+def test_without_memory_torch_says_so() -> None:
+    with pytest.raises(RuntimeError, match="allocate"):
+        Memory().empty((2**50,), torch.float32)
 
 
 def test_tensors_are_what_was_asked_for() -> None:
