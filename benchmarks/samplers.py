@@ -24,8 +24,8 @@ import torch
 
 from base.checks import InputError
 from base.files import write_atomically
+from benchmarks.nasbench201.table_searches import STEP, VARIANTS, Record, Search, Searches, read_table, search_all, settings_of
 from benchmarks.options import at_least, command_line
-from benchmarks.table_searches import STEP, VARIANTS, Record, Search, Searches, read_table, search_all, settings_of
 from benchmarks.timing import goal, header
 from search.costs.tabular import Table, best_of_random
 from supernet.drawing.draw import DOTS, INK, TEXT, save_figure

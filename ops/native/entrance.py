@@ -56,6 +56,7 @@ class _Enter(torch.autograd.Function):
         ctx: Any, fixed: Tensor | None, running: tuple[Tensor, Tensor] | None, count: int, state: Tensor, *parameters: Tensor
     ) -> Tensor:
         state = state.contiguous(memory_format=torch.channels_last)
+        parameters = tuple(parameter.contiguous() for parameter in parameters)
         batch, _, height, width = state.shape
         outs = count * len(parameters[0])
         size = (batch, *strided_size((height, width), count), outs)

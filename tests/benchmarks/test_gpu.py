@@ -479,7 +479,7 @@ def test_an_interrupted_command_leaves_a_summary_and_no_process(number: signal.S
         assert any(line.startswith("== search, at most ") for line in process.stdout)
         part = child_of(process.pid)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in output and gone([part])
     rows = [line.split("|")[1:4] for line in (tmp_path / "summary.md").read_text().splitlines() if line.startswith("| ")][1:]
     found = {part.strip(): (outcome.strip(), words.strip()) for part, outcome, words in rows}

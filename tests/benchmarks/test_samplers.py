@@ -23,9 +23,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base.checks import InputError
-from benchmarks import samplers, table_searches
+from benchmarks import samplers
+from benchmarks.nasbench201 import table_searches
+from benchmarks.nasbench201.table_searches import (
+    STEP,
+    VARIANTS,
+    Record,
+    Search,
+    Searches,
+    Variant,
+    incumbents,
+    read_table,
+    search,
+)
 from benchmarks.samplers import budgets, differences, draw, interval, report, summary
-from benchmarks.table_searches import STEP, VARIANTS, Record, Search, Searches, Variant, incumbents, read_table, search
 from search.costs.tabular import Table, TableRow, best_of_random
 from search.methods import list_methods
 from search.sampling.config import SamplingConfig

@@ -230,7 +230,7 @@ def test_tensorboard_has_curves_pictures_and_texts_without_gaps_after_a_resume(t
     assert set(curves) == {
         *(f"{level}/{what}" for level in ("train", "valid", "evaluation") for what in both),
         *("lr/weights", "lr/alphas", "speed/images_per_second", "memory/peak_mb"),
-        *("evaluation/derived_accuracy", "evaluation/gap", "alphas/eigenvalue"),
+        *("evaluation/derived_accuracy", "evaluation/gap", "alphas/eigenvalue", "maps/largest_offset"),
         *(f"{what}_{kind}" for what in ("alphas/entropy", "genotype/skips") for kind in ("normal", "reduce")),
     }
     assert set(map(tuple, curves.values())) == {(1, 2, 3)}
