@@ -355,6 +355,9 @@ def _stencil_input_gradient(
     source = inputs + index.to(tl.int64) * (batch * height * width * C)
     target = out + index.to(tl.int64) * (batch * height * width * C)
     first, last = tl.load(starts + index), tl.load(starts + index + 1)
+    if NORMALISE:
+        mean = tl.load(norm + index * (3 * C) + channels)[None, :]
+        scale = tl.load(norm + index * (3 * C) + C + channels)[None, :]
     lines, columns = tl.cdiv(height, STRIDE), tl.cdiv(width, STRIDE)
     count = batch * lines * columns
     gradient_sum = tl.zeros([BLOCK], tl.float32)
@@ -369,7 +372,8 @@ def _stencil_input_gradient(
             entry = table + row * 4
             gradient = gradients + tl.load(entry).to(tl.int64) * (batch * out_height * out_width * C)
             kernel, dilation = tl.load(entry + 1), tl.load(entry + 2)
-            depthwise = weights + tl.multiple_of(tl.load(entry + 3), 16) + channels * (kernel * kernel)
+            depthwise = weights + tl.multiple_of(tl.load(entry + 3), 16)
+            filters = channels * (kernel * kernel)
             for i in range(kernel):
                 below = top - (i - kernel // 2) * dilation
                 if below % STRIDE == 0:
@@ -381,13 +385,12 @@ def _stencil_input_gradient(
                             inside = exists & (y + down >= 0) & (y + down < out_height)
                             inside &= (x + right >= 0) & (x + right < out_width)
                             offset = (origin + (down * out_width + right) * C)[:, None] + channels[None, :]
-                            weight = tl.load(depthwise + (i * kernel + j))[None, :]
-                            total += tl.load(gradient + offset, inside[:, None], 0.0).to(tl.float32) * weight
+                            incoming = tl.load(gradient + offset, inside[:, None], 0.0).to(tl.float32)
+                            total += incoming * tl.load(depthwise + i * kernel + j + filters)[None, :]
         offset = (((image * height + y * STRIDE + top) * width + x * STRIDE + left) * C)[:, None] + channels[None, :]
         values = tl.load(source + offset, exists[:, None], 0.0).to(tl.float32)
-        if NORMALISE:  # loaded for each tile, as the taps before leave no registers to keep them in
-            statistics = norm + index * (3 * C) + channels
-            values = (values - tl.load(statistics)[None, :]) * tl.load(statistics + C)[None, :]
+        if NORMALISE:
+            values = (values - mean) * scale
         total = tl.where(values > 0, total, 0.0)
         if ACCUMULATE:
             total += tl.load(target + offset, exists[:, None], 0.0).to(tl.float32)
