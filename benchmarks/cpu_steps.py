@@ -7,7 +7,7 @@ genotype. All take turns, and the search step of DARTS with one thread and with 
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,13 +35,19 @@ SPEEDUP = 1.5
 """Goal: how many times as fast two threads are."""
 
 
-def method_step(settings: search_step.Settings, batch: int, name: str, kernels: str) -> Step:
+def path_step(settings: search_step.Settings, batch: int, name: str, kernels: str) -> Step:
     """Returns a step of a method in the DARTS space."""
-    method = get_method(name)
     sizes = ["--channels", str(settings.channels), "--cells", str(settings.cells), "--batch_size", str(batch)]
-    config, _ = method.parse(["--space", "darts", "--device", "cpu", "--kernels", kernels, *sizes])
-    hardware = Hardware.of(config)
-    images, run = random_images(2 * batch, settings.size), RunDirectory(Path("nowhere"), config)
+    return method_step(name, ["--space", "darts", "--device", "cpu", "--kernels", kernels, *sizes], settings.size)
+
+
+def method_step(name: str, arguments: Sequence[str], size: int) -> Step:
+    """Returns a step of a method with these arguments of its command, on noise of that many pixels
+    a side."""
+    method = get_method(name)
+    config, _ = method.parse(list(arguments))
+    images, run = random_images(4 * config.batch_size, size), RunDirectory(Path("nowhere"), config)
+    hardware = Hardware.of(config, getattr(config, "graph", False))
     task = Classification.of_images(config.data, images, hardware)
     if isinstance(method, SamplingMethod):
         weights = SamplingSearch(method.sampler, config, task, run, hardware, None).weights
@@ -70,7 +76,7 @@ def report(settings: search_step.Settings, batch: int, command: str) -> str:
     head = header(settings.device, f"{settings.runs} paired runs", "float32")
     retraining = retrain_step.Settings(settings.device, get_genotype(GENOTYPE), settings.channels, settings.cells, batch)
     retraining = replace(retraining, size=settings.size)
-    makes: dict[str, Callable[[str], Step]] = {name: partial(method_step, settings, batch, name) for name in METHODS}
+    makes: dict[str, Callable[[str], Step]] = {name: partial(path_step, settings, batch, name) for name in METHODS}
     makes["retraining"] = lambda kernels: retrain_step.our_step(
         retraining, kernels="auto" if kernels == "auto" else "reference"
     )

@@ -1,18 +1,12 @@
 """A step of every method by its published protocol on NAS-Bench-201."""
 
 from functools import partial
-from pathlib import Path
 
+from benchmarks.cpu_steps import method_step
 from benchmarks.gpu_parts.job import Job, Verdict
-from benchmarks.timing import Measured, Step, measure, random_images, shown
-from search.differentiable.trainer import BilevelSearch
+from benchmarks.timing import Measured, Step, measure, shown
 from search.methods import get_method, list_methods
-from search.sampling.method import SamplingMethod
-from search.sampling.trainer import SamplingSearch
-from training.hardware import Hardware
 from training.report.markdown import table
-from training.run.checkpoint import RunDirectory
-from training.tasks.classification import Classification
 
 PUBLISHED_IMAGES = 25_000
 """Training images of an epoch of the published protocol on NAS-Bench-201."""
@@ -44,16 +38,4 @@ def run(job: Job) -> Verdict:
 
 def _method_step(job: Job, name: str) -> Step:
     small = ["--channels", "4", "--cells", "1", "--batch_size", "8"] if job.small else []
-    method = get_method(name)
-    config, _ = method.parse(["--config", f"nasbench201_{name}", "--device", job.device, *small])
-    images, run = random_images(4 * config.batch_size, 8 if job.small else 32), RunDirectory(Path("nowhere"), config)
-    hardware = Hardware.of(config, getattr(config, "graph", False))
-    task = Classification.of_images(config.data, images, hardware)
-    if isinstance(method, SamplingMethod):
-        weights = SamplingSearch(method.sampler, config, task, run, hardware, None).weights
-        assert weights is not None
-        weights.network.train()
-        return partial(weights.steps, next(iter(weights.train.epoch(0))))
-    search = BilevelSearch(config, task, run, hardware)
-    search.network.train()
-    return partial(search.graphed, *next(search.batches_of(0)))
+    return method_step(name, ["--config", f"nasbench201_{name}", "--device", job.device, *small], 8 if job.small else 32)

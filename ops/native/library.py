@@ -140,7 +140,7 @@ def _build(compiler: str, dtype: torch.dtype, path: Path) -> None:
     # A folder of its own, beside its place, so that several processes may build at the same time.
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         built = Path(directory) / "built.so"
-        print("compiling the CPU kernels for this processor, once (5 to 20 seconds)", file=sys.stderr, flush=True)
+        print("compiling the CPU kernels for this processor, once (10 to 20 seconds)", file=sys.stderr, flush=True)
         _run([compiler, *_flags(), "-shared", f"-DVALUE={TYPES[dtype]}", str(SOURCES[0]), "-o", str(built)], compiler)
         content = built.read_bytes()
         built.write_bytes(content + hashlib.sha256(content).digest())

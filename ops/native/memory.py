@@ -1,8 +1,7 @@
 """Memory that passes use again and again.
 
 A pass of a supernet keeps hundreds of megabytes for its backward pass. If they were returned to the
-system each time, the next pass would wait for each page to be cleared, which takes a third as long
-as the pass itself.
+system each time, the next pass would wait for each page to be cleared (docs/performance.md).
 """
 
 import mmap

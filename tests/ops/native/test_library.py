@@ -47,10 +47,8 @@ def test_a_kept_library_is_loaded_and_a_damaged_one_built_anew(tmp_path: Path) -
         kept.write_bytes(damaged)
         value, executors, told = run(FUSENAS_CACHE=tmp_path)
         assert (value, executors) == first[:2] and "compiling" in told and "Traceback" not in told
-        assert kept.read_bytes()[-32:] == content[-32:] or kept.stat().st_size == len(content)
+        assert kept.stat().st_size == len(content), "it is whole again"
         assert [kept] == list(tmp_path.iterdir()), "nothing is left behind"
-        break_after_all = damaged == content[:5000] + b"?" + content[5001:]
-    assert break_after_all
 
 
 def test_without_a_compiler_plain_torch_runs_after_one_warning(tmp_path: Path) -> None:
