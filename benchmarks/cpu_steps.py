@@ -1,8 +1,9 @@
 """`python -m benchmarks.cpu_steps`: steps of other kinds on a CPU, on compiled kernels and in plain
 torch.
 
-GDAS and a method that samples run one path of the supernet; retraining runs the network of a
-genotype. All take turns, and the search step of DARTS with one thread and with two does, too.
+GDAS and a method that samples run one path of the supernet, PC-DARTS sends some channels past all
+operations; retraining runs the network of a genotype. All take turns, and the search step of DARTS
+with one thread and with two does, too.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from training.report.markdown import table
 from training.run.checkpoint import RunDirectory
 from training.tasks.classification import Classification
 
-METHODS = ("gdas", "random")
+METHODS = ("gdas", "random", "pcdarts")
 GENOTYPE = "DARTS_V2"
 MOST = 0.6
 """Goal: the most of the time in plain torch."""
@@ -35,7 +36,7 @@ SPEEDUP = 1.5
 """Goal: how many times as fast two threads are."""
 
 
-def path_step(settings: search_step.Settings, batch: int, name: str, kernels: str) -> Step:
+def search_method_step(settings: search_step.Settings, batch: int, name: str, kernels: str) -> Step:
     """Returns a step of a method in the DARTS space."""
     sizes = ["--channels", str(settings.channels), "--cells", str(settings.cells), "--batch_size", str(batch)]
     return method_step(name, ["--space", "darts", "--device", "cpu", "--kernels", kernels, *sizes], settings.size)
@@ -76,7 +77,7 @@ def report(settings: search_step.Settings, batch: int, command: str) -> str:
     head = header(settings.device, f"{settings.runs} paired runs", "float32")
     retraining = retrain_step.Settings(settings.device, get_genotype(GENOTYPE), settings.channels, settings.cells, batch)
     retraining = replace(retraining, size=settings.size)
-    makes: dict[str, Callable[[str], Step]] = {name: partial(path_step, settings, batch, name) for name in METHODS}
+    makes: dict[str, Callable[[str], Step]] = {name: partial(search_method_step, settings, batch, name) for name in METHODS}
     makes["retraining"] = lambda kernels: retrain_step.our_step(
         retraining, kernels="auto" if kernels == "auto" else "reference"
     )

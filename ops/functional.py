@@ -57,6 +57,12 @@ def channel_shuffle(state: Tensor, groups: int) -> Tensor:
     return rearrange(state, "b (groups c) h w -> b (c groups) h w", groups=groups)
 
 
+def halved_bypass(outer: Tensor, stride: int) -> Tensor:
+    """Returns channels [B, C, H, W] that pass an edge's operations by, at the size of its output:
+    halved by max pooling on edges of stride 2 (PC-DARTS, Xu et al. 2020, as released)."""
+    return F.max_pool2d(outer, 2, 2, ceil_mode=True) if stride == 2 else outer
+
+
 Cast = Mapping[Tensor, Tensor]
 """Weights that have been cast to autocast's type already."""
 

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ops.banks import EdgeBank, SharedBank, SharedState
 from ops.executor import CellOperations, Edge, Operation
-from ops.functional import channel_shuffle, strided_size
+from ops.functional import channel_shuffle, halved_bypass, strided_size
 from ops.mixing import Branch, mix, spread
 
 
@@ -121,9 +120,7 @@ def _spread(shared: Sequence[tuple[Operation, Tensor]], weights: Sequence[Tensor
 def _bypass(outer: Tensor, stride: int, edges: Sequence[Edge], shares: Tensor, nodes: Sequence[NodeInputs]) -> None:
     """Sends the channels that no operation sees along `edges`, each scaled by its entry of
     `shares`."""
-    if stride == 2:
-        outer = F.max_pool2d(outer, 2, 2, ceil_mode=True)
     # Edge by edge, because an index list would be copied to the device, which no CUDA graph can do.
     scales = torch.stack([shares[edge.row] for edge in edges])
-    for edge, term in zip(edges, spread([outer], scales.unsqueeze(1)), strict=True):
+    for edge, term in zip(edges, spread([halved_bypass(outer, stride)], scales.unsqueeze(1)), strict=True):
         nodes[edge.target].bypass.append(term)

@@ -34,11 +34,13 @@ def outcome(
     training: bool = True,
     frozen: bool = False,
     batch: int = 3,
+    shares: bool = False,
     **options: Any,
 ) -> Tensors:
     """Returns output, all gradients and all statistics of one forward and backward pass.
 
-    They are the same for the same arguments. Those that are zero are left out.
+    They are the same for the same arguments. Those that are zero are left out. With `shares`, the
+    channels that pass the operations by have shares of their own.
     """
     cell = new_cell(space, kind, **options).to(dtype).train(training).requires_grad_(not frozen)
     generator = torch.Generator().manual_seed(1)
@@ -50,11 +52,13 @@ def outcome(
         buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
     alphas = random(len(cell.space.edges), len(cell.space.candidates)).requires_grad_()
     states = [random(batch, cell.position.channels, *size).requires_grad_(not frozen) for _ in range(cell.space.inputs)]
-    output = executor(cell.operations(path))(states, alphas.softmax(-1))
+    bypass = random(len(cell.space.edges)).requires_grad_() if shares else None
+    output = executor(cell.operations(path))(states, alphas.softmax(-1), bypass)
     if output.requires_grad:  # not where no operation runs at all
         (output * random(*output.shape)).sum().backward()
     found = {"output": output.detach(), "gradient alphas": alphas.grad}
     found |= {f"gradient state {number}": state.grad for number, state in enumerate(states)}
+    found |= {"gradient shares": bypass.grad} if bypass is not None else {}
     found |= {f"gradient {name}": parameter.grad for name, parameter in cell.named_parameters()}
     found |= {f"statistics {name}": buffer for name, buffer in cell.named_buffers()}
     return {name: tensor for name, tensor in found.items() if tensor is not None and tensor.abs().max() > 1e-9}

@@ -26,23 +26,35 @@ struct Entry {
     int node, map, weight, operation, drop;  // map: -1 - state for a skip; drop: row of factors by image, or -1
 };
 
+// An edge that some channels of a state take past all operations, scaled by a share.
+struct Edge {
+    int share, source, node;
+};
+
 struct Program {
-    int inputs, nodes, stride, channels, operations, entries, maps, halves, maxima;
+    int inputs, nodes, stride, channels, partial, operations, entries, edges, maps, halves, maxima;
     const int32_t* concat;  // place of each node in the output, or -1
     int concatenated = 0;
+    int outer = 0;   // channels of a state that pass the operations by
+    int shares = 0;  // room for the numbers of shares
     std::vector<Operation> operation;
     std::vector<Entry> entry;
     std::vector<std::vector<int>> leaving;     // operations by source
     std::vector<std::vector<int>> entering;    // entries by node
     std::vector<std::vector<int>> entries_of;  // entries by operation
+    std::vector<std::vector<Edge>> departing;  // edges by source
+    std::vector<std::vector<Edge>> arriving;   // edges by node
 
     explicit Program(const int32_t* numbers) {
         int32_t const* p = numbers;
-        inputs = *p++, nodes = *p++, stride = *p++, channels = *p++, operations = *p++, entries = *p++, maps = *p++,
-        halves = *p++, maxima = *p++;
+        for (int* number :
+             {&inputs, &nodes, &stride, &channels, &partial, &operations, &entries, &edges, &maps, &halves, &maxima})
+            *number = *p++;
+        outer = channels * (partial - 1);
         concat = p, p += nodes;
         for (int node = 0; node < nodes; node++) concatenated += concat[node] >= 0;
         leaving.resize(inputs + nodes), entering.resize(nodes), entries_of.resize(operations);
+        departing.resize(inputs + nodes), arriving.resize(nodes);
         for (int i = 0; i < operations; i++, p += 8) {
             operation.push_back({static_cast<Kind>(p[0]), p[1], p[2], p[3], p[4], p[5], p[6], p[7]});
             leaving[p[1]].push_back(i);
@@ -50,6 +62,11 @@ struct Program {
         for (int i = 0; i < entries; i++, p += 5) {
             entry.push_back({p[0], p[1], p[2], p[3], p[4]});
             entering[p[0]].push_back(i), entries_of[p[3]].push_back(i);
+        }
+        for (int i = 0; i < edges; i++, p += 3) {
+            departing[p[1]].push_back({p[0], p[1], p[2]});
+            arriving[p[2]].push_back({p[0], p[1], p[2]});
+            shares = std::max(shares, p[0] + 1);
         }
     }
 
@@ -82,7 +99,8 @@ struct Program {
 template <class T>
 struct Call {
     int64_t batch, height, width, threads, batch_statistics, update, needs_inputs, needs_weights;
-    std::vector<T*> inputs, input_gradients;
+    std::vector<T*> inputs, input_gradients, outer_inputs, outer_input_gradients;
+    T *outers, *outer_gradients, *shares, *share_gradients;
     T *states, *maps, *stats, *mixture, *output, *output_gradient, *half_gradients, *node_gradients, *mixture_gradient, *drops;
     uint8_t* places;
     std::vector<T*> weights, weight_gradients;  // four for each operation
@@ -94,13 +112,14 @@ struct Call {
         batch = *p++, height = *p++, width = *p++, threads = *p++, batch_statistics = *p++, update = *p++, needs_inputs = *p++,
         needs_weights = *p++;
         for (T** pointer : {&states, &maps, &stats, &mixture, &output, &output_gradient, &half_gradients, &node_gradients,
-                            &mixture_gradient, &drops})
+                            &mixture_gradient, &drops, &outers, &outer_gradients, &shares, &share_gradients})
             *pointer = reinterpret_cast<T*>(*p++);
         places = reinterpret_cast<uint8_t*>(*p++);
         auto read = [&](std::vector<T*>& list, int count) {
             for (int i = 0; i < count; i++) list.push_back(reinterpret_cast<T*>(*p++));
         };
-        read(inputs, program.inputs), read(input_gradients, program.inputs);
+        read(inputs, program.inputs), read(outer_inputs, program.inputs);
+        read(input_gradients, program.inputs), read(outer_input_gradients, program.inputs);
         read(weights, 4 * program.operations), read(weight_gradients, 4 * program.operations);
         read(running, 2 * program.maps), read(affine, 2 * program.maps), read(affine_gradients, 2 * program.maps);
         threads = std::max<int64_t>(1, std::min(threads, batch));
@@ -136,7 +155,8 @@ struct Pass {
     Channels channels;
     Geometry outside, inside;  // of operations on inputs, and on nodes and first halves
     size_t pixels;             // of a node
-    size_t length;             // values of a node
+    size_t length;             // values of a node, in its channels for operations
+    size_t outer_length;       // values of a node in its other channels
     int period;
     struct Packed {
         std::vector<Tap> taps[2];               // by stage
@@ -157,6 +177,7 @@ struct Pass {
           inside(outside.out_height, outside.out_width, 1, program.border(), channels) {
         pixels = static_cast<size_t>(outside.out_height) * outside.out_width;
         length = pixels * program.channels;
+        outer_length = pixels * program.outer;
         period = period_of<T>(program.channels);
         packed.resize(program.operations);
         for (int i = 0; i < program.operations; i++)
@@ -185,6 +206,15 @@ struct Pass {
         if (source >= program.inputs) return node(source - program.inputs, image);
         return call.inputs[source] + static_cast<size_t>(image) * outside.height * outside.width * program.channels;
     }
+    T* outer(int source, int image) const {
+        if (source < program.inputs) return call.outer_inputs[source] + image * outer_length;
+        return call.outers + (static_cast<size_t>(source - program.inputs) * call.batch + image) * outer_length;
+    }
+    T* outer_gradient(int node, int image) const {
+        return call.outer_gradients + (static_cast<size_t>(node) * call.batch + image) * outer_length;
+    }
+    // Values of a pixel of a whole state.
+    int state_channels() const { return program.channels * program.partial; }
     T* statistic(int map, int which) const { return call.stats + (static_cast<size_t>(map) * 3 + which) * program.channels; }
     uint8_t* places(int maximum, int image) const {
         const size_t values = outside.compact.at.size() * channels.unit;
@@ -265,10 +295,17 @@ Buffer<T> shares_of(const Geometry& g) {
     return shares;
 }
 
+// sum += scale * values
+template <class T>
+void add_scaled_values(const T* values, T scale, size_t length, T* sum) {
+    for (size_t i = 0; i < length; i++) sum[i] += scale * values[i];
+}
+
 template <class T>
 class Forward : Pass<T> {
     using P = Pass<T>;
-    using P::call, P::channels, P::inside, P::length, P::norm, P::outside, P::packed, P::period, P::pixels, P::program;
+    using P::call, P::channels, P::inside, P::length, P::norm, P::outer_length, P::outside, P::packed, P::period, P::pixels,
+        P::program;
 
   public:
     using P::P;
@@ -281,6 +318,7 @@ class Forward : Pass<T> {
             this->moments[number].resize(static_cast<size_t>(program.maps) * channels.count);
             for (int i = number; i < program.operations; i += members) this->pack(i, false);
             Scratch<T> on_inputs(outside), on_nodes(inside);
+            std::vector<T> mixed(program.outer ? length : 0), passing(outer_length), state(this->state_channels());
             const int begin = share(call.batch, members, number), end = share(call.batch, members, number + 1);
             meeting.wait();
             for (int first = 0; first < program.inputs + program.nodes; first = first == 0 ? program.inputs : first + 1) {
@@ -289,7 +327,14 @@ class Forward : Pass<T> {
                 Sum sum;
                 for (int image = begin; image < end; image++) {
                     if (node >= 0 && (image == begin || call.drops)) sum = Sum(*this, node, image);
-                    if (node >= 0) sum.compute(*this, node, image);
+                    if (node >= 0 && !program.outer) {
+                        sum.compute(*this, node, image, this->node(node, image));
+                        hand_out(node, image, this->node(node, image));
+                    } else if (node >= 0) {
+                        sum.compute(*this, node, image, mixed.data());
+                        pass_by(node, image, passing.data());
+                        shuffle(node, image, mixed.data(), passing.data(), state.data());
+                    }
                     for (int source : sources)
                         leave(source, image, source < program.inputs ? on_inputs : on_nodes, this->moments[number].data());
                 }
@@ -340,14 +385,12 @@ class Forward : Pass<T> {
             write_period<T>(term.data(), count, 1, terms.data());
         }
 
-        // Computes the node of one image.
-        void compute(const Forward& pass, int node, int image) const {
+        // Computes the sum for one image.
+        void compute(const Forward& pass, int node, int image, T* out) const {
             const std::vector<int>& entries = pass.program.entering[node];
             const int period = pass.period;
             // A block stays in the cache while all maps are added to it, some at a time.
             const size_t block = std::max<size_t>(1, 1024 / period) * period;
-            T* out = pass.node(node, image);
-            const int place = pass.program.concat[node], wide = pass.program.concatenated, count = pass.channels.count;
             for (size_t start = 0; start < pass.length; start += block) {
                 const size_t size = std::min(block, pass.length - start);
                 const T* maps[TERMS];
@@ -369,11 +412,44 @@ class Forward : Pass<T> {
                     done += count;
                 } while (done < entries.size());
             }
-            if (place < 0) return;
-            T* to = pass.call.output + (static_cast<size_t>(image) * pass.pixels * wide + place) * count;
-            for (size_t pixel = 0; pixel < pass.pixels; pixel++) copy(out + pixel * count, count, to + pixel * wide * count);
         }
     };
+
+    // Where a node's channels of the first pixel lie in the output, or null.
+    T* place_of(int node, int image) const {
+        const int place = program.concat[node];
+        if (place < 0) return nullptr;
+        return call.output + (static_cast<size_t>(image) * pixels * program.concatenated + place) * this->state_channels();
+    }
+
+    // Copies a node to its place in the output, if it has one.
+    void hand_out(int node, int image, const T* state) const {
+        const int count = channels.count, wide = program.concatenated;
+        T* to = place_of(node, image);
+        for (size_t pixel = 0; to && pixel < pixels; pixel++) copy(state + pixel * count, count, to + pixel * wide * count);
+    }
+
+    // The sum of what passes the operations by on all edges to a node.
+    void pass_by(int node, int image, T* passing) const {
+        std::fill(passing, passing + outer_length, T(0));
+        for (const Edge& edge : program.arriving[node])
+            add_scaled_values(this->outer(edge.source, image), call.shares[edge.share], outer_length, passing);
+    }
+
+    // Makes a node of the sums of both kinds of channels: channel c of part p, of which the operations' is the first, becomes
+    // channel c * parts + p.
+    void shuffle(int node, int image, const T* mixed, const T* passing, T* state) const {
+        const int count = channels.count, parts = program.partial, total = this->state_channels();
+        T *inner = this->node(node, image), *outer = this->outer(program.inputs + node, image), *to = place_of(node, image);
+        for (size_t pixel = 0; pixel < pixels; pixel++) {
+            for (int c = 0; c < count; c++) state[c * parts] = mixed[pixel * count + c];
+            for (int p = 1; p < parts; p++)
+                for (int c = 0; c < count; c++) state[c * parts + p] = passing[pixel * program.outer + (p - 1) * count + c];
+            copy(state, count, inner + pixel * count);
+            copy(state + count, program.outer, outer + pixel * program.outer);
+            if (to) copy(state, total, to + pixel * program.concatenated * total);
+        }
+    }
 
     static constexpr int TERMS = 4;
 
@@ -514,7 +590,8 @@ class Forward : Pass<T> {
 template <class T>
 class Backward : Pass<T> {
     using P = Pass<T>;
-    using P::call, P::channels, P::inside, P::length, P::norm, P::outside, P::packed, P::period, P::pixels, P::program;
+    using P::call, P::channels, P::inside, P::length, P::norm, P::outer_length, P::outside, P::packed, P::period, P::pixels,
+        P::program;
 
   public:
     using P::P;
@@ -523,13 +600,15 @@ class Backward : Pass<T> {
         const int threads = call.threads;
         const int rows = program.entries + program.halves;
         coefficients.resize(static_cast<size_t>(rows) * 3 * period);
-        this->sums.resize(threads), this->gradients.resize(threads);
+        this->sums.resize(threads), this->gradients.resize(threads), share_sums.resize(threads);
         shares[0] = shares_of<T>(outside), shares[1] = shares_of<T>(inside);
         in_team(threads, [&](int number, int members, Meeting& meeting) {
             this->sums[number].assign(static_cast<size_t>(rows) * 2 * channels.count, 0);
             for (int i = number; i < program.operations; i += members) this->pack(i, true);
+            share_sums[number].assign(program.shares, 0);
             if (call.needs_weights) new_gradients(this->gradients[number]);
             Scratch<T> on_inputs(outside), on_nodes(inside);
+            std::vector<T> outer(outer_length), state(this->state_channels());
             const int begin = share(call.batch, members, number), end = share(call.batch, members, number + 1);
             double* sums = this->sums[number].data();
             meeting.wait();
@@ -562,6 +641,13 @@ class Backward : Pass<T> {
                     for (int source : sources) {
                         T* gradient = begin_gradient(source, image);
                         enter(source, image, source < program.inputs ? on_inputs : on_nodes, number, gradient);
+                        if (program.outer) {
+                            const bool node = source >= program.inputs;
+                            T* passing = node ? outer.data() : call.outer_input_gradients[source] + image * outer_length;
+                            pass_back(source, image, passing);
+                            if (node) sort(source - program.inputs, image, gradient, passing, state.data());
+                            if (node) add_shares(source - program.inputs, image, on_nodes.bench, share_sums[number].data());
+                        }
                         if (source >= program.inputs)
                             add_entries(source - program.inputs, image, gradient, centres, on_nodes.bench, sums);
                     }
@@ -572,6 +658,7 @@ class Backward : Pass<T> {
                     const Entry& entry = program.entry[entries[e]];
                     call.mixture_gradient[entry.weight] = static_cast<T>(close(entries[e], entry.map, this->weight_of(entry)));
                 }
+                if (number == 0) write_shares(first - program.inputs);
                 meeting.wait();
             }
             if (!call.needs_weights) return;
@@ -581,7 +668,8 @@ class Backward : Pass<T> {
     }
 
   private:
-    std::vector<T> coefficients;  // [entries + halves][3][period]
+    std::vector<T> coefficients;                  // [entries + halves][3][period]
+    std::vector<std::vector<double>> share_sums;  // by thread and share
     Buffer<T> shares[2];
 
     Coefficients<T> row_of(int row) { return {coefficient(row, 0), coefficient(row, 1), coefficient(row, 2)}; }
@@ -612,16 +700,58 @@ class Backward : Pass<T> {
             std::fill(gradient, gradient + values, T(0));
             return gradient;
         }
-        const int node = source - program.inputs, place = program.concat[node], wide = program.concatenated,
-                  count = channels.count;
-        T* gradient = this->node_gradient(node, image);
-        if (place < 0) {
-            std::fill(gradient, gradient + length, T(0));
-        } else {
-            const T* from = call.output_gradient + (static_cast<size_t>(image) * pixels * wide + place) * count;
-            for (size_t pixel = 0; pixel < pixels; pixel++) copy(from + pixel * wide * count, count, gradient + pixel * count);
-        }
+        T* gradient = this->node_gradient(source - program.inputs, image);
+        begin(source, image, 0, channels.count, gradient);
         return gradient;
+    }
+
+    // Copies `count` channels of a state's gradient, from number `first` on, from that of the output; zeros if it is not in
+    // the output.
+    void begin(int source, int image, int first, int count, T* gradient) const {
+        const int place = source < program.inputs ? -1 : program.concat[source - program.inputs];
+        if (place < 0) {
+            std::fill(gradient, gradient + pixels * count, T(0));
+            return;
+        }
+        const size_t total = this->state_channels(), row = program.concatenated * total;
+        const T* from = call.output_gradient + image * pixels * row + place * total + first;
+        for (size_t pixel = 0; pixel < pixels; pixel++) copy(from + pixel * row, count, gradient + pixel * count);
+    }
+
+    // The gradient of the channels of a state that pass the operations by.
+    void pass_back(int source, int image, T* passing) const {
+        begin(source, image, channels.count, program.outer, passing);
+        for (const Edge& edge : program.departing[source])
+            add_scaled_values(this->outer_gradient(edge.node, image), call.shares[edge.share], outer_length, passing);
+    }
+
+    // Makes of a node's gradient, of both kinds of channels, those of the sums of which `shuffle` made it: that of the
+    // operations in the place of `inner`, the other one where it is kept.
+    void sort(int node, int image, T* inner, const T* passing, T* state) const {
+        const int count = channels.count, parts = program.partial;
+        T* outer = this->outer_gradient(node, image);
+        for (size_t pixel = 0; pixel < pixels; pixel++) {
+            copy(inner + pixel * count, count, state);
+            copy(passing + pixel * program.outer, program.outer, state + count);
+            for (int c = 0; c < count; c++) inner[pixel * count + c] = state[c * parts];
+            for (int p = 1; p < parts; p++)
+                for (int c = 0; c < count; c++) outer[pixel * program.outer + (p - 1) * count + c] = state[c * parts + p];
+        }
+    }
+
+    // Adds what an image gives to the gradients of the shares of all edges to a node.
+    void add_shares(int node, int image, Bench<T>& bench, double* sums) const {
+        for (const Edge& edge : program.arriving[node])
+            add_sums<T>(this->outer_gradient(node, image), this->outer(edge.source, image), nullptr, outer_length, 1, bench,
+                        &sums[edge.share]);
+    }
+
+    void write_shares(int node) const {
+        for (const Edge& edge : program.arriving[node]) {
+            double total = 0;
+            for (const std::vector<double>& part : share_sums) total += part.empty() ? 0 : part[edge.share];
+            call.share_gradients[edge.share] = static_cast<T>(total);
+        }
     }
 
     // Forms the gradient of a raw map, compact, from the gradient of its normalised map and a row of coefficients.

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from base.checks import InputError
 from ops.executor import CellOperations
-from ops.functional import strided_size
+from ops.functional import halved_bypass, strided_size
 from ops.mixing import EPSILON
 from ops.native.library import load
 from ops.native.memory import MEMORY
@@ -60,8 +60,8 @@ class NativeCell:
     @staticmethod
     def computes(cell: CellOperations) -> bool:
         """Says whether all operations of `cell` have a form that the kernels know."""
-        simple = cell.partial == 1 and not set(cell.concat) & set(range(cell.inputs))
-        return simple and all(fusable(each.bank, cell.stride_of(each.source)) for each in cell.operations)
+        inputs = set(cell.concat) & set(range(cell.inputs))
+        return not inputs and all(fusable(each.bank, cell.stride_of(each.source)) for each in cell.operations)
 
     def largest_offset(self) -> float | None:
         """Returns the largest |mean| / standard deviation of a raw map in the last call in
@@ -78,10 +78,18 @@ class NativeCell:
         Raises InputError if batch norm has one value a channel.
         """
         training = any(operation.bank.training for operation in self.cell.operations)
-        output, stats = self.passes(states, mixture, training)
+        inner, outer = self._parted(states)
+        output, stats = self.passes(inner, mixture, training, None, outer, bypass)
         if training:
             self.stats = stats
         return output
+
+    def _parted(self, states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns the channels of `states` that go through operations, and those that pass them by."""
+        inner = self.cell.inner
+        if self.cell.partial == 1:
+            return list(states), []
+        return [state[:, :inner] for state in states], [halved_bypass(state[:, inner:], self.cell.stride) for state in states]
 
 
 class Passes:
@@ -91,13 +99,22 @@ class Passes:
         self.program = program
 
     def __call__(
-        self, states: Sequence[Tensor], mixture: Tensor, training: bool, drops: Tensor | None = None
+        self,
+        states: Sequence[Tensor],
+        mixture: Tensor,
+        training: bool,
+        drops: Tensor | None = None,
+        outers: Sequence[Tensor] = (),
+        bypass: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Returns the output [B, len(concat) * C, ceil(H / stride), ceil(W / stride)], and the
-        statistics of all maps, [maps, 3, C]: mean, 1 / standard deviation, unbiased variance.
+        """Returns the output [B, len(concat) * partial * C, ceil(H / stride), ceil(W / stride)],
+        and the statistics of all maps, [maps, 3, C]: mean, 1 / standard deviation, unbiased
+        variance.
 
-        `drops` [droppable operations, B] scales the output of each such operation for each image.
-        Running statistics are used unless `training`, in which they are updated.
+        `states` are the C channels of the input states that go through operations; `outers`, where
+        there are any, those that pass them by, of the output's size, scaled by `bypass` as in
+        `CellExecutor`. `drops` [droppable operations, B] scales the output of each such operation
+        for each image. Running statistics are used unless `training`, in which they are updated.
         """
         program = self.program
         height, width = strided_size(states[0].shape[2:], program.shape.stride)
@@ -106,8 +123,11 @@ class Passes:
             raise InputError("batch norm: one image of one pixel has no statistics; use more images or larger ones")
         if fixed is not None:
             fixed[:, 1] = (fixed[:, 1] + EPSILON).rsqrt()
-        tensors = [*states, mixture.contiguous(), *program.weights.tensors(), *program.affine.tensors()]
-        found: tuple[Tensor, Tensor] = _Run.apply(self, fixed, training, drops, len(states), *tensors)
+        tensors = [*states, *outers]
+        if bypass is None:
+            bypass = mixture.sum(-1) if outers else mixture.new_empty(0)
+        tensors += [mixture.contiguous(), bypass.contiguous(), *program.weights.tensors(), *program.affine.tensors()]
+        found: tuple[Tensor, Tensor] = _Run.apply(self, fixed, training, drops, *tensors)
         return found
 
     def call(self, function: str, dtype: torch.dtype, numbers: Sequence[int], *tensors: Any) -> None:
@@ -128,42 +148,47 @@ def _addresses(*tensors: Tensor | None) -> list[int]:
 class _Run(torch.autograd.Function):
     """Both passes as one autograd function.
 
-    Takes (passes, fixed statistics or None, whether statistics are updated, drops or None, number
-    of states, states, mixture, weights, factors and terms of batch norms). Returns the output and
-    the statistics of all maps, which have no gradient.
+    Takes (passes, fixed statistics or None, whether statistics are updated, drops or None, states,
+    channels of them that pass the operations by, mixture, shares of these channels, weights,
+    factors and terms of batch norms). Returns the output and the statistics of all maps, which have
+    no gradient.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, passes: Passes, fixed: Tensor | None, training: bool, drops: Tensor | None, count: int, *tensors: Tensor
+        ctx: Any, passes: Passes, fixed: Tensor | None, training: bool, drops: Tensor | None, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         program, shape = passes.program, passes.program.shape
+        count = program.states
         states = [state.contiguous(memory_format=torch.channels_last) for state in tensors[:count]]
-        mixture = tensors[count]
+        mixture, shares = tensors[count : count + 2]
         # The kernels read [out, in, k, k] in that order; a network in channels_last has others.
-        parameters = [parameter.contiguous() for parameter in tensors[count + 1 :]]
+        parameters = [parameter.contiguous() for parameter in tensors[count + 2 :]]
         like, (batch, channels, height, width) = states[0], states[0].shape
         out = strided_size((height, width), shape.stride)
         nodes = MEMORY.empty((shape.nodes, batch, *out, channels), like.dtype)
+        outers = MEMORY.empty((shape.nodes, batch, *out, program.outer), like.dtype)
         maps = MEMORY.empty((program.maps, batch, *out, channels), like.dtype)
         # Grids pad channels and columns to whole vectors, of at most 16 values.
         places = MEMORY.empty((program.maxima, batch, out[0] * (out[1] + 16) * (channels + 16)), torch.uint8)
         stats = like.new_zeros(program.maps, 3, channels) if fixed is None else fixed
-        output = MEMORY.empty((batch, *out, len(shape.concat) * channels), like.dtype)
+        output = MEMORY.empty((batch, *out, len(shape.concat) * shape.partial * channels), like.dtype)
         split = len(program.weights.keys)
         passes.call(
             "cell_forward",
             like.dtype,
             [batch, height, width, torch.get_num_threads(), fixed is None, training, False, False],
-            _addresses(nodes, maps, stats, mixture, output, None, None, None, None, drops, places, *states, *[None] * count),
+            _addresses(nodes, maps, stats, mixture, output, None, None, None, None, drops, outers, None, shares, None, places),
+            program.places_of_states(states),
+            program.places_of_states([]),
             program.weights.addresses(parameters[:split]),
             program.weights.addresses([]),
             program.running.addresses(program.running.tensors() if training else []),
             program.affine.addresses(parameters[split:]),
             program.affine.addresses([]),
         )
-        ctx.passes, ctx.batch_statistics, ctx.count = passes, fixed is None, count
-        ctx.save_for_backward(nodes, maps, stats, places, drops, mixture, *states, *parameters)
+        ctx.passes, ctx.batch_statistics = passes, fixed is None
+        ctx.save_for_backward(nodes, outers, maps, stats, places, drops, *states, mixture, shares, *parameters)
         ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
         return output.permute(0, 3, 1, 2), stats
@@ -173,18 +198,18 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if gradient is None:
             return (None,) * len(ctx.needs_input_grad)
-        passes, count = ctx.passes, ctx.count
-        program = passes.program
-        nodes, maps, stats, places, drops, mixture, *rest = ctx.saved_tensors
-        states, parameters = rest[:count], rest[count:]
-        needs = ctx.needs_input_grad[5:]
-        needs_states, needs_mixture, needs_parameters = any(needs[:count]), needs[count], any(needs[count + 1 :])
+        passes = ctx.passes
+        program, count = passes.program, passes.program.states
+        nodes, outers, maps, stats, places, drops, *rest = ctx.saved_tensors
+        states, (mixture, shares), parameters = rest[:count], rest[count : count + 2], rest[count + 2 :]
+        needs = ctx.needs_input_grad[4:]
+        needs_states, needs_parameters = any(needs[:count]), any(needs[count + 2 :])
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        batch, channels, height, width = states[0].shape
+        batch, _, height, width = states[0].shape
         halves = MEMORY.empty((program.halves, *maps.shape[1:]), maps.dtype)
-        node_gradients = MEMORY.empty(nodes.shape, nodes.dtype)
-        mixture_gradient = torch.zeros_like(mixture)
-        state_gradients = [MEMORY.empty((batch, height, width, channels), maps.dtype).permute(0, 3, 1, 2) for _ in states]
+        node_gradients, outer_gradients = (MEMORY.empty(each.shape, each.dtype) for each in (nodes, outers))
+        mixture_gradient, share_gradients = torch.zeros_like(mixture), torch.zeros_like(shares)
+        state_gradients = [_new_nhwc(state) for state in states]
         make = torch.zeros_like if program.partial_rows else torch.empty_like
         gradients = [make(parameter) for parameter in parameters] if needs_parameters else []
         split = len(program.weights.keys)
@@ -192,8 +217,10 @@ class _Run(torch.autograd.Function):
             "cell_backward",
             maps.dtype,
             [batch, height, width, torch.get_num_threads(), ctx.batch_statistics, False, needs_states, needs_parameters],
-            _addresses(nodes, maps, stats, mixture, None, gradient, halves, node_gradients, mixture_gradient, drops, places),
-            _addresses(*states, *state_gradients),
+            _addresses(nodes, maps, stats, mixture, None, gradient, halves, node_gradients, mixture_gradient, drops),
+            _addresses(outers, outer_gradients, shares, share_gradients, places),
+            program.places_of_states(states),
+            program.places_of_states(state_gradients),
             program.weights.addresses(parameters[:split]),
             program.weights.addresses(gradients[:split]),
             program.running.addresses([]),
@@ -202,8 +229,16 @@ class _Run(torch.autograd.Function):
         )
         nothing: list[Tensor | None] = [None] * max(count, len(parameters))
         return (
-            *[None] * 5,
+            *[None] * 4,
             *(state_gradients if needs_states else nothing[:count]),
-            mixture_gradient if needs_mixture else None,
+            mixture_gradient if needs[count] else None,
+            share_gradients if needs[count + 1] else None,
             *(gradients or nothing[: len(parameters)]),
         )
+
+
+def _new_nhwc(like: Tensor) -> Tensor:
+    """Returns a tensor [B, C, H, W] of any values in channels_last, of the shape and type of
+    `like`."""
+    batch, channels, height, width = like.shape
+    return MEMORY.empty((batch, height, width, channels), like.dtype).permute(0, 3, 1, 2)

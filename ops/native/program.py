@@ -4,7 +4,8 @@ Every operation has a row: its kind, source, kernel, dilation, the number of its
 of its second half, its place among the halves (for a pool: -1 if it is not normalised) and among
 the maxima. -1 stands for what an operation has not. Every entry, a term of a node's sum, has a row:
 its node, its map (or -1 - state for a skip), the index of its mixing weight, its operation, and the
-row of the factors that drop it for some images (-1: it is never dropped).
+row of the factors that drop it for some images (-1: it is never dropped). Every edge that takes
+channels past the operations has a row: the index of its share, its source and its node.
 """
 
 from collections.abc import Iterable, Sequence
@@ -53,7 +54,7 @@ class Feed(NamedTuple):
 
 @dataclass(frozen=True)
 class Shape:
-    """The counts of a cell, as `CellOperations` has them."""
+    """The counts of a cell, as `CellOperations` has them; `channels` go through its operations."""
 
     inputs: int
     nodes: int
@@ -111,6 +112,7 @@ class CellProgram:
         self._weights: list[Place | None] = []
         self._operations: list[tuple[int, ...]] = []
         self._entries: list[tuple[int, ...]] = []
+        self._edges: list[tuple[int, ...]] = []
 
     @classmethod
     def of_operations(cls, cell: CellOperations) -> "CellProgram":
@@ -118,6 +120,8 @@ class CellProgram:
         program = cls(Shape(cell.inputs, cell.nodes, cell.concat, cell.stride, cell.inner, cell.partial))
         for operation in cell.operations:
             program._add_operation(operation, cell.stride_of(operation.source))
+        if cell.partial > 1:
+            program._edges += cell.edges
         program._finish()
         return program
 
@@ -137,6 +141,22 @@ class CellProgram:
         return program
 
     @property
+    def outer(self) -> int:
+        """Number of channels of a state that pass the operations by."""
+        return self.shape.channels * (self.shape.partial - 1)
+
+    @property
+    def states(self) -> int:
+        """Number of tensors that make up the input states: of those of both kinds of channels."""
+        return self.shape.inputs * (1 if self.shape.partial == 1 else 2)
+
+    def places_of_states(self, states: Sequence[Tensor]) -> "np.ndarray":
+        """Returns the addresses of those tensors, or of their gradients; 0 for what there is not."""
+        addresses = np.zeros(2 * self.shape.inputs, dtype=np.int64)
+        addresses[: len(states)] = [state.data_ptr() for state in states]
+        return addresses
+
+    @property
     def maps(self) -> int:
         """Number of raw maps."""
         return len(self.norms)
@@ -145,12 +165,13 @@ class CellProgram:
         """Writes all down, once all operations are known."""
         shape = self.shape
         place = {state - shape.inputs: position for position, state in enumerate(shape.concat)}
-        counts = [shape.inputs, shape.nodes, shape.stride, shape.channels, len(self._operations), len(self._entries), self.maps]
-        numbers = [*counts, self.halves, self.maxima, *(place.get(node, -1) for node in range(shape.nodes))]
-        for row in (*self._operations, *self._entries):
+        numbers = [shape.inputs, shape.nodes, shape.stride, shape.channels, shape.partial]
+        numbers += [len(self._operations), len(self._entries), len(self._edges), self.maps, self.halves, self.maxima]
+        numbers += [place.get(node, -1) for node in range(shape.nodes)]
+        for row in (*self._operations, *self._entries, *self._edges):
             numbers += row
         self.numbers = np.array(numbers, dtype=np.int32)
-        """int32: counts, the place of each node in the output, operations, entries."""
+        """int32: counts, the place of each node in the output, operations, entries, edges."""
         self.weights = Tensors(self._weights)
         """`WEIGHTS` for each operation."""
         self.running, self.affine = (
