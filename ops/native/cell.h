@@ -77,6 +77,15 @@ struct Program {
         return sources;
     }
 
+    // The operations that leave the sources and have a second half.
+    std::vector<int> doubles(const std::vector<int>& sources) const {
+        std::vector<int> found;
+        for (int source : sources)
+            for (int i : leaving[source])
+                if (operation[i].second >= 0) found.push_back(i);
+        return found;
+    }
+
     std::vector<Displacement> displacements(const Operation& operation, int stage) const {
         if (operation.kind == REDUCE) return {{0, 0}, {1, 1}};
         const int kernel = operation.kind == MAXIMUM || operation.kind == AVERAGE ? 3 : operation.kernel;
@@ -244,6 +253,12 @@ struct Pass {
         return found;
     }
 
+    std::vector<Normaliser<T>> normalisers(const std::vector<int>& operations) const {
+        std::vector<Normaliser<T>> found;
+        for (int i : operations) found.push_back(normaliser(i));
+        return found;
+    }
+
     // Packs the weights of operation `i`; transposed for the backward pass.
     void pack(int i, bool transposed) {
         const Operation& operation = program.operation[i];
@@ -338,16 +353,14 @@ class Forward : Pass<T> {
                     for (int source : sources)
                         leave(source, image, source < program.inputs ? on_inputs : on_nodes, this->moments[number].data());
                 }
-                std::vector<int> maps, seconds;
+                std::vector<int> maps;
                 for (int source : sources)
-                    for (int i : program.leaving[source]) {
+                    for (int i : program.leaving[source])
                         if (program.operation[i].first >= 0) maps.push_back(program.operation[i].first);
-                        if (program.operation[i].second >= 0) seconds.push_back(i);
-                    }
                 close(maps, number, members, meeting);
+                const std::vector<int> seconds = program.doubles(sources);
                 if (seconds.empty()) continue;
-                std::vector<Normaliser<T>> normalisers;
-                for (int i : seconds) normalisers.push_back(this->normaliser(i));
+                const std::vector<Normaliser<T>> normalisers = this->normalisers(seconds);
                 for (int image = begin; image < end; image++)
                     for (size_t s = 0; s < seconds.size(); s++)
                         second_half(seconds[s], normalisers[s], image, on_nodes, this->moments[number].data());
@@ -618,13 +631,9 @@ class Backward : Pass<T> {
                     if (!call.needs_inputs && !call.needs_weights) break;
                 }
                 const std::vector<int> sources = program.group(first);
-                std::vector<int> seconds;
-                for (int source : sources)
-                    for (int i : program.leaving[source])
-                        if (program.operation[i].second >= 0) seconds.push_back(i);
+                const std::vector<int> seconds = program.doubles(sources);
                 if (!seconds.empty()) {
-                    std::vector<Normaliser<T>> normalisers;
-                    for (int i : seconds) normalisers.push_back(this->normaliser(i));
+                    const std::vector<Normaliser<T>> normalisers = this->normalisers(seconds);
                     for (int image = begin; image < end; image++)
                         for (size_t s = 0; s < seconds.size(); s++)
                             second_half(seconds[s], normalisers[s], image, on_nodes, number);
