@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -18,6 +19,9 @@ if not torch.cuda.is_available():
 
 # Tests run in parallel processes (make test), and one thread each is also what makes them repeatable.
 torch.set_num_threads(1)
+
+# A shell's background jobs ignore interrupts and hand that on to the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Hypothesis, too, takes the same examples each time.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
