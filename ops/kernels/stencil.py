@@ -113,7 +113,7 @@ def _strips(
     source, norm, filters, height, width, image, top, left, exists, kernel, dilation, channels = place
     origin = ((image * height + top) * width + left) * C
     mean = tl.load(norm + channels) if NORMALISE else None
-    weights = channels * (kernel * kernel)
+    weights = filters + channels * (kernel * kernel)
     totals = (tl.zeros([top.shape[0], channels.shape[0]], tl.float32),) * MEMBERS
     for i in range(kernel):
         down = (i - kernel // 2) * dilation
@@ -124,14 +124,14 @@ def _strips(
                 new: tl.tuple = ()
                 for member in tl.static_range(MEMBERS):
                     if column >= STEP * member and column < STEP * member + K:
-                        weight = tl.load(filters + (i * K + column - STEP * member) + weights)
+                        weight = tl.load(weights + (i * K + column - STEP * member))
                         new += (totals[member] + values * weight[None, :],)
                     else:
                         new += (totals[member],)
                 totals = new
         else:
             for j in range(kernel):
-                weight = tl.load(filters + (i * kernel + j) + weights)
+                weight = tl.load(weights + (i * kernel + j))
                 new = ()
                 for member in tl.static_range(MEMBERS):
                     right = (j - kernel // 2 + STEP * member) * dilation

@@ -355,9 +355,6 @@ def _stencil_input_gradient(
     source = inputs + index.to(tl.int64) * (batch * height * width * C)
     target = out + index.to(tl.int64) * (batch * height * width * C)
     first, last = tl.load(starts + index), tl.load(starts + index + 1)
-    if NORMALISE:
-        mean = tl.load(norm + index * (3 * C) + channels)[None, :]
-        scale = tl.load(norm + index * (3 * C) + C + channels)[None, :]
     lines, columns = tl.cdiv(height, STRIDE), tl.cdiv(width, STRIDE)
     count = batch * lines * columns
     gradient_sum = tl.zeros([BLOCK], tl.float32)
@@ -389,8 +386,9 @@ def _stencil_input_gradient(
                             total += incoming * tl.load(depthwise + i * kernel + j + filters)[None, :]
         offset = (((image * height + y * STRIDE + top) * width + x * STRIDE + left) * C)[:, None] + channels[None, :]
         values = tl.load(source + offset, exists[:, None], 0.0).to(tl.float32)
-        if NORMALISE:
-            values = (values - mean) * scale
+        if NORMALISE:  # loaded for each tile, as the taps before leave no registers to keep them in
+            statistics = norm + index * (3 * C) + channels
+            values = (values - tl.load(statistics)[None, :]) * tl.load(statistics + C)[None, :]
         total = tl.where(values > 0, total, 0.0)
         if ACCUMULATE:
             total += tl.load(target + offset, exists[:, None], 0.0).to(tl.float32)
@@ -411,7 +409,7 @@ def _input_gradient_shape(maps: Tensor, rows: int) -> tuple[int, int]:
     block = math.gcd(maps.shape[-1], 64 if narrow else 32)
     if INTERPRETED:
         return block, min(1024, max(16, _power_of_two(rows)))
-    return block, (4096 if narrow else 2048) // block
+    return block, 4096 // block if narrow else 64
 
 
 def _launch_input_gradient(
