@@ -1,6 +1,6 @@
 """Small pure functions that operations, banks and cells share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,16 +67,15 @@ Cast = Mapping[Tensor, Tensor]
 """Weights that have been cast to autocast's type already."""
 
 
-def cast_together(weights: Sequence[Tensor]) -> Cast:
-    """Casts all `weights` to autocast's type by one kernel, and their gradients by one; without
-    autocast nothing is cast.
+def cast_together(weights: Iterable[Tensor], device: torch.device) -> Cast:
+    """Casts all `weights` on `device` to autocast's type by one kernel, and their gradients by one;
+    without autocast nothing is cast.
 
     Autocast itself takes two kernels for each of them.
     """
-    device = weights[0].device.type if weights else "cpu"
-    if not weights or not torch.is_autocast_enabled(device):
+    if not torch.is_autocast_enabled(device.type) or not (weights := list(weights)):
         return {}
-    return dict(zip(weights, _Cast.apply(torch.get_autocast_dtype(device), *weights), strict=True))
+    return dict(zip(weights, _Cast.apply(torch.get_autocast_dtype(device.type), *weights), strict=True))
 
 
 class _Cast(torch.autograd.Function):

@@ -103,7 +103,8 @@ class Supernet(Backbone):
         tables = {kind: table.to(dtype) for kind, table in mixture.items()}
 
         sources: list[SharedState] = []
-        cast = cast_together([weight for cell in self.mixed_cells() for weight in cell.preprocess.parameters()])
+        weights_before = (weight for cell in self.mixed_cells() for weight in cell.preprocess.parameters())
+        cast = cast_together(weights_before, images.device)
 
         def run_cell(cell: nn.Module, states: Sequence[Tensor]) -> Tensor:
             assert isinstance(cell, MixedCell)

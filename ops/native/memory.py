@@ -16,6 +16,8 @@ from torch import Tensor
 
 PAGE = 2**21
 """Blocks of memory are multiples of it: a large page of the processor."""
+PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+"""Memory that no forked process shares; shared memory, Python's default, has no large pages."""
 
 
 class Memory:
@@ -52,7 +54,7 @@ class Memory:
             fitting = [block for block in self._free if size <= len(block) <= 2 * size]
             block = min(fitting, key=len, default=None)
             if block is None:
-                block = mmap.mmap(-1, -(-size // PAGE) * PAGE)
+                block = mmap.mmap(-1, -(-size // PAGE) * PAGE, **PRIVATE)
                 if hasattr(mmap, "MADV_HUGEPAGE"):
                     block.madvise(mmap.MADV_HUGEPAGE)
             else:

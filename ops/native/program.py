@@ -10,7 +10,7 @@ channels past the operations has a row: the index of its share, its source and i
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,12 +66,24 @@ class Shape:
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:
     """Returns the tensor `name` of a bank, [edges, ...], or of a module."""
-    if isinstance(module, Bank):
-        return module.stacked(name)
-    owner, _, attribute = name.rpartition(".")
-    tensor = getattr(module.get_submodule(owner), attribute)
-    assert isinstance(tensor, Tensor)
+    holder, attribute = _holder_of(module, name)
+    tensor = holder[attribute]
+    assert tensor is not None
     return tensor
+
+
+def _holder_of(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Returns the dictionary that holds that tensor, and its name there.
+
+    A call reads hundreds of tensors, and a module's attributes take longer than their dictionary.
+    """
+    owner, attribute = module, name
+    if isinstance(module, Bank):
+        attribute = module.names[name]
+    else:
+        path, _, attribute = name.rpartition(".")
+        owner = module.get_submodule(path)
+    return owner._parameters if attribute in owner._parameters else owner._buffers, attribute
 
 
 class Tensors:
@@ -80,6 +92,7 @@ class Tensors:
     def __init__(self, places: Sequence[Place | None]) -> None:
         self.keys = list(dict.fromkeys((place.module, place.name) for place in places if place is not None))
         """The module and the name of each tensor, once."""
+        self._held = [_holder_of(*key) for key in self.keys]
         number = {key: index for index, key in enumerate(self.keys)}
         self._owner = np.array([len(number) if place is None else number[place[:2]] for place in places], dtype=np.int64)
         self._offset = np.array([0 if place is None else place.row * self._row(place) for place in places], dtype=np.int64)
@@ -90,7 +103,7 @@ class Tensors:
 
     def tensors(self) -> list[Tensor]:
         """Returns the tensors as they are now."""
-        return [tensor_of(*key) for key in self.keys]
+        return [holder[name] for holder, name in self._held]
 
     def addresses(self, tensors: Sequence[Tensor]) -> "np.ndarray":
         """Returns the address of each place in `tensors`, which stand for those of `tensors()`; 0

@@ -1,56 +1,98 @@
 // Threads of one call, and the points at which they wait for each other.
 #pragma once
 
-#include <condition_variable>
-#include <mutex>
+#include <atomic>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 class Meeting {
   public:
-    explicit Meeting(int members) : members(members) {}
-
     // Waits until the number of members is known, and returns it.
     int begin() {
-        std::unique_lock<std::mutex> lock(mutex);
-        everyone.wait(lock, [&] { return begun; });
+        members.wait(0);
         return members;
     }
 
     // Tells all members that they are `count`.
     void open(int count) {
-        std::lock_guard<std::mutex> lock(mutex);
-        members = count, begun = true;
-        everyone.notify_all();
+        members = count;
+        members.notify_all();
     }
 
     // Returns when all members have called it.
     void wait() {
         if (members == 1) return;
-        std::unique_lock<std::mutex> lock(mutex);
         const int own = round;
         if (++arrived == members) {
-            arrived = 0, round++;
-            everyone.notify_all();
-        } else {
-            everyone.wait(lock, [&] { return round != own; });
+            arrived = 0;
+            round = own + 1;
+            round.notify_all();
+            return;
         }
+        // To be woken takes longer than most members are late.
+        for (int turn = 0; turn < TURNS; turn++) {
+            if (round != own) return;
+            pause();
+        }
+        round.wait(own);
     }
 
   private:
-    int members;
-    bool begun = false;
-    int arrived = 0, round = 0;
-    std::mutex mutex;
-    std::condition_variable everyone;
+    static constexpr int TURNS = 2000;  // some 50 to 100 microseconds
+    std::atomic<int> members{0}, arrived{0}, round{0};
+
+    static void pause() {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
+#endif
+    }
 };
 
+#if defined(__linux__)
+// Of the OpenMP runtime that torch has loaded for all, if it has.
+extern "C" {
+__attribute__((weak)) void GOMP_parallel(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+__attribute__((weak)) int omp_get_thread_num();
+__attribute__((weak)) int omp_get_num_threads();
+}
+inline bool has_torch_threads() { return GOMP_parallel && omp_get_thread_num && omp_get_num_threads; }
+#else
+inline bool has_torch_threads() { return false; }
+#endif
+
 // Runs work(number, members, meeting) in up to `most` threads, of which the caller's is one; there are fewer where the
-// system gives no more. Threads live for one call, so that a process may fork between calls.
+// system gives no more.
+//
+// The others are torch's: those of its runtime are awake for a while after each operation, and would be in the way of
+// threads of our own. Without that runtime threads live for one call.
 template <class Work>
 void in_team(int most, Work work) {
-    Meeting meeting(most);
+    Meeting meeting;
+    if (most == 1) {
+        meeting.open(1);
+        work(0, 1, meeting);
+        return;
+    }
+#if defined(__linux__)
+    if (has_torch_threads()) {
+        struct Shared {
+            Work& work;
+            Meeting& meeting;
+        } shared{work, meeting};
+        auto run = [](void* data) {
+            auto& [work, meeting] = *static_cast<Shared*>(data);
+            const int number = omp_get_thread_num(), members = omp_get_num_threads();
+            if (number == 0) meeting.open(members);
+            meeting.begin();
+            work(number, members, meeting);
+        };
+        GOMP_parallel(run, &shared, most, 0);
+        return;
+    }
+#endif
     std::vector<std::thread> others;
     try {
         for (int number = 1; number < most; number++)

@@ -1,6 +1,7 @@
 """Memory comes back when nothing uses it, and not before."""
 
 import gc
+import os
 
 import pytest
 import torch
@@ -24,6 +25,17 @@ def test_memory_is_used_again_when_its_tensor_is_gone() -> None:
     del view
     gc.collect()
     assert memory.empty((PAGE // 8 * 3 // 2,), torch.float64).data_ptr() == place
+
+
+def test_a_forked_process_writes_to_memory_of_its_own() -> None:
+    tensor = Memory().empty(LARGE, torch.float32).numpy()
+    tensor[:] = 1
+    child = os.fork()
+    if not child:
+        tensor[:] = 2
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (tensor == 1).all()
 
 
 def test_a_saved_tensor_keeps_its_memory() -> None:
