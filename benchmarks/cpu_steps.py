@@ -4,24 +4,33 @@ torch.
 GDAS and a method that samples run one path of the supernet, PC-DARTS sends some channels past all
 operations; retraining runs the network of a genotype. All take turns, and the search step of DARTS
 with one thread and with two does, too.
+
+`--levers` measures what makes the search step fast: the step as it is, and with one thing left out.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
 from benchmarks import retrain_step, search_step
 from benchmarks.options import at_least, command_line
 from benchmarks.timing import Measured, Step, goal, header, measure, random_images, ratio, shown
+from ops.native import entrance, executor, library, memory
+from search.differentiable import steps
 from search.differentiable.trainer import BilevelSearch
 from search.methods import get_method
 from search.sampling.method import SamplingMethod
 from search.sampling.trainer import SamplingSearch
+from supernet import cell
 from supernet.genotypes.published import get_genotype
 from training.hardware import Hardware, choose_device
 from training.report.markdown import table
@@ -71,6 +80,63 @@ def with_threads(threads: int, make: Callable[[], Step]) -> Step:
     return run
 
 
+Replacement = tuple[object, str, object]
+"""An object, the name of its attribute, and what is there instead."""
+
+
+def _shared_memory() -> list[Replacement]:
+    own = memory.Memory()
+    return [(memory, "PRIVATE", {}), (entrance, "MEMORY", own), (executor, "MEMORY", own)]
+
+
+def _narrow_vectors() -> list[Replacement]:
+    """The kernels are built for any processor of this kind."""
+    flags = [flag for flag in library._flags() if "native" not in flag]
+    with patch.object(library, "_flags", lambda: flags), tempfile.TemporaryDirectory() as directory:
+        built = library._kept(library.find_compiler(), torch.float32, Path(directory) / "cells.so")
+    return [(module, "load", lambda dtype: built) for module in (entrance, executor)]
+
+
+def _new_memory(self: memory.Memory, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+LEVERS: dict[str, Callable[[], list[Replacement]]] = {
+    "all": list,
+    "without compiled entrances": lambda: [(cell, "is_entrance", lambda layer: False)],
+    "without memory that is kept": lambda: [(memory.Memory, "empty", _new_memory)],
+    "without large pages": _shared_memory,
+    "without vectors above 16 bytes": _narrow_vectors,
+    "with weight gradients in the architecture pass": lambda: [(steps, "frozen", lambda parameters: nullcontext())],
+}
+"""What the search step is measured without."""
+
+
+def lever_step(settings: search_step.Settings, batch: int, name: str) -> Step:
+    """Returns the search step with one thing left out."""
+    step, replacements = search_step.our_step(settings, batch), LEVERS[name]()
+
+    def run() -> None:
+        with ExitStack() as stack:
+            for replacement in replacements:
+                stack.enter_context(patch.object(*replacement))
+            step()
+
+    return run
+
+
+def lever_report(settings: search_step.Settings, command: str) -> Iterator[str]:
+    """Yields the parts of the record of all levers, for the first two networks of the table of
+    `benchmarks.search_step`."""
+    yield f"{header(settings.device, f'{settings.runs} paired runs', 'float32')}\n\n{command}: first-order search step\n"
+    for channels, cells, batch, size, image_channels in search_step.CPU_SIZES[:2]:
+        own = replace(settings, channels=channels, cells=cells, size=size, image_channels=image_channels)
+        found = measure({name: partial(lever_step, own, batch, name) for name in LEVERS}, own.device, own.runs)
+        yield f"\nDARTS space, C={channels}, {cells} cells, batch {batch}, {size}x{size}x{image_channels}\n\n"
+        rows = [[name, *_cells(each), shown(ratio(each, found["all"]))] for name, each in found.items()]
+        yield table(["search step", "ms", "ratio (median of pairs)"], rows)
+
+
 def report(settings: search_step.Settings, batch: int, command: str) -> str:
     """Returns the record in Markdown."""
     threads = torch.get_num_threads()
@@ -118,9 +184,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=at_least(8), default=32, help="side of an image in pixels")
     parser.add_argument("--runs", type=at_least(1), default=5, help="paired runs: each variant in turn")
     parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of all but the last comparison")
+    parser.add_argument("--levers", action="store_true", help="what makes the search step of two networks fast")
     options = parser.parse_args(argv)
     device = choose_device("cpu", options.threads)
     settings = search_step.Settings(device, options.channels, options.cells, options.size, runs=options.runs)
+    if options.levers:
+        for part in lever_report(settings, command_line("benchmarks.cpu_steps", argv)):
+            print(part, end="", flush=True)
+        return 0
     print(report(settings, options.batch, command_line("benchmarks.cpu_steps", argv)), end="")
     return 0
 

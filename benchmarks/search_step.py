@@ -53,6 +53,8 @@ SHARE_OF_PLAIN, SHARE_OF_SMALL_PLAIN = 0.15, 0.12
 """Goals on a CPU: the most of the plain network's time, from 16 channels on and below."""
 CPU_SIZES = [(4, 3, 64, 8, 1), (16, 8, 16, 32, 3), (16, 8, 64, 32, 3)]
 """The networks measured on a CPU: channels, cells, batch, side of an image, its channels."""
+COUNTED = 8
+"""The most images of a pass in which memory is counted: that of an image is then known to 1%."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ def measure_batch(settings: Settings, batch: int, only: tuple[str, ...] = ()) ->
     counted = [name for name in chosen if name != PLAIN_COMPILED] if on_gpu else []
     found = measure(chosen, settings.device, settings.runs, counted)
     for name, measured in found.items() if not on_gpu else ():
-        images = torch.randn(batch, settings.image_channels, settings.size, settings.size)
+        images = torch.randn(min(batch, COUNTED), settings.image_channels, settings.size, settings.size)
         if name in (OURS, OURS_PLAIN_TORCH):
             network: nn.Module = new_search(settings, batch, "auto" if name == OURS else "reference").network
         else:

@@ -21,3 +21,11 @@ def test_every_step_is_timed_both_ways(capsys: pytest.CaptureFixture[str]) -> No
     assert all(float(cell) > 0 for row in rows[1:] for cell in row[1:])
     goals = [line for line in lines if line.startswith("- goal: ")]
     assert len(goals) == len(rows) and not any("not measured" in line for line in goals)
+
+
+@pytest.mark.slow
+def test_every_lever_is_timed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_steps.search_step, "CPU_SIZES", [(4, 3, 4, 8, 1), (8, 3, 4, 8, 3), (16, 3, 4, 8, 3)])
+    assert cpu_steps.main(["--levers", "--runs", "1"]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| with") or "| all" in line]
+    assert len(rows) == 2 * len(cpu_steps.LEVERS) and all(float(row[1]) > 0 for row in rows)

@@ -116,12 +116,15 @@ def test_frozen_weights_get_no_gradient_and_alphas_the_same(space: str, kind: st
 
 
 @each_kind
-def test_a_number_of_threads_gives_its_own_bits_each_time(space: str, kind: str, threads: Callable[[int], None]) -> None:
+@pytest.mark.parametrize("partial", [1, 4])
+def test_a_number_of_threads_gives_its_own_bits_each_time(
+    space: str, kind: str, partial: int, threads: Callable[[int], None]
+) -> None:
     """And the same values as any other, more threads than images included."""
-    plain = outcome(ReferenceCell, space, kind, batch=5)
+    plain = outcome(ReferenceCell, space, kind, batch=5, partial=partial)
     for count in (1, 2, 3, 8):
         threads(count)
-        first, second = (outcome(NativeCell, space, kind, batch=5) for _ in range(2))
+        first, second = (outcome(NativeCell, space, kind, batch=5, partial=partial) for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
         assert largest_difference(first, plain) < 1e-12
 
