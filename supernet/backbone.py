@@ -19,8 +19,8 @@ class Backbone(nn.Module):
     InputError for numbers that the skeleton has no network for.
     """
 
-    LAST: ClassVar = 1
-    """The number of last layers that are not computed again."""
+    LAST: ClassVar = 2
+    """The number of last layers that are not computed again; narrow in pixels, they keep little."""
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +32,6 @@ class Supernet(Backbone):
 
     Raises ValueError for arguments that do not fit the space.
     """
-
-    # Beside what lies between cells, those of a supernet hold so much that two of the last, narrow
-    # in pixels, may keep theirs.
-    LAST: ClassVar = 2
 
     def __init__(
         self,
