@@ -80,17 +80,6 @@ def test_partial_channels(space: str, kind: str, channels: int, partial: int, si
 
 
 @each_kind
-@settings(max_examples=6)
-@given(st.data())
-def test_partial_channels_on_paths(space: str, kind: str, data: st.DataObject) -> None:
-    """On edges of a path without an operation nothing passes."""
-    found = get_space(space)
-    choice = st.integers(-1, len(found.candidates) - 1)
-    path = data.draw(st.lists(choice, min_size=len(found.edges), max_size=len(found.edges)))
-    assert difference(space, kind, path=path, partial=4, shares=True) < 1e-9
-
-
-@each_kind
 @pytest.mark.parametrize("seed", range(3))
 def test_masked_candidates(space: str, kind: str, seed: int) -> None:
     found, generator = get_space(space), torch.Generator().manual_seed(seed)
@@ -99,13 +88,15 @@ def test_masked_candidates(space: str, kind: str, seed: int) -> None:
 
 
 @each_kind
+@pytest.mark.parametrize("partial", [1, 4])
 @settings(max_examples=6)
 @given(st.data())
-def test_paths(space: str, kind: str, data: st.DataObject) -> None:
+def test_paths(space: str, kind: str, partial: int, data: st.DataObject) -> None:
+    """On edges of a path without an operation no channels pass by, either."""
     found = get_space(space)
     choice = st.integers(-1, len(found.candidates) - 1)
     path = data.draw(st.lists(choice, min_size=len(found.edges), max_size=len(found.edges)))
-    assert difference(space, kind, path=path) < 1e-9
+    assert difference(space, kind, path=path, partial=partial, shares=partial > 1) < 1e-9
 
 
 @each_kind
