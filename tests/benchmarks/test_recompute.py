@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import recompute
 
-SMALL = ["--channels", "4", "--cells", "3", "--batch", "2", "--size", "16", "--runs", "1", "--threads", "1"]
+SMALL = ["--channels", "4", "--cells", "5", "--batch", "2", "--size", "16", "--runs", "1", "--threads", "1"]
 
 
 @pytest.mark.slow
