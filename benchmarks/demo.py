@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from operator import mul
 from pathlib import Path
 from statistics import mean, quantiles, stdev
 from textwrap import fill
@@ -96,18 +95,6 @@ class Comparison:
     def holds(self) -> bool:
         """Says whether the claim holds."""
         return self.difference > ERRORS * self.error and self.above >= ABOVE * len(self.random)
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Returns Spearman's rho, in which equal values share their mean rank; NaN for a constant."""
-
-    def centred(values: Sequence[float]) -> list[float]:
-        ranks = [sum(other < value for other in values) + sum(other == value for other in values) / 2 for value in values]
-        return [rank - len(values) / 2 for rank in ranks]
-
-    one, other = centred(first), centred(second)
-    size = math.hypot(*one) * math.hypot(*other)
-    return math.nan if size == 0 else sum(map(mul, one, other)) / size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -258,7 +245,9 @@ def _wrapped(text: str) -> str:
 
 def parameters_alone(derived: Sequence[Row], others: Sequence[Row]) -> str:
     """Returns in words whether the size of a network explains its accuracy."""
-    rho = rank_correlation([row.parameters for row in others], [row.accuracy for row in others])
+    from scipy.stats import spearmanr  # takes seconds to import
+
+    rho = spearmanr([row.parameters for row in others], [row.accuracy for row in others]).statistic
     size = mean(row.parameters for row in derived)
     as_large = [row.accuracy for row in others if row.parameters >= size]
     if as_large:

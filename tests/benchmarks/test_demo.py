@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 import retrain.__main__
 from benchmarks import demo
-from benchmarks.demo import Comparison, Row, compared, next_command, parameters_alone, rank_correlation, verdict, write_report
+from benchmarks.demo import Comparison, Row, compared, next_command, parameters_alone, verdict, write_report
 from retrain.api import random_genotype
 from retrain.config import RetrainConfig
 from training.run.config import config_from_file, shipped_configs
@@ -47,14 +46,6 @@ def test_the_claim_needs_three_quarters_of_the_random_cells() -> None:
         assert comparison.difference > 2 * comparison.error
         assert (comparison.above, comparison.holds) == (20 - better, holds)
     assert Comparison([0.9, 0.9], [0.9, 0.8]).above == 1  # as good is not worse
-
-
-def test_rank_correlation_is_spearmans() -> None:
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        first, second = random.integers(0, 6, 12).tolist(), random.integers(0, 9, 12).tolist()
-        assert math.isclose(rank_correlation(first, second), spearmanr(first, second).statistic, abs_tol=1e-12)
-    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
 
 
 def test_parameters_are_said_to_explain_what_they_explain() -> None:
