@@ -43,6 +43,8 @@ MOST = 0.6
 """Goal: the most of the time in plain torch."""
 SPEEDUP = 1.5
 """Goal: how many times as fast two threads are."""
+SIZES = {"channels": 16, "cells": 8, "batch": 16, "size": 32}
+"""The network that is measured where nothing else is asked for."""
 
 
 def search_method_step(settings: search_step.Settings, batch: int, name: str, kernels: str) -> Step:
@@ -178,21 +180,25 @@ def _cells(measured: Measured) -> list[str | None]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.cpu_steps", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--channels", type=at_least(2), default=16, help="C of the first cells")
-    parser.add_argument("--cells", type=at_least(3), default=8, help="number of cells")
-    parser.add_argument("--batch", type=at_least(2), default=16, help="images a step")
-    parser.add_argument("--size", type=at_least(8), default=32, help="side of an image in pixels")
+    parser.add_argument("--channels", type=at_least(2), help="C of the first cells (16)")
+    parser.add_argument("--cells", type=at_least(3), help="number of cells (8)")
+    parser.add_argument("--batch", type=at_least(2), help="images a step (16)")
+    parser.add_argument("--size", type=at_least(8), help="side of an image in pixels (32)")
     parser.add_argument("--runs", type=at_least(1), default=5, help="paired runs: each variant in turn")
     parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of all but the last comparison")
-    parser.add_argument("--levers", action="store_true", help="what makes the search step of two networks fast")
+    parser.add_argument("--levers", action="store_true", help="what makes the search step of two given networks fast")
     options = parser.parse_args(argv)
+    asked = {name: value for name in SIZES if (value := getattr(options, name)) is not None}
+    if options.levers and asked:
+        parser.error(f"argument --levers: measures two given networks; leave out {', '.join(f'--{name}' for name in asked)}")
+    sizes = SIZES | asked
     device = choose_device("cpu", options.threads)
-    settings = search_step.Settings(device, options.channels, options.cells, options.size, runs=options.runs)
+    settings = search_step.Settings(device, sizes["channels"], sizes["cells"], sizes["size"], runs=options.runs)
     if options.levers:
         for part in lever_report(settings, command_line("benchmarks.cpu_steps", argv)):
             print(part, end="", flush=True)
         return 0
-    print(report(settings, options.batch, command_line("benchmarks.cpu_steps", argv)), end="")
+    print(report(settings, sizes["batch"], command_line("benchmarks.cpu_steps", argv)), end="")
     return 0
 
 

@@ -29,3 +29,10 @@ def test_every_lever_is_timed(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert cpu_steps.main(["--levers", "--runs", "1"]) == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| with") or "| all" in line]
     assert len(rows) == 2 * len(cpu_steps.LEVERS) and all(float(row[1]) > 0 for row in rows)
+
+
+def test_levers_have_networks_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cpu_steps.main(["--levers", "--channels", "4", "--size", "8"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith("measures two given networks; leave out --channels, --size\n")
