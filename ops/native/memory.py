@@ -17,7 +17,8 @@ from torch import Tensor
 PAGE = 2**21
 """Blocks of memory are multiples of it: a large page of the processor."""
 PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-"""Memory that no forked process shares; shared memory, Python's default, has no large pages."""
+"""Memory that no forked process shares; shared memory is Python's default, for which systems often
+keep no large pages."""
 
 
 class Memory:
