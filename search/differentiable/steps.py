@@ -14,7 +14,7 @@ from search.differentiable.relaxations import Mixture
 from supernet import Path, Supernet
 from training.hardware import Hardware, Precision
 from training.metrics import Batch, Reading
-from training.optim import OptimizerConfig, descend, freezing_slices, frozen, new_optimizer, statistics_kept
+from training.optim import OptimizerConfig, descend, freezing_slices, frozen, new_optimizer, parameters_of, statistics_kept
 from training.tasks.task import Batches, Network, Task
 
 
@@ -75,7 +75,7 @@ class Steps:
         mixture, path = self.architecture.draw()
         leaves = _leaves(mixture)
         if self.order == "first":
-            with frozen(self.network.parameters()):
+            with frozen(parameters_of(self.weight_optimizer)):
                 gradients = first_order(self._loss("valid", valid, leaves, path), list(leaves.values()))
         else:
             gradients = self._second_order(train, valid, leaves, path)
@@ -199,7 +199,7 @@ class Steps:
         total = [torch.zeros_like(point) for point in points]
         with (
             statistics_kept(self.network),
-            frozen(self.network.parameters()),
+            frozen(parameters_of(self.weight_optimizer)),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
             for batch in batches.epoch(0):
