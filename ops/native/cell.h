@@ -6,7 +6,9 @@
 // computed again. `ops/native/program.py` says what the numbers of a program mean.
 #pragma once
 
+#include <compare>
 #include <limits>
+#include <map>
 
 #include "convolution.h"
 #include "flat.h"
@@ -20,6 +22,22 @@ enum Kind { CHAIN, MAXIMUM, AVERAGE, SKIP, DENSE, REDUCE };
 struct Operation {
     Kind kind;
     int source, kernel, dilation, first, second, half, maximum;
+};
+
+// What an operation reads around a pixel: kernel x kernel pixels, or the two of a factorised reduction.
+struct Window {
+    bool reduces;
+    int kernel, dilation;
+
+    auto operator<=>(const Window&) const = default;
+
+    std::vector<Displacement> displacements() const {
+        if (reduces) return {{0, 0}, {1, 1}};
+        std::vector<Displacement> found;
+        for (int i = 0; i < kernel; i++)
+            for (int j = 0; j < kernel; j++) found.push_back({(i - kernel / 2) * dilation, (j - kernel / 2) * dilation});
+        return found;
+    }
 };
 
 struct Entry {
@@ -86,14 +104,9 @@ struct Program {
         return found;
     }
 
-    std::vector<Displacement> displacements(const Operation& operation, int stage) const {
-        if (operation.kind == REDUCE) return {{0, 0}, {1, 1}};
+    Window window(const Operation& operation, int stage) const {
         const int kernel = operation.kind == MAXIMUM || operation.kind == AVERAGE ? 3 : operation.kernel;
-        const int dilation = stage == 0 && operation.kind == CHAIN ? operation.dilation : 1;
-        std::vector<Displacement> found;
-        for (int i = 0; i < kernel; i++)
-            for (int j = 0; j < kernel; j++) found.push_back({(i - kernel / 2) * dilation, (j - kernel / 2) * dilation});
-        return found;
+        return {operation.kind == REDUCE, kernel, stage == 0 && operation.kind == CHAIN ? operation.dilation : 1};
     }
 
     int border() const {
@@ -167,9 +180,15 @@ struct Pass {
     size_t length;             // values of a node, in its channels for operations
     size_t outer_length;       // values of a node in its other channels
     int period;
+    // The taps of a window; a cell has many operations and few windows.
+    struct Taps {
+        std::vector<Tap> there;
+        std::vector<std::vector<Tap>> back;  // by phase
+    };
+    std::map<Window, Taps> taps[2];  // of operations outside and inside
+    // By stage of an operation:
     struct Packed {
-        std::vector<Tap> taps[2];               // by stage
-        std::vector<std::vector<Tap>> back[2];  // by stage and phase
+        const Taps* taps[2];
         Buffer<T> depthwise[2], matrix[2];
     };
     std::vector<Packed> packed;  // by operation
@@ -190,13 +209,9 @@ struct Pass {
         period = period_of<T>(program.channels);
         packed.resize(program.operations);
         for (int i = 0; i < program.operations; i++)
-            for (int stage = 0; stage < stages(program.operation[i]); stage++) {
-                const std::vector<Displacement> displacements = program.displacements(program.operation[i], stage);
-                const Geometry& g = stage ? inside : geometry(program.operation[i].source);
-                packed[i].taps[stage] = g.taps(displacements);
-                for (const Geometry::Phase& phase : g.phases)
-                    packed[i].back[stage].push_back(g.taps_back(displacements, phase));
-            }
+            for (int stage = 0; stage < stages(program.operation[i]); stage++)
+                packed[i].taps[stage] = &taps_of(stage == 1 || program.operation[i].source >= program.inputs,
+                                                 program.window(program.operation[i], stage));
         norm.assign(program.maps, 1);
         for (const Operation& each : program.operation)
             if ((each.kind == MAXIMUM || each.kind == AVERAGE) && each.half < 0) norm[each.first] = 0;
@@ -259,6 +274,17 @@ struct Pass {
         return found;
     }
 
+    const Taps& taps_of(bool within, const Window& window) {
+        const auto [place, added] = taps[within].try_emplace(window);
+        Taps& found = place->second;
+        if (!added) return found;
+        const Geometry& g = within ? inside : outside;
+        const std::vector<Displacement> displacements = window.displacements();
+        found.there = g.taps(displacements);
+        for (const Geometry::Phase& phase : g.phases) found.back.push_back(g.taps_back(displacements, phase));
+        return found;
+    }
+
     // Packs the weights of operation `i`; transposed for the backward pass.
     void pack(int i, bool transposed) {
         const Operation& operation = program.operation[i];
@@ -266,7 +292,7 @@ struct Pass {
         const int count = channels.count, half = count / 2;
         const size_t square = static_cast<size_t>(count) * channels.unit;
         for (int stage = 0; stage < stages(operation); stage++) {
-            const int taps = static_cast<int>(own.taps[stage].size());
+            const int taps = static_cast<int>(own.taps[stage]->there.size());
             T* const* weights = &call.weights[4 * i + 2 * stage];
             const bool pools = operation.kind == MAXIMUM || operation.kind == AVERAGE;
             own.matrix[stage] = Buffer<T>(pools ? 0 : (operation.kind == CHAIN ? 1 : taps) * square);
@@ -503,7 +529,7 @@ class Forward : Pass<T> {
                 const bool maximum = operation.kind == MAXIMUM;
                 T* grid = maximum ? scratch.lowest.data : scratch.plain.data;
                 if (!pooled[maximum]) g.template fill<T, false>(state, nullptr, grid), pooled[maximum] = true;
-                const std::vector<Tap>& taps = packed[i].taps[0];
+                const std::vector<Tap>& taps = packed[i].taps[0]->there;
                 if (maximum)
                     maxima(g, grid, taps, compact, this->places(operation.maximum, image));
                 else
@@ -522,7 +548,7 @@ class Forward : Pass<T> {
     // A convolution of the rectified grid, of either stage of an operation.
     void convolve(const Geometry& g, int i, int stage, Scratch<T>& scratch, T* compact) {
         static const std::vector<Tap> here = {{0, 0}};
-        const std::vector<Tap>& taps = packed[i].taps[stage];
+        const std::vector<Tap>& taps = packed[i].taps[stage]->there;
         const T* matrix = packed[i].matrix[stage].data;
         if (program.operation[i].kind == CHAIN) {
             T* filtered = scratch.filtered.data;
@@ -690,7 +716,7 @@ class Backward : Pass<T> {
             const Operation& operation = program.operation[i];
             const size_t square = static_cast<size_t>(channels.padded) * channels.unit;
             for (int stage = 0; stage < this->stages(operation); stage++) {
-                const size_t taps = packed[i].taps[stage].size();
+                const size_t taps = packed[i].taps[stage]->there.size();
                 if (operation.kind == CHAIN) {
                     gradients[i].depthwise[stage] = Buffer<T>(taps * channels.unit);
                     gradients[i].matrix[stage] = Buffer<T>(square);
@@ -776,7 +802,7 @@ class Backward : Pass<T> {
     void go_back(const Geometry& g, int i, int stage, const T* raw, bool first, Scratch<T>& scratch, int number) {
         static const std::vector<Tap> here = {{0, 0}};
         const Operation& operation = program.operation[i];
-        const std::vector<Tap>& taps = packed[i].taps[stage];
+        const std::vector<Tap>& taps = packed[i].taps[stage]->there;
         const T *matrix = packed[i].matrix[stage].data, *filters = packed[i].depthwise[stage].data;
         T *rectified = scratch.rectified.data, *outputs = scratch.outputs.data;
         if (operation.kind == CHAIN) {
@@ -805,7 +831,7 @@ class Backward : Pass<T> {
         if (first && g.stride > 1) std::fill_n(into, g.size, T(0));
         for (size_t phase = 0; phase < g.phases.size(); phase++) {
             const Positions &from = g.phases[phase].outputs, &to = g.phases[phase].inputs;
-            const std::vector<Tap>& back = packed[i].back[stage][phase];
+            const std::vector<Tap>& back = packed[i].taps[stage]->back[phase];
             if (back.empty()) continue;
             const bool alone = first && g.stride == 1;
             if (operation.kind == CHAIN && alone)
@@ -907,10 +933,10 @@ class Backward : Pass<T> {
                 }
             for (size_t number = 0; number < g.phases.size(); number++)
                 depthwise<T, true>(scratch.outputs.data, g.phases[number].outputs, scratch.plain_gradient.data,
-                                   g.phases[number].inputs, packed[i].back[0][number], packed[i].depthwise[0].data, channels);
+                                   g.phases[number].inputs, packed[i].taps[0]->back[number], packed[i].depthwise[0].data, channels);
             return;
         }
-        const std::vector<Tap>& taps = packed[i].taps[0];
+        const std::vector<Tap>& taps = packed[i].taps[0]->there;
         const uint8_t* places = this->places(operation.maximum, image);
         for (int p = 0; p < g.compact.count; p++)
             for (int v = 0; v < channels.unit; v += lanes) {
@@ -1001,7 +1027,7 @@ class Backward : Pass<T> {
         const Operation& operation = program.operation[i];
         const int count = channels.count, half = count / 2;
         for (int stage = 0; stage < this->stages(operation); stage++) {
-            const int taps = static_cast<int>(packed[i].taps[stage].size());
+            const int taps = static_cast<int>(packed[i].taps[stage]->there.size());
             typename P::Packed& sums = this->gradients[0][i];
             for (int member = 1; member < members; member++) {
                 add_all(this->gradients[member][i].depthwise[stage], sums.depthwise[stage]);
