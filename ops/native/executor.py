@@ -15,7 +15,7 @@ from ops.functional import halved_bypass, strided_size
 from ops.mixing import EPSILON
 from ops.native.library import load
 from ops.native.memory import MEMORY
-from ops.native.program import CellProgram
+from ops.native.program import LISTS, WHOLE, CellProgram
 from ops.plan import fusable
 
 LARGEST = 2**31
@@ -123,16 +123,21 @@ class Passes:
             raise InputError("batch norm: one image of one pixel has no statistics; use more images or larger ones")
         if fixed is not None:
             fixed[:, 1] = (fixed[:, 1] + EPSILON).rsqrt()
-        tensors = [*states, *outers]
-        if bypass is None:
-            bypass = mixture.sum(-1) if outers else mixture.new_empty(0)
-        tensors += [mixture.contiguous(), bypass.contiguous(), *program.weights.tensors(), *program.affine.tensors()]
-        found: tuple[Tensor, Tensor] = _Run.apply(self, fixed, training, drops, *tensors)
+        if outers and bypass is None:
+            bypass = mixture.sum(-1)
+        shares = bypass.contiguous() if outers and bypass is not None else None
+        parameters = [*program.weights.tensors(), *program.affine.tensors()]
+        found: tuple[Tensor, Tensor] = _Run.apply(
+            self, fixed, training, drops, *states, *outers, mixture.contiguous(), shares, *parameters
+        )
         return found
 
-    def call(self, function: str, dtype: torch.dtype, numbers: Sequence[int], *tensors: Any) -> None:
-        """Calls a pass: `numbers`, then addresses, as the `Call` of cell.cpp reads them."""
-        arguments = np.concatenate([np.asarray(part, dtype=np.int64) for part in (numbers, *tensors)])
+    def call(self, function: str, dtype: torch.dtype, numbers: Sequence[int], **tensors: Any) -> None:
+        """Calls a pass: `numbers`, then the addresses of `tensors`, by the names that `WHOLE` and
+        `LISTS` give them."""
+        whole, lists = [tensors.get(name) for name in WHOLE], [tensors.get(name, ()) for name in LISTS]
+        addresses = self.program.addresses.find(whole, lists, dtype.itemsize)
+        arguments = np.concatenate((np.array(numbers, dtype=np.int64), addresses))
         getattr(load(dtype), function)(_pointer(self.program.numbers), _pointer(arguments))
 
 
@@ -140,23 +145,18 @@ def _pointer(array: "np.ndarray") -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def _addresses(*tensors: Tensor | None) -> list[int]:
-    """Returns the address of each tensor's first value; 0 for None."""
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-
 class _Run(torch.autograd.Function):
     """Both passes as one autograd function.
 
     Takes (passes, fixed statistics or None, whether statistics are updated, drops or None, states,
-    channels of them that pass the operations by, mixture, shares of these channels, weights,
-    factors and terms of batch norms). Returns the output and the statistics of all maps, which have
+    channels of them that pass the operations by, mixture, shares of these channels or None,
+    weights, factors and terms of batch norms). Returns the output and the statistics of all maps, which have
     no gradient.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, passes: Passes, fixed: Tensor | None, training: bool, drops: Tensor | None, *tensors: Tensor
+        ctx: Any, passes: Passes, fixed: Tensor | None, training: bool, drops: Tensor | None, *tensors: Any
     ) -> tuple[Tensor, Tensor]:
         program, shape = passes.program, passes.program.shape
         count = program.states
@@ -167,7 +167,7 @@ class _Run(torch.autograd.Function):
         like, (batch, channels, height, width) = states[0], states[0].shape
         out = strided_size((height, width), shape.stride)
         nodes = MEMORY.empty((shape.nodes, batch, *out, channels), like.dtype)
-        outers = MEMORY.empty((shape.nodes, batch, *out, program.outer), like.dtype)
+        outers = MEMORY.empty((shape.nodes, batch, *out, program.outer), like.dtype) if program.outer else None
         maps = MEMORY.empty((program.maps, batch, *out, channels), like.dtype)
         # Grids pad channels and columns to whole vectors, of at most 16 values.
         places = MEMORY.empty((program.maxima, batch, out[0] * (out[1] + 16) * (channels + 16)), torch.uint8)
@@ -178,14 +178,19 @@ class _Run(torch.autograd.Function):
             "cell_forward",
             like.dtype,
             [batch, height, width, torch.get_num_threads(), fixed is None, training, False, False],
-            _addresses(nodes, maps, stats, mixture, output, None, None, None, None, drops, outers, None, shares, None, places),
-            program.places_of_states(states),
-            program.places_of_states([]),
-            program.weights.addresses(parameters[:split]),
-            program.weights.addresses([]),
-            program.running.addresses(program.running.tensors() if training else []),
-            program.affine.addresses(parameters[split:]),
-            program.affine.addresses([]),
+            nodes=nodes,
+            maps=maps,
+            stats=stats,
+            mixture=mixture,
+            output=output,
+            drops=drops,
+            outers=outers,
+            shares=shares,
+            places=places,
+            states=states,
+            weights=parameters[:split],
+            running=program.running.tensors() if training else (),
+            affine=parameters[split:],
         )
         ctx.passes, ctx.batch_statistics = passes, fixed is None
         ctx.save_for_backward(nodes, outers, maps, stats, places, drops, *states, mixture, shares, *parameters)
@@ -207,8 +212,9 @@ class _Run(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         batch, _, height, width = states[0].shape
         halves = MEMORY.empty((program.halves, *maps.shape[1:]), maps.dtype)
-        node_gradients, outer_gradients = (MEMORY.empty(each.shape, each.dtype) for each in (nodes, outers))
-        mixture_gradient, share_gradients = torch.zeros_like(mixture), torch.zeros_like(shares)
+        node_gradients = MEMORY.empty(nodes.shape, nodes.dtype)
+        outer_gradients = None if outers is None else MEMORY.empty(outers.shape, outers.dtype)
+        mixture_gradient, share_gradients = torch.zeros_like(mixture), None if shares is None else torch.zeros_like(shares)
         state_gradients = [_new_nhwc(state) for state in states]
         make = torch.zeros_like if program.partial_rows else torch.empty_like
         gradients = [make(parameter) for parameter in parameters] if needs_parameters else []
@@ -217,15 +223,26 @@ class _Run(torch.autograd.Function):
             "cell_backward",
             maps.dtype,
             [batch, height, width, torch.get_num_threads(), ctx.batch_statistics, False, needs_states, needs_parameters],
-            _addresses(nodes, maps, stats, mixture, None, gradient, halves, node_gradients, mixture_gradient, drops),
-            _addresses(outers, outer_gradients, shares, share_gradients, places),
-            program.places_of_states(states),
-            program.places_of_states(state_gradients),
-            program.weights.addresses(parameters[:split]),
-            program.weights.addresses(gradients[:split]),
-            program.running.addresses([]),
-            program.affine.addresses(parameters[split:]),
-            program.affine.addresses(gradients[split:]),
+            nodes=nodes,
+            maps=maps,
+            stats=stats,
+            mixture=mixture,
+            output_gradient=gradient,
+            half_gradients=halves,
+            node_gradients=node_gradients,
+            mixture_gradient=mixture_gradient,
+            drops=drops,
+            outers=outers,
+            outer_gradients=outer_gradients,
+            shares=shares,
+            share_gradients=share_gradients,
+            places=places,
+            states=states,
+            state_gradients=state_gradients,
+            weights=parameters[:split],
+            weight_gradients=gradients[:split],
+            affine=parameters[split:],
+            affine_gradients=gradients[split:],
         )
         nothing: list[Tensor | None] = [None] * max(count, len(parameters))
         return (

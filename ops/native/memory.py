@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Sequence
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +28,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._free: list[mmap.mmap] = []
+        self._lent: dict[int, tuple[weakref.ref[memoryview], mmap.mmap]] = {}
         self._lock = threading.RLock()
         self._used = self._most = 0
 
@@ -41,10 +41,11 @@ class Memory:
             block = self._take(size)
         except OSError:  # no memory is left: torch says so in its own words
             return torch.empty(shape, dtype=dtype)
-        # The tensor keeps this array alive for as long as its memory is used.
-        array = np.frombuffer(block, dtype=np.uint8, count=size)
-        weakref.finalize(array, self._give, block).atexit = False
-        return torch.from_numpy(array).view(dtype).view(*shape)
+        # The tensor keeps this view alive for as long as its memory is used.
+        view = memoryview(block)
+        reference = weakref.ref(view, self._give)
+        self._lent[id(reference)] = reference, block
+        return torch.frombuffer(view, dtype=dtype, count=prod(shape)).view(shape)
 
     def bytes_kept(self) -> int:
         """Returns the bytes that no tensor uses."""
@@ -65,8 +66,9 @@ class Memory:
             self._trim()
             return block
 
-    def _give(self, block: mmap.mmap) -> None:
+    def _give(self, reference: "weakref.ref[memoryview]") -> None:
         with self._lock:
+            _, block = self._lent.pop(id(reference))
             self._used -= len(block)
             self._free.append(block)
             self._trim()

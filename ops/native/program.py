@@ -87,15 +87,15 @@ def _holder_of(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
 
 
 class Tensors:
-    """Places in tensors, by the tensor's number and an offset in elements."""
+    """Places in tensors, by the tensor's number (None: there is none) and an offset in elements."""
 
     def __init__(self, places: Sequence[Place | None]) -> None:
         self.keys = list(dict.fromkeys((place.module, place.name) for place in places if place is not None))
         """The module and the name of each tensor, once."""
         self._held = [_holder_of(*key) for key in self.keys]
         number = {key: index for index, key in enumerate(self.keys)}
-        self._owner = np.array([len(number) if place is None else number[place[:2]] for place in places], dtype=np.int64)
-        self._offset = np.array([0 if place is None else place.row * self._row(place) for place in places], dtype=np.int64)
+        self.owners = [None if place is None else number[place[:2]] for place in places]
+        self.offsets = [0 if place is None else place.row * self._row(place) for place in places]
 
     @staticmethod
     def _row(place: Place) -> int:
@@ -105,13 +105,42 @@ class Tensors:
         """Returns the tensors as they are now."""
         return [holder[name] for holder, name in self._held]
 
-    def addresses(self, tensors: Sequence[Tensor]) -> "np.ndarray":
-        """Returns the address of each place in `tensors`, which stand for those of `tensors()`; 0
-        for none."""
-        if not tensors:
-            return np.zeros_like(self._offset)
-        starts = np.array([*(tensor.data_ptr() for tensor in tensors), 0], dtype=np.int64)
-        return starts[self._owner] + self._offset * tensors[0].element_size()
+
+class Addresses:
+    """The addresses that a call takes: of whole tensors, then of the places in lists of tensors.
+
+    They are found together: a call has some two hundred tensors and six hundred addresses.
+    """
+
+    def __init__(self, whole: int, lists: Sequence[tuple[int, Sequence[int | None], Sequence[int]]]) -> None:
+        """`whole` is the number of whole tensors; each of `lists` has a number of tensors, then the
+        tensor and the offset in elements of each place."""
+        self.lengths = [length for length, _, _ in lists]
+        none = whole + sum(self.lengths)
+        owner, offset, first = list(range(whole)), [0] * whole, whole
+        for length, owners, offsets in lists:
+            owner += [none if number is None else first + number for number in owners]
+            offset += offsets
+            first += length
+        self._owner, self._offset = np.array(owner, dtype=np.int64), np.array(offset, dtype=np.int64)
+
+    def find(self, whole: Sequence[Tensor | None], lists: Sequence[Sequence[Tensor]], size: int) -> "np.ndarray":
+        """Returns the addresses, int64, for elements of `size` bytes; 0 for None and for what a
+        list has not, as it may end early."""
+        starts = [0 if tensor is None else tensor.data_ptr() for tensor in whole]
+        for length, tensors in zip(self.lengths, lists, strict=True):
+            starts += map(Tensor.data_ptr, tensors)
+            starts += [0] * (length - len(tensors))
+        found = np.array([*starts, 0], dtype=np.int64)[self._owner]
+        return np.where(found == 0, 0, found + self._offset * size)
+
+
+WHOLE = (
+    *("nodes", "maps", "stats", "mixture", "output", "output_gradient", "half_gradients", "node_gradients", "mixture_gradient"),
+    *("drops", "outers", "outer_gradients", "shares", "share_gradients", "places"),
+)
+LISTS = ("states", "state_gradients", "weights", "weight_gradients", "running", "affine", "affine_gradients")
+"""Tensors and lists of tensors of a call, in the order in which `Call` in cell.h reads them."""
 
 
 class CellProgram:
@@ -163,12 +192,6 @@ class CellProgram:
         """Number of tensors that make up the input states: of those of both kinds of channels."""
         return self.shape.inputs * (1 if self.shape.partial == 1 else 2)
 
-    def places_of_states(self, states: Sequence[Tensor]) -> "np.ndarray":
-        """Returns the addresses of those tensors, or of their gradients; 0 for what there is not."""
-        addresses = np.zeros(2 * self.shape.inputs, dtype=np.int64)
-        addresses[: len(states)] = [state.data_ptr() for state in states]
-        return addresses
-
     @property
     def maps(self) -> int:
         """Number of raw maps."""
@@ -191,6 +214,12 @@ class CellProgram:
             Tensors([self._norm_place(norm, name) for norm in self.norms for name in names]) for names in (STATISTICS, AFFINE)
         )
         """Two for each map."""
+        states = 2 * shape.inputs, range(2 * shape.inputs), [0] * (2 * shape.inputs)
+        weights, running, affine = (
+            (len(each.keys), each.owners, each.offsets) for each in (self.weights, self.running, self.affine)
+        )
+        self.addresses = Addresses(len(WHOLE), [states, states, weights, weights, running, affine, affine])
+        """Of `WHOLE` and `LISTS`."""
         rows: dict[tuple[nn.Module, str], set[int]] = {}
         for weight in self._weights:
             if weight is not None:
