@@ -143,6 +143,9 @@ class MixedCell(nn.Module):
 
         `cast` has weights of the preprocessing that autocast need not cast any more.
         """
+        states = [source.state for source in sources]
+        if self.kernels == "auto" and all(map(native.supports, states)) and all(map(is_entrance, self.preprocess)):
+            return enter(self.preprocess, states)
         return [self._preprocessed(layer, source, cast or {}) for layer, source in zip(self.preprocess, sources, strict=True)]
 
     def forward(
@@ -160,9 +163,8 @@ class MixedCell(nn.Module):
         """
         return self._executor(chosen, states[0])(states, weights, bypass)
 
-    def _preprocessed(self, layer: nn.Module, source: SharedState, cast: Cast) -> Tensor:
-        if self.kernels == "auto" and native.supports(source.state) and is_entrance(layer):
-            return enter(layer, source.state)
+    @staticmethod
+    def _preprocessed(layer: nn.Module, source: SharedState, cast: Cast) -> Tensor:
         if isinstance(layer, ReluConvNorm | FactorizedReduce):
             return layer.after_relu(source.rectified, cast)
         return layer(source.state)

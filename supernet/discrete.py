@@ -74,8 +74,10 @@ class DiscreteCell(nn.Module):
         exported."""
         return self.kernels == "auto" and self.training and torch.is_grad_enabled() and supports(state)
 
-    def _preprocessed(self, layer: nn.Module, state: Tensor) -> Tensor:
-        return enter(layer, state) if self._may_compile(state) and is_entrance(layer) else layer(state)
+    def _preprocessed(self, states: Sequence[Tensor]) -> list[Tensor]:
+        if all(map(self._may_compile, states)) and all(map(is_entrance, self.preprocess)):
+            return enter(self.preprocess, states)
+        return [layer(state) for layer, state in zip(self.preprocess, states, strict=True)]
 
     def _compiled(self, state: Tensor) -> Passes | None:
         """Returns the passes that compute the cell in training, for states like `state`; None where
@@ -105,7 +107,7 @@ class DiscreteCell(nn.Module):
 
         The number 0 draws no masks; a tensor always draws them, whatever its value.
         """
-        states = [self._preprocessed(layer, state) for layer, state in zip(self.preprocess, inputs, strict=True)]
+        states = self._preprocessed(inputs)
         passes = self._compiled(states[0])
         drops = isinstance(drop_path, Tensor) or drop_path > 0
         drop = DropPath(drop_path, self._droppable, states[0]) if drops else None

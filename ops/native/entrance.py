@@ -1,11 +1,11 @@
-"""The entrance of a cell, ReLU, pointwise convolution and batch norm, as one call of `entrance.h` a
-pass."""
+"""The entrances of a cell, each ReLU, pointwise convolution and batch norm, as one call of
+`entrance.h` a pass."""
 
 import ctypes
-from collections.abc import Sequence
-from typing import Any, TypeGuard
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeGuard
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -23,99 +23,143 @@ def is_entrance(layer: nn.Module) -> TypeGuard[ReluConvNorm | FactorizedReduce]:
     norm of the usual momentum, and is called as it is."""
     if not isinstance(layer, ReluConvNorm | FactorizedReduce):
         return False
-    if any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules()):
+    if any(module._forward_hooks or module._forward_pre_hooks for module in (layer, *layer.children())):
         return False
     if isinstance(layer, ReluConvNorm) and (layer.conv.kernel_size, layer.conv.stride) != ((1, 1), (1, 1)):
         return False
     return layer.norm.momentum == MOMENTUM and layer.norm.eps == EPSILON
 
 
-def enter(layer: ReluConvNorm | FactorizedReduce, state: Tensor) -> Tensor:
-    """Returns `layer(state)` for an entrance; [B, in, H, W] to [B, out, ceil(H / s), ceil(W / s)].
+class _Entrance(NamedTuple):
+    """What a pass knows of an entrance beside the tensors that autograd sees."""
 
-    It is differentiable once. Raises InputError if batch norm has one value a channel.
+    convolutions: int
+    fixed: Tensor | None
+    """Mean and 1 / standard deviation, [2, out]; None where a batch's own are used."""
+    running: tuple[Tensor, Tensor] | None
+    """Running mean and variance that are to be updated, or None."""
+    tensors: int
+    """Number of its tensors: the state, weights, and factors and terms if its batch norm has
+    them."""
+
+
+def enter(layers: Iterable[nn.Module], states: Sequence[Tensor]) -> list[Tensor]:
+    """Returns `layer(state)` for all entrances of a cell and their states, by one call.
+
+    A state [B, in, H, W] becomes [B, out, ceil(H / s), ceil(W / s)]. It is differentiable once.
+    Raises InputError if batch norm has one value a channel.
     """
-    weights = [layer.conv.weight] if isinstance(layer, ReluConvNorm) else [layer.even.weight, layer.shifted.weight]
-    norm = layer.norm
-    batch_statistics = norm.training or norm.running_mean is None
-    height, width = strided_size(state.shape[2:], len(weights))
-    if batch_statistics and len(state) * height * width == 1:
-        raise InputError("batch norm: one image of one pixel has no statistics; use more images or larger ones")
-    running = None if norm.running_mean is None or norm.running_var is None else (norm.running_mean, norm.running_var)
-    fixed = None if batch_statistics or running is None else torch.stack((running[0], (running[1] + EPSILON).rsqrt()))
-    affine = [norm.weight, norm.bias] if norm.affine else []
-    return _Enter.apply(fixed, running if norm.training else None, len(weights), state, *weights, *affine)
+    entrances: list[_Entrance] = []
+    tensors: list[Tensor] = []
+    for layer, state in zip(layers, states, strict=True):
+        assert isinstance(layer, ReluConvNorm | FactorizedReduce)
+        weights = [layer.conv.weight] if isinstance(layer, ReluConvNorm) else [layer.even.weight, layer.shifted.weight]
+        norm = layer.norm
+        mean, variance = norm.running_mean, norm.running_var
+        running = None if mean is None or variance is None else (mean, variance)
+        batch_statistics = norm.training or running is None
+        height, width = strided_size(state.shape[2:], len(weights))
+        if batch_statistics and len(state) * height * width == 1:
+            raise InputError("batch norm: one image of one pixel has no statistics; use more images or larger ones")
+        fixed = None if batch_statistics or running is None else torch.stack((running[0], (running[1] + EPSILON).rsqrt()))
+        own = [state, *weights, *([norm.weight, norm.bias] if norm.affine else [])]
+        entrances.append(_Entrance(len(weights), fixed, running if norm.training else None, len(own)))
+        tensors += own
+    return list(_Enter.apply(entrances, *tensors))
 
 
 class _Enter(torch.autograd.Function):
-    """Takes (fixed statistics or None, running statistics to update or None, number of
-    convolutions, state, their weights, factors and terms of the batch norm if it has them)."""
+    """Takes the entrances and the tensors of all of them; returns an output for each."""
 
     @staticmethod
-    def forward(
-        ctx: Any, fixed: Tensor | None, running: tuple[Tensor, Tensor] | None, count: int, state: Tensor, *parameters: Tensor
-    ) -> Tensor:
-        state = state.contiguous(memory_format=torch.channels_last)
-        parameters = tuple(parameter.contiguous() for parameter in parameters)
-        batch, _, height, width = state.shape
-        outs = count * len(parameters[0])
-        size = (batch, *strided_size((height, width), count), outs)
-        raw = MEMORY.empty(size, state.dtype)
-        stats = state.new_empty(2, outs) if fixed is None else fixed
-        output = MEMORY.empty(size, state.dtype)
-        ctx.count, ctx.batch_statistics = count, fixed is None
-        _call("entrance_forward", ctx, running, state, raw, stats, parameters, output, None, None, [])
-        ctx.save_for_backward(state, raw, stats, *parameters)
-        return output.permute(0, 3, 1, 2)
+    def forward(ctx: Any, entrances: Sequence[_Entrance], *tensors: Tensor) -> tuple[Tensor, ...]:
+        calls: list[list[int]] = []
+        saved: list[Tensor] = []
+        outputs: list[Tensor] = []
+        rest = iter(tensors)
+        for entrance in entrances:
+            state = next(rest).contiguous(memory_format=torch.channels_last)
+            parameters = [parameter.contiguous() for parameter in islice(rest, entrance.tensors - 1)]
+            batch, _, height, width = state.shape
+            outs = entrance.convolutions * len(parameters[0])
+            size = (batch, *strided_size((height, width), entrance.convolutions), outs)
+            raw, output = MEMORY.empty(size, state.dtype), MEMORY.empty(size, state.dtype)
+            stats = state.new_empty(2, outs) if entrance.fixed is None else entrance.fixed
+            calls.append(_numbers(entrance, state, raw, stats, parameters, output=output))
+            saved += [state, raw, stats, *parameters]
+            outputs.append(output.permute(0, 3, 1, 2))
+        _call("entrances_forward", tensors[0].dtype, calls)
+        ctx.entrances = entrances
+        ctx.save_for_backward(*saved)
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        state, raw, stats, *parameters = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        batch, channels, height, width = state.shape
-        state_gradient = None
-        if ctx.needs_input_grad[3]:
-            state_gradient = MEMORY.empty((batch, height, width, channels), state.dtype).permute(0, 3, 1, 2)
-        gradients = [torch.empty_like(parameter) for parameter in parameters] if any(ctx.needs_input_grad[4:]) else []
-        _call("entrance_backward", ctx, None, state, raw, stats, parameters, None, gradient, state_gradient, gradients)
-        nothing: list[Tensor | None] = [None] * len(parameters)
-        return (None, None, None, state_gradient, *(gradients or nothing))
+    def backward(ctx: Any, *output_gradients: Tensor) -> tuple[Tensor | None, ...]:
+        calls: list[list[int]] = []
+        found: list[Tensor | None] = [None]
+        tensors = ctx.saved_tensors
+        saved, needs = iter(tensors), iter(ctx.needs_input_grad[1:])
+        kept: list[Tensor] = []  # until the call is over
+        for entrance, gradient in zip(ctx.entrances, output_gradients, strict=True):
+            state, raw, stats, *parameters = islice(saved, entrance.tensors + 2)
+            needs_state, *needs_parameters = islice(needs, entrance.tensors)
+            batch, channels, height, width = state.shape
+            state_gradient = None
+            if needs_state:
+                state_gradient = MEMORY.empty((batch, height, width, channels), state.dtype).permute(0, 3, 1, 2)
+            gradients = [torch.empty_like(parameter) for parameter in parameters] if any(needs_parameters) else []
+            nothing: list[Tensor | None] = [None] * len(parameters)
+            found += [state_gradient, *(gradients or nothing)]
+            if state_gradient is None and not gradients:
+                continue
+            gradient = gradient.contiguous(memory_format=torch.channels_last)
+            kept.append(gradient)
+            calls.append(
+                _numbers(
+                    entrance,
+                    state,
+                    raw,
+                    stats,
+                    parameters,
+                    output_gradient=gradient,
+                    state_gradient=state_gradient,
+                    gradients=gradients,
+                )
+            )
+        if calls:
+            _call("entrances_backward", tensors[0].dtype, calls)
+        return tuple(found)
 
 
-def _call(
-    name: str,
-    ctx: Any,
-    running: tuple[Tensor, Tensor] | None,
+def _numbers(
+    entrance: _Entrance,
     state: Tensor,
     raw: Tensor,
     stats: Tensor,
     parameters: Sequence[Tensor],
-    output: Tensor | None,
-    gradient: Tensor | None,
-    state_gradient: Tensor | None,
-    gradients: list[Tensor],
-) -> None:
-    """Calls a pass: sizes, switches, then addresses, as `EntranceCall` reads them."""
-    count, (batch, ins, height, width) = ctx.count, state.shape
-    numbers = [
-        batch,
-        height,
-        width,
-        ins,
-        raw.shape[-1],
-        count,
-        torch.get_num_threads(),
-        ctx.batch_statistics,
-        running is not None,
-    ]
-    numbers += [state_gradient is not None, bool(gradients)]
+    *,
+    output: Tensor | None = None,
+    output_gradient: Tensor | None = None,
+    state_gradient: Tensor | None = None,
+    gradients: Sequence[Tensor] = (),
+) -> list[int]:
+    """Returns the numbers of an entrance's pass: sizes, switches, then addresses, as `EntranceCall`
+    reads them."""
+    count, (batch, ins, height, width) = entrance.convolutions, state.shape
+    running = entrance.running
+    sizes = [batch, height, width, ins, raw.shape[-1], count, torch.get_num_threads()]
+    switches = [entrance.fixed is None, running is not None, state_gradient is not None, bool(gradients)]
 
     def pair(tensors: Sequence[Tensor]) -> list[Tensor | None]:
         return [*tensors, None, None][:2]
 
-    tensors = [state, *pair(parameters[:count]), raw, stats, *pair(running or ()), *pair(parameters[count:]), output, gradient]
-    tensors += [state_gradient, *pair(gradients[:count]), *pair(gradients[count:])]
-    numbers += [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    array = np.array(numbers, dtype=np.int64)
-    getattr(load(state.dtype), name)(ctypes.c_void_p(array.ctypes.data))
+    tensors = [state, *pair(parameters[:count]), raw, stats, *pair(running or ()), *pair(parameters[count:]), output]
+    tensors += [output_gradient, state_gradient, *pair(gradients[:count]), *pair(gradients[count:])]
+    return [*sizes, *switches, *(0 if tensor is None else tensor.data_ptr() for tensor in tensors)]
+
+
+def _call(name: str, dtype: torch.dtype, calls: Sequence[Sequence[int]]) -> None:
+    """Calls a pass of all entrances: their number, then the numbers of each."""
+    numbers = [len(calls), *chain.from_iterable(calls)]
+    getattr(load(dtype), name)((ctypes.c_int64 * len(numbers))(*numbers))

@@ -5,6 +5,6 @@
 extern "C" {
 void cell_forward(const int32_t* program, const int64_t* call) { Forward<VALUE>(program, call).run(); }
 void cell_backward(const int32_t* program, const int64_t* call) { Backward<VALUE>(program, call).run(); }
-void entrance_forward(const int64_t* call) { Entrance<VALUE>(call).forward(); }
-void entrance_backward(const int64_t* call) { Entrance<VALUE>(call).backward(); }
+void entrances_forward(const int64_t* calls) { enter<VALUE>(calls); }
+void entrances_backward(const int64_t* calls) { enter_back<VALUE>(calls); }
 }

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ops.images import FactorizedReduce, ReluConvNorm, nor_conv_3x3
+from ops.native import entrance
 from ops.native.entrance import enter, is_entrance
 
 ENTRANCES = {
@@ -28,13 +29,38 @@ def test_an_entrance_is_its_module(
         nn.init.uniform_(tensor, 0.5, 1.5)
     state = torch.randn(5, channels[0], *size).double()
     found = []
-    for compute in (enter, lambda layer, state: layer(state)):
+    for compute in (lambda layer, state: enter([layer], [state])[0], lambda layer, state: layer(state)):
         own, source = copy.deepcopy(layer), state.clone().requires_grad_()
         output = compute(own, source)
         (output * torch.linspace(0, 1, output.numel()).view(output.shape)).sum().backward()
         found.append([output, source.grad, *(weight.grad for weight in own.parameters()), *own.buffers()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "first state", "first entrance", "first entrance and state", "all weights"])
+def test_the_entrances_of_a_cell_are_one_call_a_pass(frozen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = nn.ModuleList([FactorizedReduce(6, 4), ReluConvNorm(3, 4), ReluConvNorm(3, 4)]).double()
+    older, newer = torch.randn(5, 6, 7, 8).double(), torch.randn(5, 3, 4, 4).double()
+    call, calls = entrance._call, []
+    monkeypatch.setattr(entrance, "_call", lambda name, *rest: (calls.append(name), call(name, *rest)))
+    found = []
+    for compute in (enter, lambda layers, states: [layer(state) for layer, state in zip(layers, states, strict=True)]):
+        own = copy.deepcopy(layers)
+        first = own[0] if frozen.startswith("first entrance") else own
+        if "entrance" in frozen or "weights" in frozen:
+            first.requires_grad_(False)
+        # Two entrances read one state.
+        one, other = older.clone().requires_grad_("state" not in frozen), newer.clone().requires_grad_()
+        outputs = compute(own, [one, other, other])
+        sum((output * torch.linspace(0, 1, output.numel()).view(output.shape)).sum() for output in outputs).backward()
+        found.append([*outputs, one.grad, other.grad, *(weight.grad for weight in own.parameters()), *own.buffers()])
+    assert calls == ["entrances_forward", "entrances_backward"]
+    assert [one is None for one in found[0]] == [other is None for other in found[1]]
+    for one, other in zip(*found, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 def test_other_layers_and_those_that_are_watched_are_left_to_plain_torch() -> None:
