@@ -9,6 +9,8 @@
 #include <compare>
 #include <limits>
 #include <map>
+#include <memory>
+#include <mutex>
 
 #include "convolution.h"
 #include "flat.h"
@@ -51,7 +53,7 @@ struct Edge {
 
 struct Program {
     int inputs, nodes, stride, channels, partial, operations, entries, edges, maps, halves, maxima;
-    const int32_t* concat;  // place of each node in the output, or -1
+    std::vector<int> concat;  // place of each node in the output, or -1
     int concatenated = 0;
     int outer = 0;   // channels of a state that pass the operations by
     int shares = 0;  // room for the numbers of shares
@@ -69,7 +71,7 @@ struct Program {
              {&inputs, &nodes, &stride, &channels, &partial, &operations, &entries, &edges, &maps, &halves, &maxima})
             *number = *p++;
         outer = channels * (partial - 1);
-        concat = p, p += nodes;
+        concat.assign(p, p + nodes), p += nodes;
         for (int node = 0; node < nodes; node++) concatenated += concat[node] >= 0;
         leaving.resize(inputs + nodes), entering.resize(nodes), entries_of.resize(operations);
         departing.resize(inputs + nodes), arriving.resize(nodes);
@@ -88,6 +90,11 @@ struct Program {
         }
     }
 
+    // How many numbers a program has.
+    static size_t length(const int32_t* numbers) {
+        return 11 + numbers[1] + 8 * size_t(numbers[5]) + 5 * size_t(numbers[6]) + 3 * size_t(numbers[7]);
+    }
+
     // The sources that become known together, by their first one.
     std::vector<int> group(int first) const {
         std::vector<int> sources;
@@ -103,6 +110,8 @@ struct Program {
                 if (operation[i].second >= 0) found.push_back(i);
         return found;
     }
+
+    int stages(const Operation& operation) const { return operation.kind == CHAIN && operation.second >= 0 ? 2 : 1; }
 
     Window window(const Operation& operation, int stage) const {
         const int kernel = operation.kind == MAXIMUM || operation.kind == AVERAGE ? 3 : operation.kernel;
@@ -169,27 +178,100 @@ struct Scratch {
     }
 };
 
+// 1 / the number of pixels of the image under a pool, for each value of the outputs.
+template <class T>
+Buffer<T> shares_of(const Geometry& g) {
+    Buffer<T> shares(g.compact.at.size() * g.channels.unit);
+    auto inside = [](int first, int size) { return std::min(first + 3, size) - std::max(first, 0); };
+    for (int y = 0; y < g.out_height; y++)
+        for (int x = 0; x < g.columns; x++) {
+            const int pixels = inside(y * g.stride - 1, g.height) * std::max(1, inside(x * g.stride - 1, g.width));
+            std::fill_n(shares.data + (static_cast<size_t>(y) * g.columns + x) * g.channels.padded, g.channels.padded,
+                        T(1) / pixels);
+        }
+    return shares;
+}
+
+// The taps of a window: those that a pixel of the outputs reads, and by phase those that reach a pixel of the input.
+struct Taps {
+    std::vector<Tap> there;
+    std::vector<std::vector<Tap>> back;
+};
+
+// What a pass knows before it sees a tensor: it depends on the program and the size of the images alone.
+template <class T>
+struct Plan {
+    Program program;
+    Channels channels;
+    Geometry outside, inside;       // of operations on inputs, and on nodes and first halves
+    std::vector<const Taps*> taps;  // two for each operation, by stage; many operations share a window
+    std::vector<char> norm;         // whether a map is normalised
+    Buffer<T> shares[2];            // `shares_of` outside and inside
+
+    Plan(const int32_t* numbers, int height, int width)
+        : program(numbers),
+          channels(Channels::of<T>(program.channels)),
+          outside(height, width, program.stride, program.border(), channels),
+          inside(outside.out_height, outside.out_width, 1, program.border(), channels),
+          taps(2 * program.operations),
+          norm(program.maps, 1) {
+        for (int i = 0; i < program.operations; i++) {
+            const Operation& operation = program.operation[i];
+            for (int stage = 0; stage < program.stages(operation); stage++) {
+                const bool within = stage == 1 || operation.source >= program.inputs;
+                taps[2 * i + stage] = &taps_of(within, program.window(operation, stage));
+            }
+            if ((operation.kind == MAXIMUM || operation.kind == AVERAGE) && operation.half < 0) norm[operation.first] = 0;
+        }
+        shares[0] = shares_of<T>(outside), shares[1] = shares_of<T>(inside);
+    }
+    Plan(const Plan&) = delete;
+
+  private:
+    std::map<Window, Taps> known[2];  // outside and inside
+
+    const Taps& taps_of(bool within, const Window& window) {
+        const auto [place, added] = known[within].try_emplace(window);
+        Taps& found = place->second;
+        if (!added) return found;
+        const Geometry& g = within ? inside : outside;
+        const std::vector<Displacement> displacements = window.displacements();
+        found.there = g.taps(displacements);
+        for (const Geometry::Phase& phase : g.phases) found.back.push_back(g.taps_back(displacements, phase));
+        return found;
+    }
+};
+
+// Returns the plan for a program and a size of images. Plans are kept, since one thread makes them while the others wait.
+template <class T>
+std::shared_ptr<const Plan<T>> plan_of(const int32_t* numbers, int height, int width) {
+    constexpr size_t MOST = 256;  // a search that samples paths has ever new programs
+    static std::mutex mutex;
+    static std::map<std::vector<int32_t>, std::shared_ptr<const Plan<T>>> kept;
+    std::vector<int32_t> key(numbers, numbers + Program::length(numbers));
+    key.push_back(height), key.push_back(width);
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto place = kept.find(key);
+    if (place != kept.end()) return place->second;
+    if (kept.size() == MOST) kept.clear();
+    return kept[key] = std::make_shared<const Plan<T>>(numbers, height, width);
+}
+
 // Everything that a pass shares between its threads.
 template <class T>
 struct Pass {
-    Program program;
+    std::shared_ptr<const Plan<T>> plan;
+    const Program& program;
     Call<T> call;
-    Channels channels;
-    Geometry outside, inside;  // of operations on inputs, and on nodes and first halves
-    size_t pixels;             // of a node
-    size_t length;             // values of a node, in its channels for operations
-    size_t outer_length;       // values of a node in its other channels
+    const Channels& channels;
+    const Geometry &outside, &inside;
+    const std::vector<char>& norm;
+    size_t pixels;        // of a node
+    size_t length;        // values of a node, in its channels for operations
+    size_t outer_length;  // values of a node in its other channels
     int period;
-    // The taps of a window; a cell has many operations and few windows.
-    struct Taps {
-        std::vector<Tap> there;
-        std::vector<std::vector<Tap>> back;  // by phase
-    };
-    std::map<Window, Taps> taps[2];  // of operations outside and inside
-    // By stage of an operation:
     struct Packed {
-        const Taps* taps[2];
-        Buffer<T> depthwise[2], matrix[2];
+        Buffer<T> depthwise[2], matrix[2];  // by stage
     };
     std::vector<Packed> packed;  // by operation
     // By thread:
@@ -198,26 +280,23 @@ struct Pass {
     std::vector<std::vector<Packed>> gradients;  // of the packed weights, by operation
 
     Pass(const int32_t* numbers, const int64_t* arguments)
-        : program(numbers),
+        : plan(plan_of<T>(numbers, arguments[1], arguments[2])),
+          program(plan->program),
           call(program, arguments),
-          channels(Channels::of<T>(program.channels)),
-          outside(call.height, call.width, program.stride, program.border(), channels),
-          inside(outside.out_height, outside.out_width, 1, program.border(), channels) {
+          channels(plan->channels),
+          outside(plan->outside),
+          inside(plan->inside),
+          norm(plan->norm) {
         pixels = static_cast<size_t>(outside.out_height) * outside.out_width;
         length = pixels * program.channels;
         outer_length = pixels * program.outer;
         period = period_of<T>(program.channels);
         packed.resize(program.operations);
-        for (int i = 0; i < program.operations; i++)
-            for (int stage = 0; stage < stages(program.operation[i]); stage++)
-                packed[i].taps[stage] = &taps_of(stage == 1 || program.operation[i].source >= program.inputs,
-                                                 program.window(program.operation[i], stage));
-        norm.assign(program.maps, 1);
-        for (const Operation& each : program.operation)
-            if ((each.kind == MAXIMUM || each.kind == AVERAGE) && each.half < 0) norm[each.first] = 0;
     }
 
     const Geometry& geometry(int source) const { return source < program.inputs ? outside : inside; }
+    const Taps& taps(int i, int stage) const { return *plan->taps[2 * i + stage]; }
+    const T* shares(int source) const { return plan->shares[source >= program.inputs].data; }
     T* map(int number, int image) const { return call.maps + (static_cast<size_t>(number) * call.batch + image) * length; }
     T* node(int number, int image) const { return call.states + (static_cast<size_t>(number) * call.batch + image) * length; }
     T* node_gradient(int number, int image) const {
@@ -244,7 +323,6 @@ struct Pass {
         const size_t values = outside.compact.at.size() * channels.unit;
         return call.places + (static_cast<size_t>(maximum) * call.batch + image) * values;
     }
-    int stages(const Operation& operation) const { return operation.kind == CHAIN && operation.second >= 0 ? 2 : 1; }
     T weight_of(const Entry& entry) const { return call.mixture[entry.weight]; }
     T drop_of(const Entry& entry, int image) const {
         return entry.drop < 0 || !call.drops ? T(1) : call.drops[entry.drop * call.batch + image];
@@ -254,7 +332,6 @@ struct Pass {
         const T* numbers = call.affine[2 * map + which];
         return numbers ? numbers[channel] : T(1 - which);
     }
-    std::vector<char> norm;  // whether a map is normalised
 
     // Means, factors and terms by which a first half is normalised, as periods.
     Normaliser<T> normaliser(int i) const {
@@ -274,25 +351,14 @@ struct Pass {
         return found;
     }
 
-    const Taps& taps_of(bool within, const Window& window) {
-        const auto [place, added] = taps[within].try_emplace(window);
-        Taps& found = place->second;
-        if (!added) return found;
-        const Geometry& g = within ? inside : outside;
-        const std::vector<Displacement> displacements = window.displacements();
-        found.there = g.taps(displacements);
-        for (const Geometry::Phase& phase : g.phases) found.back.push_back(g.taps_back(displacements, phase));
-        return found;
-    }
-
     // Packs the weights of operation `i`; transposed for the backward pass.
     void pack(int i, bool transposed) {
         const Operation& operation = program.operation[i];
         Packed& own = packed[i];
         const int count = channels.count, half = count / 2;
         const size_t square = static_cast<size_t>(count) * channels.unit;
-        for (int stage = 0; stage < stages(operation); stage++) {
-            const int taps = static_cast<int>(own.taps[stage]->there.size());
+        for (int stage = 0; stage < program.stages(operation); stage++) {
+            const int taps = static_cast<int>(this->taps(i, stage).there.size());
             T* const* weights = &call.weights[4 * i + 2 * stage];
             const bool pools = operation.kind == MAXIMUM || operation.kind == AVERAGE;
             own.matrix[stage] = Buffer<T>(pools ? 0 : (operation.kind == CHAIN ? 1 : taps) * square);
@@ -322,20 +388,6 @@ struct Pass {
     T* compact_of(const Geometry& g, Scratch<T>& scratch, T* map) const { return g.is_map() ? map : scratch.compact.data; }
 };
 
-// 1 / the number of pixels of the image under a pool, for each value of the outputs.
-template <class T>
-Buffer<T> shares_of(const Geometry& g) {
-    Buffer<T> shares(g.compact.at.size() * g.channels.unit);
-    auto inside = [](int first, int size) { return std::min(first + 3, size) - std::max(first, 0); };
-    for (int y = 0; y < g.out_height; y++)
-        for (int x = 0; x < g.columns; x++) {
-            const int pixels = inside(y * g.stride - 1, g.height) * std::max(1, inside(x * g.stride - 1, g.width));
-            std::fill_n(shares.data + (static_cast<size_t>(y) * g.columns + x) * g.channels.padded, g.channels.padded,
-                        T(1) / pixels);
-        }
-    return shares;
-}
-
 // sum += scale * values
 template <class T>
 void add_scaled_values(const T* values, T scale, size_t length, T* sum) {
@@ -354,7 +406,6 @@ class Forward : Pass<T> {
     void run() {
         const int threads = call.threads;
         this->moments.resize(threads);
-        shares[0] = shares_of<T>(outside), shares[1] = shares_of<T>(inside);
         in_team(threads, [&](int number, int members, Meeting& meeting) {
             this->moments[number].resize(static_cast<size_t>(program.maps) * channels.count);
             for (int i = number; i < program.operations; i += members) this->pack(i, false);
@@ -398,8 +449,6 @@ class Forward : Pass<T> {
     }
 
   private:
-    Buffer<T> shares[2];
-
     // The sum of all maps that enter a node, each with a factor and all together with a term for each channel.
     struct Sum {
         std::vector<T> factors, terms;
@@ -529,11 +578,11 @@ class Forward : Pass<T> {
                 const bool maximum = operation.kind == MAXIMUM;
                 T* grid = maximum ? scratch.lowest.data : scratch.plain.data;
                 if (!pooled[maximum]) g.template fill<T, false>(state, nullptr, grid), pooled[maximum] = true;
-                const std::vector<Tap>& taps = packed[i].taps[0]->there;
+                const std::vector<Tap>& taps = this->taps(i, 0).there;
                 if (maximum)
                     maxima(g, grid, taps, compact, this->places(operation.maximum, image));
                 else
-                    averages(g, grid, taps, i, shares[source >= program.inputs].data, compact);
+                    averages(g, grid, taps, i, this->shares(source), compact);
             } else {
                 if (!rectified) g.template fill<T, true>(state, nullptr, scratch.rectified.data), rectified = true;
                 convolve(g, i, 0, scratch, compact);
@@ -548,7 +597,7 @@ class Forward : Pass<T> {
     // A convolution of the rectified grid, of either stage of an operation.
     void convolve(const Geometry& g, int i, int stage, Scratch<T>& scratch, T* compact) {
         static const std::vector<Tap> here = {{0, 0}};
-        const std::vector<Tap>& taps = packed[i].taps[stage]->there;
+        const std::vector<Tap>& taps = this->taps(i, stage).there;
         const T* matrix = packed[i].matrix[stage].data;
         if (program.operation[i].kind == CHAIN) {
             T* filtered = scratch.filtered.data;
@@ -640,7 +689,6 @@ class Backward : Pass<T> {
         const int rows = program.entries + program.halves;
         coefficients.resize(static_cast<size_t>(rows) * 3 * period);
         this->sums.resize(threads), this->gradients.resize(threads), share_sums.resize(threads);
-        shares[0] = shares_of<T>(outside), shares[1] = shares_of<T>(inside);
         in_team(threads, [&](int number, int members, Meeting& meeting) {
             this->sums[number].assign(static_cast<size_t>(rows) * 2 * channels.count, 0);
             for (int i = number; i < program.operations; i += members) this->pack(i, true);
@@ -705,7 +753,6 @@ class Backward : Pass<T> {
   private:
     std::vector<T> coefficients;                  // [entries + halves][3][period]
     std::vector<std::vector<double>> share_sums;  // by thread and share
-    Buffer<T> shares[2];
 
     Coefficients<T> row_of(int row) { return {coefficient(row, 0), coefficient(row, 1), coefficient(row, 2)}; }
     T* coefficient(int row, int which) { return &coefficients[(static_cast<size_t>(row) * 3 + which) * period]; }
@@ -715,8 +762,8 @@ class Backward : Pass<T> {
         for (int i = 0; i < program.operations; i++) {
             const Operation& operation = program.operation[i];
             const size_t square = static_cast<size_t>(channels.padded) * channels.unit;
-            for (int stage = 0; stage < this->stages(operation); stage++) {
-                const size_t taps = packed[i].taps[stage]->there.size();
+            for (int stage = 0; stage < program.stages(operation); stage++) {
+                const size_t taps = this->taps(i, stage).there.size();
                 if (operation.kind == CHAIN) {
                     gradients[i].depthwise[stage] = Buffer<T>(taps * channels.unit);
                     gradients[i].matrix[stage] = Buffer<T>(square);
@@ -802,7 +849,7 @@ class Backward : Pass<T> {
     void go_back(const Geometry& g, int i, int stage, const T* raw, bool first, Scratch<T>& scratch, int number) {
         static const std::vector<Tap> here = {{0, 0}};
         const Operation& operation = program.operation[i];
-        const std::vector<Tap>& taps = packed[i].taps[stage]->there;
+        const std::vector<Tap>& taps = this->taps(i, stage).there;
         const T *matrix = packed[i].matrix[stage].data, *filters = packed[i].depthwise[stage].data;
         T *rectified = scratch.rectified.data, *outputs = scratch.outputs.data;
         if (operation.kind == CHAIN) {
@@ -831,7 +878,7 @@ class Backward : Pass<T> {
         if (first && g.stride > 1) std::fill_n(into, g.size, T(0));
         for (size_t phase = 0; phase < g.phases.size(); phase++) {
             const Positions &from = g.phases[phase].outputs, &to = g.phases[phase].inputs;
-            const std::vector<Tap>& back = packed[i].taps[stage]->back[phase];
+            const std::vector<Tap>& back = this->taps(i, stage).back[phase];
             if (back.empty()) continue;
             const bool alone = first && g.stride == 1;
             if (operation.kind == CHAIN && alone)
@@ -925,7 +972,7 @@ class Backward : Pass<T> {
         const T* incoming = flat;
         if (!g.is_map()) g.from_map(flat, scratch.compact.data), incoming = scratch.compact.data;
         if (operation.kind == AVERAGE) {
-            const T* share = shares[operation.source >= program.inputs].data;
+            const T* share = this->shares(operation.source);
             for (int p = 0; p < g.compact.count; p++)
                 for (int v = 0; v < channels.unit; v += lanes) {
                     const int at = g.compact.at[p] + v;
@@ -933,10 +980,11 @@ class Backward : Pass<T> {
                 }
             for (size_t number = 0; number < g.phases.size(); number++)
                 depthwise<T, true>(scratch.outputs.data, g.phases[number].outputs, scratch.plain_gradient.data,
-                                   g.phases[number].inputs, packed[i].taps[0]->back[number], packed[i].depthwise[0].data, channels);
+                                   g.phases[number].inputs, this->taps(i, 0).back[number], packed[i].depthwise[0].data,
+                                   channels);
             return;
         }
-        const std::vector<Tap>& taps = packed[i].taps[0]->there;
+        const std::vector<Tap>& taps = this->taps(i, 0).there;
         const uint8_t* places = this->places(operation.maximum, image);
         for (int p = 0; p < g.compact.count; p++)
             for (int v = 0; v < channels.unit; v += lanes) {
@@ -1026,8 +1074,8 @@ class Backward : Pass<T> {
     void write_gradients(int i, int members) {
         const Operation& operation = program.operation[i];
         const int count = channels.count, half = count / 2;
-        for (int stage = 0; stage < this->stages(operation); stage++) {
-            const int taps = static_cast<int>(packed[i].taps[stage]->there.size());
+        for (int stage = 0; stage < program.stages(operation); stage++) {
+            const int taps = static_cast<int>(this->taps(i, stage).there.size());
             typename P::Packed& sums = this->gradients[0][i];
             for (int member = 1; member < members; member++) {
                 add_all(this->gradients[member][i].depthwise[stage], sums.depthwise[stage]);

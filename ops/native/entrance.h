@@ -67,11 +67,7 @@ class EntranceForward : Entrance<T> {
 
   public:
     explicit EntranceForward(const int64_t*& numbers)
-        : P(numbers),
-          matrix(taps.size() * call.ins * outs.unit),
-          moments(call.threads),
-          factors(period),
-          terms(period) {
+        : P(numbers), matrix(taps.size() * call.ins * outs.unit), moments(call.threads), factors(period), terms(period) {
         for (size_t t = 0; t < taps.size(); t++)
             pack_matrix(call.weights[t], this->own_outs(), call.ins, 1, 0, false, t * this->own_outs(), outs,
                         matrix.data + t * call.ins * outs.unit);
@@ -196,8 +192,7 @@ class EntranceBackward : Entrance<T> {
             combine<T, false>(gradient, map, c, T(1), length, period, raw);
             if (!to.is_map()) to.from_map(flat.data, compact.data), raw = compact.data;
             from.template fill<T, true>(call.input + image * in_length, nullptr, grid.data);
-            if (call.needs_weights)
-                outer<T>(grid.data, from.reads, taps, raw, to.compact, gradients[number].data, ins, outs);
+            if (call.needs_weights) outer<T>(grid.data, from.reads, taps, raw, to.compact, gradients[number].data, ins, outs);
             if (!call.needs_input) continue;
             if (call.stride == 1) {
                 product<T, false>(raw, to.compact, into.data, from.reads, taps, matrix.data, call.outs, ins);
