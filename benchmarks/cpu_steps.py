@@ -2,20 +2,23 @@
 torch.
 
 GDAS and a method that samples run one path of the supernet, PC-DARTS sends some channels past all
-operations; retraining runs the network of a genotype. All take turns, and the search step of DARTS
-with one thread and with two does, too.
+operations; retraining runs the network of a genotype. All take turns.
 
-`--levers` measures what makes the search step fast: the step as it is, and with one thing left out.
+`--scaling` measures the search step of DARTS with one thread and with two, in the networks of the
+table of `benchmarks.search_step`. `--levers` measures what makes the search step fast: the step as
+it is, and with one thing left out.
 """
 
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from unittest.mock import patch
 
 import torch
@@ -43,6 +46,9 @@ MOST = 0.6
 """Goal: the most of the time in plain torch."""
 SPEEDUP = 1.5
 """Goal: how many times as fast two threads are."""
+WARM_SECONDS, TURN_SECONDS = 0.1, 0.5
+"""How long a turn of `--scaling` runs before it is timed, and how long it is timed, at least: threads
+that have been asked for are there some steps later."""
 SIZES = {"channels": 16, "cells": 8, "batch": 16, "size": 32}
 """The network that is measured where nothing else is asked for."""
 
@@ -69,17 +75,6 @@ def method_step(name: str, arguments: Sequence[str], size: int) -> Step:
     search = BilevelSearch(config, task, run, hardware)
     search.network.train()
     return partial(search.graphed, *next(search.batches_of(0)))
-
-
-def with_threads(threads: int, make: Callable[[], Step]) -> Step:
-    """Returns the step of `make`, which sets the number of threads first."""
-    step = make()
-
-    def run() -> None:
-        torch.set_num_threads(threads)
-        step()
-
-    return run
 
 
 Replacement = tuple[object, str, object]
@@ -139,9 +134,43 @@ def lever_report(settings: search_step.Settings, command: str) -> Iterator[str]:
         yield table(["search step", "ms", "ratio (median of pairs)"], rows)
 
 
+def run_for(step: Step, seconds: float) -> float:
+    """Runs a step for that long, once at least, and returns its mean time."""
+    start, count = time.perf_counter(), 0
+    while not count or time.perf_counter() - start < seconds:
+        step()
+        count += 1
+    return (time.perf_counter() - start) / count
+
+
+def scaling_report(settings: search_step.Settings, command: str) -> Iterator[str]:
+    """Yields the parts of the record of one thread and of two, for the networks of the table of
+    `benchmarks.search_step`."""
+    threads = torch.get_num_threads()
+    yield f"{header(settings.device, f'{settings.runs} paired runs', 'float32')}\n\n{command}: first-order search step\n\n"
+    rows: list[list[object]] = []
+    goals = ""
+    for channels, cells, batch, size, image_channels in search_step.CPU_SIZES:
+        own = replace(settings, channels=channels, cells=cells, size=size, image_channels=image_channels)
+        step = search_step.our_step(own, batch)
+        one, two = Measured("1 thread"), Measured("2 threads")
+        for _ in range(settings.runs):
+            for count, measured in ((1, one), (2, two)):
+                torch.set_num_threads(count)
+                run_for(step, WARM_SECONDS)
+                measured.seconds.append(run_for(step, TURN_SECONDS))
+        torch.set_num_threads(threads)
+        ratios = sorted(slow / fast for slow, fast in zip(one.seconds, two.seconds, strict=True))
+        value = median(ratios)
+        name = f"C={channels}, {cells} cells, batch {batch}, {size}x{size}x{image_channels}"
+        rows.append([name, *_cells(one), *_cells(two), shown(value), f"{ratios[0]:.2f} to {ratios[-1]:.2f}"])
+        goals += goal(f"{name}: {SPEEDUP} times as fast with 2 threads as with one", value, value >= SPEEDUP)
+    yield table(["network", "ms, 1 thread", "ms, 2 threads", "times as fast (median of pairs)", "range"], rows)
+    yield f"\n{goals}"
+
+
 def report(settings: search_step.Settings, batch: int, command: str) -> str:
     """Returns the record in Markdown."""
-    threads = torch.get_num_threads()
     head = header(settings.device, f"{settings.runs} paired runs", "float32")
     retraining = retrain_step.Settings(settings.device, get_genotype(GENOTYPE), settings.channels, settings.cells, batch)
     retraining = replace(retraining, size=settings.size)
@@ -150,14 +179,9 @@ def report(settings: search_step.Settings, batch: int, command: str) -> str:
         retraining, kernels="auto" if kernels == "auto" else "reference"
     )
     variants = {
-        f"{name}, {kernels}": partial(with_threads, threads, partial(make, kernels))
-        for name, make in makes.items()
-        for kernels in ("auto", "reference")
+        f"{name}, {kernels}": partial(make, kernels) for name, make in makes.items() for kernels in ("auto", "reference")
     }
-    ours = partial(search_step.our_step, settings, batch)
-    variants |= {f"darts, {count} threads": partial(with_threads, count, ours) for count in (1, 2)}
     found = measure(variants, settings.device, settings.runs)
-    torch.set_num_threads(threads)
     rows: list[list[object]] = []
     goals = ""
     for name in makes:
@@ -165,9 +189,6 @@ def report(settings: search_step.Settings, batch: int, command: str) -> str:
         value = ratio(own, plain)
         rows.append([name, *_cells(own), *_cells(plain), shown(value)])
         goals += goal(f"{name}: at most {MOST} of the time in plain torch", value, value is not None and value <= MOST)
-    one, two = found["darts, 1 threads"], found["darts, 2 threads"]
-    value = ratio(one, two)
-    goals += goal(f"darts: {SPEEDUP} times as fast with 2 threads as with one", value, value is not None and value >= SPEEDUP)
     size = f"C={settings.channels}, {settings.cells} cells, batch {batch}, {settings.size}x{settings.size}"
     text = f"{head}\n\n{command}: {size}\n\n"
     text += table(["step", "ms on compiled kernels", "ms in plain torch", "ratio (median of pairs)"], rows)
@@ -185,20 +206,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=at_least(2), help="images a step (16)")
     parser.add_argument("--size", type=at_least(8), help="side of an image in pixels (32)")
     parser.add_argument("--runs", type=at_least(1), default=5, help="paired runs: each variant in turn")
-    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of all but the last comparison")
-    parser.add_argument("--levers", action="store_true", help="what makes the search step of two given networks fast")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads, but for --scaling")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--scaling", action="store_true", help="the search step of three networks on 1 thread and on 2")
+    mode.add_argument("--levers", action="store_true", help="what makes the search step of two networks fast")
     options = parser.parse_args(argv)
     asked = {name: value for name in SIZES if (value := getattr(options, name)) is not None}
-    if options.levers and asked:
-        parser.error(f"argument --levers: measures two given networks; leave out {', '.join(f'--{name}' for name in asked)}")
+    given = {"--levers": options.levers, "--scaling": options.scaling}
+    for name in (name for name, wanted in given.items() if wanted and asked):
+        parser.error(f"argument {name}: measures networks of its own; leave out {', '.join(f'--{size}' for size in asked)}")
     sizes = SIZES | asked
     device = choose_device("cpu", options.threads)
     settings = search_step.Settings(device, sizes["channels"], sizes["cells"], sizes["size"], runs=options.runs)
-    if options.levers:
-        for part in lever_report(settings, command_line("benchmarks.cpu_steps", argv)):
+    command = command_line("benchmarks.cpu_steps", argv)
+    if options.levers or options.scaling:
+        for part in (lever_report if options.levers else scaling_report)(settings, command):
             print(part, end="", flush=True)
         return 0
-    print(report(settings, sizes["batch"], command_line("benchmarks.cpu_steps", argv)), end="")
+    print(report(settings, sizes["batch"], command), end="")
     return 0
 
 

@@ -1,5 +1,7 @@
 """The table of steps on a CPU."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -10,17 +12,13 @@ SMALL = ["--channels", "4", "--cells", "3", "--batch", "4", "--size", "8", "--ru
 
 @pytest.mark.slow
 def test_every_step_is_timed_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
-    before = torch.get_num_threads()
-    try:
-        assert cpu_steps.main(SMALL) == 0
-    finally:
-        torch.set_num_threads(before)
+    assert cpu_steps.main(SMALL) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
     assert [row[0] for row in rows] == ["step", *cpu_steps.METHODS, "retraining"]
     assert all(float(cell) > 0 for row in rows[1:] for cell in row[1:])
     goals = [line for line in lines if line.startswith("- goal: ")]
-    assert len(goals) == len(rows) and not any("not measured" in line for line in goals)
+    assert len(goals) == len(rows) - 1 and not any("not measured" in line for line in goals)
 
 
 @pytest.mark.slow
@@ -31,8 +29,39 @@ def test_every_lever_is_timed(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert len(rows) == 2 * len(cpu_steps.LEVERS) and all(float(row[1]) > 0 for row in rows)
 
 
-def test_levers_have_networks_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_one_thread_and_two_are_timed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_steps.search_step, "CPU_SIZES", [(4, 3, 4, 8, 1), (8, 3, 4, 8, 3)])
+    counts: list[int] = []
+    run = cpu_steps.run_for
+    monkeypatch.setattr(cpu_steps, "run_for", lambda step, _: (counts.append(torch.get_num_threads()), run(step, 0))[1])
+    before = torch.get_num_threads()
+    assert cpu_steps.main(["--scaling", "--runs", "2", "--threads", str(before)]) == 0
+    assert torch.get_num_threads() == before
+    assert counts == 2 * 2 * [1, 1, 2, 2], "each time is taken of a step that is warm"
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| C=")]
+    assert [row[0] for row in rows] == ["C=4, 3 cells, batch 4, 8x8x1", "C=8, 3 cells, batch 4, 8x8x3"]
+    for _, one, two, value, ends in rows:
+        low, high = map(float, ends.split(" to "))
+        assert float(one) > 0 and float(two) > 0 and low <= float(value) <= high
+    assert sum(line.startswith("- goal: C=") for line in lines) == 2
+
+
+def test_a_step_runs_once_at_least_and_for_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(cpu_steps, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def step() -> None:
+        now[0] += 2
+
+    assert cpu_steps.run_for(step, 0) == 2 and now[0] == 2
+    assert cpu_steps.run_for(step, 5) == 2 and now[0] == 2 + 6
+
+
+@pytest.mark.parametrize("mode", ["--levers", "--scaling"])
+def test_these_have_networks_of_their_own(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cpu_steps.main(["--levers", "--channels", "4", "--size", "8"])
+        cpu_steps.main([mode, "--channels", "4", "--size", "8"])
     assert end.value.code == 2
-    assert capsys.readouterr().err.endswith("measures two given networks; leave out --channels, --size\n")
+    assert capsys.readouterr().err.endswith(f"argument {mode}: measures networks of its own; leave out --channels, --size\n")
