@@ -131,7 +131,8 @@ def search_all(runs: Sequence[Run], tabular: str, through: Sequence[str], jobs: 
     When it is interrupted, searches that are under way are stopped, too; they keep what their last
     epoch saved.
     """
-    environment = dict(os.environ)
+    # Both streams of a search share its log, and the last line is to be what it said last.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // jobs))
     waiting = list(runs)

@@ -192,8 +192,9 @@ def test_one_directory_has_one_set_of_options(tabular: str, searches: StandIn, c
 
 
 def test_one_that_fails_is_named_and_the_others_go_on(
-    tabular: str, searches: StandIn, capsys: pytest.CaptureFixture[str]
+    tabular: str, searches: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     failing = "import sys; print('epoch 1'); sys.stderr.write('a warning\\nsearch.darts: error: no data\\n'); sys.exit(2)"
     searches.script = lambda run: "" if run.seed else failing
     assert nasbench201.main(arguments(tabular, "--methods", "darts", "--seeds", "0", "1", *TINY)) == 1
