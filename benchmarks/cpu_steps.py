@@ -51,6 +51,8 @@ WARM_SECONDS, TURN_SECONDS = 0.1, 0.5
 that have been asked for are there some steps later."""
 SIZES = {"channels": 16, "cells": 8, "batch": 16, "size": 32}
 """The network that is measured where nothing else is asked for."""
+UNREAD = {"levers": tuple(SIZES), "scaling": (*SIZES, "threads")}
+"""Options that a mode does not read."""
 
 
 def search_method_step(settings: search_step.Settings, batch: int, name: str, kernels: str) -> Step:
@@ -148,8 +150,6 @@ def scaling_report(settings: search_step.Settings, command: str) -> Iterator[str
     `benchmarks.search_step`."""
     threads = torch.get_num_threads()
     yield f"{header(settings.device, f'{settings.runs} paired runs', 'float32')}\n\n{command}: first-order search step\n\n"
-    rows: list[list[object]] = []
-    goals = ""
     for channels, cells, batch, size, image_channels in search_step.CPU_SIZES:
         own = replace(settings, channels=channels, cells=cells, size=size, image_channels=image_channels)
         step = search_step.our_step(own, batch)
@@ -162,11 +162,9 @@ def scaling_report(settings: search_step.Settings, command: str) -> Iterator[str
         torch.set_num_threads(threads)
         ratios = sorted(slow / fast for slow, fast in zip(one.seconds, two.seconds, strict=True))
         value = median(ratios)
-        name = f"C={channels}, {cells} cells, batch {batch}, {size}x{size}x{image_channels}"
-        rows.append([name, *_cells(one), *_cells(two), shown(value), f"{ratios[0]:.2f} to {ratios[-1]:.2f}"])
-        goals += goal(f"{name}: {SPEEDUP} times as fast with 2 threads as with one", value, value >= SPEEDUP)
-    yield table(["network", "ms, 1 thread", "ms, 2 threads", "times as fast (median of pairs)", "range"], rows)
-    yield f"\n{goals}"
+        yield f"C={channels}, {cells} cells, batch {batch}, {size}x{size}x{image_channels}: {one.milliseconds:.1f} ms "
+        yield f"with one thread, {two.milliseconds:.1f} with two; pairs from {ratios[0]:.2f} to {ratios[-1]:.2f}\n"
+        yield goal(f"{SPEEDUP} times as fast with 2 threads as with one", value, value >= SPEEDUP) + "\n"
 
 
 def report(settings: search_step.Settings, batch: int, command: str) -> str:
@@ -206,17 +204,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=at_least(2), help="images a step (16)")
     parser.add_argument("--size", type=at_least(8), help="side of an image in pixels (32)")
     parser.add_argument("--runs", type=at_least(1), default=5, help="paired runs: each variant in turn")
-    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads, but for --scaling")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads (1)")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--scaling", action="store_true", help="the search step of three networks on 1 thread and on 2")
     mode.add_argument("--levers", action="store_true", help="what makes the search step of two networks fast")
     options = parser.parse_args(argv)
-    asked = {name: value for name in SIZES if (value := getattr(options, name)) is not None}
-    given = {"--levers": options.levers, "--scaling": options.scaling}
-    for name in (name for name, wanted in given.items() if wanted and asked):
-        parser.error(f"argument {name}: measures networks of its own; leave out {', '.join(f'--{size}' for size in asked)}")
-    sizes = SIZES | asked
-    device = choose_device("cpu", options.threads)
+    for mode_name, unread in UNREAD.items():
+        given = [f"--{name}" for name in unread if getattr(options, mode_name) and getattr(options, name) is not None]
+        if given:
+            parser.error(f"argument --{mode_name}: has its own; leave out {', '.join(given)}")
+    sizes = {name: getattr(options, name) or usual for name, usual in SIZES.items()}
+    device = choose_device("cpu", options.threads or 1)
     settings = search_step.Settings(device, sizes["channels"], sizes["cells"], sizes["size"], runs=options.runs)
     command = command_line("benchmarks.cpu_steps", argv)
     if options.levers or options.scaling:

@@ -65,8 +65,9 @@ struct Program {
     std::vector<std::vector<Edge>> departing;  // edges by source
     std::vector<std::vector<Edge>> arriving;   // edges by node
 
+    // The first number says how many follow.
     explicit Program(const int32_t* numbers) {
-        int32_t const* p = numbers;
+        const int32_t* p = numbers + 1;
         for (int* number :
              {&inputs, &nodes, &stride, &channels, &partial, &operations, &entries, &edges, &maps, &halves, &maxima})
             *number = *p++;
@@ -88,11 +89,6 @@ struct Program {
             arriving[p[2]].push_back({p[0], p[1], p[2]});
             shares = std::max(shares, p[0] + 1);
         }
-    }
-
-    // How many numbers a program has.
-    static size_t length(const int32_t* numbers) {
-        return 11 + numbers[1] + 8 * size_t(numbers[5]) + 5 * size_t(numbers[6]) + 3 * size_t(numbers[7]);
     }
 
     // The sources that become known together, by their first one.
@@ -248,7 +244,7 @@ std::shared_ptr<const Plan<T>> plan_of(const int32_t* numbers, int height, int w
     constexpr size_t MOST = 256;  // a search that samples paths has ever new programs
     static std::mutex mutex;
     static std::map<std::vector<int32_t>, std::shared_ptr<const Plan<T>>> kept;
-    std::vector<int32_t> key(numbers, numbers + Program::length(numbers));
+    std::vector<int32_t> key(numbers, numbers + 1 + numbers[0]);
     key.push_back(height), key.push_back(width);
     const std::lock_guard<std::mutex> lock(mutex);
     const auto place = kept.find(key);

@@ -57,7 +57,14 @@ struct Entrance {
     // The outputs of each convolution.
     int own_outs() const { return static_cast<int>(call.outs / taps.size()); }
     T affine(int which, int channel) const { return call.affine[which] ? call.affine[which][channel] : T(1 - which); }
-    int first_image(int number, int members) const { return share(call.batch, members, number); }
+    int threads() const { return call.threads; }
+
+    // Calls body(image) for the images of a member.
+    template <class Body>
+    void each_image(int number, int members, Body body) const {
+        const int end = share(call.batch, members, number + 1);
+        for (int image = share(call.batch, members, number); image < end; image++) body(image);
+    }
 };
 
 template <class T>
@@ -66,6 +73,8 @@ class EntranceForward : Entrance<T> {
     using P::call, P::from, P::length, P::outs, P::period, P::pixels, P::taps, P::to;
 
   public:
+    using P::threads;
+
     explicit EntranceForward(const int64_t*& numbers)
         : P(numbers), matrix(taps.size() * call.ins * outs.unit), moments(call.threads), factors(period), terms(period) {
         for (size_t t = 0; t < taps.size(); t++)
@@ -73,21 +82,19 @@ class EntranceForward : Entrance<T> {
                         matrix.data + t * call.ins * outs.unit);
     }
 
-    int threads() const { return call.threads; }
-
     // The raw maps of a member's images, and their moments.
     void convolve(int number, int members) {
         moments[number].resize(call.outs);
         Bench<T> bench(call.outs);
         Buffer<T> grid(from.size), compact(to.compact.at.size() * outs.unit);
-        for (int image = this->first_image(number, members); image < this->first_image(number + 1, members); image++) {
+        this->each_image(number, members, [&](int image) {
             from.template fill<T, true>(call.input + image * this->in_length, nullptr, grid.data);
             T* map = call.raw + image * length;
             T* sums = to.is_map() ? map : compact.data;
             product<T, false>(grid.data, from.reads, sums, to.compact, taps, matrix.data, call.ins, outs);
             if (!to.is_map()) to.to_map(sums, map);
             if (call.batch_statistics) add_moments(map, pixels, call.outs, bench, moments[number].data());
-        }
+        });
     }
 
     // Makes the statistics, and factor and term of each channel, as periods.
@@ -115,9 +122,10 @@ class EntranceForward : Entrance<T> {
 
     void normalise(int number, int members) const {
         const Coefficients<T> coefficients{factors.data(), nullptr, terms.data()};
-        for (int image = this->first_image(number, members); image < this->first_image(number + 1, members); image++)
+        this->each_image(number, members, [&](int image) {
             combine<T, false>(call.raw + image * length, nullptr, coefficients, T(1), length, period,
                               call.output + image * length);
+        });
     }
 
   private:
@@ -132,6 +140,8 @@ class EntranceBackward : Entrance<T> {
     using P::back, P::call, P::from, P::in_length, P::ins, P::length, P::outs, P::period, P::pixels, P::taps, P::to;
 
   public:
+    using P::threads;
+
     explicit EntranceBackward(const int64_t*& numbers)
         : P(numbers),
           matrix(taps.size() * call.outs * ins.unit),
@@ -146,17 +156,15 @@ class EntranceBackward : Entrance<T> {
         write_period<T>(call.stats, call.outs, 1, means.data());
     }
 
-    int threads() const { return call.threads; }
-
     // The sums of a member's images of the gradient g, and of g * (map - mean).
     void add(int number, int members) {
         sums[number].resize(2 * call.outs);
         Bench<T> bench(call.outs);
-        for (int image = this->first_image(number, members); image < this->first_image(number + 1, members); image++) {
+        this->each_image(number, members, [&](int image) {
             const T *gradient = call.output_gradient + image * length, *map = call.raw + image * length;
             add_sums<T>(gradient, nullptr, nullptr, pixels, call.outs, bench, sums[number].data());
             add_sums<T>(gradient, map, means.data(), pixels, call.outs, bench, sums[number].data() + call.outs);
-        }
+        });
     }
 
     // Makes the coefficients of the raw map's gradient, and the gradients of factors and terms.
@@ -186,14 +194,14 @@ class EntranceBackward : Entrance<T> {
         Buffer<T> grid(from.size), into(from.size), written(to.out_size), compact(to.compact.at.size() * outs.unit),
             flat(length);
         const Coefficients<T> c{coefficients.data(), &coefficients[period], &coefficients[2 * period]};
-        for (int image = this->first_image(number, members); image < this->first_image(number + 1, members); image++) {
+        this->each_image(number, members, [&](int image) {
             const T *gradient = call.output_gradient + image * length, *map = call.raw + image * length;
             T* raw = to.is_map() ? compact.data : flat.data;
             combine<T, false>(gradient, map, c, T(1), length, period, raw);
             if (!to.is_map()) to.from_map(flat.data, compact.data), raw = compact.data;
             from.template fill<T, true>(call.input + image * in_length, nullptr, grid.data);
             if (call.needs_weights) outer<T>(grid.data, from.reads, taps, raw, to.compact, gradients[number].data, ins, outs);
-            if (!call.needs_input) continue;
+            if (!call.needs_input) return;
             if (call.stride == 1) {
                 product<T, false>(raw, to.compact, into.data, from.reads, taps, matrix.data, call.outs, ins);
             } else {
@@ -209,7 +217,7 @@ class EntranceBackward : Entrance<T> {
             from.each_run([&](size_t place, int at, int run) {
                 for (int k = 0; k < run; k++) target[place + k] = grid.data[at + k] <= 0 ? 0 : into.data[at + k];
             });
-        }
+        });
     }
 
     // Sums the gradients of the weights over the threads and writes them as the weights lie.

@@ -1,4 +1,4 @@
-"""The native executor: both passes of a cell as one call each of `cell.cpp`."""
+"""The native executor: both passes of a cell as one call each of `cell.h`."""
 
 import ctypes
 from collections.abc import Sequence
@@ -123,9 +123,9 @@ class Passes:
             raise InputError("batch norm: one image of one pixel has no statistics; use more images or larger ones")
         if fixed is not None:
             fixed[:, 1] = (fixed[:, 1] + EPSILON).rsqrt()
-        if outers and bypass is None:
-            bypass = mixture.sum(-1)
-        shares = bypass.contiguous() if outers and bypass is not None else None
+        shares = None
+        if outers:
+            shares = (mixture.sum(-1) if bypass is None else bypass).contiguous()
         parameters = [*program.weights.tensors(), *program.affine.tensors()]
         found: tuple[Tensor, Tensor] = _Run.apply(
             self, fixed, training, drops, *states, *outers, mixture.contiguous(), shares, *parameters
@@ -150,8 +150,8 @@ class _Run(torch.autograd.Function):
 
     Takes (passes, fixed statistics or None, whether statistics are updated, drops or None, states,
     channels of them that pass the operations by, mixture, shares of these channels or None,
-    weights, factors and terms of batch norms). Returns the output and the statistics of all maps, which have
-    no gradient.
+    weights, factors and terms of batch norms). Returns the output and the statistics of all maps,
+    which have no gradient.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The program of a cell: the numbers by which `cell.cpp` finds maps, weights and entries.
+"""The program of a cell: the numbers by which `cell.h` finds maps, weights and entries.
 
 Every operation has a row: its kind, source, kernel, dilation, the number of its raw map and of that
 of its second half, its place among the halves (for a pool: -1 if it is not normalised) and among
@@ -95,6 +95,7 @@ class Tensors:
         self._held = [_holder_of(*key) for key in self.keys]
         number = {key: index for index, key in enumerate(self.keys)}
         self.owners = [None if place is None else number[place[:2]] for place in places]
+        """By place, like the offsets."""
         self.offsets = [0 if place is None else place.row * self._row(place) for place in places]
 
     @staticmethod
@@ -201,13 +202,14 @@ class CellProgram:
         """Writes all down, once all operations are known."""
         shape = self.shape
         place = {state - shape.inputs: position for position, state in enumerate(shape.concat)}
-        numbers = [shape.inputs, shape.nodes, shape.stride, shape.channels, shape.partial]
+        numbers: list[int] = [shape.inputs, shape.nodes, shape.stride, shape.channels, shape.partial]
         numbers += [len(self._operations), len(self._entries), len(self._edges), self.maps, self.halves, self.maxima]
         numbers += [place.get(node, -1) for node in range(shape.nodes)]
         for row in (*self._operations, *self._entries, *self._edges):
             numbers += row
-        self.numbers = np.array(numbers, dtype=np.int32)
-        """int32: counts, the place of each node in the output, operations, entries, edges."""
+        self.numbers = np.array([len(numbers), *numbers], dtype=np.int32)
+        """int32: how many numbers follow, counts, the place of each node in the output, operations,
+        entries, edges."""
         self.weights = Tensors(self._weights)
         """`WEIGHTS` for each operation."""
         self.running, self.affine = (

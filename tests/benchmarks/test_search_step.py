@@ -1,5 +1,7 @@
 """The table of the search step."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -35,6 +37,12 @@ def test_a_search_step_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"torch {torch.__version__}" in lines[0] and "1 paired runs, float32" in lines[0]
     assert "GB/s" in lines[4] and "GFLOP/s" in lines[4], "the floor is that of this machine"
     assert sum(line.startswith("- goal: ") for line in lines) == 2
+
+
+def test_a_search_step_calls_few_functions(count_calls: Callable[[Callable[[], object]], int]) -> None:
+    step = search_step.our_step(Settings(torch.device("cpu"), 4, 3, 8, image_channels=1), 4)
+    step()
+    assert count_calls(step) < 9000  # on two threads they take as long as on one
 
 
 def test_what_cannot_be_compiled_in_time_says_so() -> None:

@@ -1,6 +1,8 @@
 """Cells on compiled kernels against the same cells in plain torch, in float64 unless said otherwise."""
 
+import copy
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -264,3 +266,24 @@ def test_the_gradients_of_several_passes_at_once_do_not_mix() -> None:
     alone = [gradients([gradient(scale)])["0"] for scale in (1.0, 2.0, 3.0)]
     together = gradients([gradient(scale) for scale in (1.0, 2.0, 3.0)])
     assert all(torch.equal(one, together[str(number)]) for number, one in enumerate(alone))
+
+
+def test_more_sizes_than_plans_are_kept() -> None:
+    """Plans that were let go are made anew, also while other threads compute with them."""
+    cell = new_cell("nasbench201", "cell", channels=2).double().train()
+    mixture = torch.rand(6, 5, dtype=torch.float64)
+    sizes = [(height, width) for height in range(1, 18) for width in range(1, 18)]
+
+    def outputs(kind: type[NativeCell] | type[ReferenceCell]) -> list[Tensor]:
+        executor = kind(copy.deepcopy(cell).operations())
+        generator = torch.Generator().manual_seed(0)
+        images = [torch.randn(2, 2, *size, generator=generator, dtype=torch.float64) for size in [*sizes, *sizes[:9]]]
+        with torch.no_grad():
+            return [executor([image], mixture) for image in images]
+
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(outputs, [NativeCell, NativeCell]))
+    plain = outputs(ReferenceCell)
+    for native in together:
+        for one, other in zip(native, plain, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
