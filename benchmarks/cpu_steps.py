@@ -93,7 +93,7 @@ def _narrow_vectors() -> list[Replacement]:
     flags = [flag for flag in library._flags() if "native" not in flag]
     with patch.object(library, "_flags", lambda: flags), tempfile.TemporaryDirectory() as directory:
         built = library._kept(library.find_compiler(), torch.float32, Path(directory) / "cells.so")
-    return [(module, "load", lambda dtype: built) for module in (entrance, executor)]
+    return [(library, "load", lambda dtype: built)]
 
 
 def _new_memory(self: memory.Memory, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

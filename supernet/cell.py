@@ -144,7 +144,7 @@ class MixedCell(nn.Module):
         `cast` has weights of the preprocessing that autocast need not cast any more.
         """
         states = [source.state for source in sources]
-        if self.kernels == "auto" and all(map(native.supports, states)) and all(map(is_entrance, self.preprocess)):
+        if self.kernels == "auto" and native.supports(*states) and all(map(is_entrance, self.preprocess)):
             return enter(self.preprocess, states)
         return [self._preprocessed(layer, source, cast or {}) for layer, source in zip(self.preprocess, sources, strict=True)]
 

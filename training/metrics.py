@@ -77,8 +77,8 @@ class Meter:
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in self.names}
         self._count = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._steps = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
+        self._fine = torch.ones((), dtype=torch.bool, device=self.device)
+        self._fine_steps = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def sums(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """Returns for each of `names` its sum, a scalar, over the examples of a batch."""
@@ -86,32 +86,31 @@ class Meter:
 
     def reset(self) -> None:
         """Forgets everything."""
-        for total in (self._loss, *self._sums.values(), self._count, self._steps):
+        for total in (self._loss, *self._sums.values(), self._count, self._fine_steps):
             total.zero_()
-        self._first_bad.fill_(-1)
+        self._fine.fill_(True)
 
     @torch.no_grad()
     def update(self, loss: Tensor, outputs: Tensor, batch: Batch) -> None:
         """Adds a batch: its mean loss (scalar) and the network's outputs [B, ...], all on the
         meter's device."""
-        self._loss += loss.double() * batch.size
+        self._loss.add_(loss, alpha=batch.size)
         for name, total in self.sums(outputs, batch).items():
             self._sums[name] += total
-        newly_bad = ~torch.isfinite(loss) & (self._first_bad < 0)
-        self._first_bad.copy_(torch.where(newly_bad, self._steps, self._first_bad))
+        self._fine &= torch.isfinite(loss)
+        self._fine_steps += self._fine
         self._count += batch.size
-        self._steps += 1
 
     def read(self) -> Reading:
         """Returns the means so far; waits for the device once and changes nothing."""
-        numbers = [self._loss, *self._sums.values(), self._count.double(), self._first_bad.double()]
-        loss, *sums, count, first_bad = torch.stack(numbers).tolist()
+        numbers = [self._loss, *self._sums.values(), self._count, self._fine, self._fine_steps]
+        loss, *sums, count, fine, fine_steps = torch.stack([number.double() for number in numbers]).tolist()
         values = {name: total / count if count else float("nan") for name, total in zip(self._sums, sums, strict=True)}
         return Reading(
             loss=loss / count if count else float("nan"),
             values=values,
             count=int(count),
-            first_bad_step=int(first_bad) if first_bad >= 0 else None,
+            first_bad_step=None if fine else int(fine_steps),
         )
 
 

@@ -128,22 +128,27 @@ struct Call {
     int64_t batch, height, width, threads, batch_statistics, update, needs_inputs, needs_weights;
     std::vector<T*> inputs, input_gradients, outer_inputs, outer_input_gradients;
     T *outers, *outer_gradients, *shares, *share_gradients;
-    T *states, *maps, *stats, *mixture, *output, *output_gradient, *half_gradients, *node_gradients, *mixture_gradient, *drops;
+    T *nodes, *stats, *mixture, *output, *output_gradient, *node_gradients, *mixture_gradient, *drops;
     uint8_t* places;
     std::vector<T*> weights, weight_gradients;  // four for each operation
     std::vector<T*> running;                    // mean and variance of each map, or null
     std::vector<T*> affine, affine_gradients;   // factor and term of each normalised map, or null
 
-    Call(const Program& program, const int64_t* numbers) {
+    // `numbers` are sizes, the addresses of whole tensors, and those of the tensors of all lists; `listed` has two numbers for
+    // each thing in a list, its tensor (-1: none) and the place in there.
+    Call(const Program& program, const int64_t* listed, const int64_t* numbers) {
         const int64_t* p = numbers;
         batch = *p++, height = *p++, width = *p++, threads = *p++, batch_statistics = *p++, update = *p++, needs_inputs = *p++,
         needs_weights = *p++;
-        for (T** pointer : {&states, &maps, &stats, &mixture, &output, &output_gradient, &half_gradients, &node_gradients,
-                            &mixture_gradient, &drops, &outers, &outer_gradients, &shares, &share_gradients})
+        for (T** pointer : {&nodes, &stats, &mixture, &output, &output_gradient, &node_gradients, &mixture_gradient, &drops,
+                            &outers, &outer_gradients, &shares, &share_gradients})
             *pointer = reinterpret_cast<T*>(*p++);
         places = reinterpret_cast<uint8_t*>(*p++);
         auto read = [&](std::vector<T*>& list, int count) {
-            for (int i = 0; i < count; i++) list.push_back(reinterpret_cast<T*>(*p++));
+            for (int i = 0; i < count; i++, listed += 2) {
+                T* tensor = listed[0] < 0 ? nullptr : reinterpret_cast<T*>(p[listed[0]]);
+                list.push_back(tensor ? tensor + listed[1] : nullptr);
+            }
         };
         read(inputs, program.inputs), read(outer_inputs, program.inputs);
         read(input_gradients, program.inputs), read(outer_input_gradients, program.inputs);
@@ -275,10 +280,10 @@ struct Pass {
     std::vector<std::vector<double>> sums;       // [(entries + halves) * 2 * channels]
     std::vector<std::vector<Packed>> gradients;  // of the packed weights, by operation
 
-    Pass(const int32_t* numbers, const int64_t* arguments)
+    Pass(const int32_t* numbers, const int64_t* listed, const int64_t* arguments)
         : plan(plan_of<T>(numbers, arguments[1], arguments[2])),
           program(plan->program),
-          call(program, arguments),
+          call(program, listed, arguments),
           channels(plan->channels),
           outside(plan->outside),
           inside(plan->inside),
@@ -293,14 +298,13 @@ struct Pass {
     const Geometry& geometry(int source) const { return source < program.inputs ? outside : inside; }
     const Taps& taps(int i, int stage) const { return *plan->taps[2 * i + stage]; }
     const T* shares(int source) const { return plan->shares[source >= program.inputs].data; }
-    T* map(int number, int image) const { return call.maps + (static_cast<size_t>(number) * call.batch + image) * length; }
-    T* node(int number, int image) const { return call.states + (static_cast<size_t>(number) * call.batch + image) * length; }
+    T* node(int number, int image) const { return call.nodes + (static_cast<size_t>(number) * call.batch + image) * length; }
+    // Raw maps lie behind the nodes, and the gradients of first halves behind those of the nodes.
+    T* map(int number, int image) const { return node(program.nodes + number, image); }
     T* node_gradient(int number, int image) const {
         return call.node_gradients + (static_cast<size_t>(number) * call.batch + image) * length;
     }
-    T* half_gradient(int number, int image) const {
-        return call.half_gradients + (static_cast<size_t>(number) * call.batch + image) * length;
-    }
+    T* half_gradient(int number, int image) const { return node_gradient(program.nodes + number, image); }
     T* state(int source, int image) const {
         if (source >= program.inputs) return node(source - program.inputs, image);
         return call.inputs[source] + static_cast<size_t>(image) * outside.height * outside.width * program.channels;

@@ -1,7 +1,6 @@
 """The entrances of a cell, each ReLU, pointwise convolution and batch norm, as one call of
 `entrance.h` a pass."""
 
-import ctypes
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeGuard
@@ -14,7 +13,7 @@ from base.checks import InputError
 from ops.functional import strided_size
 from ops.images import FactorizedReduce, ReluConvNorm
 from ops.mixing import EPSILON, MOMENTUM
-from ops.native.library import load
+from ops.native.library import call
 from ops.native.memory import MEMORY
 
 
@@ -23,7 +22,7 @@ def is_entrance(layer: nn.Module) -> TypeGuard[ReluConvNorm | FactorizedReduce]:
     norm of the usual momentum, and is called as it is."""
     if not isinstance(layer, ReluConvNorm | FactorizedReduce):
         return False
-    if any(module._forward_hooks or module._forward_pre_hooks for module in (layer, *layer.children())):
+    if any(part and (part._forward_hooks or part._forward_pre_hooks) for part in (layer, *layer._modules.values())):
         return False
     if isinstance(layer, ReluConvNorm) and (layer.conv.kernel_size, layer.conv.stride) != ((1, 1), (1, 1)):
         return False
@@ -83,12 +82,12 @@ class _Enter(torch.autograd.Function):
             batch, _, height, width = state.shape
             outs = entrance.convolutions * len(parameters[0])
             size = (batch, *strided_size((height, width), entrance.convolutions), outs)
-            raw, output = MEMORY.empty(size, state.dtype), MEMORY.empty(size, state.dtype)
+            raw, output = MEMORY.empty((2, *size), state.dtype).unbind()
             stats = state.new_empty(2, outs) if entrance.fixed is None else entrance.fixed
             calls.append(_numbers(entrance, state, raw, stats, parameters, output=output))
             saved += [state, raw, stats, *parameters]
             outputs.append(output.permute(0, 3, 1, 2))
-        _call("entrances_forward", tensors[0].dtype, calls)
+        _call_all("entrances_forward", tensors[0].dtype, calls)
         ctx.entrances = entrances
         ctx.save_for_backward(*saved)
         return tuple(outputs)
@@ -128,7 +127,7 @@ class _Enter(torch.autograd.Function):
                 )
             )
         if calls:
-            _call("entrances_backward", tensors[0].dtype, calls)
+            _call_all("entrances_backward", tensors[0].dtype, calls)
         return tuple(found)
 
 
@@ -159,7 +158,6 @@ def _numbers(
     return [*sizes, *switches, *(0 if tensor is None else tensor.data_ptr() for tensor in tensors)]
 
 
-def _call(name: str, dtype: torch.dtype, calls: Sequence[Sequence[int]]) -> None:
+def _call_all(name: str, dtype: torch.dtype, calls: Sequence[Sequence[int]]) -> None:
     """Calls a pass of all entrances: their number, then the numbers of each."""
-    numbers = [len(calls), *chain.from_iterable(calls)]
-    getattr(load(dtype), name)((ctypes.c_int64 * len(numbers))(*numbers))
+    call(name, dtype, [len(calls), *chain.from_iterable(calls)])

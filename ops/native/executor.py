@@ -1,10 +1,8 @@
 """The native executor: both passes of a cell as one call each of `cell.h`."""
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -13,7 +11,7 @@ from base.checks import InputError
 from ops.executor import CellOperations
 from ops.functional import halved_bypass, strided_size
 from ops.mixing import EPSILON
-from ops.native.library import load
+from ops.native.library import call, load
 from ops.native.memory import MEMORY
 from ops.native.program import LISTS, WHOLE, CellProgram
 from ops.plan import fusable
@@ -22,15 +20,20 @@ LARGEST = 2**31
 """Values that a map must stay below: places within one image are 32-bit numbers."""
 
 
-def supports(state: Tensor) -> bool:
-    """Says whether compiled kernels compute a cell whose states are like `state` [B, C, H, W].
+def supports(*states: Tensor) -> bool:
+    """Says whether compiled kernels compute a cell whose states are like `states`, each [B, C, H,
+    W].
 
     They are built at the first call for which nothing else speaks against them.
     """
-    plain = type(state) in (Tensor, nn.Parameter) and state.device.type == "cpu" and state.dtype == torch.float32
-    if not plain or len(state) == 0 or state.numel() >= LARGEST or _watched():
+    return all(map(_plain, states)) and not _watched() and load(states[0].dtype) is not None
+
+
+def _plain(state: Tensor) -> bool:
+    """Says whether `state` is an ordinary tensor of a size and type that the kernels know."""
+    if type(state) not in (Tensor, nn.Parameter) or state.device.type != "cpu" or state.dtype != torch.float32:
         return False
-    return load(state.dtype) is not None
+    return 0 < state.numel() < LARGEST
 
 
 def _watched() -> bool:
@@ -132,17 +135,13 @@ class Passes:
         )
         return found
 
-    def call(self, function: str, dtype: torch.dtype, numbers: Sequence[int], **tensors: Any) -> None:
-        """Calls a pass: `numbers`, then the addresses of `tensors`, by the names that `WHOLE` and
+    def call(self, function: str, dtype: torch.dtype, sizes: Sequence[int], **tensors: Any) -> None:
+        """Calls a pass: `sizes`, then the addresses of `tensors`, by the names that `WHOLE` and
         `LISTS` give them."""
-        whole, lists = [tensors.get(name) for name in WHOLE], [tensors.get(name, ()) for name in LISTS]
-        addresses = self.program.addresses.find(whole, lists, dtype.itemsize)
-        arguments = np.concatenate((np.array(numbers, dtype=np.int64), addresses))
-        getattr(load(dtype), function)(_pointer(self.program.numbers), _pointer(arguments))
-
-
-def _pointer(array: "np.ndarray") -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
+        program = self.program
+        whole = [0 if (tensor := tensors.get(name)) is None else tensor.data_ptr() for name in WHOLE]
+        numbers = [*sizes, *whole, *program.lists.addresses([tensors.get(name, ()) for name in LISTS])]
+        call(function, dtype, numbers, program.numbers, program.lists.places)
 
 
 class _Run(torch.autograd.Function):
@@ -166,9 +165,8 @@ class _Run(torch.autograd.Function):
         parameters = [parameter.contiguous() for parameter in tensors[count + 2 :]]
         like, (batch, channels, height, width) = states[0], states[0].shape
         out = strided_size((height, width), shape.stride)
-        nodes = MEMORY.empty((shape.nodes, batch, *out, channels), like.dtype)
+        nodes = MEMORY.empty((shape.nodes + program.maps, batch, *out, channels), like.dtype)
         outers = MEMORY.empty((shape.nodes, batch, *out, program.outer), like.dtype) if program.outer else None
-        maps = MEMORY.empty((program.maps, batch, *out, channels), like.dtype)
         # Grids pad channels and columns to whole vectors, of at most 16 values.
         places = MEMORY.empty((program.maxima, batch, out[0] * (out[1] + 16) * (channels + 16)), torch.uint8)
         stats = like.new_zeros(program.maps, 3, channels) if fixed is None else fixed
@@ -179,7 +177,6 @@ class _Run(torch.autograd.Function):
             like.dtype,
             [batch, height, width, torch.get_num_threads(), fixed is None, training, False, False],
             nodes=nodes,
-            maps=maps,
             stats=stats,
             mixture=mixture,
             output=output,
@@ -187,13 +184,13 @@ class _Run(torch.autograd.Function):
             outers=outers,
             shares=shares,
             places=places,
-            states=states,
+            inputs=states,
             weights=parameters[:split],
             running=program.running.tensors() if training else (),
             affine=parameters[split:],
         )
         ctx.passes, ctx.batch_statistics = passes, fixed is None
-        ctx.save_for_backward(nodes, outers, maps, stats, places, drops, *states, mixture, shares, *parameters)
+        ctx.save_for_backward(nodes, outers, stats, places, drops, *states, mixture, shares, *parameters)
         ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
         return output.permute(0, 3, 1, 2), stats
@@ -205,14 +202,13 @@ class _Run(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         passes = ctx.passes
         program, count = passes.program, passes.program.states
-        nodes, outers, maps, stats, places, drops, *rest = ctx.saved_tensors
+        nodes, outers, stats, places, drops, *rest = ctx.saved_tensors
         states, (mixture, shares), parameters = rest[:count], rest[count : count + 2], rest[count + 2 :]
         needs = ctx.needs_input_grad[4:]
         needs_states, needs_parameters = any(needs[:count]), any(needs[count + 2 :])
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         batch, _, height, width = states[0].shape
-        halves = MEMORY.empty((program.halves, *maps.shape[1:]), maps.dtype)
-        node_gradients = MEMORY.empty(nodes.shape, nodes.dtype)
+        node_gradients = MEMORY.empty((program.shape.nodes + program.halves, *nodes.shape[1:]), nodes.dtype)
         outer_gradients = None if outers is None else MEMORY.empty(outers.shape, outers.dtype)
         mixture_gradient, share_gradients = torch.zeros_like(mixture), None if shares is None else torch.zeros_like(shares)
         state_gradients = [_new_nhwc(state) for state in states]
@@ -221,14 +217,12 @@ class _Run(torch.autograd.Function):
         split = len(program.weights.keys)
         passes.call(
             "cell_backward",
-            maps.dtype,
+            nodes.dtype,
             [batch, height, width, torch.get_num_threads(), ctx.batch_statistics, False, needs_states, needs_parameters],
             nodes=nodes,
-            maps=maps,
             stats=stats,
             mixture=mixture,
             output_gradient=gradient,
-            half_gradients=halves,
             node_gradients=node_gradients,
             mixture_gradient=mixture_gradient,
             drops=drops,
@@ -237,8 +231,8 @@ class _Run(torch.autograd.Function):
             shares=shares,
             share_gradients=share_gradients,
             places=places,
-            states=states,
-            state_gradients=state_gradients,
+            inputs=states,
+            input_gradients=state_gradients,
             weights=parameters[:split],
             weight_gradients=gradients[:split],
             affine=parameters[split:],

@@ -3,8 +3,12 @@
 #include "entrance.h"
 
 extern "C" {
-void cell_forward(const int32_t* program, const int64_t* call) { Forward<VALUE>(program, call).run(); }
-void cell_backward(const int32_t* program, const int64_t* call) { Backward<VALUE>(program, call).run(); }
+void cell_forward(const int32_t* program, const int64_t* places, const int64_t* call) {
+    Forward<VALUE>(program, places, call).run();
+}
+void cell_backward(const int32_t* program, const int64_t* places, const int64_t* call) {
+    Backward<VALUE>(program, places, call).run();
+}
 void entrances_forward(const int64_t* calls) { enter<VALUE>(calls); }
 void entrances_backward(const int64_t* calls) { enter_back<VALUE>(calls); }
 }

@@ -15,6 +15,8 @@ import sys
 import tempfile
 import threading
 import warnings
+from array import array
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -75,6 +77,14 @@ def _load(dtype: torch.dtype) -> ctypes.CDLL | None:
             f"no compiled CPU kernels here, plain torch runs instead, several times slower: {one_line(error)}", stacklevel=4
         )
         return None
+
+
+def call(function: str, dtype: torch.dtype, numbers: Sequence[int], *kept: ctypes.Array) -> None:
+    """Calls a function of the kernels for values of `dtype`: with arrays that are the same for each
+    call, then with `numbers`, int64."""
+    # ctypes makes a type for each length of its own arrays, and forgets it with the array.
+    last = array("q", numbers)
+    getattr(load(dtype), function)(*kept, ctypes.c_void_p(last.buffer_info()[0]))
 
 
 def find_compiler() -> str:

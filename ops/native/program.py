@@ -8,11 +8,11 @@ row of the factors that drop it for some images (-1: it is never dropped). Every
 channels past the operations has a row: the index of its share, its source and its node.
 """
 
+import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -107,41 +107,38 @@ class Tensors:
         return [holder[name] for holder, name in self._held]
 
 
-class Addresses:
-    """The addresses that a call takes: of whole tensors, then of the places in lists of tensors.
+class Lists:
+    """What a call takes from lists of tensors: places in them, by the tensor's number through all
+    lists (-1: there is none) and an offset in elements."""
 
-    They are found together: a call has some two hundred tensors and six hundred addresses.
-    """
-
-    def __init__(self, whole: int, lists: Sequence[tuple[int, Sequence[int | None], Sequence[int]]]) -> None:
-        """`whole` is the number of whole tensors; each of `lists` has a number of tensors, then the
-        tensor and the offset in elements of each place."""
-        self.lengths = [length for length, _, _ in lists]
-        none = whole + sum(self.lengths)
-        owner, offset, first = list(range(whole)), [0] * whole, whole
+    def __init__(self, lists: Sequence[tuple[int, Sequence[int | None], Sequence[int]]]) -> None:
+        """Each of `lists` has a number of tensors, then the tensor and the offset of each place."""
+        self._lengths = [length for length, _, _ in lists]
+        numbers: list[int] = []
+        first = 0
         for length, owners, offsets in lists:
-            owner += [none if number is None else first + number for number in owners]
-            offset += offsets
+            for owner, offset in zip(owners, offsets, strict=True):
+                numbers += [-1 if owner is None else first + owner, offset]
             first += length
-        self._owner, self._offset = np.array(owner, dtype=np.int64), np.array(offset, dtype=np.int64)
+        self.places = (ctypes.c_int64 * len(numbers))(*numbers)
+        """The same for every call."""
 
-    def find(self, whole: Sequence[Tensor | None], lists: Sequence[Sequence[Tensor]], size: int) -> "np.ndarray":
-        """Returns the addresses, int64, for elements of `size` bytes; 0 for None and for what a
-        list has not, as it may end early."""
-        starts = [0 if tensor is None else tensor.data_ptr() for tensor in whole]
-        for length, tensors in zip(self.lengths, lists, strict=True):
-            starts += map(Tensor.data_ptr, tensors)
-            starts += [0] * (length - len(tensors))
-        found = np.array([*starts, 0], dtype=np.int64)[self._owner]
-        return np.where(found == 0, 0, found + self._offset * size)
+    def addresses(self, lists: Sequence[Sequence[Tensor]]) -> list[int]:
+        """Returns the address of each tensor; 0 for what a list has not, as it may end early."""
+        found: list[int] = []
+        for length, tensors in zip(self._lengths, lists, strict=True):
+            found += map(Tensor.data_ptr, tensors)
+            found += [0] * (length - len(tensors))
+        return found
 
 
 WHOLE = (
-    *("nodes", "maps", "stats", "mixture", "output", "output_gradient", "half_gradients", "node_gradients", "mixture_gradient"),
-    *("drops", "outers", "outer_gradients", "shares", "share_gradients", "places"),
+    *("nodes", "stats", "mixture", "output", "output_gradient", "node_gradients", "mixture_gradient", "drops"),
+    *("outers", "outer_gradients", "shares", "share_gradients", "places"),
 )
-LISTS = ("states", "state_gradients", "weights", "weight_gradients", "running", "affine", "affine_gradients")
-"""Tensors and lists of tensors of a call, in the order in which `Call` in cell.h reads them."""
+LISTS = ("inputs", "input_gradients", "weights", "weight_gradients", "running", "affine", "affine_gradients")
+"""Tensors and lists of tensors of a call, in the order in which `Call` in cell.h reads them; behind
+the nodes lie the raw maps, and behind their gradients those of the first halves."""
 
 
 class CellProgram:
@@ -207,8 +204,8 @@ class CellProgram:
         numbers += [place.get(node, -1) for node in range(shape.nodes)]
         for row in (*self._operations, *self._entries, *self._edges):
             numbers += row
-        self.numbers = np.array([len(numbers), *numbers], dtype=np.int32)
-        """int32: how many numbers follow, counts, the place of each node in the output, operations,
+        self.numbers = (ctypes.c_int32 * (1 + len(numbers)))(len(numbers), *numbers)
+        """How many numbers follow, counts, the place of each node in the output, operations,
         entries, edges."""
         self.weights = Tensors(self._weights)
         """`WEIGHTS` for each operation."""
@@ -216,12 +213,12 @@ class CellProgram:
             Tensors([self._norm_place(norm, name) for norm in self.norms for name in names]) for names in (STATISTICS, AFFINE)
         )
         """Two for each map."""
-        states = 2 * shape.inputs, range(2 * shape.inputs), [0] * (2 * shape.inputs)
+        inputs = 2 * shape.inputs, range(2 * shape.inputs), [0] * (2 * shape.inputs)
         weights, running, affine = (
             (len(each.keys), each.owners, each.offsets) for each in (self.weights, self.running, self.affine)
         )
-        self.addresses = Addresses(len(WHOLE), [states, states, weights, weights, running, affine, affine])
-        """Of `WHOLE` and `LISTS`."""
+        self.lists = Lists([inputs, inputs, weights, weights, running, affine, affine])
+        """Of `LISTS`."""
         rows: dict[tuple[nn.Module, str], set[int]] = {}
         for weight in self._weights:
             if weight is not None:
