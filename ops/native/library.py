@@ -50,10 +50,12 @@ def cache_directory() -> Path:
     return (Path(shared) if shared else Path("~/.cache").expanduser()) / "fusenas"
 
 
+@cache
 def load(dtype: torch.dtype) -> ctypes.CDLL | None:
     """Returns the kernels for values of `dtype`; None, after one warning, if they cannot be
     built."""
     with _building:
+        # Threads that waited here find what the first of them has made.
         return _load(dtype)
 
 
