@@ -652,6 +652,7 @@ class Forward : Pass<T> {
 
     // Combines what all threads have found of the maps: mean, 1 / standard deviation, unbiased variance.
     void close(const std::vector<int>& maps, int number, int members, Meeting& meeting) {
+        if (maps.empty()) return;  // a member's images need nothing of the others'
         meeting.wait();
         if (!call.batch_statistics) return;
         for (size_t m = number; m < maps.size(); m += members) {
