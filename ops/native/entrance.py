@@ -149,13 +149,15 @@ def _numbers(
     running = entrance.running
     sizes = [batch, height, width, ins, raw.shape[-1], count, torch.get_num_threads()]
     switches = [entrance.fixed is None, running is not None, state_gradient is not None, bool(gradients)]
+    weights, affine = _pair(parameters[:count]), _pair(parameters[count:])
+    tensors = [state, *weights, raw, stats, *(running or (None, None)), *affine, output]
+    tensors += [output_gradient, state_gradient, *_pair(gradients[:count]), *_pair(gradients[count:])]
+    return [*sizes, *switches, *[0 if tensor is None else tensor.data_ptr() for tensor in tensors]]
 
-    def pair(tensors: Sequence[Tensor]) -> list[Tensor | None]:
-        return [*tensors, None, None][:2]
 
-    tensors = [state, *pair(parameters[:count]), raw, stats, *pair(running or ()), *pair(parameters[count:]), output]
-    tensors += [output_gradient, state_gradient, *pair(gradients[:count]), *pair(gradients[count:])]
-    return [*sizes, *switches, *(0 if tensor is None else tensor.data_ptr() for tensor in tensors)]
+def _pair(tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """Returns two places for `tensors`, of which there are two at most."""
+    return [*tensors, *[None] * (2 - len(tensors))]
 
 
 def _call_all(name: str, dtype: torch.dtype, calls: Sequence[Sequence[int]]) -> None:
