@@ -141,7 +141,7 @@ class Passes:
         program = self.program
         whole = [0 if (tensor := tensors.get(name)) is None else tensor.data_ptr() for name in WHOLE]
         numbers = [*sizes, *whole, *program.lists.addresses([tensors.get(name, ()) for name in LISTS])]
-        call(function, dtype, numbers, program.numbers, program.lists.places)
+        call(function, dtype, numbers, program.numbers, program.lists.table)
 
 
 class _Run(torch.autograd.Function):

@@ -120,8 +120,8 @@ class Lists:
             for owner, offset in zip(owners, offsets, strict=True):
                 numbers += [-1 if owner is None else first + owner, offset]
             first += length
-        self.places = (ctypes.c_int64 * len(numbers))(*numbers)
-        """The same for every call."""
+        self.table = (ctypes.c_int64 * len(numbers))(*numbers)
+        """Two numbers for each place, the same for every call."""
 
     def addresses(self, lists: Sequence[Sequence[Tensor]]) -> list[int]:
         """Returns the address of each tensor; 0 for what a list has not, as it may end early."""
