@@ -42,7 +42,7 @@ def test_a_search_step_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_search_step_calls_few_functions(count_calls: Callable[[Callable[[], object]], int]) -> None:
     step = search_step.our_step(Settings(torch.device("cpu"), 4, 3, 8, image_channels=1), 4)
     step()
-    assert count_calls(step) < 8000  # on two threads they take as long as on one
+    assert count_calls(step) < 8500  # on two threads they take as long as on one
 
 
 def test_what_cannot_be_compiled_in_time_says_so() -> None:
