@@ -69,13 +69,13 @@ class DiscreteCell(nn.Module):
             assert isinstance(operations, nn.ModuleList)
             yield from operations
 
-    def _may_compile(self, state: Tensor) -> bool:
+    def _may_compile(self, *states: Tensor) -> bool:
         """Says whether compiled kernels run: in training alone, since what is evaluated is also
         exported."""
-        return self.kernels == "auto" and self.training and torch.is_grad_enabled() and supports(state)
+        return self.kernels == "auto" and self.training and torch.is_grad_enabled() and supports(*states)
 
     def _preprocessed(self, states: Sequence[Tensor]) -> list[Tensor]:
-        if all(map(self._may_compile, states)) and all(map(is_entrance, self.preprocess)):
+        if self._may_compile(*states) and all(map(is_entrance, self.preprocess)):
             return enter(self.preprocess, states)
         return [layer(state) for layer, state in zip(self.preprocess, states, strict=True)]
 

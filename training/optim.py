@@ -121,6 +121,7 @@ def descend(losses: Iterable[Tensor], optimizer: Optimizer, clip: float) -> None
     for loss in losses:
         loss.backward()
     if clip:
+        # By name, since torch otherwise asks each gradient, twice, whether it may.
         torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), clip, foreach=True)
     optimizer.step()
 

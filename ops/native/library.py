@@ -84,7 +84,7 @@ def _load(dtype: torch.dtype) -> ctypes.CDLL | None:
 def call(function: str, dtype: torch.dtype, numbers: Sequence[int], *kept: ctypes.Array) -> None:
     """Calls a function of the kernels for values of `dtype`: with arrays that are the same for each
     call, then with `numbers`, int64."""
-    # ctypes makes a type for each length of its own arrays, and forgets it with the array.
+    # A ctypes array of some hundred numbers takes three times as long to fill.
     last = array("q", numbers)
     getattr(load(dtype), function)(*kept, ctypes.c_void_p(last.buffer_info()[0]))
 
