@@ -5,6 +5,8 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from base.texts import escape
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -20,10 +22,11 @@ class InputError(ValueError):
     The message is one line that says what is wrong and how to mend it.
 
     It is given in parts, so that the names of fields in it, each a `Name`, can be told from the
-    rest.
+    rest. Whatever it quotes is escaped, so that no terminal obeys it.
     """
 
     def __init__(self, *parts: str) -> None:
+        parts = tuple(part if isinstance(part, Name) else escape(part) for part in parts)
         super().__init__("".join(parts))
         self.parts = parts
 

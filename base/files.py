@@ -1,28 +1,67 @@
-"""Atomic writing of files: a reader never meets half of one."""
+"""Reading of files within limits, and atomic writing: a reader never meets half of a file."""
 
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources.abc import Traversable
 from pathlib import Path
+
+from base.checks import InputError
+
+
+def read_limited(path: Path | Traversable, most: int) -> bytes:
+    """Returns the content of a file of at most `most` bytes.
+
+    Raises InputError, which names the path, for a larger file, one that cannot be read, and
+    anything that is no file: a pipe would be waited for.
+    """
+    try:
+        content = _read(path, most) if isinstance(path, Path) else path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > most:
+        raise InputError(f"{path}: is too large, above {_size(most)}")
+    return content
+
+
+def _read(path: Path, most: int) -> bytes:
+    # A pipe is opened without waiting for a writer, a terminal without becoming this process's own.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(handle, "rb") as file:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{path}: is a folder, where a file is needed")
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path}: is no regular file")
+        return file.read(most + 1)
+
+
+def _size(count: int) -> str:
+    return f"{count // 2**20} MiB" if count >= 2**20 else f"{count // 2**10} KiB"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replaces the file at `path` by `content` (text as UTF-8), wholly or, if that fails, not at
     all.
 
-    The content goes to `<name>.tmp` in the same directory and is on the disk before it takes the
-    name. The temporary name is fixed so that a process killed in between leaves at most one such
-    file, which the next write replaces.
+    The content goes to a file beside it and is on the disk before it takes the name. That file has
+    a name that nobody can guess and is made anew: nothing that lies there before, such as a link
+    that leads elsewhere, is written to. A process killed in between leaves it; `temporary_pattern`
+    finds it.
 
     Raises:
         OSError: the file could not be written (no space, no permission, no such directory); it
             names `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with naming_errors(path):
+        # Exclusive creation follows no link, and what another one has made is not removed below.
+        file = open(temporary, "xb")  # noqa: SIM115  # closed below
         try:
-            with open(temporary, "wb") as file:
+            with file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -31,6 +70,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def temporary_pattern(name: str) -> str:
+    """Returns the pattern of the temporary files that `write_atomically` makes beside files whose
+    names have the pattern `name`."""
+    return f".{name}.{'[0-9a-f]' * 8}.tmp"
 
 
 def _sync_directory(directory: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from base.checks import InputError
+from base.files import read_limited
 from base.texts import one_line
 
 LARGEST_FILE = 2**18  # bytes: far above any configuration; the reader needs seconds for one MiB
@@ -56,13 +57,7 @@ def read_yaml(path: Path | Traversable) -> dict[str, Any]:
             in plain YAML and UTF-8.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(LARGEST_FILE + 1)
-        if len(text) > LARGEST_FILE:
-            raise InputError(f"{path}: not plain YAML: larger than {LARGEST_FILE // 2**10} KiB")
-        content = parse_plain(text.decode("utf-8-sig"), path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        content = parse_plain(read_limited(path, LARGEST_FILE).decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8") from error
     if content is None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from base.files import temporary_pattern
+
 Refuse = Callable[..., str]
 Run = Callable[..., int | str | None]
 Files = Callable[[Path], Mapping[str, bytes | str | None]]
@@ -22,8 +24,9 @@ both = pytest.mark.parametrize("command", ["search.darts", "retrain"])
 def fill_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Takes away the space for the file `name` from now on."""
 
-    def full(path: Path, mode: str) -> io.IOBase:
-        return open("/dev/full" if path.name == f"{name}.tmp" else path, mode)  # type: ignore[return-value]
+    def full(path: Path | int, mode: str) -> io.IOBase:
+        is_full = isinstance(path, Path) and path.match(temporary_pattern(name))
+        return open("/dev/full", "wb") if is_full else open(path, mode)  # type: ignore[return-value]
 
     monkeypatch.setattr("base.files.open", full, raising=False)
 

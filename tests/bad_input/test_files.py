@@ -48,7 +48,7 @@ class Bomb:
         ("seed: 1" + 5000 * "0", "mine.yaml: not plain YAML: Exceeds the limit"),
         ("device: !!python/object/apply:os.mkdir [pwned]\n", "mine.yaml, line 1: not plain YAML: could not determine"),
         ("data: &a\n  name: *a\n", "mine.yaml, line 2: not plain YAML: aliases (*name) are not read here"),
-        ("seed: 0 #" + 10**6 * "x", "mine.yaml: not plain YAML: larger than 256 KiB"),
+        ("seed: 0 #" + 10**6 * "x", "mine.yaml: is too large, above 256 KiB"),
         ("a: " + 10**5 * "[", "mine.yaml: not plain YAML: "),
     ],
     ids=lambda value: repr(value[:20]),

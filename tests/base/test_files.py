@@ -1,12 +1,15 @@
 """Files are replaced whole or not at all."""
 
 import errno
+import importlib.resources
 import os
+import secrets
 from pathlib import Path
 
 import pytest
 
-from base.files import write_atomically
+from base.checks import InputError
+from base.files import read_limited, temporary_pattern, write_atomically
 
 
 def test_writes_text_and_bytes(tmp_path: Path) -> None:
@@ -48,8 +51,49 @@ def test_names_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["taken"]
 
 
-def test_takes_over_what_a_killed_process_left(tmp_path: Path) -> None:
-    (tmp_path / "result.tmp").write_text("half of a longer te")
-    write_atomically(tmp_path / "result", "whole")
-    assert (tmp_path / "result").read_text() == "whole"
-    assert os.listdir(tmp_path) == ["result"]
+def test_temporary_names_cannot_be_guessed_and_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that lies in wait under the temporary name is not followed."""
+    mine, folder = tmp_path / "mine", tmp_path / "run"
+    mine.write_text("mine")
+    folder.mkdir()
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0123abcd")
+    (folder / ".result.0123abcd.tmp").symlink_to(mine)
+    with pytest.raises(FileExistsError):
+        write_atomically(folder / "result", "new")
+    assert mine.read_text() == "mine" and not (folder / "result").exists()
+    monkeypatch.undo()
+    write_atomically(folder / "result", "new")
+    assert (folder / "result").read_text() == "new"
+
+
+def test_the_halves_of_a_killed_process_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "replace", lambda *_: None)
+    write_atomically(tmp_path / "epoch_0001.pt", "whole")
+    (tmp_path / ".epoch_0001.pt.mine.tmp").touch()
+    (half,) = tmp_path.glob(temporary_pattern("epoch_*.pt"))
+    assert half.read_text() == "whole"
+
+
+def test_reads_a_file_within_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345678")
+    assert read_limited(path, 8) == b"12345678"
+    assert read_limited(importlib.resources.files("configs") / "digits.yaml", 10**6)
+    with pytest.raises(InputError, match=r"file: is too large, above 1 KiB$"):
+        path.write_bytes(bytes(1025))
+        read_limited(path, 1024)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "absent", "device", "link to nothing"])
+def test_reads_nothing_else(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path = Path("/dev/zero")
+    elif kind == "link to nothing":
+        path.symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match=f"^{path}: "):
+        read_limited(path, 1024)

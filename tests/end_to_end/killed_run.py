@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -124,7 +125,7 @@ def watch_files(moments: Moments) -> None:
     """
 
     def name_of(path: str | Path) -> str:
-        name = Path(path).name.removesuffix(".tmp")
+        name = re.sub(r"^\.(.*)\.[0-9a-f]{8}\.tmp$", r"\1", Path(path).name)
         return "checkpoint" if name.startswith("epoch_") else name
 
     class HalvedFile(io.FileIO):

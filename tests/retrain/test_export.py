@@ -153,7 +153,7 @@ def test_images_that_are_not_at_hand(run: Path, tmp_path: Path, capsys: pytest.C
 
 def test_overwrite_removes_what_was_exported_and_nothing_else(run: Path) -> None:
     (run / "export").mkdir()
-    names = ("model.pt2", "model.onnx", "model_int8.onnx", "model.json", "model.onnx.tmp")
+    names = ("model.pt2", "model.onnx", "model_int8.onnx", "model.json", ".model.onnx.0123abcd.tmp")
     for name in (*names, "mine.onnx"):
         (run / "export" / name).touch()
     RunDirectory.open(run, RetrainConfig(), resume=False, overwrite=True)

@@ -121,7 +121,7 @@ def check_network(run: DifferentiableRun | SamplingRun, expected: dict[str, torc
 def test_a_running_search_is_opened_as_it_is_and_not_touched(method: str, find: Find, tmp_path: Path) -> None:
     path = copy_of(find(method).with_name("running"), tmp_path / "run")
     # What the process writes at this moment.
-    (path / "checkpoints" / "epoch_0002.pt.tmp").write_bytes(b"half")
+    (path / "checkpoints" / ".epoch_0002.pt.0123abcd.tmp").write_bytes(b"half")
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     run = SearchRun.open(path)
     assert run.epochs == len(run.history) == 1 and not run.is_complete

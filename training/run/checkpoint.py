@@ -8,14 +8,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from base.checks import InputError
-from base.files import write_atomically
+from base.files import temporary_pattern, write_atomically
 from base.plain_yaml import read_yaml
 from base.texts import one_line
 from training.run.base import RunConfig
@@ -29,7 +29,7 @@ _KIND_MARK = "# Kind: "
 # nothing of runs of its sort.
 _FILES_MARK = "# Files: "
 _PATTERN = re.compile(r"(\w+/)?\w[\w.]*\*?[\w.]*")
-_CHECKPOINT_FILES = ("epoch_*.pt", "epoch_*.pt.tmp")
+_CHECKPOINT_FILES = "epoch_*.pt"
 _MAGIC = b"fusenas checkpoint 1 "
 _PRIMITIVES = (type(None), bool, int, float, str)
 
@@ -87,8 +87,12 @@ class RunDirectory:
         is_new = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
+            patterns = {*config.run_files, *_files_of_run(path)}
             if overwrite:
-                _remove_run(path, {*config.run_files, *_files_of_run(path)})
+                _remove_run(path, patterns)
+            for pattern in (CONFIG_FILE, *patterns):
+                for leftover in _temporary(path, pattern):
+                    leftover.unlink(missing_ok=True)
             mark = _RUN_MARK if kind is None else f"{_RUN_MARK}{_KIND_MARK}{one_line(kind)}\n"
             mark += f"{_FILES_MARK}{json.dumps(config.run_files)}\n"
             write_atomically(path / CONFIG_FILE, mark + config_to_yaml(config))
@@ -180,7 +184,7 @@ class Checkpoints:
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
         """Returns what `latest` does, for a run that goes on: what a killed write has left is
         removed."""
-        for leftover in self.directory.glob("epoch_*.pt.tmp"):
+        for leftover in _temporary(self.directory, _CHECKPOINT_FILES):
             leftover.unlink(missing_ok=True)
         return self.latest()
 
@@ -226,7 +230,7 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         """Returns the files, oldest first."""
-        files = (path for path in self.directory.glob("epoch_*.pt") if re.fullmatch(r"epoch_\d{4,}\.pt", path.name))
+        files = (path for path in self.directory.glob(_CHECKPOINT_FILES) if re.fullmatch(r"epoch_\d{4,}\.pt", path.name))
         return sorted(files, key=_epoch)
 
 
@@ -267,7 +271,7 @@ def _check_writable(path: Path) -> None:
 
 def _is_empty(path: Path) -> bool:
     """Says whether nothing is there, or only the files of a run that was killed while it began."""
-    return all(entry.name == "config.yaml.tmp" for entry in path.iterdir())
+    return all(entry.match(temporary_pattern(CONFIG_FILE)) for entry in path.iterdir())
 
 
 def _is_run(path: Path) -> bool:
@@ -317,15 +321,21 @@ def _files_of_run(path: Path) -> list[str]:
     return [pattern for pattern in found if isinstance(pattern, str) and _PATTERN.fullmatch(pattern)]
 
 
+def _temporary(path: Path, pattern: str) -> Iterator[Path]:
+    """Yields the halves of files of that pattern that a killed process left."""
+    whole = path / pattern
+    return whole.parent.glob(temporary_pattern(whole.name))
+
+
 def _remove_run(path: Path, patterns: Collection[str]) -> None:
     """Removes all files of the run but config.yaml, which is replaced last: killed in between, the
     directory is a run still."""
     for pattern in sorted(patterns):
-        for file in (*path.glob(pattern), *path.glob(f"{pattern}.tmp")):
+        for file in (*path.glob(pattern), *_temporary(path, pattern)):
             file.unlink()
-    for pattern in _CHECKPOINT_FILES:
-        for file in (path / "checkpoints").glob(pattern):
-            file.unlink()
+    checkpoints = path / "checkpoints"
+    for file in (*checkpoints.glob(_CHECKPOINT_FILES), *_temporary(checkpoints, _CHECKPOINT_FILES)):
+        file.unlink()
     for name in sorted({"checkpoints", *(pattern.partition("/")[0] for pattern in patterns if "/" in pattern)}):
         # The folder stays if it holds a file that is not ours.
         with contextlib.suppress(OSError):

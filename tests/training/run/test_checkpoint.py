@@ -93,7 +93,7 @@ def test_a_second_run_needs_a_flag(finished):
 def test_overwrite_removes_the_run_and_nothing_else(finished):
     (finished / "notes.txt").write_text("mine")
     (finished / "checkpoints" / "best.pt").write_text("mine")
-    (finished / "checkpoints" / "epoch_0003.pt.tmp").write_text("old")
+    (finished / "checkpoints" / ".epoch_0003.pt.0123abcd.tmp").write_text("old")
     start(finished, Config(epochs=9), overwrite=True)
     assert list(contents(finished)) == ["checkpoints/best.pt", "config.yaml", "notes.txt"]
     assert config_from_file(Config, finished / "config.yaml").epochs == 9
@@ -101,7 +101,7 @@ def test_overwrite_removes_the_run_and_nothing_else(finished):
 
 
 def test_overwrite_removes_the_files_of_a_run_of_another_sort(finished):
-    (finished / "weights.safetensors.tmp").write_text("cut short")
+    (finished / ".weights.safetensors.0123abcd.tmp").write_text("cut short")
     (finished / "model.json").write_text("mine")
     start(finished, OtherConfig(), overwrite=True)
     assert list(contents(finished)) == ["config.yaml", "model.json"]
@@ -136,7 +136,7 @@ def test_a_foreign_directory_is_left_alone(tmp_path, name, flags):
 
 @pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
 def test_a_run_killed_as_it_began_is_no_obstacle(tmp_path, flags):
-    (tmp_path / "config.yaml.tmp").write_text("# A run of fus")
+    (tmp_path / ".config.yaml.0123abcd.tmp").write_text("# A run of fus")
     start(tmp_path, **flags)
     assert list(contents(tmp_path)) == ["config.yaml"]
 
@@ -324,7 +324,7 @@ def test_saving_an_epoch_again_replaces_it(checkpoints, tmp_path):
 
 def test_leftovers_of_a_killed_write_are_cleaned_up(checkpoints, tmp_path):
     checkpoints.save(1, {"x": 1})
-    (tmp_path / "checkpoints" / "epoch_0002.pt.tmp").write_bytes(b"fusenas")
+    (tmp_path / "checkpoints" / ".epoch_0002.pt.0123abcd.tmp").write_bytes(b"fusenas")
     (tmp_path / "checkpoints" / "epoch_best.pt").write_bytes(b"mine")
     assert checkpoints.load_latest() == (1, {"x": 1})
     assert names(tmp_path) == ["epoch_0001.pt", "epoch_best.pt"]
