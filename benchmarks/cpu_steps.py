@@ -37,7 +37,7 @@ from supernet import cell
 from supernet.genotypes.published import get_genotype
 from training.hardware import Hardware, choose_device
 from training.report.markdown import table
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 METHODS = ("gdas", "random", "pcdarts")

@@ -31,7 +31,7 @@ from supernet.recompute import Recompute
 from training.hardware import Hardware, Precision, choose_device
 from training.metrics import Batch
 from training.report.markdown import table
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 MOST_MEMORY = 0.25

@@ -42,7 +42,7 @@ from training.images.sets import Images
 from training.metrics import Batch
 from training.optim import OptimizerConfig, descend, new_optimizer
 from training.report.markdown import table
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 PLAIN_NCHW, PLAIN_CHANNELS_LAST = "plain, NCHW", "plain, channels_last"

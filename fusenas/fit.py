@@ -30,8 +30,8 @@ from training.hardware import choose_device
 from training.images.data import DataConfig, list_datasets, load_images, stratified
 from training.images.readers import folder, npz
 from training.images.sets import Images
-from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
+from training.run.directory import RunDirectory
 from training.run.schema import fields_in_order
 from training.tasks.classification import ClassificationEvaluation
 

@@ -25,8 +25,8 @@ from training.hardware import Hardware
 from training.loop import open_run, run_epochs
 from training.metrics import count_multiply_adds, count_parameters
 from training.report.sections import Process
-from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
+from training.run.directory import RunDirectory
 from training.run.history import write_history
 from training.run.monitor import Monitor, StopConfig, check_finite
 from training.tasks.task import Dataset, open_task

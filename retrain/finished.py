@@ -13,8 +13,8 @@ from retrain.history import RetrainEpoch
 from retrain.weights import GENOTYPE_FILE, WEIGHTS_FILE, Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
-from training.run.checkpoint import RunDirectory, check_directory, kind_of_run
 from training.run.config import CONFIG_FILE, config_from_file
+from training.run.directory import RunDirectory, check_directory, kind_of_run
 from training.run.history import read_history
 
 KIND = "retrain"

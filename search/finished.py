@@ -12,8 +12,8 @@ from search.history import SearchEntry, read_search_history
 from search.methods import Method, get_method
 from supernet import Genotype
 from training.format import ImageFormat, read_format
-from training.run.checkpoint import RunDirectory, read_kind
 from training.run.config import CONFIG_FILE, config_from_file
+from training.run.directory import RunDirectory, read_kind
 
 GENOTYPE_FILE = "genotype.json"
 _KNOWN = "; one of your own is known once its file is imported"

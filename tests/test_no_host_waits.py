@@ -27,7 +27,7 @@ from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.loop import Watch
 from training.optim import OptimizerConfig
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

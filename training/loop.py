@@ -16,8 +16,9 @@ from base.checks import InputError
 from base.seeds import derive_seed
 from training.metrics import Meter
 from training.run.base import RunConfig
-from training.run.checkpoint import Checkpoints, RunDirectory, kind_of_run
+from training.run.checkpoint import Checkpoints
 from training.run.config import RunOptions, config_to_yaml
+from training.run.directory import RunDirectory, kind_of_run
 from training.run.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
 
 Batch = TypeVar("Batch")

@@ -24,8 +24,8 @@ from supernet import Genotype, Supernet, get_space
 from training.hardware import Hardware
 from training.loop import open_run, run_epochs
 from training.report.sections import Process
-from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions
+from training.run.directory import RunDirectory
 from training.tasks.task import TASKS, open_task
 
 

@@ -22,7 +22,7 @@ from training.hardware import Hardware
 from training.loop import Watch
 from training.metrics import Batch
 from training.optim import load_optimizer, new_optimizer, set_lr
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.task import Batches, Task
 
 MEASURED_EXAMPLES = 128

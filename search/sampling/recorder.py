@@ -14,7 +14,7 @@ from supernet import Genotype
 from supernet.drawing.draw import draw_cell
 from training.loop import Watch
 from training.metrics import in_words
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.run.history import write_history
 from training.run.monitor import Monitor
 

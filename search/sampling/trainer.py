@@ -20,7 +20,7 @@ from supernet import get_space
 from training.hardware import Hardware
 from training.loop import Watch
 from training.metrics import Meter
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.task import Task
 
 

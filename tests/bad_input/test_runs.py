@@ -15,7 +15,7 @@ import search.random
 from ops import register_op
 from ops.registry import OPERATIONS
 from training.run.base import RunConfig
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 
 CELL = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|my_op~2|"
 Refuse = Callable[..., str]

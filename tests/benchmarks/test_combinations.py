@@ -35,8 +35,8 @@ from supernet import Genotype
 from training.hardware import Hardware
 from training.images.data import load_images
 from training.images.sets import ImageSet
-from training.run.checkpoint import RunDirectory
 from training.run.config import parse_command_line
+from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 METHODS = list_methods(DifferentiableMethod)

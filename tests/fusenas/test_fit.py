@@ -16,7 +16,7 @@ from fusenas.fit import fit, summarise_data
 from fusenas.settings import FitConfig
 from retrain.weights import Trained
 from training.images.data import DataConfig
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 
 # The package has a function of the name of the module.
 fitting = sys.modules["fusenas.fit"]

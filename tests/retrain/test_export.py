@@ -19,7 +19,7 @@ from retrain.portable import onnx_model
 from retrain.weights import Trained
 from training.hardware import Hardware
 from training.images.data import DataConfig, load_images
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.images import ImageData
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|"

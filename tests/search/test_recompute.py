@@ -18,7 +18,8 @@ from supernet.recompute import Recompute
 from training.hardware import Hardware
 from training.images.data import load_images
 from training.images.sets import ImageSet
-from training.run.checkpoint import Checkpoints, RunDirectory
+from training.run.checkpoint import Checkpoints
+from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 Same = Callable[[Any, Any], None]

@@ -11,8 +11,8 @@ from training.hardware import choose_device
 from training.loop import Progress, Watch, restore, run_epochs
 from training.metrics import Batch
 from training.run.base import MAY_CHANGE, RunConfig
-from training.run.checkpoint import RunDirectory
 from training.run.command import TrainingDiverged
+from training.run.directory import RunDirectory
 from training.run.monitor import Bar, Monitor, StopConfig
 from training.tasks.classification import AccuracyMeter
 

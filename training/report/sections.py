@@ -16,8 +16,8 @@ from training.format import DATA_FILE
 from training.hardware import device_name
 from training.images.data import DataConfig
 from training.report.html import Markup, block, details, drawing, element, figure, join, paragraph, table, warning
-from training.run.checkpoint import leaves
 from training.run.config import config_to_dict, config_to_yaml
+from training.run.directory import leaves
 from training.run.monitor import StopConfig
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from base.checks import InputError
 from base.files import write_atomically
 from training.run.base import RunConfig
-from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions, seed_directory
+from training.run.directory import RunDirectory
 
 C = TypeVar("C", bound=RunConfig)
 

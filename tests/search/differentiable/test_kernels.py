@@ -13,7 +13,7 @@ from supernet.spaces.darts import DARTS_SKELETON
 from supernet.spaces.space import SPACES, SearchSpace, register_space
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 OPERATIONS = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")

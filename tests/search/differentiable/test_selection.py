@@ -18,7 +18,7 @@ from search.differentiable.trainer import BilevelSearch
 from supernet import SearchSpace, get_space, list_spaces
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 SEEDS = st.integers(0, 2**31 - 1)

@@ -14,7 +14,7 @@ from supernet import Supernet
 from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.metrics import Batch
-from training.run.checkpoint import RunDirectory
+from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 

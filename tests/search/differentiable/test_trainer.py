@@ -39,7 +39,8 @@ from training.images.sets import ImageSet
 from training.loop import Watch
 from training.metrics import Batch
 from training.optim import OptimizerConfig
-from training.run.checkpoint import Checkpoints, RunDirectory
+from training.run.checkpoint import Checkpoints
+from training.run.directory import RunDirectory
 from training.run.monitor import Monitor
 from training.tasks.classification import Classification
 from training.tasks.images import ImageData

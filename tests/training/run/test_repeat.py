@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from training.run.base import RunConfig
-from training.run.checkpoint import RunDirectory
 from training.run.config import RunOptions, parse_command_line
+from training.run.directory import RunDirectory
 from training.run.repeat import Spread, repeat, spread
 
 
