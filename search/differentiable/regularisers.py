@@ -66,13 +66,13 @@ def kl_to_uniform(alphas: Tensor, keep: Tensor) -> Tensor:
     """Returns KL(Dirichlet(elu(alpha) + 1) || Dirichlet(1)), summed over the edges (DrNAS, Chen et
     al. 2021)."""
     concentrations = torch.where(keep, concentration(alphas), 1.0)
-    total, count = (concentrations * keep).sum(-1), keep.sum(-1).to(alphas.dtype)
+    total, count = (concentrations * keep).sum(-1), keep.sum(-1).to(concentrations.dtype)
     present = keep.any(-1)
     total, count = torch.where(present, total, 1.0), torch.where(present, count, 1.0)
     # A candidate that is gone has concentration 1: lgamma(1) = 0, and its factor 1 - 1 = 0.
     spread = ((concentrations - 1) * (concentrations.digamma() - total.digamma().unsqueeze(-1))).sum(-1)
     divergence = total.lgamma() - concentrations.lgamma().sum(-1) - count.lgamma() + spread
-    return (divergence * present).sum(-1).mean()
+    return (divergence * present).sum(-1).mean().to(alphas.dtype)
 
 
 REGULARISERS: Registry[Regulariser] = Registry("regulariser")

@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import pytest
 import torch
 from hypothesis import given, settings
@@ -144,6 +145,63 @@ def test_rows_without_candidates_count_for_nothing(name: str) -> None:
     value = regulariser(leaf, torch.zeros_like(KEEP))
     value.backward()
     assert value.item() == 0 and leaf.grad is not None and (leaf.grad == 0).all()
+
+
+def precise_divergence(alphas: list[float]) -> tuple[mpmath.mpf, list[mpmath.mpf]]:
+    """KL(Dirichlet(elu(alpha) + 1) || Dirichlet(1)) and its gradient by the alphas, to 60 digits."""
+    with mpmath.workdps(60):
+        values = [mpmath.mpf(alpha) + 1 if alpha > 0 else mpmath.exp(mpmath.mpf(alpha)) for alpha in alphas]
+        total = mpmath.fsum(values)
+        value = mpmath.loggamma(total) - mpmath.fsum(map(mpmath.loggamma, values)) - mpmath.loggamma(len(values))
+        value += mpmath.fsum((c - 1) * (mpmath.digamma(c) - mpmath.digamma(total)) for c in values)
+        common = (total - len(values)) * mpmath.polygamma(1, total)
+        slopes = [1 if alpha > 0 else c for alpha, c in zip(alphas, values, strict=True)]
+        return value, [s * ((c - 1) * mpmath.polygamma(1, c) - common) for s, c in zip(slopes, values, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "alphas",
+    [
+        [math.log(1e-12)] * 4,
+        [math.log(1e-12), math.log(1e-3), 0.5],
+        [math.log(1e-6), 999.0],
+        [999.0] * 8,
+        [1e-3, -2e-3, 5e-4],
+        [-1e-6, 1e-6, 3e-6, 0.0],
+        [math.log(1e-12)],
+        [3.0],
+    ],
+)
+def test_kl_at_concentrations_of_any_size(alphas: list[float], dtype: torch.dtype) -> None:
+    """From 1e-12 to 1e3, and next to 1 where searches begin and it is almost 0; beside a candidate that is gone."""
+    table = torch.tensor([*alphas, 1.7], dtype=dtype)
+    leaf = table.unsqueeze(0).clone().requires_grad_()
+    value = kl_to_uniform(leaf, torch.tensor([[True] * len(alphas) + [False]]))
+    value.backward()
+    expected, slopes = precise_divergence(table[:-1].tolist())
+    precise = 1e-6 if dtype == torch.float32 else 1e-9
+    assert value.dtype == dtype and value.item() == pytest.approx(float(expected), rel=precise, abs=1e-14)
+    assert leaf.grad is not None
+    assert leaf.grad[0].tolist() == pytest.approx([*map(float, slopes), 0.0], rel=max(precise, 1e-8), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_beta_decay_of_alphas_of_any_size(dtype: torch.dtype) -> None:
+    """log(1 + e) is the difference of the first row to 1e4; the largest alpha alone is that of the second, and the last has no
+    candidate."""
+    leaf = torch.tensor([[1e4, 1e4 + 1, 2e4], [-1e30, -3.0, 7.0], [1e30, -1e30, 0.0], [1.0, 2.0, 3.0]], dtype=dtype)
+    leaf.requires_grad_()
+    keep = torch.tensor([[True, True, False], [True, True, False], [False, True, True], [False, False, False]])
+    value = beta_decay(leaf, keep)
+    value.backward()
+    assert value.item() == pytest.approx((1e4 + math.log(1 + math.e) - 3 + 0) / 3, rel=1e-6)
+    share = math.e / (1 + math.e)
+    expected = [[1 - share, share, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    assert leaf.grad is not None
+    # The gradient is exp(alpha - value), to which the value brings its rounding.
+    rounding = 1e4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(leaf.grad, torch.tensor(expected, dtype=dtype) / 3, rtol=rounding, atol=0)
 
 
 @pytest.mark.parametrize("name", ["beta", "kl"])
