@@ -116,7 +116,7 @@ def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
     with _own_names("data" if data.name in ("folder", "npz") else "root"):
         RunDirectory.check(options.run, config, options.resume, options.overwrite)
         if data.name in ("folder", "npz"):
-            _check_apart(Path(config.data), options)
+            _check_apart(data, options)
         return _fit(config, options, data, summarise_data(data))
 
 
@@ -144,9 +144,10 @@ def _own_names(root: str = "data") -> Iterator[None]:
         raise error.renamed(lambda name: own.get(name, name)) from error
 
 
-def _check_apart(data: Path, options: RunOptions) -> None:
+def _check_apart(config: DataConfig, options: RunOptions) -> None:
     """Raises ValueError if the run would delete its images, or make images of its own among
     them."""
+    data = Path(config.root)
     path, run = Path(os.path.abspath(data)), options.run.resolve()
     # A link counts as well as its target: each can be deleted.
     of_data = (path.resolve(), path.parent.resolve() / path.name)
@@ -154,9 +155,11 @@ def _check_apart(data: Path, options: RunOptions) -> None:
         raise FieldError(
             "data", f"{data} is in {options.run}, whose files --overwrite deletes; choose another directory with --run"
         )
-    classes = of_data[0] / "train" if (path / "train").is_dir() else of_data[0]
+    if not path.is_dir():
+        return
+    classes = Path(folder.training_folder(config)).resolve()
     below = run.relative_to(classes).parts if run.is_relative_to(classes) else ()
-    if below and path.is_dir() and not any(part.startswith(".") for part in below) and not options.resume:
+    if below and not any(part.startswith(".") for part in below) and not options.resume:
         raise InputError(
             f"{options.run}: is in the folder of the images, where its pictures would be taken for a class; choose a directory "
             "outside with --run"
@@ -202,7 +205,8 @@ def _data_config(config: FitConfig) -> DataConfig:
     """Returns the settings of a folder, a file of arrays or a data set's name."""
     path = Path(config.data)
     if path.is_dir():
-        return DataConfig("folder", config.data, skip_unreadable=config.skip_unreadable)
+        data = DataConfig("folder", config.data, skip_unreadable=config.skip_unreadable)
+        return replace(data, train_folder=config.train_folder, test_folder=config.test_folder)
     if path.is_file() or path.suffix == ".npz":
         return DataConfig("npz", config.data, size=config.size)
     if config.data in list_datasets() and config.data not in ("folder", "npz"):

@@ -60,6 +60,12 @@ class FitConfig(RunConfig):
     export: Export = "torch_export"
     """Form of the exported network: torch_export (torch.export.load reads it), onnx (needs pip
     install 'fusenas[export]'); none: do not export."""
+    train_folder: str | None = None
+    """For a folder: the folder in it that is the training part; . = each folder in it is a class;
+    null: the one called train or training, if there is one."""
+    test_folder: str | None = None
+    """For a folder: the folder in it that is the test part; none = a share of the training part;
+    null: the one called test or testing, else val, valid or validation, else a share."""
     skip_unreadable: bool = False
     """Leave out files that are no readable images, instead of refusing the folder."""
 

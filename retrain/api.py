@@ -77,6 +77,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     task = open_task(config, hardware, options, notes.append)
     # Before anything is trained: what is wrong with it is better known then.
     test = task.load_test(notes.append)
+    notes += task.summary(test)
     trainer = Retraining(config, genotype, task, hardware)
     with closing(trainer), open_run(trainer, config, options, KIND) as (run, monitor, start):
         task.save_description(run.path)

@@ -89,6 +89,16 @@ def saved_format(options: RunOptions) -> ImageFormat | None:
     return read_format(options.run) if options.resume and (options.run / DATA_FILE).is_file() else None
 
 
+def saved_notes(run: Path) -> list[str]:
+    """Returns the lines that data.json in the directory of a run has on how the images were
+    read."""
+    try:
+        notes = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))["notes"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return []
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+
+
 def read_format(run: Path) -> ImageFormat:
     """Returns the format of the training images of the run in a directory.
 
@@ -100,7 +110,9 @@ def read_format(run: Path) -> ImageFormat:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
-            content = {name: value for name, value in content.items() if not name.startswith("train_images")}
+            content = {
+                name: value for name, value in content.items() if name not in ("train_images", "train_images_of_class", "notes")
+            }
         return ImageFormat.from_dict(content)
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: damaged ({error}); delete it to have it computed again") from error

@@ -34,6 +34,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     shorter = "With fit crop: pixels of the shorter side before the square is cut out; null: those of size."
     given("--data.resize", type=_whole_number_or_null, metavar="PIXELS", help=shorter)
     given("--data.gray", help="Folder: read images in shades of grey.", **TRUTH)
+    train = "Folder: the folder in root that is the training part; . = root itself, each folder in it a class."
+    given("--data.train_folder", metavar="FOLDER", help=train)
+    test = "Folder: the folder in root that is the test part; none = a share of the training part."
+    given("--data.test_folder", metavar="FOLDER", help=test)
     given("--data.test_fraction", type=number, metavar="SHARE", help="Folder without a test part: the share that is it.")
     given("--data.split_seed", type=whole_number, metavar="N", help="Folder without a test part: seed of the choice.")
     given("--data.skip_unreadable", help="Folder: leave out files that are no readable images.", **TRUTH)

@@ -1,6 +1,6 @@
 """The images of a run: settings, the table of data sets, and their division."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from base.checks import FieldError, Name, between, choices
 from base.registry import Registry
 from base.seeds import new_generator
+from base.texts import excerpt
 from training.format import BYTE, ImageFormat
 from training.images.augment import Augmentation
 from training.images.files import ImageFiles, in_memory, survey
@@ -23,6 +24,7 @@ AnyImages = TypeVar("AnyImages", bound=Images)
 # The share of the free memory that images on the device may take. A search holds them up to four
 # times: as they were read, divided, with their border for each level, and for evaluation.
 _ROOM = 0.25
+_SHOWN = 20  # classes that a line names
 
 
 @dataclass
@@ -63,12 +65,17 @@ class DataConfig:
     (ImageNet: 256); null: size."""
     gray: bool = False
     """Folder: read images in shades of grey, with one channel."""
+    train_folder: str | None = None
+    """Folder: the folder in root that is the training part; . = root itself, so that each folder in
+    it is a class; null: the one called train or training, else root itself."""
+    test_folder: str | None = None
+    """Folder: the folder in root that is the test part; none = a share of the training part; null:
+    the one called test or testing, else val, valid or validation, else a share."""
     test_fraction: float = 0.2
-    """Folder without a folder test or val: share of each class that is the test part, at most
-    0.5."""
+    """Folder without a test folder: share of each class that is the test part, at most 0.5."""
     split_seed: int = 0
-    """Folder without a folder test or val: which images are the test part. The seed of the run does
-    not change it."""
+    """Folder without a test folder: which images are the test part. The seed of the run does not
+    change it."""
     skip_unreadable: bool = False
     """Folder: leave out files that are no readable images, and name them in the log, instead of
     refusing the folder."""
@@ -100,6 +107,9 @@ class DataConfig:
         if not 0 < self.test_fraction <= 0.5:
             raise FieldError("test_fraction", f"must be above 0 and at most 0.5, not {self.test_fraction}")
         between(1, 1024, self, "workers", said="from 1 to 1024 processes, or null")
+        for name in ("train_folder", "test_folder"):
+            if getattr(self, name) is not None and not 1 <= len(getattr(self, name)) <= 4096:
+                raise FieldError(name, "must be the name of a folder, or null")
 
     def augmentation(self) -> Augmentation:
         """Returns the random changes that these settings ask for."""
@@ -185,7 +195,9 @@ def load_images(
     if part == "train" and config.limit is not None:
         if config.limit > len(images):
             raise FieldError("data.limit", f"{config.limit} is more than the {len(images)} training images of {config.name}")
+        note = f"data.limit: {config.limit:,} of {len(images):,} training images, the same ones each time"
         images = images.take(stratified(images.labels, config.limit, new_generator("limit")))
+        images = with_notes(images, [note])
     if isinstance(images, ImageSet):
         if config.size is not None:
             images = replace(images, images=resize(images.images, config.size, config.fit == "stretch", config.resize))
@@ -196,6 +208,13 @@ def load_images(
     if known is not None and isinstance(images, ImageSet):
         return replace(images, mean=known.mean, std=known.std)
     return images
+
+
+def with_notes(images: AnyImages, notes: Iterable[str]) -> AnyImages:
+    """Returns the same images with further lines on how they were read; none stands twice."""
+    if not isinstance(images, ImageSet | ImageFiles):
+        return images
+    return replace(images, notes=tuple(dict.fromkeys([*images.notes, *notes])))
 
 
 def _check_augmentation(config: DataConfig, form: ImageFormat) -> None:
@@ -237,7 +256,9 @@ def _prepared(
             more = f", and {len(found.unreadable) - 1} more" if len(found.unreadable) > 1 else ""
             mend = f"{first}{more}; mend or delete it, or leave such files out, --"
             raise FieldError("data.root", mend, Name("data.skip_unreadable"), " true")
-        log(f"left out, unreadable: {len(found.unreadable)} of {len(files)} {part} images")
+        note = f"left out, unreadable: {len(found.unreadable)} of {len(files)} {part} images"
+        files = with_notes(files, [note])
+        log(note)
         for problem in found.unreadable:
             log(f"left out: {problem}")
     names = files.format.class_names
@@ -300,6 +321,18 @@ def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImag
         raise FieldError("train_fraction", f"{fraction} of {len(images)} images leaves one of the two parts empty")
     order = torch.randperm(len(images), generator=new_generator(seed, "split"))
     return images.take(order[:count]), images.take(order[count:])
+
+
+def in_classes(images: Images) -> str:
+    """Returns one line: the number of images and, of the first classes, the name and number of
+    each."""
+    names = [excerpt(name) for name in images.format.class_names]
+    counts = images.labels.bincount(minlength=images.classes).tolist()
+    shown = [f"{name} {count:,}" for name, count in zip(names[:_SHOWN], counts, strict=False)]
+    if rest := counts[_SHOWN:]:
+        each = f"{min(rest):,}" if min(rest) == max(rest) else f"{min(rest):,} to {max(rest):,}"
+        shown.append(f"and {len(rest):,} more of {each} each")
+    return f"{len(images):,} images of {images.classes:,} classes: {', '.join(shown)}"
 
 
 def class_weights(images: Images, config: DataConfig) -> Tensor | None:

@@ -3,9 +3,8 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +21,6 @@ from training.images.workers import new_loader, results
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
-"""Suffixes of the files that are taken for images, in lower case."""
 AT_ONCE = 64  # images that a worker of a survey decodes before it reports
 WORTH_WORKERS = 256  # images that are decoded faster than processes start
 
@@ -129,6 +126,8 @@ class ImageFiles:
     decoding: Decoding
     format: ImageFormat
     workers: int = 1
+    notes: tuple[str, ...] = ()
+    """Lines that say how the data were read: which folder is which part, and what was left out."""
 
     @property
     def classes(self) -> int:
@@ -258,22 +257,5 @@ def in_memory(images: ImageFiles, found: Survey) -> ImageSet:
     """Returns the same images as a survey kept them."""
     assert found.pixels is not None
     form = images.format
-    return ImageSet(found.pixels, images.labels[found.readable], images.classes, form.mean, form.std, form.class_names)
-
-
-def image_files(folder: Path, within: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Returns all image files in and below `folder`, by name, without hidden ones.
-
-    Raises OSError if it cannot be read.
-
-    `within` are the folders that this one is in, into which a link may lead back.
-    """
-    within |= {folder.resolve()}
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if entry.resolve() not in within:
-                yield from image_files(entry, within)
-        elif entry.suffix.lower() in SUFFIXES:
-            yield entry
+    labels = images.labels[found.readable]
+    return ImageSet(found.pixels, labels, images.classes, form.mean, form.std, form.class_names, notes=images.notes)

@@ -37,6 +37,11 @@ class Images(Protocol):
     @property
     def classes(self) -> int: ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that say how the data were read: the part of each folder or array, and what was
+        left out."""
+
     def __len__(self) -> int: ...
 
     def take(self, indices: Tensor) -> Self:
@@ -97,6 +102,9 @@ class ImageSet:
     """Names of the classes; left out, their numbers."""
     workers: int = 0
     """Number of processes that make batches of them; 0: all stay on the device."""
+    notes: tuple[str, ...] = ()
+    """Lines that say how the data were read: the part of each folder or array, and what was left
+    out."""
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:

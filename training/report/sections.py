@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from base.texts import escape
 from supernet.drawing.draw import draw_genotype
 from supernet.genotypes.genotype import Genotype
 from training.format import DATA_FILE
@@ -104,6 +105,8 @@ def images(run: Path, config: DataConfig) -> Markup:
         "standard deviation": _list(content["std"]),
         "random changes": _augmentation(config),
     }  # fmt: skip
+    if notes := content.get("notes"):
+        rows["how they were read"] = "; ".join(map(escape, notes))
     if counts is None:
         return table([], rows.items())
     rows["weights of classes in the loss"] = config.class_weights

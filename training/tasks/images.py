@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from base.checks import FieldError, Name
-from training.format import ImageFormat, saved_format
+from training.format import ImageFormat, saved_format, saved_notes
 from training.hardware import Hardware
 from training.images.augment import Augmentation
 from training.images.batches import Batches
-from training.images.data import DataConfig, load_images, split_halves
+from training.images.data import DataConfig, in_classes, load_images, split_halves, with_notes
 from training.images.sets import Images
 from training.run.config import RunOptions
 from training.tasks.task import Dataset, Log, Rest, Task
@@ -45,6 +45,10 @@ class ImageData(Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def summary(self) -> list[str]:
+        """Returns the number of images by class, and how they were read; see `Dataset.summary`."""
+        return [in_classes(self.images), *self.images.notes]
 
     def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
         """Shuffles with `seed`, then cuts after the share `fraction` (DARTS, Liu et al. 2019,
@@ -105,6 +109,9 @@ class ImageTask(Task):
         known = None if options is None else saved_format(options)
         surveyed = known is not None
         images = load_images(data, "train", hardware.device, known, log, surveyed)
+        if known is not None and options is not None:
+            # What was found when every file was decoded is not found again.
+            images = with_notes(images, saved_notes(options.run))
         return cls.of_images(data, images, hardware, surveyed)
 
     def load_test(self, log: Log = print) -> ImageData:
@@ -125,9 +132,10 @@ class ImageTask(Task):
         return self._dataset(self.data, images, self.train.hardware)
 
     def describe(self) -> dict[str, Any]:
-        """Returns the format of the training images, and how many there are."""
+        """Returns the format of the training images, how many there are, and how they were
+        read."""
         images = self.train.images
-        return images.format.to_dict() | {"train_images": len(images)}
+        return images.format.to_dict() | {"train_images": len(images), "notes": list(images.notes)}
 
     @classmethod
     def _dataset(cls, data: DataConfig, images: Images, hardware: Hardware, surveyed: bool = False) -> ImageData:

@@ -61,6 +61,11 @@ class Dataset(ABC):
     def __len__(self) -> int:
         """Returns the number of examples."""
 
+    def summary(self) -> list[str]:
+        """Returns lines for the log: how many examples of which classes there are and, each in its
+        own line, how they were read and what was left out."""
+        return [f"{len(self):,} examples"]
+
     @abstractmethod
     def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
         """Divides the examples by chance into the share `fraction` and the others.
@@ -154,6 +159,15 @@ class Task(ABC):
         """Writes data.json in the directory of a run: what `describe` returns."""
         write_atomically(run / DATA_FILE, json.dumps(self.describe(), indent=2) + "\n")
 
+    def summary(self, test: Dataset | None = None) -> list[str]:
+        """Returns lines for the log on the training part or, without those that were said of it, on
+        the `test` part."""
+        first, *notes = self.train.summary()
+        if test is None:
+            return [f"training part: {first}", *notes]
+        of_test, *others = test.summary()
+        return [f"test part: {of_test}", *(note for note in others if note not in notes)]
+
     @property
     def outputs(self) -> int:
         """Number of outputs of the network."""
@@ -227,7 +241,7 @@ class TaskConfig(Protocol):
 
 
 def open_task(config: TaskConfig, hardware: Hardware, options: RunOptions | None = None, log: Log = print) -> Task:
-    """Reads the training part of the task that `config` names; see `Task.open`.
+    """Reads the training part of the task that `config` names; see `Task.open`. Logs its summary.
 
     Raises InputError for a task that is not known, and for a target that its score never reaches.
     """
@@ -236,7 +250,10 @@ def open_task(config: TaskConfig, hardware: Hardware, options: RunOptions | None
     kind = TASKS[config.task]
     if config.stop.accuracy is not None and kind.score_name != "accuracy":
         raise FieldError("stop.accuracy", f"task {config.task} has no accuracy but {kind.score_name}; leave it out")
-    return kind.open(config.data, hardware, options, log)
+    task = kind.open(config.data, hardware, options, log)
+    for line in task.summary():
+        log(line)
+    return task
 
 
 TASKS: Registry[type[Task]] = Registry("task", {"classification": "training.tasks.classification:Classification"})

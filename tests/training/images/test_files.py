@@ -250,28 +250,3 @@ def test_a_survey_of_nothing_that_can_be_read(tmp_path: Path) -> None:
     found = survey(new_files([str(tmp_path / "absent.png")], square(4), (4, 4)), keep=True, workers=1)
     assert len(found.readable) == 0 and len(found.unreadable) == 1
     assert all(math.isfinite(value) for value in (*found.mean, *found.std))
-
-
-# ---------------------------------------------------------------------------------------------------------------- folder
-
-
-def test_images_in_a_folder(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "c/d/e.tiff", "c/f.txt", ".hidden.png", ".git/g.png", "notes.md"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = [str(path.relative_to(tmp_path)) for path in image_files.image_files(tmp_path)]
-    assert found == ["a.png", "b.JPG", "c/d/e.tiff"]
-
-
-def test_links_are_followed_but_not_back(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store/a.png").touch()
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images/linked").symlink_to(tmp_path / "store")
-    (tmp_path / "images/b.png").symlink_to(tmp_path / "store/a.png")
-    for name in ("one", "two"):
-        (tmp_path / "images" / name).symlink_to(tmp_path / "images")
-        (tmp_path / "store" / name).symlink_to(tmp_path)
-    found = [str(path.relative_to(tmp_path)) for path in image_files.image_files(tmp_path / "images")]
-    assert "images/b.png" in found and "images/linked/a.png" in found
-    assert len(found) < 20

@@ -1,5 +1,6 @@
 """A folder of images with one folder for each class."""
 
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,14 +8,16 @@ from typing import Any
 
 import torch
 
-from base.checks import FieldError, InputError
+from base.checks import FieldError, InputError, Name
 from base.seeds import new_generator
+from base.texts import escape, excerpt
 from training.format import BYTE, ImageFormat
 from training.images.data import DataConfig, Part, stratified
-from training.images.files import Decoding, ImageFiles, image_files
+from training.images.files import Decoding, ImageFiles
+from training.images.listing import Listing, has_pictures, said
+from training.images.readers import parts
 
-TEST_FOLDERS = ("test", "val")
-_Files = Mapping[str, Sequence[Path]]
+_Files = Mapping[str, Sequence[str]]
 _NAMED = 8  # number of classes that a message names
 
 
@@ -33,29 +36,30 @@ class EmptyPart(FieldError):
 
 def load(config: DataConfig, part: Part) -> ImageFiles:
     """Reads root/train/CLASS/..., with root/test/CLASS/... or else root/val/CLASS/... as the test
-    part; or root/CLASS/... alone.
+    part; or root/CLASS/... alone. `parts` has the names that they may have.
 
-    Without a test part, or without a folder "train", the share `config.test_fraction` of each class
-    is the test part, chosen by `config.split_seed`. A folder "train" with images and no folders of
-    images in it is a class. Mean and std of the format that is returned are not known yet: 0 and 1.
+    Without a test part, the share `config.test_fraction` of each class is the test part, chosen by
+    `config.split_seed`. Mean and std of the format that is returned are not known yet: 0 and 1.
     """
     root = Path(config.root)
     if not root.is_dir():
         fault = "is a file" if root.exists() else "there is no such folder"
         raise FieldError("data.root", f"{root}: {fault}; name a folder that has one folder of images for each class")
+    listing = Listing()
     try:
-        has_train = _has_train(root)
-        train = _by_class(root / "train" if has_train else root)
-        test_folder = next((root / name for name in TEST_FOLDERS if has_train and (root / name).is_dir()), None)
-        test = None if test_folder is None else _by_class(test_folder)
+        found = parts.find(config)
+        train, notes = _by_class(found.train, listing, () if found.test is None else (found.test,))
+        test, more = ({}, []) if found.test is None else _by_class(found.test, listing)
     except OSError as error:
-        raise FieldError("data.root", f"{error.filename}: cannot be read: {error.strerror}") from error
-    names = _class_names(train, root)
-    if test is not None:
-        assert test_folder is not None
-        _check_known(test, names, test_folder)
+        raise _unreadable(error) from error
+    names = _class_names(train, found.train, root)
+    notes = [*found.notes, *notes, *more]
+    if found.test is not None:
+        _check_known(test, names, found.test)
+        if absent := [name for name in names if name not in test]:
+            notes.append(f"the test part has no image of {_in_short(absent)}")
     files, labels = _flat(train, names)
-    if test is None:
+    if found.test is None:
         chosen = _test_part(labels, config, names)
         files = [file for file, of_test in zip(files, chosen.tolist(), strict=True) if of_test == (part == "test")]
         labels = labels[chosen if part == "test" else ~chosen]
@@ -65,49 +69,108 @@ def load(config: DataConfig, part: Part) -> ImageFiles:
     height, width = (config.size, config.size) if config.size else _first_size(files, decoding)
     channels = 1 if config.gray else 3
     form = ImageFormat((channels, height, width), BYTE, (0.0,) * channels, (1.0,) * channels, names)
-    return ImageFiles(tuple(map(str, files)), labels, decoding, form)
+    return ImageFiles(tuple(files), labels, decoding, form, notes=(*notes, *listing.notes()))
 
 
-def _has_train(root: Path) -> bool:
-    """Says whether the folder "train" is that of the training part rather than the class of that
-    name."""
-    folder = root / "train"
-    return folder.is_dir() and (bool(_by_class(folder)) or not list(image_files(folder)))
+def training_folder(config: DataConfig) -> str:
+    """Returns the folder whose folders are the classes of the training part.
+
+    Raises InputError where it is not clear which one that is.
+    """
+    try:
+        return parts.find(config).train
+    except OSError as error:
+        raise _unreadable(error) from error
 
 
-def _by_class(folder: Path) -> _Files:
-    """Returns the images by class; a folder without images is no class."""
-    found = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith(".") and (files := list(image_files(entry))):
-            if any(unicodedata.category(character) in ("Cc", "Cs") for character in entry.name):
-                raise FieldError(
-                    "data.root", f"{entry.name!r} is no name for a class, as it cannot be printed; rename the folder"
-                )
-            found[entry.name] = files
-    return found
+def _unreadable(error: OSError) -> FieldError:
+    return FieldError("data.root", f"{error.filename}: cannot be read: {error.strerror}")
 
 
-def _class_names(train: _Files, root: Path) -> tuple[str, ...]:
+def _by_class(folder: str, listing: Listing, without: Sequence[str] = ()) -> tuple[_Files, list[str]]:
+    """Returns the images by class, and what there is to say of those that are left out.
+
+    Folders `without` are passed over. Raises InputError for a class whose images are all of formats
+    that are not read, and for one folder under two names.
+    """
+    found: dict[str, Sequence[str]] = {}
+    empty, notes = [], []
+    entries, beside = listing.folders(folder)
+    skipped = [os.path.realpath(path) for path in without]
+    for entry in entries:
+        if os.path.realpath(entry.path) in skipped:
+            continue
+        inside = listing.images(entry.path)
+        if inside.again is not None:
+            ours, before = inside.again
+            raise FieldError("data.root", f"{ours} and {before}: are the same folder; take one of the two out")
+        if inside.unread and not inside.files:
+            raise FieldError(
+                "data.root",
+                f"{entry.path}: has {said(inside.unread)}, which are not read, and no other images; "
+                "convert them to PNG or JPEG, or take the folder out",
+            )
+        if inside.unread:
+            notes.append(f"left out, of formats that are not read: {said(inside.unread)} in {escape(entry.path)}")
+        if inside.files:
+            name = _class_name(entry.name)
+            if name in found:
+                raise FieldError("data.root", f"{entry.path}: there are two folders for class {name!r}; put them together")
+            found[name] = inside.files
+        else:
+            empty.append(entry.name)
+    if empty:
+        notes.append(f"left out, folders without images in {escape(folder)}: {_in_short(empty)}")
+    if loose := len(beside.files) + beside.unread.total():
+        notes.append(f"left out: {loose:,} images in {escape(folder)} itself, in no folder of a class")
+    return found, notes
+
+
+def _class_name(name: str) -> str:
+    """Returns the name of a folder as that of a class, which a mark that was put together from two
+    signs does not change.
+
+    Raises InputError for a name that cannot be printed.
+    """
+    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
+        raise FieldError("data.root", f"{name!r} is no name for a class, as it cannot be printed; rename the folder")
+    return unicodedata.normalize("NFC", name)
+
+
+def _in_short(names: Sequence[str]) -> str:
+    return f"{', '.join(map(excerpt, names[:_NAMED]))}{', ...' if len(names) > _NAMED else ''}"
+
+
+def _class_names(train: _Files, folder: str, root: Path) -> tuple[str, ...]:
     expected = "expected are folders with images in them, one for each class, such as cats/1.jpg and dogs/1.jpg"
     if not train:
         raise FieldError("data.root", f"{root}: no images found; {expected}, in it or in a folder train in it")
     if len(train) == 1:
-        raise FieldError("data.root", f"{root}: only one class, {next(iter(train))!r}, has images; {expected}")
+        only = next(iter(train))
+        within = Path(folder) / only
+        deeper = sum(has_pictures(str(entry)) for entry in within.iterdir() if entry.is_dir()) if within.is_dir() else 0
+        mend = f"; or is {within} the folder to name?" if deeper > 1 else ""
+        raise FieldError("data.root", f"{root}: only one class, {excerpt(only)!r}, has images; {expected}{mend}")
     return tuple(train)
 
 
-def _check_known(test: _Files, names: Sequence[str], folder: Path) -> None:
+def _check_known(test: _Files, names: Sequence[str], folder: str) -> None:
     if not test:
         raise FieldError(
-            "data.root", f"{folder}: no images found; delete the folder to have a share of the others as test part"
+            "data.root",
+            f"{folder}: no images found; delete the folder to have a share of the others as test part, or say so: --",
+            Name("data.test_folder"),
+            f" {parts.NONE}",
         )
-    if unknown := [name for name in test if name not in names]:
-        known = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
-        raise FieldError("data.root", f"{folder / unknown[0]}: the training part has no class {unknown[0]!r}, only {known}")
+    known = set(names)
+    if unknown := [name for name in test if name not in known]:
+        path = Path(folder) / unknown[0]
+        raise FieldError(
+            "data.root", f"{path}: the training part has no class {excerpt(unknown[0])!r}, only {_in_short(names)}"
+        )
 
 
-def _flat(files: _Files, names: Sequence[str]) -> tuple[list[Path], torch.Tensor]:
+def _flat(files: _Files, names: Sequence[str]) -> tuple[list[str], torch.Tensor]:
     counts = torch.tensor([len(files.get(name, ())) for name in names])
     return [file for name in names for file in files.get(name, ())], torch.arange(len(names)).repeat_interleave(counts)
 
@@ -124,12 +187,12 @@ def _test_part(labels: torch.Tensor, config: DataConfig, names: Sequence[str]) -
     return chosen
 
 
-def _first_size(files: Sequence[Path], decoding: Decoding) -> tuple[int, int]:
+def _first_size(files: Sequence[str], decoding: Decoding) -> tuple[int, int]:
     """Returns height and width of the first image that can be read."""
     problem = None
     for file in files:
         try:
-            _, height, width = decoding.read(str(file)).shape
+            _, height, width = decoding.read(file).shape
             return height, width
         except InputError as error:
             problem = problem or error

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from training.images.data import DataConfig, Part, load_images
-from training.images.files import ImageFiles
+from training.images import listing
+from training.images.data import DataConfig, Part, in_classes, load_images
+from training.images.files import Decoding, ImageFiles
 from training.images.sets import Images, ImageSet, channel_statistics
 
 PARTS: tuple[Part, ...] = ("train", "test")
@@ -223,3 +224,158 @@ def test_a_class_that_cannot_be_read(tmp_path: Path) -> None:
         file.symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(ValueError, match=r"^data\.root: no image can be read: .*\(no such file\)$"):
         load_images(config(root), "train")
+
+
+# Parts and classes
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *(("train", name) for name in ("valid", "validation", "Val", "dev", "TESTING", "test_set")),
+        *(("Training", name) for name in ("Test", "validation")),
+        ("train2017", "val2017"),
+    ],
+)
+def test_usual_names_of_parts(tmp_path: Path, train: str, test: str) -> None:
+    write(tmp_path / train, {"b": 4, "a": 3})
+    write(tmp_path / test, {"b": 2})
+    parts = [load_images(config(tmp_path), part) for part in PARTS]
+    assert [images.labels.bincount(minlength=2).tolist() for images in parts] == [[3, 4], [0, 2]]
+    for images in parts:
+        assert images.format.class_names == ("a", "b")
+        assert images.notes == (
+            f"training part: {tmp_path}/{train}; test part: {tmp_path}/{test}",
+            "the test part has no image of a",
+        )
+
+
+def test_a_validation_part_beside_a_test_part_is_left_out(tmp_path: Path) -> None:
+    for name in ("train", "valid", "test"):
+        write(tmp_path / name, {"b": 4, "a": 3})
+    (tmp_path / "train/cats").mkdir()
+    (tmp_path / "train/notes.txt").touch()
+    Image.new("RGB", (9, 7)).save(tmp_path / "train/loose.png")
+    images = load_images(config(tmp_path), "test")
+    assert images.notes == (
+        f"training part: {tmp_path}/train; test part: {tmp_path}/test",
+        "left out, neither training nor test part: valid",
+        f"left out, folders without images in {tmp_path}/train: cats",
+        f"left out: 1 images in {tmp_path}/train itself, in no folder of a class",
+        "left out: 1 files that are no images by their names (.txt 1)",
+    )
+    assert names(load_images(config(tmp_path, loading="workers", test_folder="valid"), "test")) == {
+        *(f"b/{number:03}.png" for number in range(4)),
+        *(f"a/{number:03}.png" for number in range(3)),
+    }
+    share = load_images(config(tmp_path, test_folder="none"), "test")
+    assert share.notes[:2] == (
+        f"training part: {tmp_path}/train; test part: a share of 0.2 of each class",
+        "left out, neither training nor test part: test, valid",
+    )
+
+
+@pytest.mark.parametrize(
+    ("folders", "question"),
+    [
+        (
+            ("val/a", "val/b", "test/a", "test/b"),
+            "val, test: a part to test on by name, but no folder is called train; name the training part with "
+            "--data.train_folder FOLDER; if each folder is a class, --data.train_folder .",
+        ),
+        (
+            ("cats", "dogs", "Test/cats", "Test/dogs"),
+            "Test: a part to test on by name, but no folder is called train; name the ",
+        ),
+        (("train/a", "train/b", "Training/a"), "Training, train are each a training part by name; name it with --data.train"),
+        (("train/a", "train/b", "val/a", "valid/b"), "val, valid are each a part to test on by name; name it with --data.test"),
+        (("train", "test"), "test, train: parts by name, but without a folder for each class in them; make such folders; if "),
+        (("seg_train/a", "seg_train/b", "seg_test/a"), "seg_test, seg_train: parts or classes? Name the parts with --data.tr"),
+        (
+            ("train/a", "train/b", "holdout/a", "holdout/b"),
+            "holdout has classes of train: is it the test part? Say --data.test_folder holdout, or --data.test_folder none for "
+            "a share of the training part",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_names_that_leave_it_open_are_asked_about(tmp_path: Path, folders: tuple[str, ...], question: str) -> None:
+    write(tmp_path, dict.fromkeys(folders, 3))
+    assert refused(tmp_path).startswith(f"data.root: {tmp_path}: {question}")
+
+
+def test_answers_to_the_question(tmp_path: Path) -> None:
+    write(tmp_path, dict.fromkeys(("cats", "dogs", "test/cats", "test/dogs"), 5))
+
+    def found(part: Part, **answer: str) -> dict[str, int]:
+        images = load_images(config(tmp_path, **answer), part)
+        return dict(zip(images.format.class_names, images.labels.bincount(minlength=images.classes).tolist(), strict=True))
+
+    assert found("train", train_folder=".") == {"cats": 4, "dogs": 4, "test": 8}
+    assert found("train", train_folder=".", test_folder="test") == {"cats": 5, "dogs": 5}
+    assert found("test", train_folder=".", test_folder="test") == {"cats": 5, "dogs": 5}
+    assert found("test", train_folder="test", test_folder="none") == {"cats": 1, "dogs": 1}
+    assert refused(tmp_path, train_folder="tests") == (
+        f"data.train_folder: {tmp_path}/tests: there is no such folder; there are cats, dogs, test"
+    )
+    assert refused(tmp_path, train_folder="test", test_folder="test").startswith("data.test_folder: ")
+
+
+def test_classes_do_not_vanish(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 5, "dog": 5, "owl": 0})
+    for number in range(2):
+        (tmp_path / f"owl/{number}.heic").touch()
+    assert refused(tmp_path) == (
+        f"data.root: {tmp_path}/owl: has 2 .heic files, which are not read, and no other images; "
+        "convert them to PNG or JPEG, or take the folder out"
+    )
+    Image.new("RGB", (9, 7)).save(tmp_path / "owl/a.jfif", "JPEG")
+    Image.new("RGB", (9, 7)).save(tmp_path / "owl/b.jpe", "JPEG")
+    images = load_images(config(tmp_path, test_fraction=0.4), "train")
+    assert images.format.class_names == ("cat", "dog", "owl")
+    assert images.notes[1:] == (f"left out, of formats that are not read: 2 .heic files in {tmp_path}/owl",)
+
+
+@pytest.mark.skipif(not listing.is_read(".avif"), reason="this Pillow does not read AVIF")
+def test_a_class_of_avif(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 5, "owl": 0})
+    for number in range(5):
+        Image.new("RGB", (9, 7), (200, 0, 0)).save(tmp_path / f"owl/{number}.avif")
+    images = load_images(config(tmp_path), "train")
+    assert images.format.class_names == ("cat", "owl")
+    assert images.pixels(images.labels.nonzero()[0])[0, 0].float().mean() == pytest.approx(200, abs=3)
+
+
+def test_one_folder_under_two_names(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 5, "dog": 5})
+    (tmp_path / "kitten").symlink_to(tmp_path / "cat")
+    ours = f"data.root: {tmp_path}/kitten and {tmp_path}/cat: are the same folder; take one of the two out"
+    assert refused(tmp_path) == ours
+    write(tmp_path / "parts/train", {"cat": 5, "dog": 5})
+    (tmp_path / "parts/test").mkdir()
+    (tmp_path / "parts/test/cat").symlink_to(tmp_path / "parts/train/cat")
+    assert refused(tmp_path / "parts").endswith("parts/train/cat: are the same folder; take one of the two out")
+
+
+def test_a_name_in_two_spellings(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write(tmp_path / "train", {composed: 2, "bar": 2})
+    write(tmp_path / "test", {decomposed: 1})
+    assert load_images(config(tmp_path), "test").labels.tolist() == [1]
+    write(tmp_path / "train", {decomposed: 1})
+    assert "there are two folders for class 'caf\u00e9'; put them together" in refused(tmp_path)
+
+
+def test_a_folder_in_a_folder(tmp_path: Path) -> None:
+    write(tmp_path / "photos", {"cat": 2, "dog": 2})
+    assert refused(tmp_path).endswith(f"; or is {tmp_path}/photos the folder to name?")
+
+
+def test_a_line_of_the_classes(tmp_path: Path) -> None:
+    images = load_images(config(write(tmp_path, {"cat": 10, "d\u202eog": 5}), limit=9), "train")
+    assert in_classes(images) == "9 images of 2 classes: cat 6, d\\u202eog 3"
+    assert images.notes[-1] == "data.limit: 9 of 12 training images, the same ones each time"
+    form = replace(images.format, class_names=tuple(map(str, range(1000))))
+    many = ImageFiles(("",) * 2990, torch.arange(2990) % 1000, Decoding(8, None, False, False), form)
+    line = in_classes(many)
+    assert line.startswith("2,990 images of 1,000 classes: 0 3, 1 3, ") and line.endswith(", and 980 more of 2 to 3 each")
