@@ -1,7 +1,7 @@
 """The file of a retraining: weights, with all that it takes to build the network and to feed it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from base.checks import InputError
+from base.checks import InputError, check_whole
 from base.files import write_atomically
+from base.texts import one_line, show
+from ops import build_op
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
+from supernet.spaces.skeleton import CellPosition, Size, Stem
 from training.format import ImageFormat
 
 WEIGHTS_FILE = "weights.safetensors"
 GENOTYPE_FILE = "genotype.json"
+_OTHERS = "names, shapes or types of the weights are those of another network"
+_TYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+}
+"""Names that safetensors gives types, of weights, statistics and counts."""
+_LONGEST_DESCRIPTION = 2**22  # characters: far above any genotype with thousands of class names
 _DESCRIPTION = "fusenas"  # key of the file's metadata; a file with several keys would differ from time to time
 
 
@@ -59,38 +69,98 @@ class Trained:
             raise InputError(f"{path}: no such file; retrain a genotype into this directory first")
         try:
             with safe_open(path, "pt") as file:
-                description = (file.metadata() or {}).get(_DESCRIPTION)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+                text = (file.metadata() or {}).get(_DESCRIPTION)
+                if text is None:
+                    raise InputError(f"{path}: holds weights, but not those of a retrained genotype")
+                try:
+                    trained = cls._build(_Description.parse(text), file)
+                except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+                    raise InputError(f"{path}: weights and description do not fit together: {one_line(error)}") from error
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: damaged or no safetensors file: {error}") from error
-        if description is None:
-            raise InputError(f"{path}: holds weights, but not those of a retrained genotype")
-        try:
-            trained = cls._build(json.loads(description), tensors)
-        except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
-            raise InputError(f"{path}: weights and description do not fit together: {error}") from error
         _check_genotype(trained.network.genotype, directory)
         trained.network.eval()
         return trained
 
     @classmethod
-    def _build(cls, description: dict[str, Any], tensors: Mapping[str, Tensor]) -> "Trained":
-        if not 1 <= description["cells"] <= len(tensors):
-            raise InputError(f"{description['cells']} cells have more than {len(tensors)} weights")
-        genotype = Genotype.parse(description.pop("genotype"))
-        form = ImageFormat.from_dict(description.pop("images"))
-        size = {"classes": len(form.class_names), "image_channels": form.shape[0], **description}
-        # A damaged description may ask for any amount of memory, so it is first held to the
-        # weights.
+    def _build(cls, description: "_Description", file: Any) -> "Trained":
+        names = set(file.keys())
+        # A damaged description may ask for any amount of memory or time, so it is first held to the
+        # names and shapes of the weights, which are known without reading these.
+        description.check_names(names)
         with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in DiscreteNetwork(genotype, **size).state_dict().items()}
-        if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
-            raise InputError("names or shapes of the weights are those of another network")
+            expected = {name: tensor.to("meta") for name, tensor in description.network().state_dict().items()}
+        if set(expected) != names or any(not _is_like(file.get_slice(name), tensor) for name, tensor in expected.items()):
+            raise InputError(_OTHERS)
         # The initial values are overwritten and must not move the random state of a caller.
         with torch.random.fork_rng([]):
-            network = DiscreteNetwork(genotype, **size)
-        network.load_state_dict(dict(tensors))
-        return cls(network, form)
+            network = description.network()
+        network.load_state_dict({name: file.get_tensor(name) for name in names})
+        return cls(network, description.images)
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The text beside the weights: all that it takes to build their network."""
+
+    genotype: Genotype
+    channels: int
+    cells: int
+    stem: Stem
+    images: ImageFormat
+
+    @classmethod
+    def parse(cls, text: str) -> "_Description":
+        """Raises ValueError that names the part for anything but what `Trained.save` writes."""
+        if len(text) > _LONGEST_DESCRIPTION:
+            raise InputError(f"a description of {len(text)} characters is longer than the {_LONGEST_DESCRIPTION} allowed")
+        try:
+            content = json.loads(text)
+        except RecursionError:
+            raise InputError("the description is nested too deeply") from None
+        kinds = {"genotype": str, "channels": int, "cells": int, "stem": str, "images": dict}
+        if not isinstance(content, dict) or set(content) != set(kinds):
+            raise InputError(f"the description must have {', '.join(kinds)}, but is {show(content)}")
+        for name, kind in kinds.items():
+            if type(content[name]) is not kind:
+                raise InputError(f"{name} of the description must be of type {kind.__name__}, not {show(content[name])}")
+        for name in ("channels", "cells"):
+            check_whole(name, content[name])
+        genotype = Genotype.parse(content.pop("genotype"))
+        return cls(genotype, images=ImageFormat.from_dict(content.pop("images")), **content)
+
+    def network(self) -> DiscreteNetwork:
+        """Returns the network with new weights."""
+        form = self.images
+        return DiscreteNetwork(self.genotype, self.channels, self.cells, len(form.class_names), form.shape[0], stem=self.stem)
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Raises ValueError unless `names` has the weights of all operations in all cells.
+
+        It builds each operation once, in a small part of the time that the network takes.
+        """
+        skeleton = self.genotype.skeleton
+        size = Size(
+            self.channels, self.cells, {kind: len(cell.concat) for kind, cell in self.genotype.cells.items()}, self.stem
+        )
+        skeleton.check_size(size)
+        inside: dict[tuple[str, int], list[str]] = {}
+        for index, position in enumerate(skeleton.positions(size)):
+            if not isinstance(position, CellPosition):
+                continue
+            for node, feeds in enumerate(self.genotype.cells[position.kind].nodes):
+                for number, (operation, source) in enumerate(feeds):
+                    key = operation, position.stride if source < skeleton.inputs else 1
+                    if key not in inside:
+                        with torch.device("meta"):
+                            inside[key] = list(build_op(operation, position.channels, key[1]).state_dict())
+                    if any(f"layers.{index}.nodes.{node}.{number}.{name}" not in names for name in inside[key]):
+                        raise InputError(_OTHERS)
+
+
+def _is_like(saved: Any, tensor: Tensor) -> bool:
+    """Says whether a tensor in a safetensors file has shape and type of `tensor`."""
+    return tuple(saved.get_shape()) == tuple(tensor.shape) and saved.get_dtype() == _TYPES.get(tensor.dtype)
 
 
 def _check_genotype(genotype: Genotype, directory: Path) -> None:

@@ -1,7 +1,7 @@
 """The form of the inputs that a network is trained on, and the names of its outputs: all that must be known to use it."""
 
 import json
-import reprlib
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from base.checks import InputError
+from base.files import read_limited
+from base.texts import show
 from training.run.config import RunOptions
 
 DATA_FILE = "data.json"
 """The file in the directory of a run that has the format of its training part."""
 BYTE = 255.0
 """Scale of images of bytes."""
+_MOST_NUMBERS = 2**26  # of an image that a file speaks of: 4096 x 4096 pixels of four channels
+_LARGEST_FILE = 2**24  # bytes: far above thousands of long class names
 _LARGEST = 1e30  # beyond it, and below its inverse, the arithmetic of float32 ends in infinity
 
 
@@ -41,16 +45,16 @@ class ImageFormat:
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or not all(type(length) is int and length > 0 for length in self.shape):
-            raise InputError(f"image format: shape must be three positive numbers (C, H, W), not {reprlib.repr(self.shape)}")
+            raise InputError(f"image format: shape must be three positive numbers (C, H, W), not {show(self.shape)}")
         numbers = (self.scale, *self.mean, *self.std)
         if not all(type(number) in (int, float) and -_LARGEST <= number <= _LARGEST for number in numbers):
             raise InputError("image format: scale, mean and std must be finite numbers, up to 1e30")
         channels, positive = self.shape[0], (self.scale, *self.std)
         if len(self.mean) != channels or len(self.std) != channels or not all(value >= 1 / _LARGEST for value in positive):
-            given = f"{reprlib.repr(self.mean)} and {reprlib.repr(self.std)}"
-            raise InputError(f"mean, std: must be {channels} numbers each, std positive, not {given}")
+            given = f"{show(self.mean)} and {show(self.std)}"
+            raise InputError(f"mean, std: must be {show(channels)} numbers each, std positive, not {given}")
         if not all(isinstance(name, str) for name in self.class_names):
-            raise InputError(f"image format: class_names must be texts, not {reprlib.repr(self.class_names)}")
+            raise InputError(f"image format: class_names must be texts, not {show(self.class_names)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain numbers, texts and lists, ready for JSON."""
@@ -67,7 +71,11 @@ class ImageFormat:
             raise InputError(f"image format: must have scale, {', '.join(lists)}")
         if not all(isinstance(content[name], list) for name in lists):
             raise InputError(f"image format: {', '.join(lists)} must be lists")
-        return cls(scale=content["scale"], **{name: tuple(content[name]) for name in lists})
+        form = cls(scale=content["scale"], **{name: tuple(content[name]) for name in lists})
+        # The network that comes with it is tried on images of this size, whatever the file says.
+        if math.prod(form.shape) > _MOST_NUMBERS:
+            raise InputError(f"image format: shape {show(form.shape)} has more than {_MOST_NUMBERS} numbers in an image")
+        return form
 
     def class_names_in_short(self) -> str:
         """Returns the number of classes and the names of the first, as text."""
@@ -108,7 +116,7 @@ def read_format(run: Path) -> ImageFormat:
     if not path.is_file():
         raise InputError(f"{path}: no such file; the run has seen no images")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_limited(path, _LARGEST_FILE))
         if isinstance(content, dict):
             content = {
                 name: value for name, value in content.items() if name not in ("train_images", "train_images_of_class", "notes")

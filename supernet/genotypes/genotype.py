@@ -14,6 +14,7 @@ from ops.registry import OPERATIONS
 from supernet.genotypes.texts import (
     FORMS,
     LARGEST_TEXT,
+    MOST_INPUTS,
     MOST_STATES,
     READERS,
     WRITERS,
@@ -65,8 +66,8 @@ class Genotype:
 
     `seed` and `config_hash` identify the search that found it. A comparison ignores them and the
     order of the inputs within a node. An input state can be concatenated if the skeleton allows it.
-    Raises ValueError, naming the place, for cells that the skeleton has no use for, unknown
-    operations and states out of range.
+    A cell has at most 64 states, and its nodes together 512 inputs. Raises ValueError, naming the
+    place, for cells that the skeleton has no use for, unknown operations and states out of range.
     """
 
     cells: Mapping[str, CellGenotype]
@@ -206,6 +207,9 @@ def _check_cell(kind: str, cell: CellGenotype, skeleton: Skeleton) -> None:
     states = inputs + len(cell.nodes)
     if not cell.nodes or states > MOST_STATES:
         raise InputError(f"{kind}: a cell has 1 to {MOST_STATES - inputs} nodes, not {len(cell.nodes)}")
+    count = sum(map(len, cell.nodes))
+    if count > MOST_INPUTS:
+        raise InputError(f"{kind}: the nodes of a cell have at most {MOST_INPUTS} inputs together, not {count}")
     for node, feeds in enumerate(cell.nodes):
         for number, (operation, source) in enumerate(feeds):
             place = f"{kind}, node {node}, input {number}"

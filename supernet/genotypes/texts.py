@@ -18,7 +18,8 @@ from supernet.spaces.skeleton import SKELETONS, Skeleton
 
 FORMAT = 1  # version of the JSON
 LARGEST_TEXT = 2**20  # characters, bytes of a file: far above any genotype, far below what would exhaust memory
-MOST_STATES = 1000  # states of a cell: a text of a few bytes can name any number
+MOST_STATES = 64  # of a cell: a text of a few bytes can name any number; published cells have 7
+MOST_INPUTS = 512  # of all nodes of a cell together: all eight operations on all 14 edges of DARTS are 112
 
 
 # The kinds of cell that a form writes, and the inputs of each; json takes all.

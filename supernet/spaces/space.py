@@ -12,6 +12,7 @@ from base.checks import InputError
 from base.registry import Registry
 from ops.registry import OPERATIONS
 from supernet.genotypes.genotype import CellGenotype, Genotype
+from supernet.genotypes.texts import MOST_INPUTS, MOST_STATES
 from supernet.spaces.skeleton import Skeleton
 
 
@@ -48,6 +49,11 @@ class SearchSpace:
             raise InputError(f"space {self.name}: candidates must be distinct and at least one")
         if self.nodes < 1:
             raise InputError(f"space {self.name}: needs at least one node, not {self.nodes}")
+        if self.inputs + self.nodes > MOST_STATES:
+            raise InputError(f"space {self.name}: a cell has at most {MOST_STATES - self.inputs} nodes, not {self.nodes}")
+        kept = sum(min(target, self.derived_inputs or target) for target in range(self.inputs, self.inputs + self.nodes))
+        if kept > MOST_INPUTS:
+            raise InputError(f"space {self.name}: nodes of a genotype have at most {MOST_INPUTS} inputs together, not {kept}")
         if not self.concat or not all(self.inputs <= state < self.inputs + self.nodes for state in self.concat):
             raise InputError(f"space {self.name}: concat must name nodes {self.inputs} to {self.inputs + self.nodes - 1}")
         if self.derived_inputs is not None and (self.derived_inputs < 1 or set(self.candidates) == {"none"}):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,50 @@ def test_files_that_hold_no_network_are_refused(network, tmp_path):
         save_file(tensors, path, {"fusenas": description})
         with pytest.raises(ValueError, match="do not fit together"):
             Trained.load(tmp_path)
+
+
+def test_what_a_description_says_is_checked_before_a_network_is_built(network, tmp_path):
+    """Each of these took minutes or gigabytes, or ended in an AttributeError."""
+    trained = trained_on(network)
+    trained.save(tmp_path)
+    path = tmp_path / "weights.safetensors"
+    tensors = load_file(path)
+    good = {"genotype": network.genotype.to_text("json"), "channels": 4, "cells": 3, "stem": "cifar"}
+    good["images"] = trained.format.to_dict()
+    save_file(tensors, path, {"fusenas": json.dumps(good)})
+    assert Trained.load(tmp_path).network.genotype == network.genotype
+    wide = str([("sep_conv_5x5", 0)] * 124)
+    large = f"Genotype(normal={wide}, normal_concat=range(2, 64), reduce={wide}, reduce_concat=range(2, 64))"
+    huge = {"shape": [1, 20000, 20000]}
+    for change, message in [
+        ({"genotype": []}, r"genotype of the description must be of type str, not \[\]$"),
+        ({"genotype": None}, "genotype of the description must be of type str, not None"),
+        ({"cells": True}, "cells of the description must be of type int, not True"),
+        ({"cells": 10**6}, "cells: must be at most 1000"),
+        ({"channels": 10**9}, "channels: must be at most 4096"),
+        ({"images": good["images"] | huge}, r"shape \(1, 20000, 20000\) has more than 67108864 numbers in an image"),
+        ({"images": good["images"] | {"shape": [1, 10**400, 1]}}, "more than 67108864 numbers"),
+        ({"images": good["images"] | {"class_names": ["a" * 2**22]}}, "longer than the 4194304 allowed"),
+        ({"genotype": large, "cells": 1000}, "are those of another network"),
+        ({"cells": 1000}, "are those of another network"),
+        ({"more": 1}, "must have genotype, channels, cells, stem, images, but is "),
+    ]:
+        save_file(tensors, path, {"fusenas": json.dumps(good | change)})
+        began = time.process_time()
+        with pytest.raises(ValueError, match=message) as error:
+            Trained.load(tmp_path)
+        assert str(error.value).startswith(f"{path}: weights and description do not fit together: "), change
+        assert len(str(error.value)) < 600 and "\n" not in str(error.value), change
+        assert time.process_time() - began < 5, change  # a tenth of it alone
+
+    deep = json.dumps(good)[:-1] + ', "more": ' + "[" * 10**5
+    save_file(tensors, path, {"fusenas": deep})
+    with pytest.raises(ValueError, match="the description is nested too deeply"):
+        Trained.load(tmp_path)
+    short = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    save_file(short, path, {"fusenas": json.dumps(good)})
+    with pytest.raises(ValueError, match="shapes or types of the weights are those of another network"):
+        Trained.load(tmp_path)
 
 
 def test_a_network_is_evaluated_on_all_images(network):

@@ -236,8 +236,12 @@ def test_a_genotype_is_a_value() -> None:
         (a_cell(concat=(-1,)), r"normal, concat: state -1 is out of range"),
         (a_cell(concat=(2, 1, 2)), r"normal, concat: state 2 is there twice"),
         (a_cell(concat=()), r"normal, concat: must name at least one state"),
-        (CellGenotype((), (0,)), r"normal: a cell has 1 to 998 nodes, not 0"),
-        (CellGenotype(((),) * 999, (2,)), r"normal: a cell has 1 to 998 nodes, not 999"),
+        (CellGenotype((), (0,)), r"normal: a cell has 1 to 62 nodes, not 0"),
+        (CellGenotype(((),) * 63, (2,)), r"normal: a cell has 1 to 62 nodes, not 63"),
+        (
+            CellGenotype(((), (("none", 0),) * 513), (2,)),
+            r"normal: .* have at most 512 inputs together, not 513",
+        ),
     ],
 )
 def test_impossible_cells(cell: CellGenotype, message: str) -> None:
@@ -333,11 +337,11 @@ def test_impossible_genotypes(change: dict[str, object], message: str) -> None:
         ("Genotype()", "keyword normal is missing"),
         ("Genotype([], [2], [], [2])", "every value needs its keyword"),
         # triples
-        (TRIPLES.replace("4, 0)", "1, 0)"), "normal, entry 1: target state 1 is out of range, it must be 2 to 999"),
+        (TRIPLES.replace("4, 0)", "1, 0)"), "normal, entry 1: target state 1 is out of range, it must be 2 to 63"),
         (TRIPLES.replace("4, 0)", "True, 0)"), "normal, entry 1: expected the number of a state, got True"),
         (TRIPLES.replace("4, 0)", f"{2**80}, 0)"), "normal, entry 1: target state an integer of more than 64 bits is out"),
         (TRIPLES.replace("4, 0)", "4, 4)"), "normal, node 2, input 0: state 4 is out of range, it must be 0 to 3"),
-        (TRIPLES.replace("[2, 4]", "[2, 99999]"), "normal, concat: state 99999 is out of range, it must be 0 to 999"),
+        (TRIPLES.replace("[2, 4]", "[2, 99999]"), "normal, concat: state 99999 is out of range, it must be 0 to 63"),
         # nothing that runs, nothing that exhausts
         (PAIRS.replace("('none', 0)", "__import__('os').abort()"), "reduce: only lists and tuples of plain texts and integers"),
         (PAIRS.replace("range(2, 4)", "__import__('os').abort()"), "normal, concat: expected a list or range"),
@@ -390,7 +394,7 @@ CELL = {"nodes": [[["none", 0]]], "concat": [2]}
         (changed(cells={"normal": CELL, "reduce": [CELL]}), "reduce: expected an object with the keys nodes, concat"),
         (changed(cells={"normal": CELL, "reduce": {**CELL, "nodes": [[["none", 2]]]}}), "reduce, node 0, input 0: state 2"),
         (changed(cells={"normal": CELL, "reduce": {**CELL, "nodes": [[["none"]]]}}), "reduce, node 0, input 0: expected"),
-        (changed(cells={"normal": CELL, "reduce": {"nodes": [], "concat": [2]}}), "reduce: a cell has 1 to 998 nodes"),
+        (changed(cells={"normal": CELL, "reduce": {"nodes": [], "concat": [2]}}), "reduce: a cell has 1 to 62 nodes"),
         (changed(seed="1"), "seed: expected an integer or none"),
         (changed(seed=float("nan")), "NaN is not a number of JSON"),
         (changed()[:-30], "not valid JSON .half-written..: .* at line 1, column"),

@@ -133,6 +133,8 @@ def test_wrong_spaces_are_refused() -> None:
         "unknown operation 'sep'": (DARTS_SKELETON, 4, ("sep",), (2,)),
         "candidates must be distinct": (DARTS_SKELETON, 4, ("none", "none"), (2,)),
         "needs at least one node": (DARTS_SKELETON, 0, ("none",), (2,)),
+        "a cell has at most 62 nodes, not 63": (DARTS_SKELETON, 63, ("skip_connect",), (2,), {}, 2),
+        "have at most 512 inputs together, not 527": (DARTS_SKELETON, 31, ("none",), (2,)),
         "concat must name nodes 2 to 3": (DARTS_SKELETON, 2, ("none",), (1, 2)),
         "derived_inputs must be at least 1": (DARTS_SKELETON, 2, ("none",), (2, 3), {}, 2),
         "derived_inputs must be at least 1, with": (DARTS_SKELETON, 2, ("skip_connect",), (2, 3), {}, 0),
