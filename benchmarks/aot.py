@@ -31,6 +31,7 @@ import ops.kernels
 from base.files import write_atomically
 from ops.kernels import launch, mix, pool, statistics, stencil, stencil_backward
 from ops.kernels.launch import Launch, recording, triton
+from training.run.command import command
 
 CAPABILITY = 90
 CHANNELS = (16, 32, 48, 64, 96, 128, 256)
@@ -355,4 +356,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command("benchmarks.aot", main))

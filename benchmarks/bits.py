@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from base.files import write_atomically
 from search.differentiable.method import DifferentiableMethod
 from search.methods import get_method, list_methods
+from training.run.command import command
 
 SPACES = ("darts", "nasbench201")
 _DATA = "--data.name digits --data.limit 80 --data.crop_padding 1 --device cpu --threads 1 --log_every 2"
@@ -147,4 +148,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command("benchmarks.bits", main))

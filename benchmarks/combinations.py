@@ -17,6 +17,7 @@ from base.files import write_atomically
 from search.differentiable.config import SearchConfig
 from search.differentiable.method import DifferentiableMethod
 from search.methods import get_method, list_methods
+from training.run.command import command
 
 PAGE = Path(__file__).parent.parent / "docs" / "combinations.md"
 SPACES = ("darts", "nasbench201")
@@ -185,4 +186,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command("benchmarks.combinations", main))

@@ -10,7 +10,6 @@ it is, and with one thing left out.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ from supernet import cell
 from supernet.genotypes.published import get_genotype
 from training.hardware import Hardware, choose_device
 from training.report.markdown import table
+from training.run.command import command
 from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
@@ -226,4 +226,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(command("benchmarks.cpu_steps", main))

@@ -33,7 +33,7 @@ from supernet.drawing.draw import draw_genotype, save_figure
 from training.format import DATA_FILE
 from training.report.html import Page, block, element, facts, paragraph, percent, table
 from training.report.sections import drawn_genotype
-from training.run.command import foreseen, terminate_is_interrupt
+from training.run.command import command, foreseen, stops_are_interrupts
 from training.run.config import RunOptions, config_from_file, shipped_configs
 
 METHOD = "random"
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.set < 0:
         parser.error(f"argument --set: must be 0 or more, not {options.set}")
     try:
-        with terminate_is_interrupt():
+        with stops_are_interrupts():
             return 0 if demonstrate(options.directory, options.set) else 1
     except KeyboardInterrupt:
         print("demo: stopped", file=sys.stderr)
@@ -314,4 +314,4 @@ def next_command(directory: Path, seed: int, recipe: RetrainConfig) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command("demo", main))

@@ -41,6 +41,7 @@ from benchmarks.options import Rates, add_rates, at_least, rates_of
 from supernet import get_space
 from supernet.spaces.skeleton import CellPosition, Size
 from training.report.markdown import table
+from training.run.command import command
 
 FIRST_HALVES = 2  # separable convolutions: two stencils each
 BRANCHES = 4  # two separable convolutions, two dilated ones
@@ -126,4 +127,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(command("benchmarks.floor", main))

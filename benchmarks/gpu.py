@@ -50,6 +50,7 @@ from base.texts import one_line
 from benchmarks.gpu_parts.processes import MARK, SECONDS, kill
 from benchmarks.options import above_zero, add_rates, at_least, command_line, duration, rates_of
 from training.run.arguments import Parser
+from training.run.command import command
 
 PROG = "benchmarks.gpu"
 PARTS = {
@@ -417,4 +418,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command(PROG, main))

@@ -140,4 +140,4 @@ def benchmark(options: argparse.Namespace, settings: Settings, typed: str) -> st
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command(PROG, main))

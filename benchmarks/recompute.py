@@ -31,6 +31,7 @@ from supernet.recompute import Recompute
 from training.hardware import Hardware, Precision, choose_device
 from training.metrics import Batch
 from training.report.markdown import table
+from training.run.command import command
 from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
@@ -203,4 +204,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command("benchmarks.recompute", main))

@@ -29,6 +29,7 @@ from training.hardware import Hardware, Precision, choose_device
 from training.metrics import Batch
 from training.optim import OptimizerConfig, descend
 from training.report.markdown import table
+from training.run.command import command
 from training.tasks.classification import Classification
 
 PLAIN, OURS, OURS_EAGER = "plain, eager, float32, NCHW", "ours", "ours, no graph"
@@ -163,4 +164,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command("benchmarks.retrain_step", main))

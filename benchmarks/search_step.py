@@ -42,6 +42,7 @@ from training.images.sets import Images
 from training.metrics import Batch
 from training.optim import OptimizerConfig, descend, new_optimizer
 from training.report.markdown import table
+from training.run.command import command
 from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
@@ -388,4 +389,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command("benchmarks.search_step", main))

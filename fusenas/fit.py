@@ -30,6 +30,7 @@ from training.hardware import choose_device
 from training.images.data import DataConfig, list_datasets, load_images, stratified
 from training.images.readers import folder, npz
 from training.images.sets import Images
+from training.run.command import resumable
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
 from training.run.schema import fields_in_order
@@ -176,13 +177,14 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
     if arrays is None and not options.resume:
         _check_images(retrain_config.data, device)
     run = RunDirectory.open(options.run, config, options.resume, options.overwrite, kind="fusenas")
-    if arrays is not None:
-        write_atomically(run.path / ARRAYS_FILE, arrays)
-    genotype = get_method(config.method).run(search_config, _below(run.path / "search", options))
-    if genotype is None:
-        raise InputError(f"{run.path / 'search'}: ended before it found anything; go on with --resume")
-    result = retrain(retrain_config, _below(run.path / "retrain", options), genotype)
-    files = () if config.export == "none" else export(result.run, config.export).files
+    with resumable():
+        if arrays is not None:
+            write_atomically(run.path / ARRAYS_FILE, arrays)
+        genotype = get_method(config.method).run(search_config, _below(run.path / "search", options))
+        if genotype is None:
+            raise InputError(f"{run.path / 'search'}: ended before it found anything; go on with --resume")
+        result = retrain(retrain_config, _below(run.path / "retrain", options), genotype)
+        files = () if config.export == "none" else export(result.run, config.export).files
     names = result.trained.format.class_names
     module = PixelNetwork(result.trained)
     assert isinstance(result.test, ClassificationEvaluation)

@@ -25,6 +25,7 @@ from training.hardware import Hardware
 from training.loop import open_run, run_epochs
 from training.metrics import count_multiply_adds, count_parameters
 from training.report.sections import Process
+from training.run.command import resumable
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
 from training.run.history import write_history
@@ -96,7 +97,8 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     if others and epochs < trainer.epochs:
         print(f"{KIND}: stopped early, so no random genotypes are trained; --resume, with another stop, goes on")
         return result
-    found = tuple(retrain(alone, theirs, other) for alone, theirs, other in others)
+    with resumable():
+        found = tuple(retrain(alone, theirs, other) for alone, theirs, other in others)
     if found:
         compared = [Compared.of(one.run.name, one, story.task) for one in found]
         path = retrain_page(replace(story, others=compared)).write(run.path)

@@ -3,6 +3,7 @@
 `python -m search.darts --help` lists what one takes; `search.run` is the same from Python.
 """
 
+import base.program  # noqa: F401  # first: it answers Ctrl-C while the rest is imported
 from search.api import run
 from search.differentiable.config import SearchConfig
 from search.differentiable.method import DifferentiableMethod, DifferentiableRun

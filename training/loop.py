@@ -17,6 +17,7 @@ from base.seeds import derive_seed
 from training.metrics import Meter
 from training.run.base import RunConfig
 from training.run.checkpoint import Checkpoints
+from training.run.command import resumable
 from training.run.config import RunOptions, config_to_yaml
 from training.run.directory import RunDirectory, kind_of_run
 from training.run.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
@@ -175,7 +176,7 @@ def open_run(
     start = restore(trainer, checkpoints) if options.resume else Progress()
     run = RunDirectory.open(options.run, config, options.resume, options.overwrite, kind)
     # The last point of an epoch is at the step at which the next begins.
-    with Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
+    with resumable(), Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
         if not start.epochs:
             monitor.text("config", config_to_yaml(config))
         yield run, monitor, start

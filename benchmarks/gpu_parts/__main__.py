@@ -18,6 +18,7 @@ from base.checks import InputError
 from base.files import write_atomically
 from base.texts import one_line
 from benchmarks.gpu_parts.processes import MARK, kill_marked
+from training.run.command import command
 
 
 def reason(error: Exception) -> str:
@@ -59,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(command("benchmarks.gpu_parts", main))

@@ -125,4 +125,4 @@ def _checked(options: argparse.Namespace, through: Sequence[str]) -> tuple[list[
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command(PROG, main))

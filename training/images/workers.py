@@ -12,11 +12,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from base.checks import InputError
+from base.program import SIGNALS
 
 Request = TypeVar("Request")
 Made = TypeVar("Made")
 
-_ENDS = (signal.SIGINT, signal.SIGTERM)
+_ENDS = tuple(SIGNALS)
 
 _UNTIL_ITS_DEATH_IS_KNOWN = 1.0
 """Seconds; the signal cuts them short."""
@@ -87,7 +88,8 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
 def _leave_the_end_to_the_parent(worker: int) -> None:
     """Ignores the signals that stop a run: they reach all of its processes, and the parent ends its
     workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)
     # A worker that died of a signal would be a second error.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     sys.excepthook = _say_nothing_of_connections

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from base.checks import FieldError
 from base.files import naming_errors
-from training.run.command import TrainingDiverged, foreseen
+from base.texts import escape
+from training.run.command import RESUME, TrainingDiverged, foreseen, stop_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ class Monitor:
 
         self._summary = summary
         self._log_path = directory / "log.txt"
-        self._log = self._log_path.open("a", encoding="utf-8")
+        self._log = self._log_path.open("a", encoding="utf-8", errors="backslashreplace")
         self._events = EventFile(directory, first_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -61,10 +62,14 @@ class Monitor:
         self._events.add(self._summary.image(tag, pixels, dataformats="HWC"), step)
 
     def log(self, line: str) -> None:
-        """Writes a line to log.txt, with the time, and to the terminal, above the bar."""
+        """Writes a line, escaped, to log.txt, with the time, and to the terminal, above the bar."""
+        line = escape(line)
+        self._note(line)
+        tqdm.write(line, file=sys.stdout)
+
+    def _note(self, line: str) -> None:
         with naming_errors(self._log_path):
             print(datetime.now().isoformat(sep=" ", timespec="seconds"), line, file=self._log, flush=True)
-        tqdm.write(line, file=sys.stdout)
 
     def bar(self, total: int, done: int = 0, description: str = "") -> "Bar":
         """Returns a progress bar over `total` steps of which `done` are behind; it shows nothing
@@ -89,7 +94,9 @@ class Monitor:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if isinstance(error, Exception) and foreseen(error) is None:
+            if isinstance(error, KeyboardInterrupt):
+                self._note(f"{stop_of(error)}; {RESUME}")
+            elif isinstance(error, Exception):
                 self._keep(error)
             self.close()
         except OSError:
@@ -98,7 +105,12 @@ class Monitor:
                 raise
 
     def _keep(self, error: Exception) -> None:
-        """Writes the traceback of an error of ours to the log, and into the error where it is."""
+        """Writes the line that ends the run to the log; of an error of ours the traceback, and into
+        the error where it is."""
+        end = foreseen(error)
+        if end is not None:
+            self._note(f"error: {end.message}")
+            return
         print(*traceback.format_exception(error), sep="", end="", file=self._log, flush=True)
         error.add_note(f"its traceback is in {self._log_path}")
 
@@ -113,7 +125,7 @@ class Bar:
         self._bar = tqdm(
             total=total,
             initial=done,
-            desc=description,
+            desc=escape(description),
             file=sys.stderr,
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
@@ -126,7 +138,7 @@ class Bar:
 
     def show(self, values: Mapping[str, float], images_per_second: float | None = None) -> None:
         """Shows the latest readings by name, such as loss and accuracy."""
-        readings = [f"{name} {value:.4f}" for name, value in values.items()]
+        readings = [f"{escape(name)} {value:.4f}" for name, value in values.items()]
         if images_per_second is not None:
             readings.append(f"{images_per_second:.0f} images/s")
         self._bar.set_postfix_str(", ".join(readings))

@@ -1,5 +1,6 @@
 """One run for each of several seeds, and the mean and deviation over them."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from base.checks import InputError
 from base.files import write_atomically
 from training.run.base import RunConfig
+from training.run.command import resumable
 from training.run.config import RunOptions, seed_directory
 from training.run.directory import RunDirectory
 
@@ -57,10 +59,11 @@ def repeat(run: Callable[[C, RunOptions], Mapping[str, float]], config: C, optio
         RunDirectory.check(theirs.run, one, theirs.resume, theirs.overwrite)
     # Until all seeds have run again the file would speak of other runs.
     (options.run / SEEDS_FILE).unlink(missing_ok=True)
-    measured = []
+    measured: list[Mapping[str, float]] = []
     for seed, (one, theirs) in zip(options.seeds, runs, strict=True):
         print(f"seed {seed}: {theirs.run}", flush=True)
-        measured.append(run(one, theirs))
+        with resumable() if measured else contextlib.nullcontext():
+            measured.append(run(one, theirs))
     spreads = spread(measured)
     _write(options, measured, spreads)
     print(f"{len(runs)} seeds: {'; '.join(map(str, spreads))}")

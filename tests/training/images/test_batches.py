@@ -334,11 +334,11 @@ def test_a_program_ends_without_a_word() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_stops_all_processes_is_one_line(number: signal.Signals) -> None:
     program = started(epochs=10**6)
     assert program.stdout is not None and program.stdout.readline() == "a batch\n"
     os.killpg(program.pid, number)
     _, err = program.communicate(timeout=60)
     assert program.returncode == 130
-    assert err == "prog: stopped; the same --run with --resume goes on from the last checkpoint\n"
+    assert err == f"prog: stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}\n"

@@ -1,5 +1,7 @@
 """Tests of training/run/command.py."""
 
+import errno
+import io
 import os
 import re
 import signal
@@ -12,11 +14,12 @@ import pytest
 import torch
 
 from base.checks import FieldError, InputError
-from training.run.command import TrainingDiverged, command
-from training.run.monitor import Monitor
+from training.run.command import Stopped, TrainingDiverged, command, resumable
+from training.run.monitor import Bar, Monitor
 
 ROOT = Path(__file__).parents[3]
-ROOM = "make room, then the same --run with --resume goes on from the last checkpoint"
+ROOM = "make room"
+GOES_ON = "the same --run with --resume goes on from the last checkpoint"
 LESS = "less is needed with recompute cells, or smaller channels, cells, batch_size or data.limit"
 DIED = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
 
@@ -42,7 +45,9 @@ def raising(error: BaseException):
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 2, f"error: {DIED}"),
         (OSError("damaged\narchive"), 2, "error: damaged archive"),
         (TrainingDiverged("step 3: the loss is NaN"), 1, "error: step 3: the loss is NaN"),
-        (KeyboardInterrupt(), 130, "stopped; the same --run with --resume goes on from the last checkpoint"),
+        (OSError(2, "No such file", "\x1b[31mx\n"), 2, "error: \\x1b[31mx : No such file"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (Stopped("SIGTERM"), 130, "stopped by SIGTERM"),
     ],
 )  # fmt: skip
 def test_command_turns_errors_into_one_line(capsys, error, status, line):
@@ -86,21 +91,65 @@ def test_the_traceback_of_a_mistake_of_ours_is_in_the_log_of_the_run(capsys, tmp
     assert log.endswith('in main\n    raise ValueError("shapes differ")\nValueError: shapes differ\n')
 
 
-def test_the_log_has_no_traceback_of_wrong_input(capsys, tmp_path):
+def test_the_log_has_the_line_of_wrong_input_and_no_traceback(capsys, tmp_path):
     def main() -> None:
         with Monitor(tmp_path):
             raise InputError("no such image")
 
     assert command("prog", main) == 2
-    assert (tmp_path / "log.txt").read_text() == ""
+    assert re.fullmatch(r"\S+ \S+ error: no such image\n", (tmp_path / "log.txt").read_text())
     assert capsys.readouterr().err == "prog: error: no such image\n"
 
 
-def test_command_takes_sigterm_for_ctrl_c(capsys):
-    before = signal.getsignal(signal.SIGTERM)
-    assert command("prog", lambda: os.kill(os.getpid(), signal.SIGTERM)) == 130
-    assert "--resume" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGTERM) is before
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")]
+)
+def test_what_stops_a_program_from_outside_is_one_line(capsys, tmp_path, number, name):
+    before = signal.getsignal(number)
+
+    def main() -> None:
+        with resumable(), Monitor(tmp_path) as monitor:
+            monitor.log("first line")
+            os.kill(os.getpid(), number)
+
+    assert command("prog", lambda: os.kill(os.getpid(), number)) == 130
+    assert capsys.readouterr().err == f"prog: stopped by {name}\n"
+    assert command("prog", main) == 130
+    assert capsys.readouterr().err == f"prog: stopped by {name}; {GOES_ON}\n"
+    assert re.fullmatch(rf".* first line\n\S+ \S+ stopped by {name}; {GOES_ON}\n", (tmp_path / "log.txt").read_text())
+    assert signal.getsignal(number) is before
+
+
+def test_what_is_ignored_from_the_start_stays_so(capsys):
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert command("prog", lambda: os.kill(os.getpid(), signal.SIGHUP)) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_second_signal_does_not_break_into_the_last_line(capsys, monkeypatch):
+    def stop_while_speaking(text: str) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return write(text)
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    write = sys.stderr.write
+    monkeypatch.setattr(sys.stderr, "write", stop_while_speaking)
+    assert command("prog", raising(Stopped("Ctrl-C"))) == 130
+    assert sys.stderr.getvalue() == "prog: stopped by Ctrl-C\n"
+
+
+def test_a_full_disk_of_a_run_that_can_go_on(capsys):
+    def main() -> None:
+        with resumable(), resumable():
+            raise OSError(28, "No space left on device", "x")
+
+    assert command("prog", main) == 2
+    assert capsys.readouterr().err == f"prog: error: x: No space left on device; make room, then {GOES_ON}\n"
 
 
 def test_command_works_in_a_thread():
@@ -134,3 +183,111 @@ def test_as_a_program(tmp_path):
 
     assert run("--epochs", "3") == (0, "Schema(epochs=3)\n", "")
     assert run("--epochs", "x") == (2, "", "program: error: epochs: must be a whole number, not x\n")
+
+
+# Standard streams
+
+
+def test_no_text_makes_the_terminal_do_anything(capsys):
+    def main() -> None:
+        print("\x1b[2J\u202ecat\rdog", "caf\xe9 猫")
+        print("\rstep 1\x07", file=sys.stderr)  # a bar goes back to the beginning of its line
+
+    assert command("prog", main) == 0
+    assert capsys.readouterr() == ("\\x1b[2J\\u202ecat dog caf\xe9 猫\n", "\rstep 1\\x07\n")
+
+
+def test_what_the_encoding_lacks_is_shown_escaped(monkeypatch):
+    shown = io.BytesIO()
+    stream = io.TextIOWrapper(shown, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert command("prog", lambda: print("0.5±0.1, café, \udcff")) == 0
+    assert sys.stdout is stream
+    assert shown.getvalue() == b"0.5\\xb10.1, caf\\xe9, \\udcff\n"
+
+
+class Failing(io.StringIO):
+    """A stream that cannot be written."""
+
+    def __init__(self, number: int | None) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        if self.number is None:
+            raise ValueError("I/O operation on closed file.")
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO, None])
+def test_a_run_goes_on_where_nobody_sees_its_errors(monkeypatch, capsys, number):
+    monkeypatch.setattr(sys, "stderr", Failing(number))
+
+    def main() -> None:
+        print("a warning", file=sys.stderr)
+        sys.stderr.flush()
+        print("done")
+
+    assert command("prog", main) == 0
+    assert capsys.readouterr().out == "done\n"
+    assert command("prog", raising(InputError("x"))) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO, None])
+def test_a_run_stops_where_nobody_reads_its_output(monkeypatch, capsys, tmp_path, number):
+    monkeypatch.setattr(sys, "stdout", Failing(number))
+    stopped = f"stopped by the end of its output, which nobody reads any more; {GOES_ON}\n"
+
+    def main() -> None:
+        with resumable(), Monitor(tmp_path) as monitor:
+            try:
+                monitor.log("epoch 1")
+            finally:
+                print("what is said on the way out")  # is lost without a further error
+
+    assert command("prog", main) == 130
+    assert capsys.readouterr().err == f"prog: {stopped}"
+    first, last = (tmp_path / "log.txt").read_text().splitlines(keepends=True)
+    assert first.endswith(" epoch 1\n") and last.endswith(f" {stopped}")
+
+
+def test_output_to_a_full_disk(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Failing(errno.ENOSPC))
+    assert command("prog", lambda: print("a result")) == 2
+    assert capsys.readouterr().err == "prog: error: standard output: No space left on device; make room\n"
+
+
+def test_streams_that_were_closed_before_the_start(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+
+    def main() -> None:
+        print("x")
+        with Bar(total=1) as bar:
+            bar.advance()
+        raise InputError("y")
+
+    assert command("prog", main) == 2
+    assert sys.stdout is None and sys.stderr is None
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves(tmp_path):
+    """Nothing of what waits to be written is left to fail at the exit."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from training.run.command import command\n"
+        "sys.exit(command('program', lambda: [print('x' * 100) for _ in range(100_000)] and None))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, program],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "x" * 100 + "\n"
+        process.stdout.close()
+        assert process.stderr.read() == "program: stopped by the end of its output, which nobody reads any more\n"
+    assert process.returncode == 130
