@@ -1,11 +1,10 @@
 """Errors for input that cannot be used, and checks of the values of a configuration."""
 
-import math
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from base.texts import escape
+from base.texts import escape, excerpt, show
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -65,6 +64,15 @@ class FieldError(InputError):
 # Far above any use: a slip of the pen by some zeros is said at once.
 _MOST = {"channels": 4096, "cells": 1000, "epochs": 1_000_000, "threads": 1024}
 _MOST_OF_OTHERS = 2**31 - 1
+# What lies nearer to 0 or 1 is 0 or 1 to float32, or its difference has no digit left.
+_NEAR_ZERO, _NEAR_ONE = 1e-6, 0.999999
+# A square of these, or a few of them multiplied, leave float32; one alone with usual numbers does
+# not.
+_SMALL, _LARGE = 1e-30, 1e30
+_LEAST_SEED, _MOST_SEED = -(2**63), 2**63 - 1
+
+# Numbers are compared and never converted: Python compares a whole number of any size with a
+# fraction exactly, where float() would overflow.
 
 
 def check_whole(name: str, value: int | None) -> None:
@@ -72,9 +80,12 @@ def check_whole(name: str, value: int | None) -> None:
 
     `name` is the field that the value belongs to.
     """
-    most = _MOST.get(name, _MOST_OF_OTHERS)
-    if value is not None and not 1 <= value <= most:
-        raise FieldError(name, f"must be at {'least 1' if value < 1 else f'most {most}'}, not {value}")
+    _check_range(name, value, 1, _MOST.get(name, _MOST_OF_OTHERS))
+
+
+def check_seed(name: str, value: int) -> None:
+    """Raises FieldError unless `value`, of the field `name`, is a whole number of 64 bits."""
+    _check_range(name, value, _LEAST_SEED, _MOST_SEED)
 
 
 def whole(config: object, *names: str) -> None:
@@ -84,14 +95,19 @@ def whole(config: object, *names: str) -> None:
         check_whole(name, getattr(config, name))
 
 
-def above_zero(config: object, *names: str) -> None:
-    """Raises FieldError unless each of the fields is None or a finite number above 0."""
-    _check(config, names, lambda value: math.isfinite(value) and value > 0, "above 0")
+def above_zero(config: object, *names: str, least: float = _SMALL, most: float = _LARGE) -> None:
+    """Raises FieldError unless each of the fields is None or from `least`, which is above 0, to
+    `most`: numbers that the arithmetic with them can carry, by default that of float32."""
+    for name in names:
+        _check(config, (name,), lambda value: value > 0, "above 0")
+        _check_range(name, getattr(config, name), least, most)
 
 
-def at_least(least: float, config: object, *names: str) -> None:
-    """Raises FieldError unless each of the fields is None or a finite number from `least` on."""
-    _check(config, names, lambda value: math.isfinite(value) and value >= least, f"at least {least}")
+def at_least(least: float, config: object, *names: str, most: float = _LARGE) -> None:
+    """Raises FieldError unless each of the fields is None or from `least` to `most`, by default the
+    largest that float32 can compute with."""
+    for name in names:
+        _check_range(name, getattr(config, name), least, most)
 
 
 def between(first: float, last: float, config: object, *names: str, said: str = "") -> None:
@@ -108,16 +124,20 @@ def share(config: object, *names: str) -> None:
 
 
 def below_one(config: object, *names: str) -> None:
-    """Raises FieldError unless each of the fields is None or from 0 to below 1."""
+    """Raises FieldError unless each of the fields is None or from 0 to below 1, by as much as
+    float32 can tell."""
     _check(config, names, lambda value: 0 <= value < 1, "from 0 to below 1")
+    at_least(0, config, *names, most=_NEAR_ONE)
 
 
 def inside(config: object, *names: str) -> None:
-    """Raises FieldError unless each of the fields is None or between 0 and 1, both excluded."""
+    """Raises FieldError unless each of the fields is None or between 0 and 1, both excluded, by as
+    much as float32 can tell."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not 0 < value < 1:
-            raise FieldError(name, f"must lie between 0 and 1, both excluded, not {value}")
+        if value is not None and not _holds(lambda value: 0 < value < 1, value):
+            raise FieldError(name, f"must lie between 0 and 1, both excluded, not {_text(value)}")
+    at_least(_NEAR_ZERO, config, *names, most=_NEAR_ONE)
 
 
 def choices(config: "DataclassInstance") -> None:
@@ -138,8 +158,23 @@ def choices(config: "DataclassInstance") -> None:
 def _check(config: object, names: tuple[str, ...], is_right: Callable[[Any], bool], said: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and not is_right(value):
-            raise FieldError(name, f"must be {said}, not {value}")
+        if value is not None and not _holds(is_right, value):
+            raise FieldError(name, f"must be {said}, not {_text(value)}")
+
+
+def _check_range(name: str, value: Any, least: float, most: float) -> None:
+    # Written so that NaN, which is neither above nor below anything, is refused.
+    if value is not None and not _holds(lambda value: least <= value <= most, value):
+        limit = f"most {most}" if _holds(lambda value: value > most, value) else f"least {least}"
+        raise FieldError(name, f"must be at {limit}, not {_text(value)}")
+
+
+def _holds(is_right: Callable[[Any], bool], value: Any) -> bool:
+    """Returns whether a value is right; one that is no number is not."""
+    try:
+        return bool(is_right(value))
+    except TypeError:
+        return False
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
@@ -147,5 +182,8 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _text(value: Any) -> str:
-    """Returns the value as a message shows it: on one line, None as null."""
-    return "null" if value is None else " ".join(str(value).split())
+    """Returns the value as a message shows it: on one line, at most 80 characters, None as null."""
+    try:
+        return "null" if value is None else excerpt(value)
+    except ValueError:  # a whole number that Python does not print
+        return show(value)

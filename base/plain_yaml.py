@@ -1,5 +1,6 @@
 """YAML files that hold plain values: numbers, text, lists and mappings."""
 
+from collections.abc import Hashable
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -8,45 +9,188 @@ import yaml
 
 from base.checks import InputError
 from base.files import read_limited
-from base.texts import one_line
+from base.numbers import MOST_DIGITS, ONE_WAY, is_ambiguous, is_number, is_whole, parse_number, parse_whole
+from base.texts import excerpt, show
 
-LARGEST_FILE = 2**18  # bytes: far above any configuration; the reader needs seconds for one MiB
+LARGEST_FILE = 2**18
+"""Bytes of a file, far above any configuration."""
+MOST_VALUES = 5000
+"""Numbers, texts, lists and mappings in a file, far above any configuration: the reader needs a
+second for some 20,000."""
+DEEPEST = 20
+"""Lists and mappings within one another."""
+
+_NOTHING = ("", "~", "null", "Null", "NULL")
+_TRUTHS = {
+    each: truth
+    for words, truth in (("yes true on", True), ("no false off", False))
+    for word in words.split()
+    for each in (word, word.capitalize(), word.upper())
+}
+_NO_FINITE_NUMBERS = {
+    sign + word: float(sign + "inf")
+    for sign in ("", "+", "-")
+    for word in (".inf", ".Inf", ".INF")
+} | dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan"))  # fmt: skip
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """A loader that refuses tags of Python, aliases and keys that are there twice.
+class PlainError(InputError):
+    """A text is no plain YAML.
 
-    Aliases let a few lines stand for gigabytes. Each key once is YAML's own rule; the plain reader
-    would silently keep the last of two.
+    `problem` is the reason alone, without the place and what stands there.
     """
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read here; write the value out", mark)
-        return super().compose_node(parent, index)
+    def __init__(self, *parts: str, problem: str = "") -> None:
+        super().__init__(*parts)
+        self.problem = problem
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:str" and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            seen.add(key.value if isinstance(key.value, str) else "")
-        return super().construct_mapping(node, deep)
+
+class _Problem(Exception):
+    """Something in a text cannot be used: where, as a mark of the reader, and what stands there."""
+
+    def __init__(self, problem: str, mark: yaml.Mark, quoted: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.line = mark.line
+        self.quoted = quoted
 
 
 def parse_plain(text: str, source: object = "the text") -> Any:
     """Returns the value that a text of YAML stands for.
 
-    Raises InputError, which names its `source`, if it is no plain YAML.
+    Of YAML 1.1 it reads mappings with each key once, lists, texts, truth values, null, and decimal
+    numbers. All that makes one text mean several things, or a short one something large, is
+    refused: tags, aliases, merge keys, and numbers in other forms. A date is a text.
+
+    Raises PlainError, which names its `source` and the line, if it is no plain YAML, or holds more
+    than `MOST_VALUES` values or any deeper than `DEEPEST`.
     """
+    problem, line, quoted = "", 0, ""
+    loader = None
+    if len(text) > LARGEST_FILE:
+        problem = f"is too large, above {LARGEST_FILE} characters"
+        raise PlainError(f"{source}: ", problem, problem=problem)
     try:
-        return yaml.load(text, Loader=_PlainLoader)
+        loader = yaml.SafeLoader(text)
+        return _Builder(loader).document()
+    except _Problem as error:
+        problem, line, quoted = error.problem, error.line, error.quoted
     except yaml.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{source}{where}: not plain YAML: {one_line(error.problem or error)}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not plain YAML: {one_line(error)}") from error
+        problem = excerpt(error.problem or error)
+        line = error.problem_mark.line if error.problem_mark else 0
+    except yaml.reader.ReaderError as error:
+        problem = f"unacceptable character #x{error.character:04x}: {error.reason}"
+        line = text.count("\n", 0, error.position)
+    except (ValueError, OverflowError):
+        # The reader passes on what Python says of an escape such as \\UFFFFFFFF.
+        problem = "a number in an escape (\\U...) or a directive (%...) is out of range"
+        line = loader.line if loader is not None else 0
+    where = f"{source}, line {line + 1}: not plain YAML: "
+    raise PlainError(where, f"{quoted}: " if quoted else "", problem, problem=problem)
+
+
+class _Builder:
+    """Makes the values of a document from the events of a reader, as they come: the limits end it
+    early."""
+
+    def __init__(self, loader: yaml.SafeLoader) -> None:
+        self._loader = loader
+        self._values = 0
+
+    def document(self) -> Any:
+        """Returns the value of the only document; None if there is none."""
+        self._next()  # the stream begins
+        if self._loader.check_event(yaml.StreamEndEvent):
+            return None
+        self._next()  # the document begins
+        value = self._value(0)
+        self._next()  # the document ends
+        event = self._next()
+        if not isinstance(event, yaml.StreamEndEvent):
+            raise _Problem("a second document begins; a file has one", event.start_mark)
+        return value
+
+    def _next(self) -> Any:
+        return self._loader.get_event()
+
+    def _value(self, depth: int) -> Any:
+        event, self._values = self._next(), self._values + 1
+        mark: Any = event.start_mark
+        if self._values > MOST_VALUES:
+            raise _Problem(f"there are more than {MOST_VALUES} values", mark)
+        if depth > DEEPEST:
+            raise _Problem(f"lists and mappings are nested more than {DEEPEST} deep", mark)
+        if isinstance(event, yaml.AliasEvent):
+            raise _Problem("aliases (*name) are not read here; write the value out", mark)
+        if event.tag is not None:
+            raise _Problem("tags (!name) are not read here; write the value alone", mark, _tag(event.tag))
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._list(depth)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(depth)
+        if event.style is None:
+            return _plain_scalar(event.value, mark)
+        return _text(event.value, mark)
+
+    def _list(self, depth: int) -> list[Any]:
+        entries = []
+        while not self._loader.check_event(yaml.SequenceEndEvent):
+            entries.append(self._value(depth + 1))
+        self._next()
+        return entries
+
+    def _mapping(self, depth: int) -> dict[Any, Any]:
+        content: dict[Any, Any] = {}
+        while not self._loader.check_event(yaml.MappingEndEvent):
+            event: Any = self._loader.peek_event()
+            is_merge = isinstance(event, yaml.ScalarEvent) and event.style is None and event.value == "<<"
+            if is_merge:
+                raise _Problem("merge keys (<<) are not read here; write the fields out", event.start_mark)
+            key = self._value(depth + 1)
+            if not isinstance(key, Hashable):
+                raise _Problem("a key must be a name", event.start_mark)
+            if key in content:
+                raise _Problem(f"{show(key)} stands twice", event.start_mark)
+            content[key] = self._value(depth + 1)
+        self._next()
+        return content
+
+
+def _tag(name: str) -> str:
+    """Returns a tag as it was written."""
+    own = "tag:yaml.org,2002:"
+    return excerpt(f"!!{name.removeprefix(own)}" if name.startswith(own) else name)
+
+
+def _plain_scalar(text: str, mark: yaml.Mark) -> Any:
+    """Returns the value of a scalar without quotes."""
+    if text in _NOTHING:
+        return None
+    if text in _TRUTHS:
+        return _TRUTHS[text]
+    if text in _NO_FINITE_NUMBERS:
+        return _NO_FINITE_NUMBERS[text]
+    if len(text) > MOST_DIGITS:
+        if is_number(text):
+            raise _Problem(f"a number has at most {MOST_DIGITS} digits", mark, excerpt(text))
+        return _text(text, mark)
+    if is_ambiguous(text):
+        raise _Problem(ONE_WAY, mark, excerpt(text))
+    if is_number(text):
+        if is_whole(text):
+            return parse_whole(text)
+        # An exponent alone, or one without its sign, makes no number in YAML 1.1: 1e-3 is a text,
+        # which a field for numbers reads as one.
+        mantissa, _, exponent = text.lower().partition("e")
+        if "." in mantissa and (not exponent or exponent[0] in "+-"):
+            return parse_number(text)
+    return _text(text, mark)
+
+
+def _text(text: str, mark: yaml.Mark) -> str:
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise _Problem("half of a pair of UTF-16 is no character", mark, excerpt(text))
+    return text
 
 
 def read_yaml(path: Path | Traversable) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from base.checks import FieldError, at_least, below_one, between, whole
+from base.texts import show
 from supernet.spaces.skeleton import Stem
 from training.optim import OptimizerConfig
 from training.run.base import MAY_CHANGE
@@ -63,9 +64,9 @@ class RetrainConfig(TrainingConfig):
         super().__post_init__()
         whole(self, "channels", "cells", "epochs")
         if self.batch_size < 2:
-            raise FieldError("batch_size", f"must be at least 2, which batch norm needs, not {self.batch_size}")
+            raise FieldError("batch_size", f"must be at least 2, which batch norm needs, not {show(self.batch_size)}")
         whole(self, "batch_size")
-        at_least(0, self, "auxiliary_weight")
+        at_least(0, self, "auxiliary_weight", most=1000)
         between(0, 1000, self, "random_genotypes")
         below_one(self, "drop_path", "validation_fraction")
         if self.stop.accuracy is not None and self.validation_fraction == 0:

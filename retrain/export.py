@@ -38,7 +38,7 @@ from training.images.arguments import add_data_arguments, data_fields
 from training.images.data import DataConfig, Part, load_images, stratified
 from training.images.sets import Images
 from training.metrics import count_parameters
-from training.run.arguments import TRUTH, Parser, whole_number
+from training.run.arguments import TRUTH, Parser, one_of, whole_number
 from training.run.command import command
 from training.tasks.classification import AccuracyMeter
 from training.tasks.images import ImageData
@@ -282,7 +282,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="Directory of a finished retraining.")
     form = "torch_export: a program that torch.export.load reads; onnx: for onnxruntime and others."
-    parser.add_argument("--format", required=True, choices=get_args(Form), help=form)
+    parser.add_argument("--format", required=True, type=one_of(get_args(Form)), metavar="FORM", help=form)
     parser.add_argument("--int8", default=False, help="With onnx: a second file with weights of 8 bits.", **TRUTH)
     calibration = "Training images that choose the ranges of int8 (default: 512)."
     parser.add_argument("--calibration", type=whole_number, default=512, metavar="N", help=calibration)

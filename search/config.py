@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from base.checks import FieldError, InputError, inside, whole
+from base.texts import show
 from supernet import SearchSpace, get_space
 from supernet.spaces.skeleton import Stem
 from training.optim import OptimizerConfig
@@ -54,7 +55,7 @@ class SupernetSearchConfig(TrainingConfig):
         inside(self, "train_fraction")
         for name in self.exclude:
             if name not in space.candidates:
-                raise FieldError("exclude", f"space {space.name} has {', '.join(space.candidates)}, not {name!r}")
+                raise FieldError("exclude", f"space {space.name} has {', '.join(space.candidates)}, not {show(name)}")
         if self.tabular == "":
             raise FieldError("tabular", "is empty; name a path, or null")
         if self.tabular is not None and space.skeleton.name != "nasbench201":

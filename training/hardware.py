@@ -1,6 +1,7 @@
 """The hardware of a run: its device, its processes and its floating type."""
 
 import platform
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from base.checks import FieldError
+from base.texts import show
+
+# Two digits: torch takes a larger number by its remainder, cuda:256 for cuda:0.
+_DEVICE = re.compile(r"cpu|cuda(?::(?:0|[1-9][0-9]?))?")
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -44,18 +49,22 @@ def choose_device(name: str, threads: int | None = None) -> torch.device:
     threads where one is given.
 
     On a GPU it also rules out those kernels of cuDNN that add up in whatever order they come to: a
-    run repeats bit for bit. Raises ValueError for a device that is not there.
+    run repeats bit for bit. Raises InputError for a device that is not there, and for any but cpu
+    and cuda: torch has names of more, that it has no arithmetic for.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    refusal = FieldError("device", f"{show(name)} cannot be used here; try auto or cpu")
+    if not _DEVICE.fullmatch(name):
+        raise refusal
     try:
         device = torch.device(name)
-        torch.zeros((), device=device).item()  # meta has nothing to compute with
+        torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise FieldError("device", f"{name!r} cannot be used here; try auto or cpu") from error
+        raise refusal from error
     return device
 
 

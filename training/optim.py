@@ -39,13 +39,15 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         choices(self)
-        above_zero(self, "lr")
-        if not 0 <= self.lr_min <= self.lr:
+        above_zero(self, "lr", least=1e-12, most=1000)
+        at_least(0, self, "lr_min", most=1000)
+        if self.lr_min > self.lr:
             raise FieldError("lr_min", "must be from 0 to ", Name("lr"), f" = {self.lr}, not {self.lr_min}")
         below_one(self, "momentum")
         if self.nesterov and (self.name != "sgd" or not self.momentum):
             raise FieldError("nesterov", "needs ", Name("name"), " sgd and ", Name("momentum"), " above 0")
-        at_least(0, self, "weight_decay", "clip")
+        at_least(0, self, "weight_decay", most=1000)
+        at_least(0, self, "clip", most=1e12)
 
 
 class ReadySGD(SGD):

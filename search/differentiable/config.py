@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from base.checks import FieldError, above_zero, at_least, below_one, between, whole
+from base.texts import show
 from search.config import SupernetSearchConfig
 from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.regularisers import RegulariserConfig, get_regulariser
@@ -39,9 +40,8 @@ class AlphaConfig:
     are."""
 
     def __post_init__(self) -> None:
-        at_least(0, self, "lr")
+        at_least(0, self, "lr", "weight_decay", "scale", most=1000)
         below_one(self, "beta1", "beta2")
-        at_least(0, self, "weight_decay", "scale")
         below_one(self, "warmup")
 
 
@@ -58,12 +58,14 @@ class StagesConfig:
 
     def __post_init__(self) -> None:
         if len(self.keep) != len(self.partial):
-            raise FieldError("", f"keep and partial need one number each a further stage, not {self.keep} and {self.partial}")
+            raise FieldError(
+                "", f"keep and partial need one number each a further stage, not {show(self.keep)} and {show(self.partial)}"
+            )
         for name in ("keep", "partial"):
             if any(not 1 <= number <= 4096 for number in getattr(self, name)):
-                raise FieldError(name, f"numbers from 1 to 4096, not {getattr(self, name)}")
+                raise FieldError(name, f"numbers from 1 to 4096, not {show(getattr(self, name))}")
         if any(later >= earlier for earlier, later in pairwise(self.keep)):
-            raise FieldError("keep", f"each stage prunes, so numbers fall, not {self.keep}")
+            raise FieldError("keep", f"each stage prunes, so numbers fall, not {show(self.keep)}")
 
     def at(self, epoch: int, epochs: int) -> tuple[int, float]:
         """Returns the stage (from 0) that `epoch` (from 0) of a search of so many epochs belongs
@@ -124,7 +126,7 @@ class SearchConfig(SupernetSearchConfig):
         super().__post_init__()
         space = self.search_space
         whole(self, "partial", "validate_every")
-        above_zero(self, "hessian_epsilon")
+        above_zero(self, "hessian_epsilon", least=1e-12, most=1000)
         between(0, 1_000_000, self, "eigenvalue_every", said="from 0 (never) to a million")
         between(0, 1000, self, "auxiliary_skip")
         if set(space.candidates) - {"none"} <= set(self.exclude):
@@ -140,13 +142,13 @@ class SearchConfig(SupernetSearchConfig):
         keep, left = self.stages.keep, len(space.candidates) - len(set(self.exclude))
         partials = [self.partial, *self.stages.partial]
         if any(self.channels % partial for partial in partials):
-            cut = f"{self.channels} channels cannot be cut into equal parts by each of {partials}"
+            cut = f"{self.channels} channels cannot be cut into equal parts by each of {show(partials)}"
             raise FieldError("partial", f"{cut}; set other channels or other parts")
         if keep and keep[0] >= left:
             raise FieldError("stages.keep", f"{keep[:1]} prunes none of the {left} candidates in space {space.name}; keep less")
         if any(later > earlier for earlier, later in pairwise(partials)):
             rule = "a stage widens or leaves it, so numbers fall or stay from partial on"
-            raise FieldError("stages.partial", f"{rule}, not {partials}")
+            raise FieldError("stages.partial", f"{rule}, not {show(partials)}")
         stages = [self.stages.at(epoch, self.epochs) for epoch in range(self.epochs)]
         if len({number for number, behind in stages if behind >= self.alphas.warmup}) <= len(keep):
             none = f"with {self.epochs} epochs a stage has none that trains the alphas"

@@ -44,7 +44,7 @@ class EarlyStopConfig:
     def __post_init__(self) -> None:
         choices(self)
         between(0, 1, self, "skip_share", said="a share from 0 to 1")
-        at_least(1, self, "ratio")
+        at_least(1, self, "ratio", most=1e9)
         whole(self, "window", "back")
         between(0, 1, self, "start", said="a share from 0 to 1")
 

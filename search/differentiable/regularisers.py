@@ -42,7 +42,7 @@ class RegulariserConfig:
     def __post_init__(self) -> None:
         if self.name not in REGULARISERS:
             raise FieldError("name", REGULARISERS.unknown(self.name))
-        at_least(0, self, "weight", "weight_end")
+        at_least(0, self, "weight", "weight_end", most=1e6)
         if (self.name == "none") != (self.weight == 0 and not self.weight_end):
             raise FieldError("", "takes a name and a weight (or weight_end) above 0, or neither")
 

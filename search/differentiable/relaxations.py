@@ -58,7 +58,7 @@ class RelaxationConfig:
     def __post_init__(self) -> None:
         if self.name not in RELAXATIONS:
             raise FieldError("name", RELAXATIONS.unknown(self.name))
-        above_zero(self, "temperature", "temperature_end")
+        above_zero(self, "temperature", "temperature_end", least=1e-4, most=1e4)
 
 
 def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:

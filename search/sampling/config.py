@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from base.checks import FieldError, between, whole
+from base.texts import excerpt, show
 from search.config import SupernetSearchConfig
 from search.sampling.encoding import Encoding
 from search.sampling.scores.proxies import PROXIES
@@ -82,11 +83,11 @@ class SamplingConfig(SupernetSearchConfig):
             raise FieldError("weights_from", "is empty; name a path, or null")
         if self.evaluate not in ("supernet", "table", *PROXIES):
             known = ", ".join(("supernet", "table", *PROXIES))
-            raise FieldError("evaluate", f"must be one of {known}, not {self.evaluate!r}")
+            raise FieldError("evaluate", f"must be one of {known}, not {show(self.evaluate)}")
         if self.evaluate == "table" and self.tabular is None:
             raise FieldError("evaluate", "table needs a benchmark table; name its file with --tabular")
         if self.latency not in (None, "measured") and self.tabular is None:
-            column = f"{self.latency} is a column of a table, and there is none"
+            column = f"{excerpt(self.latency)} is a column of a table, and there is none"
             raise FieldError("latency", f"{column}; set tabular or take measured")
         if self.weights_from is not None and self.evaluate != "supernet":
             raise FieldError(

@@ -15,12 +15,14 @@ from base.checks import (
     at_least,
     below_one,
     between,
+    check_seed,
     check_whole,
     choices,
     inside,
     share,
     whole,
 )
+from base.texts import excerpt
 
 
 @pytest.mark.parametrize(("name", "value"), [("channels", 1), ("channels", 4096), ("threads", None), ("log_every", 10**9)])
@@ -54,9 +56,16 @@ class Of:
     ("check", "taken", "refused", "problem"),
     [
         (lambda of: whole(of, "x"), [1, None, 2**31 - 1], [0], "must be at least 1"),
-        (lambda of: above_zero(of, "x"), [1e-9, None], [0, -1, float("nan"), float("inf")], "must be above 0"),
-        (lambda of: at_least(1, of, "x"), [1, None], [0.9, float("nan"), float("inf")], "must be at least 1"),
-        (lambda of: between(2, 4, of, "x"), [2, 4, None], [1.9, 4.1, float("nan")], "must be from 2 to 4"),
+        (lambda of: whole(of, "x"), [], [2**31, 10**400], "must be at most 2147483647"),
+        (lambda of: above_zero(of, "x"), [1e-9, 1e-30, 1e30, None], [0, -1, -(10**400), float("nan"), "a"], "must be above 0"),
+        (lambda of: above_zero(of, "x"), [], [1e-31, 1e-300], "must be at least 1e-30"),
+        (lambda of: above_zero(of, "x"), [], [1e31, 1e308, 10**400, float("inf")], "must be at most 1e+30"),
+        (lambda of: above_zero(of, "x", least=0.1, most=2), [0.1, 2], [2.1, 10**400], "must be at most 2"),
+        (lambda of: at_least(1, of, "x"), [1, None], [0.9, -(10**400), float("nan"), "a"], "must be at least 1"),
+        (lambda of: at_least(1, of, "x", most=2), [1.5], [2.1, 10**400, float("inf")], "must be at most 2"),
+        (lambda of: below_one(of, "x"), [0.999999], [0.9999999], "must be at most 0.999999"),
+        (lambda of: inside(of, "x"), [1e-6], [1e-300], "must be at least 1e-06"),
+        (lambda of: between(2, 4, of, "x"), [2, 4, None], [1.9, 4.1, 10**400, float("nan"), "a"], "must be from 2 to 4"),
         (lambda of: between(2, 4, of, "x", said="a few"), [3], [5], "must be a few"),
         (lambda of: share(of, "x"), [0, 1, None], [-0.1, 1.1, float("nan")], "must be from 0 to 1"),
         (lambda of: below_one(of, "x"), [0, 0.9, None], [-0.1, 1, float("nan")], "must be from 0 to below 1"),
@@ -69,7 +78,27 @@ def test_ranges(check: Callable[[Of], None], taken: list[float | None], refused:
     for value in refused:
         with pytest.raises(FieldError) as caught:
             check(Of(value))
-        assert (caught.value.field, caught.value.problem) == ("x", f"{problem}, not {value}")
+        assert (caught.value.field, caught.value.problem) == ("x", f"{problem}, not {excerpt(value)}")
+
+
+@pytest.mark.parametrize("value", [-(2**63), 0, 2**63 - 1])
+def test_seeds_are_numbers_of_64_bits(value: int):
+    check_seed("seed", value)
+    for beyond in (-(2**63) - 1, 2**63, 10**400):
+        with pytest.raises(FieldError, match=r"^seed: must be at (least -|most )92233720368547758\d\d, not "):
+            check_seed("seed", beyond)
+
+
+def test_a_number_that_python_does_not_print_is_refused_as_well():
+    with pytest.raises(FieldError, match=r"^epochs: must be at most 1000000, not an integer of more than 64 bits$"):
+        check_whole("epochs", 10**5000)
+
+
+def test_what_is_quoted_is_short():
+    for value in ("x" * 5000, ["first"] * 5000, "\x1b[2J"):
+        with pytest.raises(FieldError) as caught:
+            choices(Config(value))  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 130 and str(caught.value).isprintable()
 
 
 @dataclass

@@ -195,7 +195,7 @@ def test_directories_that_hold_no_network(run: Path, refused: Callable[..., str]
 def test_options_that_are_wrong(run: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     assert refused(run) == "the following arguments are required: --format"
     assert refused("--format=onnx") == "the following arguments are required: RUN"
-    assert refused(run, "--format=tflite").startswith("--format: invalid choice: 'tflite'")
+    assert refused(run, "--format=tflite").startswith("--format: must be one of torch_export, onnx, not 'tflite'")
     assert refused(run, "--format=torch_export", "--int8").startswith("--int8: is for --format onnx; ")
     assert refused(run, "--format=onnx", "--calibration=0") == "calibration: must be at least 1, not 0"
     assert refused(run, "--format=onnx", "--batch_size=x") == "--batch_size: must be a whole number, not 'x'"

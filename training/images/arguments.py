@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, get_args, get_type_hints
 
 from training.images.data import DataConfig, list_datasets
-from training.run.arguments import TRUTH, number, whole_number
+from training.run.arguments import TRUTH, number, one_of, whole_number
 
 _PREFIX = "data."
 
@@ -15,8 +15,9 @@ def _whole_number_or_null(text: str) -> int | None:
     return None if text == "null" else whole_number(text)
 
 
-def _choices(field: str) -> list[str]:
-    return list(get_args(get_type_hints(DataConfig)[field]))
+def _choice(field: str) -> dict[str, Any]:
+    names = get_args(get_type_hints(DataConfig)[field])
+    return {"type": one_of(names), "metavar": f"{{{','.join(names)}}}"}
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     given("--data.download", help="Download it where it is absent.", **TRUTH)
     size = "Resize images to that many a side; null: as they are. Without config.yaml: as large as those of the training."
     given("--data.size", type=_whole_number_or_null, metavar="PIXELS", help=size)
-    given("--data.fit", choices=_choices("fit"), help="What is done to an image that is no square.")
+    given("--data.fit", **_choice("fit"), help="What is done to an image that is no square.")
     shorter = "With fit crop: pixels of the shorter side before the square is cut out; null: those of size."
     given("--data.resize", type=_whole_number_or_null, metavar="PIXELS", help=shorter)
     given("--data.gray", help="Folder: read images in shades of grey.", **TRUTH)
@@ -41,7 +42,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     given("--data.test_fraction", type=number, metavar="SHARE", help="Folder without a test part: the share that is it.")
     given("--data.split_seed", type=whole_number, metavar="N", help="Folder without a test part: seed of the choice.")
     given("--data.skip_unreadable", help="Folder: leave out files that are no readable images.", **TRUTH)
-    given("--data.loading", choices=_choices("loading"), help="Where batches come from.")
+    given("--data.loading", **_choice("loading"), help="Where batches come from.")
     given("--data.workers", type=_whole_number_or_null, metavar="N", help="Processes that read images; null: one a core.")
 
 

@@ -7,10 +7,10 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from base.checks import FieldError, Name, between, choices
+from base.checks import FieldError, Name, at_least, between, check_seed, choices
 from base.registry import Registry
 from base.seeds import new_generator
-from base.texts import excerpt
+from base.texts import excerpt, show
 from training.format import BYTE, ImageFormat
 from training.images.augment import Augmentation
 from training.images.files import ImageFiles, in_memory, survey
@@ -93,19 +93,21 @@ class DataConfig:
         choices(self)
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
-                raise FieldError(name, f"must be 0 or more pixels, not {getattr(self, name)}")
+                raise FieldError(name, f"must be 0 or more pixels, not {show(getattr(self, name))}")
         if not 0 < self.crop_area <= 1:
-            raise FieldError("crop_area", f"must be a share above 0 and at most 1, not {self.crop_area}")
+            raise FieldError("crop_area", f"must be a share above 0 and at most 1, not {show(self.crop_area)}")
+        at_least(1e-4, self, "crop_area", most=1)
         if self.crop_area < 1 and self.loading == "resident":
             raise FieldError("crop_area", "only worker processes cut parts out; set ", Name("loading"), " to auto or workers")
         if self.limit is not None and self.limit < 1:
-            raise FieldError("limit", f"must be at least 1 image, or null for all, not {self.limit}")
+            raise FieldError("limit", f"must be at least 1 image, or null for all, not {show(self.limit)}")
         between(4, 4096, self, "size", said="from 4 to 4096 pixels, or null for images as they are")
         if self.resize is not None and not (self.size is not None and self.fit == "crop" and self.size <= self.resize <= 8192):
-            needed = (" to 8192 pixels, and needs it and ", Name("fit"), f" crop, not {self.resize}")
+            needed = (" to 8192 pixels, and needs it and ", Name("fit"), f" crop, not {show(self.resize)}")
             raise FieldError("resize", "must be from ", Name("size"), *needed)
         if not 0 < self.test_fraction <= 0.5:
-            raise FieldError("test_fraction", f"must be above 0 and at most 0.5, not {self.test_fraction}")
+            raise FieldError("test_fraction", f"must be above 0 and at most 0.5, not {show(self.test_fraction)}")
+        check_seed("split_seed", self.split_seed)
         between(1, 1024, self, "workers", said="from 1 to 1024 processes, or null")
         for name in ("train_folder", "test_folder"):
             if getattr(self, name) is not None and not 1 <= len(getattr(self, name)) <= 4096:
@@ -194,7 +196,8 @@ def load_images(
         _check_format(images.format, known)
     if part == "train" and config.limit is not None:
         if config.limit > len(images):
-            raise FieldError("data.limit", f"{config.limit} is more than the {len(images)} training images of {config.name}")
+            there = f"the {len(images)} training images of {config.name}"
+            raise FieldError("data.limit", f"{excerpt(config.limit)} is more than {there}")
         note = f"data.limit: {config.limit:,} of {len(images):,} training images, the same ones each time"
         images = images.take(stratified(images.labels, config.limit, new_generator("limit")))
         images = with_notes(images, [note])
@@ -221,7 +224,9 @@ def _check_augmentation(config: DataConfig, form: ImageFormat) -> None:
     _, height, width = form.shape
     for name, pixels in (("crop_padding", config.crop_padding), ("cutout", config.cutout)):
         if pixels and pixels >= min(height, width):
-            raise FieldError(f"data.{name}", f"{pixels} pixels could hide all of an image of {height}x{width}; use fewer")
+            raise FieldError(
+                f"data.{name}", f"{excerpt(pixels)} pixels could hide all of an image of {height}x{width}; use fewer"
+            )
 
 
 def _workers(images: Images, config: DataConfig, device: torch.device) -> int:

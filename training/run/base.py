@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-from base.checks import whole
+from base.checks import check_seed, whole
 
 MAY_CHANGE: Mapping[str, bool] = MappingProxyType({"may_change": True})
 """Metadata of a field of a configuration that a resumed run may change, as it changes no earlier
@@ -29,6 +29,7 @@ class RunConfig:
     number."""
 
     def __post_init__(self) -> None:
+        check_seed("seed", self.seed)
         whole(self, "threads")
 
     def may_change(self) -> frozenset[str]:

@@ -16,10 +16,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
-from base.checks import FieldError, InputError
+from base.checks import FieldError, InputError, check_seed
+from base.numbers import parse_whole
 from base.plain_yaml import read_yaml
-from base.texts import did_you_mean, one_line
-from training.run.schema import Leaf, build, check_value, convert_value, describe, fields_in_order, leaves_of, parse_value
+from base.texts import did_you_mean, excerpt, one_line, show
+from training.run.schema import (
+    Leaf,
+    build,
+    check_text,
+    check_value,
+    convert_value,
+    describe,
+    fields_in_order,
+    leaves_of,
+    parse_value,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,6 +39,8 @@ T = TypeVar("T", bound="DataclassInstance")
 
 CONFIG_FILE = "config.yaml"
 """Name of a run's configuration in its directory."""
+
+_MOST_SEEDS = 1000  # a run each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +97,15 @@ def parse_command_line(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     leaves = leaves_of(schema, dataclasses.MISSING if defaults is None else defaults)
-    parser = _parser(leaves, prog, description, repeats)
+    # The shipped files are read for their names in the help; no other command line needs them.
+    own = _own_configs(leaves) if {"-h", "--help"}.intersection(arguments) else []
+    parser = _parser(leaves, prog, description, own, repeats)
     try:
         values = _parse(parser, arguments, leaves)
         if values["run"] == "":
             raise InputError("--run: is empty; name a directory")
+        if values["run"] is not None:
+            check_text("--run", values["run"])
         run = Path(values["run"] or _default_run(values["config"] or default_config, prog))
         seeds = _seeds(values.get("seeds"))
         # Each repetition of a repeated run has saved its configuration, in which only the seed
@@ -117,12 +134,17 @@ def seed_directory(run: Path, seed: int | str) -> Path:
 def _seeds(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
+    parts = text.split(",", _MOST_SEEDS)
+    if len(parts) > _MOST_SEEDS:
+        raise InputError(f"--seeds: must be at most {_MOST_SEEDS} whole numbers, not {excerpt(text)}")
     try:
-        seeds = tuple(int(part) for part in text.split(","))
+        seeds = tuple(parse_whole(part.strip()) for part in parts)
     except ValueError:
-        raise InputError(f"--seeds: must be whole numbers with commas between them, such as 0,1,2, not {text!r}") from None
+        raise InputError(f"--seeds: must be whole numbers with commas between them, such as 0,1,2, not {show(text)}") from None
+    for seed in seeds:
+        check_seed("--seeds", seed)
     if len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds: {text} has a seed twice")
+        raise InputError(f"--seeds: {excerpt(text)} has a seed twice")
     return seeds
 
 
@@ -164,7 +186,9 @@ def config_hash(config: "DataclassInstance", ignore: Collection[str] = ()) -> st
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
 
 
-def _parser(leaves: Mapping[str, Leaf], prog: str, description: str, repeats: bool = True) -> argparse.ArgumentParser:
+def _parser(
+    leaves: Mapping[str, Leaf], prog: str, description: str, own: Sequence[str], repeats: bool = True
+) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         usage=f"python -m {prog} [--config FILE_OR_NAME] [--run DIR] [--resume | --overwrite] [--FIELD VALUE ...]",
@@ -172,13 +196,13 @@ def _parser(leaves: Mapping[str, Leaf], prog: str, description: str, repeats: bo
         exit_on_error=False,
         allow_abbrev=False,
     )
-    run, own = parser.add_argument_group("the run"), ", ".join(_own_configs(leaves))
+    run, names = parser.add_argument_group("the run"), ", ".join(own)
     run.add_argument(
         "--config",
         action=_ConfigAction,
         leaves=leaves,
         metavar="FILE_OR_NAME",
-        help=f"Read a YAML file{f', or a shipped configuration by name ({own})' if own else ''}; "
+        help=f"Read a YAML file{f', or a shipped configuration by name ({names})' if own else ''}; "
         "what stands later on the command line wins.",
     )
     run.add_argument("--print_config", action="store_true", help="Print the merged configuration as YAML and exit.")
@@ -254,16 +278,16 @@ class _ConfigAction(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         shipped = shipped_configs()
+        check_text("--config", values)
         path = shipped.get(values) or Path(values)
-        own = ", ".join(_own_configs(self._leaves))
         if isinstance(path, Path) and not (values and path.exists()):
-            known = own or "there is none"
-            raise InputError(f"--config {values!r}: no such file, and no shipped configuration of this command ({known})")
+            known = ", ".join(_own_configs(self._leaves)) or "there is none"
+            raise InputError(f"--config {show(values)}: no such file, and no shipped configuration of this command ({known})")
         try:
             found = _values_of_file(path, self._leaves)
         except InputError as error:
-            hint = f"; shipped for this command: {own}" if own and values in shipped else ""
-            raise InputError(*error.parts, hint) from error
+            own = ", ".join(_own_configs(self._leaves)) if values in shipped else ""
+            raise InputError(*error.parts, f"; shipped for this command: {own}" if own else "") from error
         vars(namespace).update(found)
         setattr(namespace, self.dest, values)
 
@@ -303,9 +327,9 @@ def _flatten(content: Mapping[str, Any], leaves: Mapping[str, Leaf], prefix: str
         if name in leaves:
             flat[name] = value
         elif not any(known.startswith(f"{name}.") for known in leaves):
-            raise FieldError(name, f"no such field{did_you_mean(name, leaves)}")
+            raise FieldError(excerpt(name), f"no such field{did_you_mean(name, leaves)}")
         elif not isinstance(value, dict):
-            raise FieldError(name, f"must hold fields of its own (`name: value`), not {one_line(repr(value))}")
+            raise FieldError(name, f"must hold fields of its own (`name: value`), not {show(value)}")
         else:
             flat |= _flatten(value, leaves, f"{name}.")
     return flat
@@ -321,9 +345,9 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str], leaves: Mappin
     if others and others[0].startswith("-"):
         name = others[0].partition("=")[0]
         known = [action.dest for action in parser._actions]
-        raise InputError(f"{name}: no such option{did_you_mean(name.lstrip('-'), known, '--')}")
+        raise InputError(f"{excerpt(name)}: no such option{did_you_mean(name.lstrip('-'), known, '--')}")
     if others:
-        raise InputError(f"unexpected argument {others[0]!r}; every option has a name that begins with --")
+        raise InputError(f"unexpected argument {show(others[0])}; every option has a name that begins with --")
     return {name: leaf.default for name, leaf in leaves.items()} | vars(namespace)
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from base.checks import FieldError
+from base.checks import FieldError, at_least
 from base.files import naming_errors
-from base.texts import escape
+from base.texts import escape, show
 from training.run.command import RESUME, TrainingDiverged, foreseen, stop_of
 
 if TYPE_CHECKING:
@@ -166,9 +166,10 @@ class StopConfig:
 
     def __post_init__(self) -> None:
         if self.hours is not None and not self.hours > 0:
-            raise FieldError("hours", f"must be positive, not {self.hours}")
+            raise FieldError("hours", f"must be positive, not {show(self.hours)}")
+        at_least(0, self, "hours", most=1e6)
         if self.accuracy is not None and not 0 < self.accuracy <= 1:
-            raise FieldError("accuracy", f"must be a share above 0 and at most 1, not {self.accuracy}")
+            raise FieldError("accuracy", f"must be a share above 0 and at most 1, not {show(self.accuracy)}")
 
 
 class StopConditions:

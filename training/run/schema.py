@@ -7,9 +7,10 @@ field is its help.
 
 import ast
 import dataclasses
+import functools
 import inspect
 import math
-import re
+import sys
 import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +18,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from base.checks import FieldError, InputError
-from base.plain_yaml import parse_plain
-from base.texts import one_line
+from base.checks import FieldError
+from base.numbers import is_number, is_whole, parse_number, parse_whole
+from base.plain_yaml import PlainError, parse_plain
+from base.texts import excerpt, one_line, show
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 class Leaf(NamedTuple):
@@ -79,6 +79,7 @@ def leaves_of(schema: "type[DataclassInstance]", default: Any = dataclasses.MISS
     return leaves
 
 
+@functools.cache  # the source files are read for it
 def _texts_under_fields(schema: type) -> dict[str, str]:
     """Returns the docstrings under the fields of a dataclass and of its bases, each on one line."""
     texts: dict[str, str] = {}
@@ -120,7 +121,7 @@ def build(schema: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 
 class _Misfit(Exception):
-    """A value is of another type."""
+    """A value is of another type; the message may add a reason."""
 
 
 def parse_value(name: str, hint: Any, text: str) -> Any:
@@ -130,8 +131,9 @@ def parse_value(name: str, hint: Any, text: str) -> Any:
     """
     try:
         return _of_text(hint, text)
-    except _Misfit:
-        raise FieldError(name, f"must be {describe(hint)}, not {one_line(text) or repr(text)}") from None
+    except _Misfit as error:
+        reason = f" ({error})" if str(error) else ""
+        raise FieldError(name, f"must be {describe(hint)}, not {excerpt(text) or repr(text)}{reason}") from None
 
 
 def convert_value(name: str, hint: Any, value: Any) -> Any:
@@ -141,22 +143,54 @@ def convert_value(name: str, hint: Any, value: Any) -> Any:
     """
     try:
         return _of_value(hint, value)
-    except _Misfit:
-        raise FieldError(name, f"must be {describe(hint)}, not {'null' if value is None else one_line(value)}") from None
+    except _Misfit as error:
+        reason = f" ({error})" if str(error) else ""
+        raise FieldError(name, f"must be {describe(hint)}, not {_as_written(value)}{reason}") from None
+
+
+def _as_written(value: Any) -> str:
+    """Returns a value as a file has it, within a message."""
+    if value is None or value == "":
+        return "null" if value is None else "''"
+    return excerpt(value) if isinstance(value, (str, bool)) else show(value)
 
 
 def check_value(name: str, leaf: Leaf, value: Any) -> None:
-    """Raises FieldError for a field without a value, NaN and infinity, which no type keeps out."""
+    """Raises FieldError for a field without a value, and for what no type keeps out: NaN, infinity,
+    numbers beyond those of 64 bits where a fraction may stand, and texts that no file can hold."""
     if leaf.default is dataclasses.MISSING and (value is None or value is dataclasses.MISSING) and not leaf.optional:
         raise FieldError(name, f"must be given, with --{name} or in a configuration file")
     for entry in _entries(value):
         if isinstance(entry, float) and not math.isfinite(entry):
             raise FieldError(name, f"must be finite, not {entry}")
+        if _is_too_large(entry) and _takes(leaf.hint, float):
+            limit = "most 1.8e308" if entry > 0 else "least -1.8e308"
+            raise FieldError(name, f"must be at {limit}, not {excerpt(entry)}")
+        if isinstance(entry, (str, Path)):
+            check_text(name, str(entry))
+
+
+def check_text(name: str, text: str) -> None:
+    """Raises FieldError, of the field `name`, for a text that no file or path can hold."""
+    if "\0" in text:
+        raise FieldError(name, f"holds a zero byte, which no path or file takes, in {excerpt(text, text.index(chr(0)))}")
+    # Python has bytes of a command line that are no UTF-8 as halves of pairs.
+    at = next((at for at, sign in enumerate(text) if "\ud800" <= sign <= "\udfff"), None)
+    if at is not None:
+        raise FieldError(name, f"holds bytes that are no text in UTF-8, in {excerpt(text, at)}; take another name")
+
+
+def _takes(hint: Any, kind: type) -> bool:
+    return hint is kind or any(_takes(part, kind) for part in get_args(hint))
 
 
 def _entries(value: Any) -> Iterator[Any]:
-    if isinstance(value, (Mapping, list, tuple)):
-        for entry in value.values() if isinstance(value, Mapping) else value:
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield key
+            yield from _entries(entry)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
             yield from _entries(entry)
     else:
         yield value
@@ -169,12 +203,12 @@ def _of_text(hint: Any, text: str) -> Any:
         return _first_fit([part for part in get_args(hint) if part is not type(None)], _of_text, text)
     if hint in (str, Path) or (get_origin(hint) is Literal and text in get_args(hint)):
         return hint(text) if hint is Path else text
-    if hint in (int, float) and _NUMBER.fullmatch(text):
+    if hint in (int, float) and is_number(text):
         return _of_number(hint, text)
     try:
         value = parse_plain(text)
-    except InputError:
-        raise _Misfit from None
+    except PlainError as error:
+        raise _Misfit(error.problem) from None
     return _of_value(hint, value)
 
 
@@ -189,7 +223,7 @@ def _of_value(hint: Any, value: Any) -> Any:
     if hint in (int, float) and type(value) is str:
         return _of_number(hint, value)
     if hint is float and type(value) in (int, float):
-        return _of_number(float, value)
+        return value if _is_too_large(value) else float(value)
     if hint is Path and type(value) is str:
         return Path(value)
     if origin is list and type(value) is list:
@@ -204,24 +238,29 @@ def _of_value(hint: Any, value: Any) -> Any:
 
 
 def _first_fit(hints: Sequence[Any], read: Callable[[Any, Any], Any], value: Any) -> Any:
+    reason = ""
     for hint in hints:
         try:
             return read(hint, value)
-        except _Misfit:
-            continue
-    raise _Misfit
+        except _Misfit as error:
+            reason = reason or str(error)
+    raise _Misfit(reason)
 
 
-def _of_number(kind: type[int] | type[float], value: Any) -> int | float:
+def _of_number(kind: type[int] | type[float], text: str) -> int | float:
     """Reads a number in quotes, or one like 1e-3, which YAML takes for text."""
-    if isinstance(value, str) and not _NUMBER.fullmatch(value):
-        raise _Misfit
     try:
-        return kind(value)
-    except OverflowError:
-        return math.inf
-    except ValueError:
-        raise _Misfit from None
+        if kind is int:
+            return parse_whole(text)
+        value = parse_number(text)
+        # A whole number keeps its digits for the message that refuses it.
+        return parse_whole(text) if math.isinf(value) and is_whole(text) else value
+    except ValueError as error:
+        raise _Misfit(str(error)) from None
+
+
+def _is_too_large(number: int | float) -> bool:
+    return isinstance(number, int) and abs(number) > sys.float_info.max
 
 
 _TYPE_NAMES: dict[Any, str] = {

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
-from base.checks import FieldError, choices, share, whole
+from base.checks import FieldError, between, choices, share, whole
 from base.registry import Registry
+from base.texts import show
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.pareto import crowding_distances, non_dominated_fronts
@@ -56,8 +57,9 @@ class EvolutionConfig:
         choices(self)
         whole(self, "population", "sample", "tournament", "crossover_points")
         share(self, "edge_share", "crossover_share", "mutation_share")
+        between(0, 2**31 - 1, self, "elite", said="from 0 to below population")
         if self.name == "generational" and not 0 <= self.elite < self.population:
-            raise FieldError("elite", f"must be from 0 to below population = {self.population}, not {self.elite}")
+            raise FieldError("elite", f"must be from 0 to below population = {self.population}, not {show(self.elite)}")
         if self.name != "ageing" and not self.crossover_share and not self.mutation_share:
             raise FieldError("mutation_share", "must be above 0 where crossover_share is 0, or nothing changes")
 

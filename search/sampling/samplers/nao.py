@@ -1,7 +1,6 @@
 """Neural architecture optimisation (Luo et al. 2018): gradient ascent in a continuous space of
 architectures."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +11,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from base.checks import FieldError, above_zero, choices, inside, whole
+from base.checks import FieldError, above_zero, between, choices, inside, whole
 from base.seeds import derive_seed
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome, Variable
@@ -62,10 +61,10 @@ class NaoConfig:
         choices(self)
         if self.hidden % 2:
             raise FieldError("hidden", f"must be even, not {self.hidden}")
-        above_zero(self, "step", "lr")
+        above_zero(self, "step", least=1e-6, most=1e6)
+        above_zero(self, "lr", least=1e-12, most=10)
         inside(self, "prediction")
-        if not math.isfinite(self.entropy):
-            raise FieldError("entropy", f"must be a finite number, not {self.entropy}")
+        between(-1000, 1000, self, "entropy")
 
 
 @dataclass

@@ -58,9 +58,11 @@ class ControllerConfig:
 
     def __post_init__(self) -> None:
         whole(self, "hidden", "batch")
-        above_zero(self, "temperature", "tanh_constant", "lr")
+        above_zero(self, "temperature", least=1e-3, most=1000)
+        above_zero(self, "tanh_constant", least=1e-3, most=20)
+        above_zero(self, "lr", least=1e-12, most=10)
         below_one(self, "baseline_decay")
-        at_least(0, self, "entropy")
+        at_least(0, self, "entropy", most=1000)
         between(0, 1000, self, "replay_epochs")
         inside(self, "clip")
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from base.checks import FieldError
+from base.checks import FieldError, between
+from base.texts import show
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.sampler import Costs, Sampler, Scored
@@ -25,10 +26,11 @@ class HalvingConfig:
 
     def __post_init__(self) -> None:
         if self.eta != 0 and self.eta < 2:
-            raise FieldError("eta", f"must be 0 (whole evaluations) or at least 2, not {self.eta}")
+            raise FieldError("eta", f"must be 0 (whole evaluations) or at least 2, not {show(self.eta)}")
+        between(0, 10_000, self, "eta")  # the smallest share is 1e-4
         if not 1e-4 <= self.smallest <= 1 / max(1, self.eta):
             most = f"1 / eta = {1 / self.eta:.4g}" if self.eta else "1"
-            raise FieldError("smallest", f"must be from 0.0001 to {most}, not {self.smallest}")
+            raise FieldError("smallest", f"must be from 0.0001 to {most}, not {show(self.smallest)}")
 
     @property
     def deepest(self) -> int:

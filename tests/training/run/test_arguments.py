@@ -41,11 +41,19 @@ def test_what_is_given_are_fields_of_the_data(parser: Parser) -> None:
         (["--share=x"], "--share: must be a number, not 'x'"),
         (["--quick=yes"], "--quick: must be true or false, not 'yes'"),
         (["--data.size=big"], "--data.size: must be a whole number, not 'big'"),
-        (["--data.fit=squeeze"], "--data.fit: invalid choice: 'squeeze' (choose from "),
+        (["--data.fit=squeeze"], "--data.fit: must be one of crop, stretch, not 'squeeze'"),
         (["--more"], "unrecognized arguments: --more"),
+        (["--count=010"], "--count: must be a whole number, not '010' (a number has decimal digits alone "),
+        (["--count=1_000"], "--count: must be a whole number, not '1_000' (a number has decimal digits alone "),
+        (["--count= 1"], "--count: must be a whole number, not ' 1'"),
+        (["--count=٣"], "--count: must be a whole number, not '٣'"),
+        ([f"--count={'9' * 5000}"], "--count: must be a whole number, not '999"),
+        (["--share=nan"], "--share: must be a number, not 'nan'"),
+        ([f"--{'x' * 5000}"], "unrecognized arguments: --xxx"),
+        ([f"--data.fit={'x' * 5000}"], "--data.fit: must be one of crop, stretch, not 'xxx"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(parser: Parser, words: list[str], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parser.parse_args(words)
-    assert str(caught.value).startswith(message)
+    assert str(caught.value).startswith(message) and len(str(caught.value)) < 260

@@ -279,9 +279,12 @@ def test_wrong_options_are_one_line(refused, argv, line):
         ("epochs", "mine.yaml: must hold lines of the form `name: value`"),
         ("3: 4", "mine.yaml: must hold lines of the form `name: value`"),
         (b"\xff\xfe\x00\x01", "mine.yaml: not a text file in UTF-8"),
-        (b"\x00\x01\x02", "mine.yaml: not plain YAML: unacceptable character #x0000: special characters are not allowed"),
+        (
+            b"\x00\x01\x02",
+            "mine.yaml, line 1: not plain YAML: unacceptable character #x0000: special characters are not allowed",
+        ),
         ("epochs: 3\nepochs: 4", "mine.yaml, line 2: not plain YAML: 'epochs' stands twice"),
-        ("rate: 2024-13-45", "mine.yaml: not plain YAML: month must be in 1..12"),
+        ("rate: 2024-13-45", "mine.yaml: rate: must be a number, not 2024-13-45"),
     ],
 )
 def test_wrong_files_are_one_line(refused, content, line):
