@@ -12,20 +12,30 @@ import math
 import re
 import statistics
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from base.checks import FieldError, InputError, check_whole
-from base.texts import show
+from base.texts import escape, show
 from supernet import Genotype
 
-LARGEST_TABLE = 2**28  # bytes, decompressed: a hundred times the whole benchmark; a small gzip file can hold any number
+LARGEST_TABLE = 2**26  # bytes, decompressed: twenty times the whole benchmark; a small gzip file can hold any number
+MOST_ROWS = 100_000  # six times the architectures of the benchmark
+LONGEST_ROW = 2**18  # characters, also where quotes let it go on over several lines
 
 _FORM = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
 _ARCHITECTURE = re.compile(re.escape(_FORM).replace("op", r"\w+"))
 _REQUIRED = ("arch", "cifar10_test_200", "cifar10_valid_200", "cifar10_valid_12", "params_cifar10", "flops_cifar10")
+_FIELDS = {
+    "cifar10_test_200": "test_accuracy",
+    "cifar10_valid_200": "valid_accuracy",
+    "cifar10_valid_12": "valid_accuracy_12",
+}
 _LATENCY = "latency_ms_"
+_MOST = 1e15  # parameters, multiply-adds, milliseconds
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class Table:
     rows: Mapping[str, TableRow]
     """Rows by architecture string, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, in the order of the
     file."""
+    notes: tuple[str, ...] = ()
+    """Lines for the log that say how the table was read."""
 
     @classmethod
     def read(cls, path: str | Path) -> "Table":
@@ -62,16 +74,23 @@ class Table:
 
         It needs the columns arch, cifar10_test_200, cifar10_valid_200, cifar10_valid_12,
         params_cifar10 and flops_cifar10. Columns latency_ms_NAME are read, too; all others are
-        passed over.
+        passed over. Accuracies are in percent; if none of them is above 1 they are shares, which
+        become percent.
 
         Raises:
-            ValueError: a file that cannot be read or is damaged, larger than 256 MiB when
-                decompressed, or no such table. The message is one line that begins with "tabular:"
-                and the path, and names line and column if there are any.
+            ValueError: a file that cannot be read or is damaged, larger than 64 MiB when
+                decompressed, or no such table, also one of shares and percents. The message is one
+                line that begins with "tabular:" and the path, and names line and column if there
+                are any.
         """
         path = Path(path)
         try:
-            return cls(_read_rows(_read_bytes(path)))
+            rows = _read_rows(_read_bytes(path))
+            in_percent = _in_percent(rows)
+            notes = [f"table {escape(str(path))}: {len(rows):,} architectures"]
+            if in_percent is not rows:
+                notes.append("accuracies in the table are shares, none above 1: they are taken times 100, as percent")
+            return cls(in_percent, tuple(notes))
         except ValueError as error:
             name = str(path)
             raise FieldError("tabular", f"{name if name.isprintable() else repr(name)}: {error}") from None
@@ -135,6 +154,8 @@ def best_of_random(table: Table, count: int) -> tuple[float, float]:
 
 def _read_bytes(path: Path) -> bytes:
     """Returns the decompressed content of the file, read as far as the largest size of a table."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError("is no regular file; name a CSV file or one in gzip (.csv.gz)")
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
             content = file.read(LARGEST_TABLE + 1)
@@ -153,18 +174,22 @@ def _read_bytes(path: Path) -> bytes:
 
 def _read_rows(content: bytes) -> dict[str, TableRow]:
     """Returns the rows by architecture string."""
-    lines = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""), strict=True)
+    source = _Lines(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""))
+    lines = csv.reader(source, strict=True)
     rows: dict[str, TableRow] = {}
     try:
         header = next(lines, [])
         latencies = [column for column in header if column.startswith(_LATENCY)]
         _check_header(header, latencies)
         for fields in lines:
+            source.length = 0
             if not fields:  # an empty line
                 continue
             line = f"line {lines.line_num}"
             if len(fields) != len(header):
                 raise InputError(f"{line}: {len(fields)} fields instead of {len(header)}; give it one for each column")
+            if len(rows) == MOST_ROWS:
+                raise InputError(f"{line}: more than {MOST_ROWS:,} architectures; name the table of one benchmark alone")
             entry = dict(zip(header, fields, strict=True))
             architecture = entry["arch"]
             if not _ARCHITECTURE.fullmatch(architecture):
@@ -172,9 +197,9 @@ def _read_rows(content: bytes) -> dict[str, TableRow]:
             if architecture in rows:
                 raise InputError(f"{line}, column arch: {architecture} is there twice; take one of its lines out")
             rows[architecture] = TableRow(
-                test_accuracy=_number(line, entry, "cifar10_test_200"),
-                valid_accuracy=_number(line, entry, "cifar10_valid_200"),
-                valid_accuracy_12=_number(line, entry, "cifar10_valid_12"),
+                test_accuracy=_number(line, entry, "cifar10_test_200", 100),
+                valid_accuracy=_number(line, entry, "cifar10_valid_200", 100),
+                valid_accuracy_12=_number(line, entry, "cifar10_valid_12", 100),
                 parameters=_whole(line, entry, "params_cifar10"),
                 multiply_adds=_whole(line, entry, "flops_cifar10"),
                 latency_ms={column.removeprefix(_LATENCY): _number(line, entry, column) for column in latencies},
@@ -188,28 +213,75 @@ def _read_rows(content: bytes) -> dict[str, TableRow]:
     return rows
 
 
+class _Lines:
+    """The lines of a text, of which one record may take only so many characters."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+        self.length = 0
+        """Characters since it was last set to 0."""
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in enumerate(self._text, 1):
+            self.length += len(line)
+            if self.length > LONGEST_ROW:
+                raise InputError(f"line {number}: longer than {LONGEST_ROW:,} characters; take out columns that are not read")
+            yield line
+
+
+def _in_percent(rows: dict[str, TableRow]) -> dict[str, TableRow]:
+    """Returns the rows with accuracies in percent: as they are or, if they are shares, times 100.
+
+    Raises InputError where some would be shares and others percents. No network of CIFAR-10 comes
+    near an accuracy of 1%, as chance is 10%; 0 is one that could not be trained.
+    """
+    found = {column: [getattr(row, field) for row in rows.values()] for column, field in _FIELDS.items()}
+    largest = max(max(values) for values in found.values())
+    if largest == 0:
+        return rows
+    if largest > 1:
+        for column, values in found.items():
+            if share := max((value for value in values if value < 1), default=0.0):
+                raise InputError(
+                    f"column {column}: an accuracy of {share:g} where others are up to {largest:g}: a share, or percent? "
+                    "Give all accuracies in percent"
+                )
+        return rows
+    # Rounded, so that 0.6325 is 63.25 and not 63.24999999999999.
+    return {
+        name: replace(row, **{field: round(100 * getattr(row, field), 9) for field in _FIELDS.values()})
+        for name, row in rows.items()
+    }
+
+
 def _check_header(header: list[str], latencies: list[str]) -> None:
     """Raises ValueError unless each column that is read is there once."""
     missing = [column for column in _REQUIRED if column not in header]
     if missing:
         raise InputError(f"columns missing: {', '.join(missing)}; the first line must name them, with commas between")
-    twice = [column for column in (*_REQUIRED, *latencies) if header.count(column) > 1]
+    times = Counter(header)
+    twice = [column for column in (*_REQUIRED, *latencies) if times[column] > 1]
     if twice:
         raise InputError(f"column {show(twice[0])} is there twice; take one of the two out")
 
 
-def _number(line: str, entry: Mapping[str, str], column: str) -> float:
+def _number(line: str, entry: Mapping[str, str], column: str, most: float = _MOST) -> float:
     try:
         value = float(entry[column])
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
         raise InputError(f"{line}, column {column}: must be a finite number of at least 0, not {show(entry[column])}")
+    if value > most:
+        unit = " percent" if column in _FIELDS else ""
+        raise InputError(f"{line}, column {column}: must be at most {most:g}{unit}, not {show(entry[column])}")
     return value
 
 
 def _whole(line: str, entry: Mapping[str, str], column: str) -> int:
     value = _number(line, entry, column)
     if not value.is_integer():
-        raise InputError(f"{line}, column {column}: must be a whole number, not {show(entry[column])}")
+        raise InputError(
+            f"{line}, column {column}: must be a whole number, not {show(entry[column])}; millions are written out"
+        )
     return int(value)

@@ -104,7 +104,7 @@ def search(
     began = time.monotonic()
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
-    notes: list[str] = []
+    notes: list[str] = [] if table is None else list(table.notes)
     hardware = Hardware.of(config, config.graph)
     task = open_task(config, hardware, options, notes.append)
     trainer = BilevelSearch(config, task, RunDirectory(options.run, config), hardware, table, options.pictures)

@@ -132,7 +132,7 @@ def sample(
     began = time.monotonic()
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
-    notes: list[str] = []
+    notes: list[str] = [] if table is None else list(table.notes)
     hardware = Hardware.of(config)
     task = open_task(config, hardware, options, notes.append) if config.needs_images else None
     directory = RunDirectory(options.run, config)

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import math
 import os
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -66,10 +67,10 @@ def test_columns_are_found_by_name_and_others_passed_over(tmp_path: Path) -> Non
     path = write(
         tmp_path / "table.csv",
         "flops_cifar10,latency_ms_b,note,cifar10_valid_12,arch,latency_ms_a,cifar10_test_200,params_cifar10,note,cifar10_valid_200",
-        f"6,0,not a number,3,{SKIPS},7.5,1,5.0,,2",
+        f"6,0,not a number,30,{SKIPS},7.5,10,5.0,,20",
     )
     row = Table.read(path).rows[SKIPS]
-    assert row == TableRow(1.0, 2.0, 3.0, 5, 6, {"a": 7.5, "b": 0.0})
+    assert row == TableRow(10.0, 20.0, 30.0, 5, 6, {"a": 7.5, "b": 0.0})
     assert isinstance(row.parameters, int)
 
 
@@ -251,6 +252,71 @@ def test_a_file_of_just_the_largest_size_is_read(tmp_path: Path, monkeypatch: py
     assert len(Table.read(path).rows) == 2
     monkeypatch.setattr(search.costs.tabular, "LARGEST_TABLE", path.stat().st_size - 1)
     assert refused(path).startswith("larger than ")
+
+
+def test_shares_become_percent_and_are_said(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "table.csv",
+        HEADER,
+        SKIPS_LINE.replace("39.75,54.25,33.5", "0.3975,0.5425,0"),
+        MIXED_LINE.replace("81.5,85.125,63.25", "0.815,0.85125,0.6325"),
+    )
+    table = Table.read(path)
+    assert table.rows[MIXED] == TableRow(85.125, 81.5, 63.25, 129306, 15647370, {"pixel3": 3.25})
+    assert table.notes == (
+        f"table {path}: 2 architectures",
+        "accuracies in the table are shares, none above 1: they are taken times 100, as percent",
+    )
+    assert Table.read(write(path, *LINES)).notes == (f"table {path}: 2 architectures",)
+    # A network that could not be trained is no share.
+    assert Table.read(write(path, HEADER, SKIPS_LINE.replace("33.5", "0"), MIXED_LINE)).rows[SKIPS].valid_accuracy_12 == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            MIXED_LINE.replace("81.5", "0.815"),
+            "column cifar10_valid_200: an accuracy of 0.815 where others are up to 85.125: a sh",
+        ),
+        (MIXED_LINE.replace("63.25", "6325"), "line 3, column cifar10_valid_12: must be at most 100 percent, not '6325'"),
+        (MIXED_LINE.replace("129306", "1e300"), "line 3, column params_cifar10: must be at most 1e+15, not '1e300'"),
+    ],
+)
+def test_units_that_do_not_agree_are_asked_about(tmp_path: Path, line: str, message: str) -> None:
+    assert refused(write(tmp_path / "table.csv", HEADER, SKIPS_LINE, line)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            [",".join(["latency_ms_a", *(f"latency_ms_{n}" for n in range(200_000))])],
+            "line 1: longer than 262,144 characters; ",
+        ),
+        ([HEADER, '0,"', *(f'{n}","' for n in range(100_000))], "line 303"),
+        ([*LINES, "," * 2**19], "line 4: longer than 262,144 characters; take out columns that are not read"),
+    ],
+    ids=["columns", "quotes", "commas"],
+)
+def test_tables_that_are_too_wide(tmp_path: Path, lines: list[str], message: str) -> None:
+    path = write(tmp_path / "table.csv", *lines)
+    began = time.monotonic()
+    tracemalloc.start()
+    said = refused(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert said.startswith(message) and "longer than 262,144 characters" in said
+    assert time.monotonic() - began < 1 and peak < 200 * 2**20
+
+
+def test_tables_that_are_too_long_or_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search.costs.tabular, "MOST_ROWS", 1)
+    assert refused(write(tmp_path / "table.csv", *LINES)) == (
+        "line 3: more than 1 architectures; name the table of one benchmark alone"
+    )
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert refused(tmp_path / "pipe.csv").startswith("is no regular file; ")
 
 
 # Baselines
