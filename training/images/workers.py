@@ -3,24 +3,27 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from base.checks import InputError
 from base.program import SIGNALS
+from training.run.command import stops_wait
 
 Request = TypeVar("Request")
 Made = TypeVar("Made")
 
 _ENDS = tuple(SIGNALS)
 
-_UNTIL_ITS_DEATH_IS_KNOWN = 1.0
-"""Seconds; the signal cuts them short."""
+# Otherwise torch raises the death of a process in the midst of whatever the program is doing, where
+# it may be lost, or leave a lock behind (findings/data_loader_death.sh). Without that a loader looks
+# every 5 seconds whether its processes live, while it waits for a result.
+signal_handling._SIGCHLD_handler_set = True
 
 
 def available_cores() -> int:
@@ -60,19 +63,19 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
     # parent.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     try:
-        started = iter(loader)
+        with stops_wait():
+            started = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     while True:
         try:
-            made = next(started)
+            with stops_wait():
+                made = next(started)
         except StopIteration:
             return
         except (EOFError, ConnectionError) as error:
             # A process that dies while it hands over a result breaks the connection before the
-            # system says that it has died. Then the handler of torch raises that wherever the
-            # program is: better here than on the way out. Only the main thread has that handler.
-            time.sleep(_UNTIL_ITS_DEATH_IS_KNOWN)
+            # system says that it has died.
             raise RuntimeError("DataLoader worker (pid unknown) has died while it handed over a result") from error
         if isinstance(made, InputError):
             try:

@@ -134,7 +134,12 @@ def stops_are_interrupts() -> Iterator[Callable[[], None]]:
     before: dict[int, Any] = {}
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
-        raise Stopped(SIGNALS[number])
+        if _held and _held[-1] is None:
+            _held[-1] = Stopped(SIGNALS[number])
+            signal.signal(signal.SIGALRM, lambda *_: _raise_held())
+            signal.setitimer(signal.ITIMER_REAL, _LONGEST_HELD)
+        else:
+            raise Stopped(SIGNALS[number])
 
     def ignore() -> None:
         for number in before:
@@ -150,6 +155,36 @@ def stops_are_interrupts() -> Iterator[Callable[[], None]]:
         for number, handler in before.items():
             # On the way out nothing is left to say.
             signal.signal(number, signal.SIG_DFL if handler is leave else handler)
+
+
+_held: list[Stopped | None] = []
+"""The stop that waits, for each `stops_wait` that is entered."""
+_LONGEST_HELD = 2.0
+
+
+@contextmanager
+def stops_wait() -> Iterator[None]:
+    """Within it a stop from outside waits: it is raised at the end, or after two seconds, or if a
+    second one comes.
+
+    An exception that a signal raises in the midst of the bookkeeping of a library may leave a lock
+    behind, for which the exit then waits for ever (findings/interrupted_lock.sh).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _held.append(None)
+    try:
+        yield
+    finally:
+        _raise_held()
+
+
+def _raise_held() -> None:
+    stop = _held.pop() if _held else None
+    if stop is not None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise stop
 
 
 @contextmanager

@@ -267,9 +267,6 @@ def test_an_image_that_can_no_longer_be_read(tmp_path: Path, mixed_files: ImageF
             all_of(batches, 0)
 
 
-# The handler of torch raises wherever the program is: in a callback of the collector its error is
-# lost, and torch finds the death when it next looks.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_process_that_dies_is_no_traceback(mixed_files: ImageFiles, capsys: pytest.CaptureFixture[str]) -> None:
     batches = Batches(mixed_files, 2, "cpu", shuffle=True)
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -67,5 +68,72 @@ def test_an_error_ends_the_processes_without_the_garbage_collector() -> None:
 def test_a_process_that_dies_while_it_hands_over_a_result(is_told: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """Its connection is broken before the system says that it has died."""
     assert command("prog", lambda: list(results(new_loader(Dying(), [is_told], 1))) and None) == 2
-    message = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
-    assert capsys.readouterr().err == f"prog: error: {message}\n"
+    assert capsys.readouterr().err == f"prog: error: {DEATH}\n"
+
+
+DEATH = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stay", [False, True])
+@pytest.mark.parametrize("when", ["at once", "while it reads", "later"])
+def test_a_process_that_is_killed(
+    when: str, stay: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its death is found within seconds, and raised where the result is waited for."""
+    before = set(multiprocessing.active_children())
+
+    def kill_one() -> None:
+        max(set(multiprocessing.active_children()) - before, key=lambda process: process.pid or 0).kill()
+
+    if when == "at once":
+        start = multiprocessing.process.BaseProcess.start
+
+        def start_dying(process: multiprocessing.process.BaseProcess) -> None:
+            start(process)
+            process.kill()
+
+        monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_dying)
+    if when == "while it reads":
+        threading.Timer(0.5, kill_one).start()
+
+    def main() -> None:
+        for number, _ in enumerate(results(new_loader(Slow(), [1] * 100, 2, persistent_workers=stay))):
+            if when == "later" and number == 3:
+                kill_one()
+                time.sleep(0.5)  # in which nothing is raised
+
+    began = time.monotonic()
+    assert command("prog", main) == 2
+    assert time.monotonic() - began < 9
+    assert capsys.readouterr().err == f"prog: error: {DEATH}\n"
+    monkeypatch.undo()
+    assert set(multiprocessing.active_children()) <= before
+
+
+class Slow(Dataset[int | InputError]):
+    """Results that take their time."""
+
+    def __getitem__(self, number: int) -> int:
+        time.sleep(0.02)
+        return number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_comes_between_two_results(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    """Anywhere else it may leave a lock behind, for which the exit then waits."""
+    waited = []
+
+    class Interrupting(Dataset[int | InputError]):
+        def __getitem__(self, place: int) -> int:
+            waited.append(place)
+            os.kill(os.getpid(), number)
+            return place
+
+    def main() -> None:
+        for _ in results(new_loader(Interrupting(), range(3), 0)):
+            pytest.fail("the stop has come too late")
+
+    assert command("prog", main) == 130
+    assert waited == [0]
+    assert capsys.readouterr().err == f"prog: stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}\n"

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from base.checks import FieldError, InputError
-from training.run.command import Stopped, TrainingDiverged, command, resumable
+from training.run.command import Stopped, TrainingDiverged, command, resumable, stops_wait
 from training.run.monitor import Bar, Monitor
 
 ROOT = Path(__file__).parents[3]
@@ -183,6 +184,39 @@ def test_as_a_program(tmp_path):
 
     assert run("--epochs", "3") == (0, "Schema(epochs=3)\n", "")
     assert run("--epochs", "x") == (2, "", "program: error: epochs: must be a whole number, not x\n")
+
+
+def test_a_stop_waits_for_the_end_of_a_section(capsys):
+    passed: list[str] = []
+
+    def main() -> None:
+        with stops_wait():
+            os.kill(os.getpid(), signal.SIGTERM)
+            passed.append("within")
+        passed.append("behind")
+
+    assert command("prog", main) == 130
+    assert passed == ["within"]
+    assert capsys.readouterr().err == "prog: stopped by SIGTERM\n"
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, None])
+def test_a_stop_does_not_wait_for_ever(capsys, monkeypatch, second):
+    """Two seconds, or until a second one comes."""
+    monkeypatch.setattr("training.run.command._LONGEST_HELD", 0.1 if second is None else 30.0)
+
+    def main() -> None:
+        with stops_wait():
+            os.kill(os.getpid(), signal.SIGTERM)
+            if second:
+                os.kill(os.getpid(), second)
+            time.sleep(20)
+
+    began = time.monotonic()
+    assert command("prog", main) == 130
+    assert time.monotonic() - began < 5
+    assert capsys.readouterr().err == "prog: stopped by SIGTERM\n"
+    assert signal.setitimer(signal.ITIMER_REAL, 0) == (0.0, 0.0)  # no alarm is left
 
 
 # Standard streams
