@@ -31,7 +31,8 @@ def convolve_halving(state: Tensor, weight: Tensor) -> Tensor:
     AVX2, 16 with AVX-512; uxlfoundation/oneDNN issue 6035).
     """
     if state.device.type == "cpu" and state.shape[1] < 16:
-        return F.conv2d(state[:, :, ::2, ::2], weight)
+        # Of an odd side, torch takes the strides of the picked pixels for those of NCHW.
+        return F.conv2d(state[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last), weight)
     return F.conv2d(state, weight, stride=2)
 
 
@@ -53,8 +54,27 @@ def shifted_grid(state: Tensor) -> Tensor:
 
 
 def channel_shuffle(state: Tensor, groups: int) -> Tensor:
-    """Interleaves the channels of `groups` equal groups (PC-DARTS, Xu et al. 2020, section 3.1)."""
-    return rearrange(state, "b (groups c) h w -> b (c groups) h w", groups=groups)
+    """Interleaves the channels of `groups` equal groups (PC-DARTS, Xu et al. 2020, section 3.1).
+
+    The result is in channels_last, whatever the memory of `state` is.
+    """
+    # Shuffled as [B, C, H, W] it would be NCHW, and every later operation would convert it.
+    last = rearrange(state, "b c h w -> b h w c")
+    return rearrange(rearrange(last, "b h w (groups c) -> b h w (c groups)", groups=groups), "b h w c -> b c h w")
+
+
+def new_map(state: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+    """Returns zeros [B, channels, *size] in channels_last, of the batch, type and device of
+    `state`."""
+    # Of maps in two layouts torch makes a sum or a concatenation in either.
+    return rearrange(state.new_zeros(len(state), *size, channels), "b h w c -> b c h w")
+
+
+def parted(state: Tensor, inner: int) -> tuple[Tensor, Tensor]:
+    """Returns the first `inner` channels of [B, C, H, W], and the others."""
+    # The gradient of two slices would be NCHW, that of a split has the layout of its parts.
+    first, second = state.split([inner, state.shape[1] - inner], dim=1)
+    return first, second
 
 
 def halved_bypass(outer: Tensor, stride: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from base.checks import InputError
-from ops.functional import Cast, HalvingConv, convolve, shifted_grid, strided_size
+from ops.functional import Cast, HalvingConv, convolve, new_map, shifted_grid, strided_size
 from ops.registry import register_op
 
 
@@ -54,7 +54,7 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, state: Tensor) -> Tensor:
-        return state.new_zeros(*state.shape[:2], *strided_size(state.shape[2:], self.stride))
+        return new_map(state, state.shape[1], strided_size(state.shape[2:], self.stride))
 
 
 class Noise(nn.Module):

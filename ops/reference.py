@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ops.banks import EdgeBank, SharedBank, SharedState
 from ops.executor import CellOperations, Edge, Operation
-from ops.functional import channel_shuffle, halved_bypass, strided_size
+from ops.functional import channel_shuffle, halved_bypass, new_map, parted, strided_size
 from ops.mixing import Branch, mix, spread
 
 
@@ -71,7 +71,8 @@ class ReferenceCell:
     ) -> None:
         """Sends state `number` along all edges that leave it, to the nodes at their ends."""
         cell = self.cell
-        source = SharedState(state[:, : cell.inner] if cell.partial > 1 else state)
+        inner, outer = parted(state, cell.inner) if cell.partial > 1 else (state, None)
+        source = SharedState(inner)
         shared: list[tuple[Operation, Tensor]] = []
         for operation in self._leaving[number]:
             bank = operation.bank
@@ -84,9 +85,9 @@ class ReferenceCell:
                 nodes[target].add(branch, weights[weight])
         if shared:
             _spread(shared, weights, nodes)
-        if cell.partial > 1 and self._edges[number]:
+        if outer is not None and self._edges[number]:
             assert shares is not None
-            _bypass(state[:, cell.inner :], cell.stride_of(number), self._edges[number], shares, nodes)
+            _bypass(outer, cell.stride_of(number), self._edges[number], shares, nodes)
 
     def _join(self, node: NodeInputs, first: Tensor) -> Tensor:
         """Returns the state of a node, [B, C, Ho, Wo]; zeros where nothing flows in.
@@ -95,13 +96,13 @@ class ReferenceCell:
         """
         cell = self.cell
         size = strided_size(first.shape[2:], cell.stride)
-        mixed = mix(node.branches, node.weights) if node.branches else first.new_zeros(first.shape[0], cell.inner, *size)
+        mixed = mix(node.branches, node.weights) if node.branches else new_map(first, cell.inner, size)
         if cell.partial == 1:
             return mixed
         if node.bypass:
             outer = mix([Branch(term) for term in node.bypass], [None] * len(node.bypass))
         else:
-            outer = first.new_zeros(first.shape[0], cell.channels - cell.inner, *size)
+            outer = new_map(first, cell.channels - cell.inner, size)
         return channel_shuffle(torch.cat((mixed, outer), dim=1), cell.partial)
 
 

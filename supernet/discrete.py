@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from base.checks import InputError
 from ops import build_op
-from ops.functional import strided_size
+from ops.functional import new_map, strided_size
 from ops.images import batch_norm
 from ops.native.entrance import enter, is_entrance
 from ops.native.executor import Passes, supports
@@ -124,7 +124,7 @@ class DiscreteCell(nn.Module):
                     output = drop(output)
                 total = output if total is None else total + output
             if total is None:
-                total = states[0].new_zeros(len(states[0]), self.position.channels, *size)
+                total = new_map(states[0], self.position.channels, size)
             states.append(total)
         return torch.cat([states[state] for state in self.concat], dim=1)
 
