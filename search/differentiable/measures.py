@@ -23,8 +23,9 @@ def entropy(mixture: Mapping[str, Tensor]) -> dict[str, float]:
         sums = table.sum(-1, keepdim=True)
         present = sums.squeeze(-1) != 0
         rows = table[present] / sums[present]
-        entropies = -(rows * rows.clamp_min(1e-30).log()).sum(-1)
-        found[kind] = float(entropies.mean()) if len(entropies) else 0.0
+        entropies = (rows * rows.clamp_min(1e-30).log()).sum(-1)
+        # 0 less the sum: its negative would be -0 where all edges are decided.
+        found[kind] = 0.0 - float(entropies.mean()) if len(entropies) else 0.0
     return found
 
 

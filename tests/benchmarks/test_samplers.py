@@ -128,6 +128,15 @@ def table_of(*accuracies: float) -> Table:
 # Statistics
 
 
+def test_one_seed_has_no_deviation_and_no_interval() -> None:
+    """And so has the difference of two variants that share one seed; equal values have a width of 0."""
+    one, two = searches_of([90.0, 91.0, 92.0]), searches_of([90.0, 91.0, 92.0], [90.0, 91.0, 92.0])
+    for row in summary({"random": one}):
+        assert [row[key] for key in ("std", "low", "high")] == [None] * 3
+    for row in summary({"random": two}):
+        assert row["std"] == 0 and row["low"] == row["high"] == row["mean"]
+
+
 def test_the_interval_of_two_values_is_from_one_to_the_other() -> None:
     # A resample is twice the one, twice the other, or both, with chances 1/4, 1/4 and 1/2.
     assert interval(np.array([1.0, 3.0])).tolist() == [1.0, 3.0]

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
@@ -35,8 +36,8 @@ class Spread:
     @property
     def std(self) -> float | None:
         """Returns the standard deviation of the sample (divided by n - 1); None for a single
-        seed."""
-        return stdev(self.values) if len(self.values) > 1 else None
+        seed, and where a value is not finite."""
+        return stdev(self.values) if len(self.values) > 1 and all(map(isfinite, self.values)) else None
 
     def __str__(self) -> str:
         spread = "" if self.std is None else f"±{_number(self.std)}"

@@ -87,6 +87,10 @@ class EnasSearchConfig(SamplingConfig):
     """The controller, and how it learns."""
 
 
+LARGEST_RATIO = 60.0
+"""The logarithm of the largest ratio of two probabilities: float32 has its product with a score."""
+
+
 def policy_objective(
     log_prob: Tensor, proposed: Tensor, entropy: Tensor, scores: Tensor, baseline: float, entropy_weight: float, clip: float
 ) -> Tensor:
@@ -103,7 +107,8 @@ def policy_objective(
     term out.
     """
     advantage = scores + entropy_weight * entropy.detach() - baseline
-    ratio = (log_prob - proposed).exp()
+    # A ratio that overflows would have NaN for a gradient where it is not used.
+    ratio = (log_prob - proposed).clamp_max(LARGEST_RATIO).exp()
     # The minimum, by the sign of A. A ratio that is a bound has gone no farther than it may, so the
     # gradient is whole there; that of torch.clamp depends on the version of torch
     # (findings/clamp_gradient_at_bound.sh).

@@ -73,3 +73,19 @@ def test_other_layers_and_those_that_are_watched_are_left_to_plain_torch() -> No
     hook.remove()
     layer.norm.momentum = 0.2
     assert not is_entrance(layer)
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4])
+def test_maps_far_from_zero_keep_their_statistics(ratio: float) -> None:
+    """In float32, with |mean| / standard deviation of that size: errors are as large as those of the map itself."""
+    torch.manual_seed(0)
+    layer = ReluConvNorm(8, 8).train()
+    nn.init.dirac_(layer.conv.weight)
+    state = (ratio + torch.randn(5, 8, 7, 6)).contiguous(memory_format=torch.channels_last)
+    exact = copy.deepcopy(layer).double()
+    expected = exact(state.double())
+    found = enter([layer], [state])[0]
+    rounding = ratio * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=4 * rounding)
+    assert layer.norm.running_var is not None and exact.norm.running_var is not None
+    torch.testing.assert_close(layer.norm.running_var.double(), exact.norm.running_var, rtol=2 * rounding, atol=0)

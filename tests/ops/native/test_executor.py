@@ -287,3 +287,22 @@ def test_more_sizes_than_plans_are_kept() -> None:
     for native in together:
         for one, other in zip(native, plain, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4])
+def test_maps_far_from_zero_keep_their_statistics(ratio: float) -> None:
+    """In float32, with |mean| / standard deviation of that size, those of float64 but for the rounding of the maps."""
+    torch.manual_seed(0)
+    states = [(ratio + 3 * torch.randn(3, 16, 8, 8)).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+    mixture, found = torch.rand(14, 8), []
+    for dtype in (torch.float64, torch.float32):
+        native = NativeCell(new_cell("darts", "normal").to(dtype).train().operations())
+        leaves = [state.to(dtype, copy=True).requires_grad_() for state in states]
+        output = native(leaves, mixture.to(dtype))
+        (output * torch.linspace(-1, 1, output.numel(), dtype=dtype).view(output.shape)).sum().backward()
+        offset, stats = native.largest_offset(), native.stats
+        assert offset is not None and offset > ratio / 2 and stats is not None
+        found.append([output.detach().double(), stats[:, 1].double(), *(leaf.grad.double() for leaf in leaves)])
+    rounding = ratio * torch.finfo(torch.float32).eps
+    for expected, rounded in zip(*found, strict=True):
+        assert ((rounded - expected).abs().max() / expected.abs().max()).item() < 10 * rounding + 1e-5

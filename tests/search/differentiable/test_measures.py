@@ -245,3 +245,15 @@ def test_a_gradient_that_is_not_finite_gives_nan(bad: float, call: int) -> None:
 
     assert math.isnan(dominant_eigenvalue(gradient, [torch.randn(10)], seed(0)))
     assert len(asked) == call + call % 2, "and nothing more is asked for"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_entropy_of_decided_edges_is_zero_without_a_sign(dtype: torch.dtype) -> None:
+    """One-hot rows, also where the weight of the edge is tiny; and a row with a share that is next to nothing."""
+    for scale in (1.0, 1e-30):
+        found = entropy({"cell": scale * torch.eye(4, dtype=dtype)})["cell"]
+        assert found == 0 and math.copysign(1, found) == 1
+    found = entropy({"cell": torch.tensor([[1.0, 1e-12, 0.0]], dtype=dtype)})["cell"]
+    # That of (1, e) is e (1 - log(e)) but for e ** 2; float32 has no 1 - e.
+    assert found == pytest.approx(1e-12 * (-math.log(1e-12) + (dtype == torch.float64)), rel=1e-3)
+    assert entropy({"cell": torch.zeros(3, 4, dtype=dtype)}) == {"cell": 0.0}

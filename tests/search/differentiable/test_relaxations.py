@@ -364,3 +364,44 @@ def test_a_relaxation_of_ones_own() -> None:
                 InputError, match="unknown relaxation 'relu'; known: softmax, gumbel, straight_through, dirichlet, sigmoid"
             ):
                 get("relu")
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.03, 1.0])
+@pytest.mark.parametrize("name", ["gumbel", "straight_through"])
+def test_cold_draws_in_single_precision(name: str, temperature: float) -> None:
+    """Weights and gradients are those of the same draw in float64, but for the rounding of (alpha + G) / temperature."""
+    torch.manual_seed(6)
+    count, keep = 2000, KEEP
+    alphas = (3 * torch.randn(count, len(keep), 4)).clamp(-8, 8)
+    noise = torch.empty_like(alphas).exponential_().log().neg().double()
+    exact = alphas.double().requires_grad_()
+    soft = masked_softmax((exact + noise) / temperature, keep)
+    torch.manual_seed(6)
+    torch.randn(count, len(keep), 4)
+    leaf = alphas.clone().requires_grad_()
+    drawn = get_relaxation(name).sample(leaf, keep, torch.tensor(temperature))
+    rounding = 30 / temperature * torch.finfo(torch.float32).eps
+    expected = soft if name == "gumbel" else torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0) * keep
+    clear = soft.detach().topk(2, dim=-1).values.diff(dim=-1).abs() > 1e-2  # no tie but for rounding
+    torch.testing.assert_close((drawn * clear).double(), expected * clear, rtol=0, atol=rounding)
+    upstream = torch.randn_like(drawn)
+    drawn.backward(upstream)
+    soft.backward(upstream.double())
+    assert leaf.grad is not None and exact.grad is not None and (leaf.grad[:, ~keep] == 0).all()
+    torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=0, atol=8 * rounding / temperature)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_softmax_of_masked_rows_at_any_size_of_scores(dtype: torch.dtype) -> None:
+    """A candidate that is gone has no part in it, however large its score; differences of up to 600 keep their digits in
+    float64."""
+    scores = torch.tensor([[-1e30, -2e30, 1e30], [5.0, 5.0 - 80.0, 3e38], [-3e38, -3e38, 0.0], [1.0, 2.0, 3.0]], dtype=dtype)
+    keep = torch.tensor([[True, True, False], [True, True, False], [True, True, False], [False, False, False]])
+    leaf = scores.clone().requires_grad_()
+    weights = masked_softmax(leaf, keep)
+    small = math.exp(-80)
+    expected = torch.tensor([[1.0, 0.0, 0.0], [1.0, small, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 0.0]], dtype=dtype)
+    torch.testing.assert_close(weights, expected, rtol=1e-5, atol=0)
+    weights[:, 1].sum().backward()
+    slopes = torch.tensor([[0.0, 0.0, 0.0], [-small, small, 0.0], [-0.25, 0.25, 0.0], [0.0, 0.0, 0.0]], dtype=dtype)
+    torch.testing.assert_close(leaf.grad, slopes, rtol=1e-5, atol=0)

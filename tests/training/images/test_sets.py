@@ -1,5 +1,6 @@
 """Image sets, and resizing."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -149,3 +150,25 @@ def test_parts_of_images_in_memory() -> None:
     pixels = torch.randint(256, (1, 3, 12, 12), dtype=torch.uint8)
     crops = ImageSet(pixels, torch.zeros(1).long(), 2, (0.0,) * 3, (1.0,) * 3).crops(torch.tensor([0]), [Crop(0.3, 1, 0, 0)])
     assert crops.dtype == torch.uint8 and crops.shape == pixels.shape
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1e2, 1e4, 1e5])
+def test_statistics_of_floating_pixels_far_from_zero(ratio: float) -> None:
+    """Against NumPy's, which takes the mean off first."""
+    torch.manual_seed(0)
+    images = torch.randn(50, 2, 9, 7) + ratio * torch.tensor([1.0, -3.0]).view(2, 1, 1)
+    mean, std = channel_statistics(images)
+    values = images.double().numpy()
+    assert mean == pytest.approx(values.mean((0, 2, 3)).tolist(), rel=1e-12, abs=1e-14)
+    assert std == pytest.approx(values.std((0, 2, 3)).tolist(), rel=1e-5)
+    assert channel_statistics(torch.full((3, 1, 4, 4), 0.1 + ratio)) == ((pytest.approx(0.1 + ratio),), (1.0,))
+
+
+def test_statistics_of_bytes_that_hardly_differ() -> None:
+    """One pixel of 20,000 is another, by one."""
+    images = torch.full((50, 1, 20, 20), 255, dtype=torch.uint8)
+    images[7, 0, 3, 4] = 254
+    share = 1 / images.numel()
+    mean, std = channel_statistics(images)
+    assert mean == pytest.approx(((255 - share) / 255,), rel=1e-12)
+    assert std == pytest.approx((math.sqrt(share * (1 - share)) / 255,), rel=1e-6)

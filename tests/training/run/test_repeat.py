@@ -1,6 +1,7 @@
 """Tests of training/run/repeat.py."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,3 +113,10 @@ def test_wrong_seeds(seeds: str, message: str, capsys: pytest.CaptureFixture[str
         parse_command_line(Config, [f"--seeds={seeds}"], "prog", "")
     assert end.value.code == 2
     assert capsys.readouterr().err == f"prog: error: {message}\n"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_has_no_deviation(bad: float) -> None:
+    """The mean says what happened; Python's stdev ends in an AttributeError."""
+    found = Spread("loss", (0.5, bad))
+    assert found.std is None and not math.isfinite(found.mean) and str(found) == f"loss {bad}"

@@ -38,6 +38,39 @@ def test_weights_of_classes_are_in_the_descended_loss_alone() -> None:
     assert even.loss(logits, batch) == task.evaluation_loss(logits, batch)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_of_classes_where_a_batch_lacks_some(dtype: torch.dtype) -> None:
+    """The weighted mean over the images that there are, with classes 1 to 10,000 in size; one class alone has its plain
+    mean."""
+    counts = [1, 10_000, 100, 10_000]
+    images = replace(
+        random_images(1, 4, classes=4),
+        images=torch.zeros(sum(counts), 3, 1, 1, dtype=torch.uint8),
+        labels=torch.arange(4).repeat_interleave(torch.tensor(counts)),
+    )
+    task = Classification.of_images(DataConfig(class_weights="balanced"), images, CPU)
+    assert task.class_weights is not None
+    task.class_weights = task.class_weights.to(dtype)
+    for labels in ([0, 1, 1, 3], [1, 1, 1], [0], [3, 2]):
+        targets = torch.tensor(labels)
+        logits = (10 * torch.randn(len(labels), 4, dtype=dtype)).requires_grad_()
+        found = task.loss(logits, Batch(logits, targets))
+        weights = [sum(counts) / (4 * counts[label]) for label in labels]
+        losses = F.cross_entropy(logits.double(), targets, reduction="none").tolist()
+        expected = sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+        found.backward()
+        assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_a_weighted_class_without_an_image_is_refused() -> None:
+    images = random_images(6, 4, classes=3)
+    images = replace(images, labels=torch.tensor([0, 0, 0, 0, 2, 2]))
+    with pytest.raises(ValueError, match=r"^data.class_weights: class '1' has no training image"):
+        Classification.of_images(DataConfig(class_weights="balanced"), images, CPU)
+    assert Classification.of_images(DataConfig(), images, CPU).class_weights is None
+
+
 def test_a_single_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^classes: must be at least 2, not 1$"):
         Classification.of_images(DataConfig(), random_images(6, 4, classes=1), CPU)

@@ -98,6 +98,15 @@ def test_while_the_ratio_is_one_the_gradient_is_that_of_reinforce() -> None:
         torch.testing.assert_close(part, plain, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("score", [2.0, -2.0, 0.0])
+def test_a_ratio_beyond_every_number_gives_no_nan(score: float) -> None:
+    """The architecture of another sampler may have a probability of next to nothing before the policy learns from it."""
+    log_prob = torch.tensor([-1.0, -300.0], requires_grad=True)
+    objective = policy_objective(log_prob, torch.tensor([-300.0, -1.0]), torch.zeros(2), torch.full((2,), score), 0.0, 0.0, 0.2)
+    objective.backward()
+    assert objective.isfinite() and log_prob.grad is not None and log_prob.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("ratio", [0.5, 0.79, 0.81, 1.0, 1.19, 1.21, 3.0])
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
 def test_clipping_takes_the_gradient_where_a_step_has_gone_far_enough(ratio: float, advantage: float) -> None:
