@@ -314,7 +314,7 @@ def test_what_was_drawn_in_advance_is_dropped_when_the_policy_learns() -> None:
         ("batch", 0, "must be at least 1"),
         ("temperature", 0.0, "must be above 0"),
         ("tanh_constant", -1.0, "must be above 0"),
-        ("lr", math.inf, "must be above 0"),
+        ("lr", math.inf, "must be at most 10"),
         ("baseline_decay", 1.0, "must be from 0 to below 1"),
         ("entropy", -0.1, "must be at least 0"),
         ("replay_epochs", -1, "must be from 0 to 1000"),
