@@ -80,7 +80,8 @@ def fit(
     Args:
         data: a folder with a folder of images for each class (or with train/ and test/ or val/ of
             such), an .npz file, the name of a data set, or arrays: (x, y) or (x_train, y_train,
-            x_test, y_test), x uint8 or floating [N, H, W, C] or [N, H, W], y whole numbers from 0.
+            x_test, y_test), x uint8 or floating [N, H, W, C], [N, C, H, W] or [N, H, W], y whole
+            numbers from 0.
         run: directory of the run: the search is in its search/, the retraining in its retrain/.
         resume: go on with the run that the directory holds.
         overwrite: replace the run that the directory holds.
@@ -100,13 +101,13 @@ def fit(
         RunDirectory.check(options.run, config, resume, overwrite)
         try:
             arrays = _named(data)
-            summary = _summarise(npz.image_set(arrays, "train", any_size=config.size is not None))
+            summary = _summarise(npz.image_set(arrays, "train", config.size is not None, config.layout))
         except InputError as error:
             raise FieldError("data", *error.parts) from error
         content = _packed(arrays)
         if resume and file.is_file() and file.read_bytes() != content:
             raise InputError(f"{file}: the run was begun with other arrays; begin it anew with overwrite=True")
-        return _fit(config, options, DataConfig("npz", config.data), summary, content)
+        return _fit(config, options, DataConfig("npz", config.data, layout=config.layout), summary, content)
 
 
 def fit_configured(config: FitConfig, options: RunOptions) -> Fitted:
@@ -210,7 +211,7 @@ def _data_config(config: FitConfig) -> DataConfig:
         data = DataConfig("folder", config.data, skip_unreadable=config.skip_unreadable)
         return replace(data, train_folder=config.train_folder, test_folder=config.test_folder)
     if path.is_file() or path.suffix == ".npz":
-        return DataConfig("npz", config.data, size=config.size)
+        return DataConfig("npz", config.data, size=config.size, layout=config.layout)
     if config.data in list_datasets() and config.data not in ("folder", "npz"):
         return DataConfig(config.data, config.root, download=config.download)
     names = ", ".join(name for name in list_datasets() if name not in ("folder", "npz"))

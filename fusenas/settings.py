@@ -13,7 +13,7 @@ from search.differentiable.config import SearchConfig
 from search.methods import get_method
 from supernet import get_space
 from supernet.spaces.skeleton import Stem
-from training.images.data import DataConfig
+from training.images.data import DataConfig, Layout
 from training.optim import OptimizerConfig
 from training.run.base import MAY_CHANGE, RunConfig
 
@@ -60,6 +60,9 @@ class FitConfig(RunConfig):
     export: Export = "torch_export"
     """Form of the exported network: torch_export (torch.export.load reads it), onnx (needs pip
     install 'fusenas[export]'); none: do not export."""
+    layout: Layout = "auto"
+    """For arrays: the axes of the images, nhwc = [N, H, W, C] or nchw = [N, C, H, W]; auto: by
+    their lengths, where these leave no doubt."""
     train_folder: str | None = None
     """For a folder: the folder in it that is the training part; . = each folder in it is a class;
     null: the one called train or training, if there is one."""

@@ -39,7 +39,7 @@ MOST_CLASSES, WORST_CLASSES = 20, 10  # a longer table is cut to the worst
 _MOST_CONFUSIONS = 5
 # What decides, with the network, on the images that it is evaluated on.
 _SAME_IMAGES = (
-    "name", "root", "size", "fit", "resize", "gray", "train_folder", "test_folder", "test_fraction", "split_seed"
+    "name", "root", "size", "fit", "resize", "gray", "layout", "train_folder", "test_folder", "test_fraction", "split_seed"
 )  # fmt: skip
 _LONGEST_NAME = 40  # characters of a class in a table
 

@@ -171,7 +171,10 @@ def bombs() -> np.ndarray[Any, Any]:
         ),
         ({"y_train": np.zeros(40, int)}, "y_train: all images are of one class; at least two are needed"),
         ({"y_test": np.arange(10)}, "y_test: label 9 is out of range, the training part has classes 0 to 1"),
-        ({"x_train": np.full((40, 8, 8), np.nan)}, "x_train: image 0 has pixels that are NaN or infinite"),
+        (
+            {"x_train": np.full((40, 8, 8), np.nan), "x_test": np.zeros((10, 8, 8))},
+            "x_train: image 0 has pixels that are NaN or infinite",
+        ),
         ({"x_test": np.zeros((10, 9, 8), np.uint8)}, "x_train and x_test: must be of one size, or be brought to one with "),
         ({"x_test": np.zeros((10, 8, 8), np.float32)}, "x_train and x_test: must be of one type, not uint8 and float32"),
     ],

@@ -19,6 +19,7 @@ from training.images.sets import Images, ImageSet, resize
 from training.images.workers import available_cores
 
 Part = Literal["train", "test"]
+Layout = Literal["auto", "nhwc", "nchw"]
 AnyImages = TypeVar("AnyImages", bound=Images)
 
 # The share of the free memory that images on the device may take. A search holds them up to four
@@ -65,6 +66,9 @@ class DataConfig:
     (ImageNet: 256); null: size."""
     gray: bool = False
     """Folder: read images in shades of grey, with one channel."""
+    layout: Layout = "auto"
+    """Npz: the axes of the images, nhwc = [N, H, W, C] or nchw = [N, C, H, W]; auto: by their
+    lengths, where these leave no doubt."""
     train_folder: str | None = None
     """Folder: the folder in root that is the training part; . = root itself, so that each folder in
     it is a class; null: the one called train or training, else root itself."""

@@ -2,9 +2,10 @@
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,19 +14,49 @@ from torch import Tensor
 
 from base.checks import FieldError, InputError, Name
 from base.texts import one_line
-from training.images.data import DataConfig, Part
+from training.images.data import DataConfig, Layout, Part
 from training.images.memory import available_memory
 from training.images.sets import ImageSet, channel_statistics
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_PARTS: tuple[Part, ...] = ("train", "test")
 _MOST_COMPRESSED = 1100  # deflate makes at most 1032 bytes of one
 _MOST_CHANNELS = 16  # more are taken for a mistaken order of axes
+_USUAL = (1, 3, 4)  # channels
+_AXES = {"nhwc": "N, H, W, C", "nchw": "N, C, H, W"}
+_ANSWER = (Name("data.layout"), " nhwc or nchw")
+_OTHER_RANGE = 50  # pixels up to 1 in one part, up to 255 in the other
+_READ_AT_ONCE = 2**28  # bytes of all arrays that are read without a look before
+_A_PIECE = 2**24  # bytes
+
+
+class _Form(Protocol):
+    """The form of an array, which is known before the array is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The header of an array in a file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    by_columns: bool
+    """Whether the first axis is the one that runs fastest."""
+    begin: int
+    """Bytes of the header."""
 
 
 def load(config: DataConfig, part: Part) -> ImageSet:
     """Reads the file `config.root`.
 
-    Images are uint8 or floating, [N, H, W, C] or [N, H, W]; labels are whole numbers [N] from 0.
+    Images are uint8 or floating, [N, H, W, C], [N, C, H, W] or [N, H, W]; labels are whole numbers
+    [N] from 0. What can be told from the headers is refused before an array is read.
 
     Objects in the file are never unpickled.
     """
@@ -33,49 +64,6 @@ def load(config: DataConfig, part: Part) -> ImageSet:
     if not path.is_file():
         fault = "is a folder" if path.is_dir() else "there is no such file"
         raise FieldError("data.root", f"{path}: {fault}; name an .npz file that holds {', '.join(ARRAYS)}")
-    arrays = _read(path)
-    try:
-        return image_set(arrays, part, any_size=config.size is not None)
-    except InputError as error:
-        raise FieldError("data.root", f"{path}: ", *error.parts) from error
-
-
-def image_set(arrays: Mapping[str, np.ndarray[Any, Any]], part: Part, any_size: bool = False) -> ImageSet:
-    """Returns one part of the data set that `ARRAYS` make up.
-
-    With `any_size` the two parts may differ in the size of their images. Raises ValueError, naming
-    the array, for arrays that do not fit.
-    """
-    labels = {name: read_labels(f"y_{name}", arrays[f"y_{name}"]) for name in ("train", "test")}
-    classes = count_classes(labels["train"], labels["test"])
-    images = {name: _images(f"x_{name}", arrays[f"x_{name}"]) for name in ("train", "test")}
-    for name in ("train", "test"):
-        if len(images[name]) != len(labels[name]):
-            raise InputError(f"x_{name} has {len(images[name])} images and y_{name} {len(labels[name])} labels")
-        if not len(images[name]):
-            raise InputError(f"x_{name}: has no images")
-    train, test = images["train"], images["test"]
-
-    def shape(pixels: Tensor) -> str:
-        return "x".join(map(str, pixels.shape[2:]))
-
-    for needed, differ, ours, theirs in (
-        (("have as many channels",), train.shape[1] != test.shape[1], train.shape[1], test.shape[1]),
-        (("be of one type",), train.dtype != test.dtype, arrays["x_train"].dtype, arrays["x_test"].dtype),
-        (
-            ("be of one size, or be brought to one with --", Name("data.size")),
-            train.shape[2:] != test.shape[2:] and not any_size,
-            shape(train),
-            shape(test),
-        ),
-    ):
-        if differ:
-            raise InputError("x_train and x_test: must ", *needed, f", not {ours} and {theirs}")
-    mean, std = channel_statistics(images["train"])
-    return ImageSet(images[part], labels[part], classes, mean, std)
-
-
-def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     mend = f"write it with numpy.savez, arrays {', '.join(ARRAYS)}"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -83,8 +71,16 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             if missing := [name for name in ARRAYS if name not in present]:
                 held = one_line(", ".join(sorted(present)[:8])) or "nothing"
                 raise InputError(f"has no array {missing[0]}, only {held}; {mend}")
-            _check_memory(archive)
-            return {name: _read_array(archive, name) for name in ARRAYS}
+            size = _check_sizes(archive)
+            headers = {name: _read_header(archive, name) for name in ARRAYS}
+
+            def read(name: str) -> np.ndarray[Any, Any]:
+                if size > _READ_AT_ONCE and name.startswith("x_"):
+                    _look_through(archive, name, headers[name])
+                with archive.open(f"{name}.npy") as member:
+                    return np.lib.format.read_array(member, allow_pickle=False)
+
+            return _image_set(headers, read, part, config.size is not None, config.layout)
     except InputError as error:
         raise FieldError("data.root", f"{path}: ", *error.parts) from error
     except ValueError as error:
@@ -96,7 +92,121 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise FieldError("data.root", f"{path}: damaged, or no .npz file ({reason}); {mend}") from error
 
 
-def _check_memory(archive: zipfile.ZipFile) -> None:
+def image_set(
+    arrays: Mapping[str, np.ndarray[Any, Any]], part: Part, any_size: bool = False, layout: Layout = "auto"
+) -> ImageSet:
+    """Returns one part of the data set that `ARRAYS` make up.
+
+    With `any_size` the two parts may differ in the size of their images. Raises ValueError, naming
+    the array, for arrays that do not fit.
+    """
+    return _image_set(arrays, arrays.__getitem__, part, any_size, layout)
+
+
+def _image_set(
+    forms: Mapping[str, _Form], read: Callable[[str], np.ndarray[Any, Any]], part: Part, any_size: bool, layout: Layout
+) -> ImageSet:
+    layout = _check_forms(forms, any_size, layout)
+    labels = {name: read_labels(f"y_{name}", read(f"y_{name}")) for name in _PARTS}
+    classes = count_classes(labels["train"], labels["test"])
+    largest: dict[Part, float] = {}
+    for name in _PARTS:
+        pixels = _images(f"x_{name}", read(f"x_{name}"), layout)
+        least, most = pixels.aminmax()
+        largest[name] = max(-float(least), float(most))
+        if name == "train":
+            mean, std = channel_statistics(pixels)
+        if name == part:
+            kept = pixels
+    few, many = sorted(largest.values())
+    if few > 0 and many > _OTHER_RANGE * few:
+        raise InputError(
+            f"x_train and x_test: must have pixels of one range, not up to {largest['train']:g} and up to {largest['test']:g}"
+        )
+    notes = ["training part: x_train, y_train; test part: x_test, y_test"]
+    shape = forms["x_train"].shape
+    axes = "N, H, W" if len(shape) == 3 else _AXES[layout]
+    notes.append(f"x_train {list(shape)} is read as [{axes}], {forms['x_train'].dtype}")
+    if absent := [number for number in range(classes) if not (labels["test"] == number).any()][:8]:
+        notes.append(f"the test part has no image of {', '.join(map(str, absent))}{', ...' if len(absent) == 8 else ''}")
+    return ImageSet(kept, labels[part], classes, mean, std, notes=tuple(notes))
+
+
+def _check_forms(forms: Mapping[str, _Form], any_size: bool, layout: Layout) -> Layout:
+    """Returns the order of the axes of images.
+
+    Raises InputError for arrays of types or shapes that do not fit together.
+    """
+    for name in _PARTS:
+        _check_labels(f"y_{name}", forms[f"y_{name}"])
+    for name in _PARTS:
+        if not forms[f"y_{name}"].shape[0]:
+            raise InputError(f"y_{name}: has no labels")
+    for name in _PARTS:
+        form = forms[f"x_{name}"]
+        if form.dtype != np.uint8 and form.dtype.kind != "f":
+            raise InputError(
+                f"x_{name}: must be uint8 or floating numbers, not {form.dtype}; convert it with astype('float32')"
+            )
+        if len(form.shape) not in (3, 4) or 0 in form.shape[1:]:
+            raise InputError(f"x_{name}: must be [N, H, W, C], [N, C, H, W] or [N, H, W], not {list(form.shape)}")
+        images, labels = form.shape[0], forms[f"y_{name}"].shape[0]
+        if images != labels:
+            raise InputError(f"x_{name} has {images} images and y_{name} {labels} labels")
+    train, test = forms["x_train"], forms["x_test"]
+    if layout == "auto":
+        layout = _layout("x_train", train.shape)
+    (channels, size), (channels_of_test, size_of_test) = (_channels_and_size(form.shape, layout) for form in (train, test))
+    for needed, differ, ours, theirs in (
+        (("have as many channels",), channels != channels_of_test, channels, channels_of_test),
+        (("be of one type",), (train.dtype == np.uint8) != (test.dtype == np.uint8), train.dtype, test.dtype),
+        (
+            ("be of one size, or be brought to one with --", Name("data.size")),
+            size != size_of_test and not any_size,
+            size,
+            size_of_test,
+        ),
+    ):
+        if differ:
+            raise InputError("x_train and x_test: must ", *needed, f", not {ours} and {theirs}")
+    return layout
+
+
+def _layout(name: str, shape: tuple[int, ...]) -> Layout:
+    """Returns the order of the axes of images of that shape, where it is unmistakable: one of the
+    two places has the number of channels of usual images, or of few, or the other two are a square.
+
+    Raises InputError with the setting that answers where it is not.
+    """
+    if len(shape) == 3:
+        return "nhwc"
+    second, third, last = shape[1:]
+    if min(second, last) > _MOST_CHANNELS:
+        raise InputError(f"{name}: {list(shape)} would be {last} channels, or {second}; which is it? --", *_ANSWER)
+    # From the plainest sign to the weakest; the first by which only one order is possible decides.
+    for of_last, of_second in (
+        (last <= _MOST_CHANNELS, second <= _MOST_CHANNELS),
+        (last in _USUAL, second in _USUAL),
+        (second == third, third == last),
+    ):
+        if of_last != of_second:
+            return "nhwc" if of_last else "nchw"
+    raise InputError(f"{name}: {list(shape)} may be [N, H, W, C] or [N, C, H, W]; which is it? --", *_ANSWER)
+
+
+def _channels_and_size(shape: tuple[int, ...], layout: Layout) -> tuple[int, str]:
+    """Returns the number of channels, and height and width as text."""
+    if len(shape) == 3:
+        return 1, "x".join(map(str, shape[1:]))
+    sides = shape[1:3] if layout == "nhwc" else shape[2:]
+    return shape[3 if layout == "nhwc" else 1], "x".join(map(str, sides))
+
+
+def _check_sizes(archive: zipfile.ZipFile) -> int:
+    """Returns the bytes that the arrays take.
+
+    Raises InputError if they are more than the memory has room for.
+    """
     members = [archive.getinfo(f"{name}.npy") for name in ARRAYS]
     for member in members:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -104,24 +214,25 @@ def _check_memory(archive: zipfile.ZipFile) -> None:
         if member.file_size > _MOST_COMPRESSED * max(1, member.compress_size):
             raise InputError(f"{member.filename}: damaged, {member.compress_size} bytes cannot hold {member.file_size}")
     # Beside the array there has to be room for the pixels with the axes in the network's order.
-    needed, free = 2 * sum(member.file_size for member in members), available_memory()
-    if needed > free:
+    size, free = sum(member.file_size for member in members), available_memory()
+    if 2 * size > free:
         raise InputError(
-            f"to read its arrays takes {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; a folder of "
+            f"to read its arrays takes {2 * size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; a folder of "
             "images is read as it is needed"
         )
+    return size
 
 
-def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
-    """Returns the array, after a look at its header: numpy would ask for all the memory that a
-    damaged header names."""
+def _read_header(archive: zipfile.ZipFile, name: str) -> _Header:
+    """Returns the header of an array, compared with its size: numpy would ask for all the memory
+    that a damaged header names."""
     with archive.open(f"{name}.npy") as member:
         try:
             version = np.lib.format.read_magic(member)
             if version not in ((1, 0), (2, 0)):
                 raise InputError("an unknown version of the format")
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(member)
+            shape, by_columns, dtype = read(member)
         except Exception as error:  # errors of any type; numpy's advice about a long header is to trust the file
             raise InputError(f"{name}: damaged, its header cannot be read") from error
         if dtype.hasobject:
@@ -129,8 +240,36 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
         begin, size = member.tell(), archive.getinfo(f"{name}.npy").file_size
         if any(length < 0 for length in shape) or begin + math.prod(shape) * dtype.itemsize != size:
             raise InputError(f"{name}: damaged or cut short, its header says {one_line(list(shape))} of {one_line(dtype)}")
+    return _Header(shape, dtype, by_columns, begin)
+
+
+def _look_through(archive: zipfile.ZipFile, name: str, header: _Header) -> None:
+    """Reads a large array once without keeping it, so that one that is damaged or holds numbers
+    that cannot be used takes no memory."""
+    count = _A_PIECE // header.dtype.itemsize
+    place, values = 0, max(1, math.prod(header.shape[1:]))
     with archive.open(f"{name}.npy") as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+        member.read(header.begin)
+        while piece := member.read(count * header.dtype.itemsize):
+            numbers = np.frombuffer(piece, header.dtype)
+            if header.dtype.kind == "f":
+                with np.errstate(over="ignore"):
+                    bad = ~np.isfinite(numbers.astype(np.float32))
+                if bad.any():
+                    first = place + int(bad.argmax())
+                    raise _not_finite(name, first % header.shape[0] if header.by_columns else first // values)
+            place += len(numbers)
+
+
+def _not_finite(name: str, image: int) -> InputError:
+    return InputError(f"{name}: image {image} has pixels that are NaN or infinite, or beyond the range of float32")
+
+
+def _check_labels(name: str, form: _Form) -> None:
+    if form.dtype.kind not in "iu":
+        raise InputError(f"{name}: must be whole numbers, the classes counted from 0, not {form.dtype}")
+    if len(form.shape) != 1 and not (len(form.shape) == 2 and form.shape[1] == 1):
+        raise InputError(f"{name}: must be one label an image, [N], not {list(form.shape)}")
 
 
 def read_labels(name: str, array: np.ndarray[Any, Any]) -> Tensor:
@@ -138,12 +277,9 @@ def read_labels(name: str, array: np.ndarray[Any, Any]) -> Tensor:
 
     Raises ValueError, with `name`, for other arrays.
     """
-    if array.dtype.kind not in "iu":
-        raise InputError(f"{name}: must be whole numbers, the classes counted from 0, not {array.dtype}")
-    if array.ndim == 2 and array.shape[1] == 1:
+    _check_labels(name, array)
+    if array.ndim == 2:
         array = array[:, 0]
-    if array.ndim != 1:
-        raise InputError(f"{name}: must be one label an image, [N], not {list(array.shape)}")
     if len(array) and array.min() < 0:
         raise InputError(f"{name}: label {array.min()} is out of range; classes are counted from 0")
     if len(array) and array.max() > 0x7FFF_FFFF:
@@ -172,20 +308,15 @@ def count_classes(train: Tensor, test: Tensor) -> int:
     return classes
 
 
-def _images(name: str, array: np.ndarray[Any, Any]) -> Tensor:
+def _images(name: str, array: np.ndarray[Any, Any], layout: Layout) -> Tensor:
     """Returns the images as uint8 or float32 [N, C, H, W]."""
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise InputError(f"{name}: must be uint8 or floating numbers, not {array.dtype}; convert it with astype")
-    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
-        raise InputError(f"{name}: must be [N, H, W, C] or [N, H, W], not {list(array.shape)}")
-    if array.ndim == 4 and array.shape[3] > _MOST_CHANNELS:
-        raise InputError(f"{name}: {list(array.shape)} would be {array.shape[3]} channels; channels come last, [N, H, W, C]")
-    planes = rearrange(array, "n h w c -> n c h w" if array.ndim == 4 else "n h w -> n 1 h w")
+    orders = {"nhwc": "n h w c -> n c h w", "nchw": "n c h w -> n c h w"}
+    planes = rearrange(array, orders[layout] if array.ndim == 4 else "n h w -> n 1 h w")
     # A large number may become infinite here; the check finds it.
     with np.errstate(over="ignore"):
         pixels = torch.from_numpy(np.ascontiguousarray(planes, np.uint8 if array.dtype == np.uint8 else np.float32))
     if pixels.is_floating_point():
         bad = next((number for number, image in enumerate(pixels) if not image.isfinite().all()), None)
         if bad is not None:
-            raise InputError(f"{name}: image {bad} has pixels that are NaN or infinite, or beyond the range of float32")
+            raise _not_finite(name, bad)
     return pixels

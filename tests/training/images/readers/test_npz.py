@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,16 @@ def objects() -> np.ndarray[Any, Any]:
         ({"y_test": np.arange(8)}, "y_test: label 7 is out of range, the training part has classes 0 to 2"),
         ({"x_train": np.zeros((20, 6, 5, 3), int)}, "x_train: must be uint8 or floating numbers, not int64; convert it with "),
         ({"x_train": np.zeros((20, 6, 5, 3), complex)}, "x_train: must be uint8 or floating numbers, not complex128; "),
-        ({"x_train": np.zeros((20, 90), np.uint8)}, "x_train: must be [N, H, W, C] or [N, H, W], not [20, 90]"),
-        ({"x_train": np.zeros((20, 0, 5), np.uint8)}, "x_train: must be [N, H, W, C] or [N, H, W], not [20, 0, 5]"),
-        ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, "x_train: [20, 3, 32, 32] would be 32 channels; channels come last"),
+        ({"x_train": np.zeros((20, 90), np.uint8)}, "x_train: must be [N, H, W, C], [N, C, H, W] or [N, H, W], not [20, 90]"),
+        ({"x_train": np.zeros((20, 0, 5), np.uint8)}, "x_train: must be [N, H, W, C], [N, C, H, W] or [N, H, W], not ["),
+        ({"x_train": np.zeros((20, 40, 32, 32), np.uint8)}, "x_train: [20, 40, 32, 32] would be 32 channels, or 40; "),
         ({"x_train": np.zeros((20, 6, 5), np.uint8)}, "x_train and x_test: must have as many channels, not 1 and 3"),
         ({"x_train": np.zeros((20, 6, 5, 3))}, "x_train and x_test: must be of one type, not float64 and uint8"),
-        ({"x_train": np.full((20, 6, 5, 3), np.nan)}, "x_train: image 0 has pixels that are NaN or infinite"),
-        ({"x_test": np.array([0.0, 1e39] * 360).reshape(8, 6, 5, 3)}, "x_test: image 0 has pixels that are NaN or infinite"),
+        ({"x_train": np.full((20, 6, 5, 3), np.nan), "x_test": np.zeros((8, 6, 5, 3))}, "x_train: image 0 has pixels that are"),
+        (
+            {"x_train": np.ones((20, 6, 5, 3)), "x_test": np.array([0, 1e39] * 360).reshape(8, 6, 5, 3)},
+            "x_test: image 0 has pixels that are NaN or infinite",
+        ),
     ],
     ids=range(24),
 )  # fmt: skip
@@ -124,6 +128,82 @@ def test_arrays_that_are_wrong(tmp_path: Path, changed: dict[str, Any], message:
         with pytest.raises(ValueError) as caught:
             load(path, part)
         assert str(caught.value).startswith(f"data.root: {path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((3, 8, 8), "nchw"),
+        ((1, 16, 16), "nchw"),
+        ((1, 12, 9), "nchw"),
+        ((3, 32, 32), "nchw"),
+        ((2, 7, 7), "nchw"),
+        ((3, 4, 4), "nchw"),
+        ((1, 3, 3), "nchw"),
+        ((5, 20, 30), "nchw"),
+        ((8, 8, 3), "nhwc"),
+        ((12, 9, 1), "nhwc"),
+        ((8, 8, 2), "nhwc"),
+        ((4, 4, 3), "nhwc"),
+        ((3, 3, 1), "nhwc"),
+        ((20, 30, 5), "nhwc"),
+    ],
+)
+def test_axes_that_are_unmistakable(tmp_path: Path, shape: tuple[int, ...], axes: str) -> None:
+    x = np.random.default_rng(0).integers(1, 256, (28, *shape), np.uint8)
+    path = saved(tmp_path, x_train=x[:20], x_test=x[20:])
+    images = load(path, "test")
+    assert np.array_equal(images.images.numpy(), x[20:] if axes == "nchw" else x[20:].transpose(0, 3, 1, 2))
+    written = f"[{', '.join(axes.upper())}]"
+    assert images.notes == (
+        "training part: x_train, y_train; test part: x_test, y_test",
+        f"x_train {[20, *shape]} is read as {written}, uint8",
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (4, 16, 4), (9, 8, 7), (3, 8, 3), (2, 7, 2)])
+def test_axes_that_may_be_either_are_asked_about(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).integers(1, 256, (28, *shape), np.uint8)
+    path = saved(tmp_path, x_train=x[:20], x_test=x[20:])
+    with pytest.raises(ValueError) as caught:
+        load(path, "train")
+    question = "may be [N, H, W, C] or [N, C, H, W]; which is it? --data.layout nhwc or nchw"
+    assert str(caught.value) == f"data.root: {path}: x_train: {[20, *shape]} {question}"
+    assert np.array_equal(load(path, "train", layout="nchw").images.numpy(), x[:20])
+    assert np.array_equal(load(path, "train", layout="nhwc").images.numpy(), x[:20].transpose(0, 3, 1, 2))
+
+
+def test_parts_of_two_ranges(tmp_path: Path) -> None:
+    x = arrays()["x_train"]
+    path = saved(tmp_path, x_train=x / 255, x_test=x[:8].astype(float))
+    with pytest.raises(ValueError, match=r": x_train and x_test: must have pixels of one range, not up to 1 and up to 255$"):
+        load(path, "train")
+    dark = saved(tmp_path, x_train=x, x_test=x[:8] // 16)
+    assert load(dark, "test").images.max() == 15
+
+
+def test_a_large_file_is_looked_through_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal takes little memory, whatever the file unpacks to."""
+    monkeypatch.setattr(npz, "_READ_AT_ONCE", 2**20)
+    monkeypatch.setattr(npz, "_A_PIECE", 2**18)
+    x = np.zeros((20_000, 8, 8), np.float32)
+    x[19_000, 3, 3] = np.inf
+    y = np.arange(20_000) % 3
+    for order in ("C", "F"):
+        path = saved(tmp_path, True, x_train=np.asarray(x, order=order), y_train=y, x_test=x[:8], y_test=y[:8])
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"x_train: image 19000 has pixels that are NaN or infinite"):
+            load(path, "train")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < x.nbytes
+    labels = saved(tmp_path, True, x_train=x, y_train=y % 2 * 2, x_test=x[:8], y_test=y[:8])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="y_train: class 1 has no images"):
+        load(labels, "train")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes
 
 
 class Bomb:
