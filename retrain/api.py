@@ -10,6 +10,7 @@ from pathlib import Path
 from base.checks import FieldError, InputError
 from base.files import write_atomically
 from base.seeds import new_generator
+from base.texts import excerpt
 from retrain.config import RetrainConfig
 from retrain.evaluation.networks import evaluate_network
 from retrain.finished import KIND, METRICS_FILE
@@ -19,7 +20,7 @@ from retrain.trainer import Retraining
 from retrain.weights import Trained
 from supernet.drawing.draw import draw_cell
 from supernet.genotypes.genotype import Genotype
-from supernet.genotypes.published import list_genotypes, read_genotype
+from supernet.genotypes.published import find_genotype, list_genotypes
 from supernet.spaces.space import get_space
 from training.hardware import Hardware
 from training.loop import open_run, run_epochs
@@ -44,7 +45,7 @@ def run(
     on the test part.
 
     Args:
-        genotype: what a search returned, a file that holds one, or the name of a published one.
+        genotype: what a search returned, or what `--genotype` takes: a file, a name or a text.
         config: how it is trained; None: as DARTS was published. Its own field `genotype` is left
             out of account.
         run: directory of the run.
@@ -56,24 +57,26 @@ def run(
             be taken; nothing is written then.
         TrainingDiverged: the loss is NaN or infinite.
     """
+    note = ""
     if not isinstance(genotype, Genotype):
-        genotype = read_genotype(str(genotype))
-    return retrain(config or RetrainConfig(), RunOptions(Path(run), resume, overwrite), genotype)
+        genotype, note = find_genotype(str(genotype))
+    return retrain(config or RetrainConfig(), RunOptions(Path(run), resume, overwrite), genotype, note)
 
 
-def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | None = None) -> Result:
+def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | None = None, note: str = "") -> Result:
     """Trains a genotype (None: the one that the configuration names) into the directory of the run,
     then evaluates it on the test part, once.
 
-    Writes genotype.json, weights.safetensors, metrics.json, history.jsonl and report.html. Raises
-    ValueError, before anything is written, for a configuration that cannot be run; see
-    `training.loop.run_epochs` for what may happen later.
+    `note` is a line on how the genotype was found, for the log. Writes genotype.json,
+    weights.safetensors, metrics.json, history.jsonl and report.html. Raises ValueError, before
+    anything is written, for a configuration that cannot be run; see `training.loop.run_epochs` for
+    what may happen later.
     """
     began = time.monotonic()
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
-    genotype = _genotype(genotype, config, options)
+    genotype, chosen = _genotype(genotype, note, config, options)
     others = _random_runs(config, options, genotype)
-    notes: list[str] = []
+    notes = [chosen] if chosen else []
     hardware = Hardware.of(config, config.graph)
     task = open_task(config, hardware, options, notes.append)
     # Before anything is trained: what is wrong with it is better known then.
@@ -142,27 +145,27 @@ def _random_runs(
     return runs
 
 
-def _genotype(given: Genotype | None, config: RetrainConfig, options: RunOptions) -> Genotype:
-    """The genotype of a call, or else of the configuration; on resume that which the run began
-    with, as its file may have changed since."""
+def _genotype(given: Genotype | None, note: str, config: RetrainConfig, options: RunOptions) -> tuple[Genotype, str]:
+    """Returns the genotype of a call with its note, or else that of the configuration; on resume
+    the one that the run began with, as its file may have changed since."""
     saved = options.run / "genotype.json"
     if options.resume and saved.is_file():
         try:
             begun = Genotype.load(saved)
         except InputError as error:
-            again = f"delete it to read {config.genotype} again, or " if given is None else ""
+            again = f"delete it to read {excerpt(config.genotype)} again, or " if given is None else ""
             raise InputError(f"{error}; {again}begin anew with --overwrite") from error
         if given is not None and given != begun:
             raise FieldError(
                 "genotype", f"the run was begun with another one, which {saved} has; begin anew with overwrite=True"
             )
-        return begun
+        return begun, ""
     if given is not None:
-        return given
+        return given, note
     if not config.genotype:
         raise FieldError("genotype", f"give a file or one of {', '.join(list_genotypes())} with --genotype")
     try:
-        return read_genotype(config.genotype)
+        return find_genotype(config.genotype)
     except InputError as error:
         raise FieldError("genotype", *error.parts) from error
 

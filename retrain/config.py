@@ -24,8 +24,8 @@ class RetrainConfig(TrainingConfig):
         *("export/model.pt2", "export/model.onnx", "export/model_int8.onnx", "export/model.json"),
     )
     genotype: str = ""
-    """The genotype to train: a file that holds a genotype in any text form, or the name of a
-    published one (DARTS_V2, NASNet-A ...)."""
+    """The genotype to train: a file, in any text form or a log, FILE#NUMBER or FILE#NAME for one of
+    several in it, the name of a published one (DARTS_V2, NASNet-A ...), or the text itself."""
     channels: int | None = None
     """Channels C of the first cells; null: as the skeleton has it (darts 36, with stem imagenet 48;
     nasbench201 16)."""

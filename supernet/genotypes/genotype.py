@@ -8,21 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from base.checks import InputError
-from base.files import write_atomically
-from base.texts import show
+from base.files import read_limited, write_atomically
+from base.texts import excerpt, show
 from ops.registry import OPERATIONS
-from supernet.genotypes.texts import (
-    FORMS,
-    LARGEST_TEXT,
-    MOST_INPUTS,
-    MOST_STATES,
-    READERS,
-    WRITERS,
-    ParsedGenotype,
-    items,
-    misfit_of,
-    state_number,
-)
+from supernet.genotypes.parsed import MOST_INPUTS, MOST_STATES, ParsedGenotype, items, misfit_of, state_number
+from supernet.genotypes.texts import FORMS, LARGEST_TEXT, read_text
 from supernet.spaces.skeleton import SKELETONS, Skeleton
 
 
@@ -114,10 +104,12 @@ class Genotype:
         return "json" if self.misfit(form) else form
 
     def to_text(self, form: str) -> str:
-        """Returns the genotype as "json", which keeps everything, or in a form of its field,
-        "darts" or "nasbench201", cells alone.
+        """Returns the genotype as "json", which keeps everything, or in a form of its field, cells
+        alone.
 
-        Raises ValueError for a genotype that the form cannot express.
+        For DARTS these are "darts", "pt_darts", "nni", "naslib" and "nasbench301", for
+        NAS-Bench-201 "nasbench201", "autodl", "nni" and "naslib". Raises ValueError for a genotype
+        that the form cannot express.
         """
         if form not in FORMS:
             raise InputError(f"unknown text form {show(form)}; known: {', '.join(FORMS)}")
@@ -126,34 +118,33 @@ class Genotype:
             raise InputError(
                 f"a genotype of space {self.space} has no {form} text: {misfit}; the form json takes every genotype"
             )
-        return WRITERS[form](self._plain())
+        return FORMS[form].write(self._plain())
 
     def misfit(self, form: str) -> str | None:
         """Returns why the genotype cannot be written in the text form `form`, None if it can."""
-        return misfit_of(self._plain(), form)
+        return misfit_of(self._plain(), FORMS[form])
 
     def _plain(self) -> ParsedGenotype:
         cells = {kind: (cell.nodes, cell.concat) for kind, cell in self.cells.items()}
         return ParsedGenotype(cells, self.skeleton, self.space, self.seed, self.config_hash)
 
     @classmethod
-    def parse(cls, text: str) -> "Genotype":
+    def parse(cls, text: str, which: str | None = None) -> "Genotype":
         """Reads a genotype from any text form, without evaluating code.
 
-        Known are: this project's JSON; a NAS-Bench-201 string
-        `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`; and `Genotype(normal=[...], normal_concat=range(2,
-        6), reduce=[...], reduce_concat=[2, 3, 4, 5])` with pairs (operation, source state), two for
-        each node, or triples (operation, target state, source state), any number for each node.
-        Raises ValueError that names the place for anything else.
+        Known are this project's JSON and all that `to_text` writes, as the projects print it. It
+        may be the value of an assignment or stand in a log, of which the last genotype is read.
+        `which` is the name or number (from 1) of one among several. Raises ValueError that names
+        the place for anything else.
         """
-        if len(text) > LARGEST_TEXT:
-            raise InputError(f"not a genotype: {len(text)} characters are more than the {LARGEST_TEXT} allowed")
-        text = text.strip()
-        read = next((reader for beginning, reader in READERS.items() if text.startswith(beginning)), None)
-        if read is None:
-            instead = f"the text begins with {show(text[:30])}" if text else "the text is empty"
-            raise InputError(f"not a genotype: expected JSON, a NAS-Bench-201 string or Genotype(...), but {instead}")
-        found = read(text)
+        return cls.of(read_text(text, which))
+
+    @classmethod
+    def of(cls, found: ParsedGenotype) -> "Genotype":
+        """Returns the checked genotype of what a reader found.
+
+        Raises ValueError that names the place if it is none.
+        """
         cells = {kind: _make_cell(kind, nodes, concat) for kind, (nodes, concat) in found.cells.items()}
         return cls(cells, found.skeleton, found.space, found.seed, found.config_hash)
 
@@ -170,23 +161,32 @@ class Genotype:
 
         Raises ValueError that names the file.
         """
-        try:
-            with open(path, "rb") as file:
-                content = file.read(LARGEST_TEXT + 1)
-        except FileNotFoundError:
-            raise InputError(f"{os.fspath(path)}: no such file") from None
-        except OSError as error:
-            raise InputError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise InputError(f"{show(os.fspath(path))}: not the name of a file: {error}") from None
-        if len(content) > LARGEST_TEXT:
-            raise InputError(f"{os.fspath(path)}: not a genotype: larger than {LARGEST_TEXT // 2**20} MiB")
-        try:
-            return cls.parse(content.decode("utf-8-sig"))
-        except UnicodeDecodeError:
-            raise InputError(f"{os.fspath(path)}: not a genotype: binary, or not UTF-8") from None
-        except ValueError as error:
-            raise InputError(f"{os.fspath(path)}: {error}") from None
+        return load_noted(path)[0]
+
+
+def load_noted(path: str | os.PathLike[str], which: str | None = None) -> tuple[Genotype, str]:
+    """Returns the genotype that `Genotype.parse` finds in a file, and a line on what was chosen or
+    left out; "" if there is nothing to say.
+
+    Raises ValueError that names the file.
+    """
+    name = os.fspath(path)
+    if not os.path.lexists(name):
+        raise InputError(f"{excerpt(name)}: no such file")
+    content = read_limited(Path(name), LARGEST_TEXT)
+    try:
+        found = read_text(_decoded(content), which)
+        return Genotype.of(found), found.note and f"{excerpt(name)}: {found.note}"
+    except ValueError as error:
+        raise InputError(f"{excerpt(name)}: {error}") from None
+
+
+def _decoded(content: bytes) -> str:
+    """Returns the text of a file, which shells of Windows may have written as UTF-16."""
+    try:
+        return content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError("not a genotype: binary, or not UTF-8") from None
 
 
 def _feed(place: str, value: object) -> tuple[str, int]:

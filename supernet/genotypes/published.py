@@ -5,12 +5,15 @@ and AmoebaNet-A are as the authors of DARTS wrote them down.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from base.checks import InputError
-from supernet.genotypes.genotype import Genotype
+from base.texts import show
+from supernet.genotypes.genotype import Genotype, load_noted
+from supernet.genotypes.texts import read_text
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,10 @@ _ALL = (
 PUBLISHED: Mapping[str, PublishedGenotype] = MappingProxyType({genotype.name: genotype for genotype in _ALL})
 
 
+_ENDINGS = (".json", ".txt", ".log", ".py")
+_TEXT = re.compile(r"^\s*[|({\[]|\n|(?:Genotype|Structure)\s*\(|~[0-9]")
+
+
 def list_genotypes() -> list[str]:
     """Returns the names of the published genotypes."""
     return list(PUBLISHED)
@@ -164,23 +171,43 @@ def get_genotype(name: str) -> Genotype:
     """
     found = _find(name)
     if found is None:
-        raise InputError(f"unknown genotype {name!r}; known: {', '.join(PUBLISHED)}")
+        raise InputError(f"unknown genotype {show(name)}; known: {', '.join(PUBLISHED)}")
     return Genotype.parse(found.text)
 
 
-def read_genotype(file_or_name: str | os.PathLike[str]) -> Genotype:
-    """Returns the genotype in a file, or else the published one of that name.
+def read_genotype(source: str | os.PathLike[str]) -> Genotype:
+    """Returns the genotype that `find_genotype` finds."""
+    return find_genotype(source)[0]
 
-    Raises ValueError if neither exists or the file holds no genotype.
+
+def find_genotype(source: str | os.PathLike[str]) -> tuple[Genotype, str]:
+    """Returns a genotype, and a line on what was chosen or left out; "" if there is nothing to say.
+
+    `source` is a file, FILE#NAME or FILE#NUMBER for one of several in it, the name of a published
+    genotype, or a text that `Genotype.parse` reads. Raises ValueError if it is nothing of these, or
+    the file or text holds no genotype.
     """
-    path = os.fspath(file_or_name)
-    if os.path.isfile(path) or (_find(path) is None and _means_file(path)):
-        return Genotype.load(path)
-    if _find(path) is None:
-        raise InputError(f"{path!r} is neither a file nor a published genotype; known: {', '.join(PUBLISHED)}")
-    return get_genotype(path)
+    given = os.fspath(source)
+    if os.path.isfile(given):
+        return load_noted(given)
+    if _find(given) is not None:
+        return get_genotype(given), ""
+    file, _, which = given.rpartition("#")
+    if which and os.path.isfile(file):
+        return load_noted(file, which)
+    if _means_text(given):
+        found = read_text(given)
+        return Genotype.of(found), found.note
+    if _means_file(given):
+        return load_noted(given)
+    raise InputError(f"{show(given)} is neither a file nor a published genotype; known: {', '.join(PUBLISHED)}")
+
+
+def _means_text(given: str) -> bool:
+    """Says whether a text of a genotype is given, which may be cut short, rather than a file."""
+    return not given.lower().endswith(_ENDINGS) and _TEXT.search(given) is not None
 
 
 def _means_file(path: str) -> bool:
     separated = any(separator in path for separator in (os.sep, os.altsep) if separator)
-    return separated or path.lower().endswith((".json", ".txt")) or os.path.exists(path)
+    return separated or path.lower().endswith(_ENDINGS) or os.path.exists(path)

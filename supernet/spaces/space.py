@@ -12,7 +12,7 @@ from base.checks import InputError
 from base.registry import Registry
 from ops.registry import OPERATIONS
 from supernet.genotypes.genotype import CellGenotype, Genotype
-from supernet.genotypes.texts import MOST_INPUTS, MOST_STATES
+from supernet.genotypes.parsed import MOST_INPUTS, MOST_STATES
 from supernet.spaces.skeleton import Skeleton
 
 

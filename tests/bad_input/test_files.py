@@ -93,14 +93,14 @@ def test_harmless_oddities_are_read(here: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "not a genotype: expected JSON, a NAS-Bench-201 string or Genotype(...), but the text is empty"),
+        ("", "not a genotype: expected JSON, a NAS-Bench-201 string or Genotype(...), or what AutoDL, nni, NASLib "),
         ("epochs: 3\n", "not a genotype: expected JSON, "),
         (bytes(range(256)), "not a genotype: binary, or not UTF-8"),
         (pickle.dumps({"normal": []}), "not a genotype: binary, or not UTF-8"),
         (JSON[:300], "not valid JSON (half-written?): "),
         (CELL[:-20], "cell, node 2: expected |operation~state|...|"),
         (10**5 * '{"format":', "not a genotype: JSON nested too deeply"),
-        (JSON + 2**20 * " ", "not a genotype: larger than 1 MiB"),
+        (JSON + 2**22 * " ", "is too large, above 4 MiB"),
         (JSON.replace('"format": 1', '"format": 2'), "genotype: unknown format 2; this version reads format 1"),
         (JSON.replace('"skeleton": "darts"', '"skeleton": "ofa"'), "space: unknown skeleton 'ofa'; known: darts, nasbench201"),
         (JSON.replace('"skeleton": "darts"', '"skeleton": "nasbench201"'), "space: inputs of the nasbench201 skeleton are"),

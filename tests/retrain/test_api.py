@@ -34,7 +34,12 @@ OPTIONS = [
 
 def test_the_call_does_what_the_command_does(tmp_path: Path) -> None:
     result = retrain.run(get_genotype("DARTS_V2"), SMALL, tmp_path / "call")
-    assert retrain.__main__.main([*OPTIONS, "--genotype=DARTS_V2", f"--run={tmp_path / 'command'}"]) == 0
+    texts = [get_genotype(name).to_text("darts") for name in ("DARTS_V1", "DARTS_V2")]
+    log = tmp_path / "log.txt"
+    log.write_text("".join(f"11/23 10:11:12 PM genotype = {text}\n" for text in texts))
+    assert retrain.__main__.main([*OPTIONS, f"--genotype={log}", f"--run={tmp_path / 'command'}"]) == 0
+    said = f"{log}: a log with 2 genotypes, of which the last is taken (line 2); FILE#1 to FILE#2 choose"
+    assert (tmp_path / "command" / "log.txt").read_text().count(said) == 1
     weights = [Trained.load(tmp_path / name).network.state_dict() for name in ("call", "command")]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert result.run == tmp_path / "call"

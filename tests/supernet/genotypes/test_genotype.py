@@ -297,7 +297,7 @@ def test_impossible_genotypes(change: dict[str, object], message: str) -> None:
         ("", "the text is empty"),
         ("  \n", "the text is empty"),
         ("DARTS_V2", "expected JSON, a NAS-Bench-201 string or Genotype.* begins with 'DARTS_V2'"),
-        ("x" * (LARGEST_TEXT + 1), "1048577 characters are more than"),
+        ("x" * (LARGEST_TEXT + 1), "4194305 characters are more than"),
         # NAS-Bench-201
         ("|none~0|+|none~0|none~1|", "3 nodes with . between them, not 2"),
         (ARCH + "+|none~0|", "3 nodes with . between them, not 4"),
@@ -317,23 +317,23 @@ def test_impossible_genotypes(change: dict[str, object], message: str) -> None:
         (PAIRS.replace("('none', 0)", "'none'"), r"reduce, entry 1: expected \(operation, source\) or"),
         (PAIRS.replace("('none', 0)", "('sep_conv_9x9', 0)"), "reduce, node 0, input 1: unknown operation 'sep_conv_9x9'"),
         (PAIRS.replace("range(2, 4)", "range(2, 5)"), "normal, concat: state 4 is out of range, it must be 0 to 3"),
-        (PAIRS.replace("range(2, 4)", "range(2, 10**9)"), "normal, concat: only lists and tuples of plain texts and integers"),
+        (PAIRS.replace("range(2, 4)", "range(2, 10**9)"), r"normal_concat: expected , or \) at line 1, but there is .\*\*9"),
         (PAIRS.replace("range(2, 4)", "range(2, 1000000000)"), "normal, concat: .*out of range"),
         (PAIRS.replace("range(2, 4)", "range(2, 4, 0)"), "normal, concat: .*out of range"),
         (PAIRS.replace("range(2, 4)", "range(True)"), "normal, concat: expected the number of a state, got True"),
         (PAIRS.replace("range(2, 4)", "range(4, 2)"), "normal, concat: must name at least one state"),
-        (PAIRS.replace("range(2, 4)", "set([2])"), "normal, concat: expected a list or range"),
+        (PAIRS.replace("range(2, 4)", "set([2])"), "normal_concat: only lists .* are read, not set$"),
         (PAIRS.replace("range(2, 4)", "[2, 2]"), "normal, concat: state 2 is there twice"),
         (PAIRS.replace("[2]", "2"), "reduce, concat: expected a list, got 2"),
         (PAIRS.replace("reduce_concat=", "normal="), "keyword normal is there twice"),
         (PAIRS.replace("reduce_concat=", "middle="), "unknown keyword 'middle'; known: normal, normal_concat, reduce"),
-        (PAIRS.replace("reduce_concat=", ""), "positional argument follows keyword argument at line 1"),
+        (PAIRS.replace("reduce_concat=", ""), "expected a keyword at line 1"),
         (PAIRS.replace(", reduce_concat=[2]", ""), "keyword reduce_concat is missing"),
-        (PAIRS.replace("normal_concat=", "**"), "unknown keyword None"),
-        (PAIRS[:-1], "never closed at line 1 .cut short"),
-        (PAIRS + " more", "Genotype.*invalid syntax"),
-        (PAIRS + ".cells", "something else before or after it"),
-        ("Genotype", "something else before or after it"),
+        (PAIRS.replace("normal_concat=", "**"), r"expected a keyword at line 1, but there is '\*\*range"),
+        (PAIRS[:-1], r"expected , or \) at line 1, but there is the end of the text .cut short"),
+        (PAIRS + " more", "something else behind it: more"),
+        (PAIRS + ".cells", "something else behind it: .cells"),
+        ("Genotype", "expected JSON, .* begins with 'Genotype'"),
         ("Genotype()", "keyword normal is missing"),
         ("Genotype([], [2], [], [2])", "every value needs its keyword"),
         # triples
@@ -344,14 +344,14 @@ def test_impossible_genotypes(change: dict[str, object], message: str) -> None:
         (TRIPLES.replace("[2, 4]", "[2, 99999]"), "normal, concat: state 99999 is out of range, it must be 0 to 63"),
         # nothing that runs, nothing that exhausts
         (PAIRS.replace("('none', 0)", "__import__('os').abort()"), "reduce: only lists and tuples of plain texts and integers"),
-        (PAIRS.replace("range(2, 4)", "__import__('os').abort()"), "normal, concat: expected a list or range"),
-        (PAIRS.replace("[2]", "[" * 90 + "]" * 90), "reduce, concat: expected the number of a state"),
-        ("Genotype(" + "(" * 100_000, "Genotype.*too many nested parentheses"),
-        ("Genotype(normal=" + "-" * 100_000 + "1)", "Genotype.*nested too deeply"),
-        ("Genotype(normal=1" + "+1" * 100_000 + ")", "Genotype.*nested too deeply"),
-        (PAIRS.replace("[2]", "[0x" + "f" * 100_000 + "]"), "reduce, concat: state an integer of more than 64 bits is out"),
-        (PAIRS.replace("('none', 0)", "(0x" + "f" * 100_000 + ",)"), "reduce, entry 1: expected .*, got a tuple"),
-        ("Genotype(\0)", "Genotype.*(zero|null) bytes"),
+        (PAIRS.replace("range(2, 4)", "__import__('os').abort()"), "normal_concat: only lists .*, not __import__"),
+        (PAIRS.replace("[2]", "[" * 90 + "]" * 90), "reduce_concat: nested too deeply, more than 16 brackets"),
+        ("Genotype(" + "(" * 100_000, "Genotype.*nested too deeply"),
+        ("Genotype(normal=" + "-" * 100_000 + "1)", "normal: expected a value at line 1"),
+        ("Genotype(normal=1" + "+1" * 100_000 + ")", r"Genotype.*expected , or \) at line 1"),
+        (PAIRS.replace("[2]", "[" + "9" * 900 + "]"), "reduce, concat: state an integer of more than 64 bits is out"),
+        (PAIRS.replace("('none', 0)", "(" + "9" * 100_000 + ",)"), "reduce: a value of 100000 characters, 9999.* is too long"),
+        ("Genotype(\0)", r"Genotype.*but there is '.x00"),
     ],
 )  # fmt: skip
 def test_broken_texts(text: str, message: str) -> None:
@@ -480,7 +480,7 @@ def test_a_mutated_text_is_a_genotype_or_a_value_error(text: str) -> None:
             "nasbench201",
             "cell, node 1: it needs exactly one operation from each of the states 0 to 1, but has 0",
         ),
-        (a_genotype(), "yaml", "unknown text form 'yaml'; known: darts, nasbench201, json"),
+        (a_genotype(), "yaml", "unknown text form 'yaml'; known: darts, pt_darts, nasbench201, .*, json"),
     ],
 )
 def test_forms_that_a_genotype_does_not_have(genotype: Genotype, form: str, message: str) -> None:
@@ -499,7 +499,7 @@ def test_files_that_hold_no_genotype(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n\xff\x00", "binary, or not UTF-8"),
         (b"\0" * 100, "not a genotype"),
         (whole[: len(whole) // 2], "not valid JSON .half-written"),
-        (whole + b" " * LARGEST_TEXT, "larger than 1 MiB"),
+        (whole + b" " * LARGEST_TEXT, "is too large, above 4 MiB"),
     ]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message) as error:
@@ -512,7 +512,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         Genotype.load(tmp_path / "absent.json")
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):
         Genotype.load(tmp_path)
-    with pytest.raises(ValueError, match="not the name of a file"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is no regular file"):  # in place of waiting for a writer
+        Genotype.load(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="no such file"):
         Genotype.load("a\0b")
 
 

@@ -68,7 +68,7 @@ def test_files_that_are_no_genotype(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):
         read_genotype(tmp_path)
     (tmp_path / "notes").write_text("Genotype(")
-    with pytest.raises(ValueError, match=r"notes: Genotype.*never closed"):
+    with pytest.raises(ValueError, match=r"notes: Genotype.*expected a value at line 1, but there is the end of the text"):
         read_genotype(tmp_path / "notes")
     with pytest.raises(ValueError, match="is neither a file nor"):
         read_genotype("a\0b")
