@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TextIO
 
 from base.checks import InputError
 
@@ -70,6 +71,22 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Opens a file of text (UTF-8) to write at its end, made where there is none; letters that have
+    no UTF-8 are escaped.
+
+    Raises OSError if it cannot be opened, and InputError where there is a link or anything else
+    that is no regular file: a link would have a file elsewhere grow.
+    """
+
+    def follow_no_link(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise InputError(f"{path}: is no regular file but a link or the like; remove it")
+    return open(path, "a", encoding="utf-8", errors="backslashreplace", opener=follow_no_link)
 
 
 def temporary_pattern(name: str) -> str:

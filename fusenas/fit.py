@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from base.checks import FieldError, InputError
-from base.files import write_atomically
 from base.seeds import new_generator
 from base.texts import did_you_mean
 from fusenas.settings import DataSummary, FitConfig, suitable
@@ -33,6 +32,7 @@ from training.images.sets import Images
 from training.run.command import resumable
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
+from training.run.ownership.files import record, write_file
 from training.run.schema import fields_in_order
 from training.tasks.classification import ClassificationEvaluation
 
@@ -40,6 +40,7 @@ Arrays = Sequence[Any]
 """(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see
 `training.images.readers.npz`."""
 ARRAYS_FILE = "arrays.npz"  # no file of a run that --overwrite removes: another run may have it as data
+_SEARCH, _RETRAIN = "search", "retrain"  # directories of the two runs that a fit is made of
 _TEST_SHARE = 0.2
 LOOKED_AT = 200  # image files whose size is looked at
 _GREY = ("1", "L", "LA", "I")  # Pillow's modes in grey, beside those of 16 bits
@@ -177,14 +178,22 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
     search_config, retrain_config = suitable(config, data, summary, device)
     if arrays is None and not options.resume:
         _check_images(retrain_config.data, device)
-    run = RunDirectory.open(options.run, config, options.resume, options.overwrite, kind="fusenas")
-    with resumable():
-        if arrays is not None:
-            write_atomically(run.path / ARRAYS_FILE, arrays)
-        genotype = get_method(config.method).run(search_config, _below(run.path / "search", options))
-        if genotype is None:
-            raise InputError(f"{run.path / 'search'}: ended before it found anything; go on with --resume")
-        result = retrain(retrain_config, _below(run.path / "retrain", options), genotype)
+    method = get_method(config.method)
+    with RunDirectory.open(options.run, config, options.resume, options.overwrite) as run:
+        # The two runs below are looked at before anything is written for this one.
+        for name, its in ((_SEARCH, search_config), (_RETRAIN, retrain_config)):
+            below = _below(run.path / name, options)
+            RunDirectory.check(below.run, its, below.resume, below.overwrite)
+        run.begin("fusenas")
+        with resumable():
+            record(run.path, f"{_SEARCH}/", f"{_RETRAIN}/")
+            if arrays is not None:
+                write_file(run.path, ARRAYS_FILE, arrays)
+            genotype = method.run(search_config, _below(run.path / _SEARCH, options))
+            if genotype is None:
+                raise InputError(f"{run.path / _SEARCH}: ended before it found anything; go on with --resume")
+            run.keep()
+            result = retrain(retrain_config, _below(run.path / _RETRAIN, options), genotype)
         files = () if config.export == "none" else export(result.run, config.export).files
     names = result.trained.format.class_names
     module = PixelNetwork(result.trained)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from base.checks import FieldError, InputError
-from base.files import write_atomically
 from base.seeds import new_generator
 from base.texts import excerpt
 from retrain.config import RetrainConfig
@@ -17,7 +16,7 @@ from retrain.finished import KIND, METRICS_FILE
 from retrain.page import Story, retrain_page
 from retrain.result import Compared, Result
 from retrain.trainer import Retraining
-from retrain.weights import Trained
+from retrain.weights import GENOTYPE_FILE, Trained
 from supernet.drawing.draw import draw_cell
 from supernet.genotypes.genotype import Genotype
 from supernet.genotypes.published import find_genotype, list_genotypes
@@ -26,11 +25,11 @@ from training.hardware import Hardware
 from training.loop import open_run, run_epochs
 from training.metrics import count_multiply_adds, count_parameters
 from training.report.sections import Process
-from training.run.command import resumable
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
 from training.run.history import write_history
 from training.run.monitor import Monitor, StopConfig, check_finite
+from training.run.ownership.files import record, write_file
 from training.tasks.task import Dataset, open_task
 
 
@@ -87,7 +86,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
         task.save_description(run.path)
         for note in notes:
             monitor.log(note)
-        genotype.save(run.path / "genotype.json")
+        write_file(run.path, GENOTYPE_FILE, genotype.to_text("json"))
         if not start.epochs:
             _introduce(genotype, monitor, options.pictures)
         epochs = run_epochs(trainer, config, run, monitor, KIND, start)
@@ -97,15 +96,16 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
             config, type(task), result, trainer.history, trainer.device, process, run.config_hash, pictures=options.pictures
         )
         monitor.log(f"{KIND}: report in {retrain_page(story).write(run.path)}")
-    if others and epochs < trainer.epochs:
-        print(f"{KIND}: stopped early, so no random genotypes are trained; --resume, with another stop, goes on")
-        return result
-    with resumable():
+        if others and epochs < trainer.epochs:
+            print(f"{KIND}: stopped early, so no random genotypes are trained; --resume, with another stop, goes on")
+            return result
+        trainer.close()
+        record(run.path, *(f"{theirs.run.name}/" for _, theirs, _ in others))
         found = tuple(retrain(alone, theirs, other) for alone, theirs, other in others)
-    if found:
-        compared = [Compared.of(one.run.name, one, story.task) for one in found]
-        path = retrain_page(replace(story, others=compared)).write(run.path)
-        print(f"{KIND}: compared with random genotypes in {path}")
+        if found:
+            compared = [Compared.of(one.run.name, one, story.task) for one in found]
+            path = retrain_page(replace(story, others=compared)).write(run.path)
+            print(f"{KIND}: compared with random genotypes in {path}")
     return replace(result, others=found)
 
 
@@ -200,7 +200,7 @@ def _conclude(trainer: Retraining, data: Dataset, run: RunDirectory, monitor: Mo
     }
     name = trainer.task.score_name
     write_history(run.path, trainer.history)
-    write_atomically(run.path / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
+    write_file(run.path, METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, f"test/{name}": test.values[name]})
     said = ", ".join(f"{trainer.task.words(one)} {value:.4f}" for one, value in test.values.items())
     monitor.log(

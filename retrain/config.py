@@ -18,11 +18,6 @@ class RetrainConfig(TrainingConfig):
     Defaults are DARTS as published (Liu et al. 2019, appendix A.2).
     """
 
-    run_files = (
-        *TrainingConfig.run_files,
-        *("metrics.json", "weights.safetensors", "evaluation.json", "confusion.png"),
-        *("export/model.pt2", "export/model.onnx", "export/model_int8.onnx", "export/model.json"),
-    )
     genotype: str = ""
     """The genotype to train: a file, in any text form or a log, FILE#NUMBER or FILE#NAME for one of
     several in it, the name of a published one (DARTS_V2, NASNet-A ...), or the text itself."""

@@ -28,6 +28,7 @@ from training.images.data import DataConfig, load_images
 from training.images.sets import Images
 from training.run.arguments import TRUTH, Parser, whole_number
 from training.run.command import command
+from training.run.ownership.files import check_own, record
 from training.tasks.images import ImageData
 
 PROG = "retrain.evaluate"
@@ -81,6 +82,7 @@ def _main(argv: list[str] | None) -> None:
     for run in runs if options["files"] else ():
         for name in (EVALUATION_FILE, CONFUSION_FILE):
             _check_writable(run.path / name, "", "; with --files false the result is only shown")
+        check_own(run.path, EVALUATION_FILE, CONFUSION_FILE)
     images = load_test_images(runs, device)
     datasets = [ImageData(one, Hardware(device, run.settings.precision)) for one, run in zip(images, runs, strict=True)]
     rows = evaluate_runs(runs, datasets, options["batch_size"], device, options["speed"])
@@ -90,6 +92,7 @@ def _main(argv: list[str] | None) -> None:
     print("\n".join(_report(runs, images[0], rows)))
     for run, network in zip(runs, networks, strict=True) if options["files"] else ():
         figures, picture = run.path / EVALUATION_FILE, run.path / CONFUSION_FILE
+        record(run.path, EVALUATION_FILE, CONFUSION_FILE)
         _write_json(figures, network | {"data": data})
         save_figure(draw_confusion(network["confusion"], images[0].format.class_names), picture)
         print(f"written: {figures}, {picture}")

@@ -40,6 +40,7 @@ from training.images.sets import Images
 from training.metrics import count_parameters
 from training.run.arguments import TRUTH, Parser, one_of, whole_number
 from training.run.command import command
+from training.run.ownership.files import record
 from training.tasks.classification import AccuracyMeter
 from training.tasks.images import ImageData
 
@@ -187,7 +188,10 @@ def export(
     if form == "onnx":
         require_extra("--format onnx")
     source = ExportInput.read(run, data or {}, calibration if int8 else 0)
-    directory = run / "export" if directory is None else directory
+    if directory is None:
+        names = [TORCH_FILE if form == "torch_export" else ONNX_FILE, *([INT8_FILE] if int8 else []), DESCRIPTION_FILE]
+        record(run, *(f"export/{name}" for name in names))
+        directory = run / "export"
     directory.mkdir(exist_ok=True)
     rows = [_export_float(source, form, directory, batch_size)]
     if int8:

@@ -12,13 +12,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from base.checks import InputError, check_whole
-from base.files import write_atomically
 from base.texts import one_line, show
 from ops import build_op
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import Genotype
 from supernet.spaces.skeleton import CellPosition, Size, Stem
 from training.format import ImageFormat
+from training.run.ownership.files import write_file
 
 WEIGHTS_FILE = "weights.safetensors"
 GENOTYPE_FILE = "genotype.json"
@@ -55,7 +55,7 @@ class Trained:
             "images": self.format.to_dict(),
         }
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(directory / WEIGHTS_FILE, save(tensors, {_DESCRIPTION: json.dumps(description)}))
+        write_file(directory, WEIGHTS_FILE, save(tensors, {_DESCRIPTION: json.dumps(description)}))
 
     @classmethod
     def load(cls, directory: Path) -> "Trained":

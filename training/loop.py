@@ -172,14 +172,16 @@ def open_run(
     began_as = kind_of_run(options.run) if options.resume else None
     if began_as not in (None, kind):
         raise InputError(f"{options.run}: is a run of {began_as}, not of {kind}; resume it with the command that began it")
-    checkpoints = RunDirectory(options.run, config).checkpoints(kind)
-    start = restore(trainer, checkpoints) if options.resume else Progress()
-    run = RunDirectory.open(options.run, config, options.resume, options.overwrite, kind)
-    # The last point of an epoch is at the step at which the next begins.
-    with resumable(), Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
-        if not start.epochs:
-            monitor.text("config", config_to_yaml(config))
-        yield run, monitor, start
+    with RunDirectory.open(options.run, config, options.resume, options.overwrite) as run:
+        start = restore(trainer, run.checkpoints(kind)) if options.resume else Progress()
+        run.begin(kind)
+        # The last point of an epoch is at the step at which the next begins.
+        with resumable(), Monitor(run.path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
+            if not run.is_locked:
+                monitor.log(f"warning: the file system of {run.path} has no locks; let no second process work there")
+            if not start.epochs:
+                monitor.text("config", config_to_yaml(config))
+            yield run, monitor, start
 
 
 def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor: Monitor, kind: str, start: Progress) -> int:
@@ -209,7 +211,9 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
             check_finite(None if _is_finite(state, trainer.device) else watch.step - 1, 0, "result of the step")
             done += 1
             monitor.flush()
+            run.confirm()
             checkpoints.save(done, {"trainer": state, "accuracy": accuracy})
+            run.keep()
     return done
 
 

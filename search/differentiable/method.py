@@ -15,7 +15,7 @@ from search.differentiable.relaxations import Mixture
 from search.differentiable.report import Story, search_page
 from search.differentiable.schedule import SupernetSchedule
 from search.differentiable.trainer import BilevelSearch, new_architecture
-from search.finished import SearchRun
+from search.finished import GENOTYPE_FILE, SearchRun
 from search.history import SearchEntry, SearchEpoch
 from search.methods import Method
 from search.reporting import RunFacts
@@ -26,6 +26,7 @@ from training.loop import open_run, run_epochs
 from training.report.sections import Process
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
+from training.run.ownership.files import write_file
 from training.tasks.task import TASKS, open_task
 
 
@@ -118,8 +119,8 @@ def search(
         if trainer.perturbation is not None and done < trainer.epochs:
             monitor.log("warning: the selection is not complete, and alphas choose where it has not; --resume goes on with it")
         genotype = trainer.genotype()
-        genotype.save(run.path / "genotype.json")
-        monitor.log(f"{method}: {done} epochs; genotype in {run.path / 'genotype.json'}:")
+        write_file(run.path, GENOTYPE_FILE, genotype.to_text("json"))
+        monitor.log(f"{method}: {done} epochs; genotype in {run.path / GENOTYPE_FILE}:")
         monitor.log(genotype.to_text(genotype.text_form))
         process = Process(start.epochs, done, time.monotonic() - began)
         asked = method, paper, defaults or SearchConfig()

@@ -19,6 +19,7 @@ from training.loop import Watch
 from training.metrics import Reading, in_words
 from training.run.history import write_history
 from training.run.monitor import check_finite
+from training.run.ownership.files import write_file
 from training.tasks.task import Batches
 
 
@@ -92,7 +93,7 @@ class Recorder:
         if row is not None:
             monitor.scalars(step, _table_curves(row))
         monitor.text("genotype", entry.genotype, step)
-        genotype.save(self.directory / "genotype.json")
+        write_file(self.directory, "genotype.json", genotype.to_text("json"))
         monitor.log(f"{self._line(entry, row)}, {readings['speed/images_per_second']:.0f} images/s")
         self._warn(watch)
         return None if supernet is None else self.task.score(supernet)

@@ -37,10 +37,6 @@ class SamplingConfig(SupernetSearchConfig):
     Defaults train the shared weights as DARTS trains them, one path a step.
     """
 
-    run_files = (
-        *SupernetSearchConfig.run_files,
-        *("genotype_*.json", "evaluations.jsonl", "architectures.csv", "report.md", "pareto.png"),
-    )
     evaluate: str = "supernet"
     """The source of scores: supernet, the accuracy of a path with the shared weights; table, the
     accuracy after 12 epochs in the benchmark table; or a zero-cost proxy (synflow, jacob_cov, snip,

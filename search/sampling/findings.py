@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
-from base.files import write_atomically
 from search.costs.tabular import Table, TableRow
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.pareto import pareto_front
@@ -17,6 +16,7 @@ from search.sampling.trials import Trials
 from supernet import Genotype
 from supernet.drawing.draw import BUS, DOTS, INK, TEXT, save_figure
 from training.report.markdown import table as markdown
+from training.run.ownership.files import record, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,13 +98,14 @@ def write_findings(findings: Findings, directory: FilePath, best: int, scored_by
     `scored_by` is where scores come from, as the configuration names it; `figure` is that of
     `draw_front`, or None to do without the picture.
     """
-    findings.genotype.save(directory / "genotype.json")
+    write_file(directory, "genotype.json", findings.genotype.to_text("json"))
     for number, rank in enumerate(findings.ranked[:best], start=1):
-        rank.genotype.save(directory / f"genotype_{number}.json")
-    write_atomically(directory / "architectures.csv", _as_csv(findings.ranked))
+        write_file(directory, f"genotype_{number}.json", rank.genotype.to_text("json"))
+    write_file(directory, "architectures.csv", _as_csv(findings.ranked))
     if figure is not None:
+        record(directory, PARETO_FILE)
         save_figure(figure, directory / PARETO_FILE)
-    write_atomically(directory / "report.md", _as_markdown(findings, best, scored_by, figure is not None))
+    write_file(directory, "report.md", _as_markdown(findings, best, scored_by, figure is not None))
 
 
 def _as_csv(ranked: Sequence[Rank]) -> str:

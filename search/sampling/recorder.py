@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from base.files import write_atomically
 from search.costs.tabular import Table
 from search.history import SamplingEntry, SamplingEpoch, SamplingRound
 from search.sampling.encoding import Encoding, Genome
@@ -17,6 +16,7 @@ from training.metrics import in_words
 from training.run.directory import RunDirectory
 from training.run.history import write_history
 from training.run.monitor import Monitor
+from training.run.ownership.files import write_file
 
 
 class SamplingRecorder:
@@ -78,7 +78,7 @@ class SamplingRecorder:
             exhausted=trials.exhausted or None,
         )
         if genotype is not None:
-            genotype.save(self.run.path / "genotype.json")
+            write_file(self.run.path, "genotype.json", genotype.to_text("json"))
             if entry.genotype != (last.genotype if isinstance(last, SamplingRound) else None):
                 self._show(genotype, watch)
         self._remember(entry)
@@ -130,7 +130,7 @@ class SamplingRecorder:
     def _write_evaluations(self, trials: Trials) -> None:
         texts = {trial.genome: as_text(self.genotype(trial.genome)) for trial in trials.done}
         entries = [{"genotype": texts[trial.genome], "score": trial.score, "share": trial.share} for trial in trials.done]
-        write_atomically(self.run.path / "evaluations.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+        write_file(self.run.path, "evaluations.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
 
     def _show(self, genotype: Genotype, watch: Watch) -> None:
         watch.monitor.text("genotype", as_text(genotype), watch.step)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,10 @@ both = pytest.mark.parametrize("command", ["search.darts", "retrain"])
 def fill_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Takes away the space for the file `name` from now on."""
 
-    def full(path: Path | int, mode: str) -> io.IOBase:
-        is_full = isinstance(path, Path) and path.match(temporary_pattern(name))
-        return open("/dev/full", "wb") if is_full else open(path, mode)  # type: ignore[return-value]
+    def full(path: Path | int, mode: str, **options: Any) -> io.IOBase:
+        if isinstance(path, Path) and (path.match(temporary_pattern(name)) or (mode == "a" and path.name == name)):
+            return open("/dev/full", mode.replace("x", "w"), encoding=options.get("encoding"))  # type: ignore[return-value]
+        return open(path, mode, **options)  # type: ignore[no-any-return]
 
     monkeypatch.setattr("base.files.open", full, raising=False)
 
@@ -76,12 +78,24 @@ def test_a_full_disk(
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @both
-def test_a_log_that_cannot_be_written(refuse: Refuse, here: Path, command: str, finished: dict[str, Path]) -> None:
+def test_a_log_that_cannot_be_written(
+    refuse: Refuse, here: Path, command: str, finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(finished[command], here / "run")
-    (here / "run/log.txt").unlink()
-    (here / "run/log.txt").symlink_to("/dev/full")
+    fill_at(monkeypatch, "log.txt")
     message = refuse(command, "--run=run", "--resume", may_write=True)
     assert message.startswith("run/log.txt: No space left on device; make room")
+
+
+@both
+def test_a_log_that_is_a_link(refuse: Refuse, here: Path, command: str, finished: dict[str, Path]) -> None:
+    shutil.copytree(finished[command], here / "run")
+    (here / "run/log.txt").unlink()
+    (here / "notes.txt").write_text("mine")
+    (here / "run/log.txt").symlink_to(here / "notes.txt")
+    message = refuse(command, "--run=run", "--resume", may_write=True)
+    assert message == "run/log.txt: is no regular file but a link or the like; remove it"
+    assert (here / "notes.txt").read_text() == "mine"
 
 
 @pytest.fixture

@@ -204,17 +204,21 @@ def test_an_operation_that_has_changed_since(refuse: Refuse, here: Path, monkeyp
 
 
 @both
-def test_overwriting_leaves_nothing_of_a_whole_run(here: Path, command: str, finished: dict[str, Path]) -> None:
+def test_overwriting_leaves_nothing_of_a_whole_run(here: Path, command: str, finished: dict[str, Path], files: Files) -> None:
     shutil.copytree(finished[command], here / "run")
     # Another command knows nothing of the files of this one.
-    RunDirectory.open(here / "run", RunConfig(), resume=False, overwrite=True)
-    assert [entry.name for entry in (here / "run").iterdir()] == ["config.yaml"]
+    with RunDirectory.open(here / "run", RunConfig(), resume=False, overwrite=True) as new:
+        new.begin()
+        new.keep()
+        assert sorted(files(here / "run")) == [".fusenas", ".fusenas/files", ".fusenas/lock", "config.yaml"]
 
 
-def test_overwriting_leaves_nothing_of_a_search_that_samples(here: Path) -> None:
+def test_overwriting_leaves_nothing_of_a_search_that_samples(here: Path, files: Files) -> None:
     size = ["--space=nasbench201", "--cells=1", "--channels=2", "--epochs=1", "--batch_size=16", "--threads=1"]
     data = ["--data.limit=64", "--evaluations=4", "--round=2", "--evaluated_images=16", "--recalibrate=1"]
     assert search.random.main([*size, *data, "--run=run"]) == 0
     assert (here / "run/genotype_1.json").is_file() and (here / "run/report.md").is_file()
-    RunDirectory.open(here / "run", RunConfig(), resume=False, overwrite=True)
-    assert [entry.name for entry in (here / "run").iterdir()] == ["config.yaml"]
+    with RunDirectory.open(here / "run", RunConfig(), resume=False, overwrite=True) as new:
+        new.begin()
+        new.keep()
+        assert sorted(files(here / "run")) == [".fusenas", ".fusenas/files", ".fusenas/lock", "config.yaml"]

@@ -194,7 +194,8 @@ def test_wrong_options(options: list[str], message: str, tmp_path: Path, capsys:
 @pytest.mark.parametrize("place", ["arrays.npz", "link.npz", "linked/arrays.npz", "images", ".", "elsewhere.npz"])
 def test_overwriting_spares_the_data(place: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    RunDirectory.open(run, FitConfig("x"), resume=False, overwrite=False)
+    with RunDirectory.open(run, FitConfig("x"), resume=False, overwrite=False) as directory:
+        directory.begin("fusenas")
     (run / "images" / "a").mkdir(parents=True)
     x, y = arrays()
     np.savez(run / "arrays.npz", x_train=x, y_train=y, x_test=x, y_test=y)

@@ -36,6 +36,7 @@ from training.images.data import DataConfig
 from training.images.sets import ImageSet
 from training.metrics import count_parameters
 from training.run.config import config_to_yaml
+from training.run.ownership.files import recorded
 from training.tasks.classification import Classification
 from training.tasks.images import ImageData
 
@@ -332,7 +333,7 @@ def test_two_retrained_networks(tmp_path, capsys):
             assert metrics[name] == pytest.approx(row[name], rel=1e-5)
         assert all(metrics[name] == row[name] for name in ("accuracy", "confusion", "per_class", "parameters", "multiply_adds"))
         assert json.loads((Path(run) / "evaluation.json").read_text()) == row | {"data": content["data"]}
-    assert {EVALUATION_FILE, CONFUSION_FILE} <= set(RetrainConfig.run_files)  # which --overwrite removes
+        assert {EVALUATION_FILE, CONFUSION_FILE} <= set(recorded(Path(run)))  # which --overwrite removes
 
 
 def test_a_single_network_in_full(make_run, tmp_path, capsys, monkeypatch):

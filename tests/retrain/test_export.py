@@ -20,6 +20,7 @@ from retrain.weights import Trained
 from training.hardware import Hardware
 from training.images.data import DataConfig, load_images
 from training.run.directory import RunDirectory
+from training.run.ownership.files import record
 from training.tasks.images import ImageData
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|skip_connect~2|"
@@ -153,10 +154,12 @@ def test_images_that_are_not_at_hand(run: Path, tmp_path: Path, capsys: pytest.C
 
 def test_overwrite_removes_what_was_exported_and_nothing_else(run: Path) -> None:
     (run / "export").mkdir()
-    names = ("model.pt2", "model.onnx", "model_int8.onnx", "model.json", ".model.onnx.0123abcd.tmp")
-    for name in (*names, "mine.onnx"):
+    record(run, *(f"export/{name}" for name in ("model.pt2", "model.onnx", "model_int8.onnx", "model.json")))
+    for name in ("model.pt2", "model.onnx", "model_int8.onnx", "model.json", ".model.onnx.0123abcd.tmp", "mine.onnx"):
         (run / "export" / name).touch()
-    RunDirectory.open(run, RetrainConfig(), resume=False, overwrite=True)
+    with RunDirectory.open(run, RetrainConfig(), resume=False, overwrite=True) as directory:
+        directory.begin()
+        directory.keep()
     assert [file.name for file in (run / "export").iterdir()] == ["mine.onnx"]
 
 

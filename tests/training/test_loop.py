@@ -63,10 +63,11 @@ class OneWeight:
 
 
 def run(path: Path, trainer: OneWeight, config: Config, resume: bool = False) -> int:
-    directory = RunDirectory.open(path, config, resume, False)
-    with Monitor(path) as monitor:
-        start = restore(trainer, directory.checkpoints("search")) if resume else Progress()
-        return run_epochs(trainer, config, directory, monitor, "search", start)
+    with RunDirectory.open(path, config, resume, False) as directory:
+        directory.begin()
+        with Monitor(path) as monitor:
+            start = restore(trainer, directory.checkpoints("search")) if resume else Progress()
+            return run_epochs(trainer, config, directory, monitor, "search", start)
 
 
 def test_a_stopped_run_ends_like_one_that_was_never_stopped(tmp_path: Path) -> None:

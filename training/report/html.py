@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from base.files import write_atomically
+from training.run.ownership.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,9 +135,7 @@ class Page:
 
         Raises OSError where that cannot be done.
         """
-        path = run / PAGE_FILE
-        write_atomically(path, self.html())
-        return path
+        return write_file(run, PAGE_FILE, self.html())
 
 
 def duration(seconds: float) -> str:

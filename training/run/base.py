@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
-from typing import ClassVar
 
 from base.checks import check_seed, whole
 
@@ -16,10 +15,6 @@ result."""
 class RunConfig:
     """The settings of any run."""
 
-    run_files: ClassVar[tuple[str, ...]] = ("log.txt", "events.out.tfevents.*", "history.jsonl")
-    """Files that a run with these settings leaves in its directory, config.yaml and checkpoints
-    aside, also those that later commands add; * stands for any text. --overwrite removes these
-    alone."""
     seed: int = 0
     """Seed of everything random."""
     device: str = "auto"

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from base.checks import InputError
-from base.files import temporary_pattern, write_atomically
+from base.files import temporary_pattern
+from training.run.ownership.files import write_file
 
 CHECKPOINT_FILES = "epoch_*.pt"
 """Pattern of the names of checkpoints."""
@@ -50,9 +51,8 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save({"header": _plain(self.header, "header"), "epoch": epoch, "state": _plain(state, "state")}, buffer)
         payload = buffer.getvalue()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"epoch_{epoch:04d}.pt"
-        write_atomically(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+        content = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+        path = write_file(self.directory.parent, f"{self.directory.name}/epoch_{epoch:04d}.pt", content)
         for old in self._files()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path

@@ -1,29 +1,27 @@
 """A run is a directory: how it is made ready, gone on with, replaced and told from others."""
 
 import contextlib
-import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from base.checks import InputError
-from base.files import temporary_pattern, write_atomically
+from base.checks import FieldError, InputError
+from base.files import temporary_pattern
 from base.plain_yaml import read_yaml
-from base.texts import one_line
+from base.texts import one_line, show
 from training.run.base import RunConfig
 from training.run.checkpoint import CHECKPOINT_FILES, Checkpoints
 from training.run.config import CONFIG_FILE, config_hash, config_to_dict, config_to_yaml
+from training.run.ownership.claim import Claim, claimed, restore
+from training.run.ownership.files import belongings, has_record, recorded, remove_halves, write_file
+from training.run.ownership.lock import OWN_FOLDER, check_free
 
 # The first line of a run's config.yaml; it tells a run from a directory that merely holds a file of
 # this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 _KIND_MARK = "# Kind: "
-# Behind it, in JSON, `RunConfig.run_files`: who overwrites a run may be a command that knows
-# nothing of runs of its sort.
-_FILES_MARK = "# Files: "
-_PATTERN = re.compile(r"(\w+/)?\w[\w.]*\*?[\w.]*")
 
 
 class RunDirectory:
@@ -31,69 +29,94 @@ class RunDirectory:
     results."""
 
     def __init__(self, path: Path, config: RunConfig) -> None:
-        """Use `open`; this leaves the directory unread."""
+        """Use `open` to write in it; this leaves the directory unread."""
         self.path = path
+        self.config = config
         self.config_hash = config_hash(config, ignore=config.may_change())
         """Hash of the settings that stay the same over the whole run."""
+        self._claim: Claim | None = None
+        self._resumes = False
 
     @classmethod
     def check(cls, path: Path, config: RunConfig, resume: bool, overwrite: bool) -> None:
-        """Raises the errors of `open` and changes nothing: for the beginning of a run, before data
-        are read.
+        """Raises the errors of `open`: for the beginning of a run, before data are read.
+
+        Nothing is changed, except that a run is put back which an --overwrite, killed before its
+        first checkpoint, has set aside.
 
         Raises:
             ValueError: see `open`.
         """
         if resume and overwrite:
             raise InputError("--resume and --overwrite exclude each other: go on with the run, or begin it anew")
+        _check_text(path, config)
         if os.path.lexists(path) and not path.is_dir():
             raise InputError(f"{path}: is a file; choose another directory with --run")
         _check_writable(path)
-        if resume and not path.exists():
-            raise InputError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
-        if not path.exists() or _is_empty(path):
-            return
-        if not _is_run(path):
-            raise InputError(f"{path}: not empty and not a run of this program; choose another directory with --run")
-        if resume:
-            _check_same_config(path, config)
-        elif not overwrite:
-            state = f"a run already, {_progress(path)}"
-            raise InputError(f"{path}: holds {state}; continue it with --resume or replace it with --overwrite")
+        if path.exists():
+            restore(path)
+        _check_state(path, config, resume, overwrite)
 
     @classmethod
-    def open(cls, path: Path, config: RunConfig, resume: bool, overwrite: bool, kind: str | None = None) -> "RunDirectory":
-        """Makes the directory ready and writes config.yaml, after all of `check`.
+    @contextlib.contextmanager
+    def open(cls, path: Path, config: RunConfig, resume: bool, overwrite: bool) -> "Iterator[RunDirectory]":
+        """Takes the directory for this process until the end of the block, after all of `check`.
 
-        `overwrite` removes the files of the run that is there, so open only when the rest of the
-        input is known to be good. `resume` of a run that has no checkpoint yet starts it from the
-        beginning. The fields that `RunConfig.may_change` names may then differ from the saved ones.
-        config.yaml says of what `kind` the run is, which `read_kind` returns.
+        Nothing is written there before `begin`, and nothing is left of a new run that is refused
+        (InputError) before its first checkpoint.
 
         Raises:
-            ValueError: the directory holds a run and neither flag is given, or something that is no
-                run; there is nothing to resume; the saved configuration is another one; the
-                directory cannot be written.
+            ValueError: another process is at work there; the directory holds a run and neither flag
+                is given, or something that is no run; there is nothing to resume; the saved
+                configuration is another one; the directory cannot be written.
         """
         cls.check(path, config, resume, overwrite)
-        is_new = not path.exists()
+        with claimed(path) as claim:
+            # Another process may have been there since.
+            _check_state(path, config, resume, overwrite)
+            run = cls(path, config)
+            run._claim, run._resumes = claim, resume
+            yield run
+
+    def begin(self, kind: str | None = None) -> None:
+        """Makes the directory ready and writes config.yaml, when all else is known to be good.
+
+        To overwrite sets the run that is there aside, until `keep`; should the new one end before,
+        it is put back. To resume a run that has no checkpoint yet starts it from the beginning. The
+        fields that `RunConfig.may_change` names may then differ from the saved ones. config.yaml
+        says of what `kind` the run is, which `read_kind` returns.
+
+        Raises InputError if the directory cannot be written.
+        """
+        assert self._claim is not None, "use open"
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            patterns = {*config.run_files, *_files_of_run(path)}
-            if overwrite:
-                _remove_run(path, patterns)
-            for pattern in (CONFIG_FILE, *patterns):
-                for leftover in _temporary(path, pattern):
-                    leftover.unlink(missing_ok=True)
+            if not self._resumes or not _is_run(self.path):
+                # A directory that holds a run is to be written over: `open` has refused it otherwise.
+                self._claim.begin(list(belongings(self.path)) if _is_run(self.path) else ())
+            elif has_record(self.path):
+                remove_halves(self.path, recorded(self.path))
+            for half in self.path.glob(temporary_pattern(CONFIG_FILE)):
+                half.unlink(missing_ok=True)
             mark = _RUN_MARK if kind is None else f"{_RUN_MARK}{_KIND_MARK}{one_line(kind)}\n"
-            mark += f"{_FILES_MARK}{json.dumps(config.run_files)}\n"
-            write_atomically(path / CONFIG_FILE, mark + config_to_yaml(config))
+            write_file(self.path, CONFIG_FILE, mark + config_to_yaml(self.config))
         except OSError as error:
-            if is_new:
-                with contextlib.suppress(OSError):
-                    path.rmdir()
-            raise InputError(f"{path}: the run directory cannot be written: {error.strerror}") from error
-        return cls(path, config)
+            raise InputError(f"{self.path}: the run directory cannot be written: {error.strerror}") from error
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether other processes are kept out: False where the file system has no locks."""
+        assert self._claim is not None, "use open"
+        return self._claim.is_locked
+
+    def confirm(self) -> None:
+        """Raises InputError if the directory is no longer this process's: before a checkpoint."""
+        if self._claim is not None:
+            self._claim.confirm()
+
+    def keep(self) -> None:
+        """Lets the run that was replaced go, as this one has a checkpoint."""
+        if self._claim is not None:
+            self._claim.keep()
 
     def checkpoints(self, kind: str, keep: int = 2) -> "Checkpoints":
         """Returns the checkpoints of this run; another `kind` ("search", "retrain") or
@@ -140,15 +163,77 @@ def _check_writable(path: Path) -> None:
     """Raises InputError unless the directory, or the nearest one above it that exists, can take new
     entries."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    _check_names(path.absolute().relative_to(existing.absolute()), existing)
     if not existing.is_dir():
         raise InputError(f"{path}: the run directory cannot be made, {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{path}: the run directory cannot be written, no permission for {existing}")
 
 
+def _check_names(path: Path, existing: Path) -> None:
+    """Raises InputError if a part of `path`, to be made in the directory `existing`, has too long a
+    name for it."""
+    most = os.pathconf(existing, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > most for part in path.parts):
+        raise InputError(f"{existing / path}: the run directory cannot be written: File name too long")
+
+
+def _check_text(path: Path, config: RunConfig) -> None:
+    """Raises InputError for bytes that are no UTF-8 in a text that files of the run are to hold."""
+    if not _is_utf8(str(path)):
+        raise InputError(f"{path}: the name of the run directory has bytes that are no UTF-8; choose another one with --run")
+    for name, value in leaves(config_to_dict(config)).items():
+        if not _is_utf8(value):
+            raise FieldError(name, f"{show(value)} has bytes that are no UTF-8, which no file of a run can hold; rename it")
+
+
+def _is_utf8(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_utf8, value))
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_state(path: Path, config: RunConfig, resume: bool, overwrite: bool) -> None:
+    """Raises InputError if the directory does not hold what the flags go with."""
+    if resume and not path.exists():
+        raise InputError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
+    if not path.exists() or _is_empty(path):
+        return
+    if not _is_run(path):
+        raise InputError(f"{path}: not empty and not a run of this program; choose another directory with --run")
+    if resume:
+        _check_same_config(path, config)
+    elif overwrite:
+        _check_replaceable(path)
+    else:
+        state = f"a run already, {_progress(path)}"
+        raise InputError(f"{path}: holds {state}; continue it with --resume or replace it with --overwrite")
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises InputError unless the run can be taken away and leaves nothing that would pass for a
+    part of another."""
+    if not has_record(path):
+        raise InputError(
+            f"{path}: the run has no list of its files, so --overwrite cannot tell them from yours; delete it yourself, or "
+            "choose another directory with --run"
+        )
+    for name in recorded(path):
+        if name.endswith("/") and (path / name).is_dir():
+            check_free(path / name)
+    own = {path / name for name in belongings(path)}
+    for file in sorted((path / "checkpoints").glob(CHECKPOINT_FILES)):
+        if re.fullmatch(r"epoch_\d{4,}\.pt", file.name) and file not in own:
+            raise InputError(f"{file}: is none of the run's files but would pass for a checkpoint of the new one; move it away")
+
+
 def _is_empty(path: Path) -> bool:
     """Says whether nothing is there, or only the files of a run that was killed while it began."""
-    return all(entry.match(temporary_pattern(CONFIG_FILE)) for entry in path.iterdir())
+    return all(entry.name == OWN_FOLDER or entry.match(temporary_pattern(CONFIG_FILE)) for entry in path.iterdir())
 
 
 def _is_run(path: Path) -> bool:
@@ -183,37 +268,3 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return found
-
-
-def _files_of_run(path: Path) -> list[str]:
-    """The patterns of its files that a run has written into its config.yaml; those that lead
-    elsewhere are left out."""
-    lines = (path / CONFIG_FILE).read_text(encoding="utf-8", errors="replace").splitlines() if _is_run(path) else []
-    text = next((line.removeprefix(_FILES_MARK) for line in lines if line.startswith(_FILES_MARK)), "[]")
-    try:
-        patterns = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    found = patterns if isinstance(patterns, list) else []
-    return [pattern for pattern in found if isinstance(pattern, str) and _PATTERN.fullmatch(pattern)]
-
-
-def _temporary(path: Path, pattern: str) -> Iterator[Path]:
-    """Yields the halves of files of that pattern that a killed process left."""
-    whole = path / pattern
-    return whole.parent.glob(temporary_pattern(whole.name))
-
-
-def _remove_run(path: Path, patterns: Collection[str]) -> None:
-    """Removes all files of the run but config.yaml, which is replaced last: killed in between, the
-    directory is a run still."""
-    for pattern in sorted(patterns):
-        for file in (*path.glob(pattern), *_temporary(path, pattern)):
-            file.unlink()
-    checkpoints = path / "checkpoints"
-    for file in (*checkpoints.glob(CHECKPOINT_FILES), *_temporary(checkpoints, CHECKPOINT_FILES)):
-        file.unlink()
-    for name in sorted({"checkpoints", *(pattern.partition("/")[0] for pattern in patterns if "/" in pattern)}):
-        # The folder stays if it holds a file that is not ours.
-        with contextlib.suppress(OSError):
-            (path / name).rmdir()

@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from base.files import naming_errors
+from training.run.ownership.files import record
 
 
 class EventFile:
@@ -26,9 +27,10 @@ class EventFile:
     def __init__(self, directory: Path, first_step: int) -> None:
         # Files are read in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        record(directory, name)
         self._path = directory / name
         with naming_errors(self._path):
-            self._file = self._path.open("wb")
+            self._file = self._path.open("xb")
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from base.checks import InputError
-from base.files import write_atomically
 from base.texts import one_line
+from training.run.ownership.files import write_file
 
 HISTORY_FILE = "history.jsonl"
 
@@ -69,7 +69,7 @@ def write_history(directory: Path, history: Sequence[HistoryEntry]) -> None:
     the file cannot be written.
     """
     lines = (json.dumps(entry.to_plain(), sort_keys=True) + "\n" for entry in history)
-    write_atomically(directory / HISTORY_FILE, "".join(lines))
+    write_file(directory, HISTORY_FILE, "".join(lines))
 
 
 def read_history(directory: Path, from_plain: Callable[[Mapping[str, Any]], E]) -> list[E]:

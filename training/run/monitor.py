@@ -16,9 +16,10 @@ import torch
 from tqdm import tqdm
 
 from base.checks import FieldError, at_least
-from base.files import naming_errors
+from base.files import naming_errors, open_to_append
 from base.texts import escape, show
 from training.run.command import RESUME, TrainingDiverged, foreseen, stop_of
+from training.run.ownership.files import LOG_FILE, record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,8 +37,9 @@ class Monitor:
         from training.run.events import EventFile
 
         self._summary = summary
-        self._log_path = directory / "log.txt"
-        self._log = self._log_path.open("a", encoding="utf-8", errors="backslashreplace")
+        record(directory, LOG_FILE)
+        self._log_path = directory / LOG_FILE
+        self._log = open_to_append(self._log_path)
         self._events = EventFile(directory, first_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

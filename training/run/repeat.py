@@ -10,11 +10,13 @@ from statistics import mean, stdev
 from typing import Any, TypeVar
 
 from base.checks import InputError
-from base.files import write_atomically
 from training.run.base import RunConfig
 from training.run.command import resumable
 from training.run.config import RunOptions, seed_directory
 from training.run.directory import RunDirectory
+from training.run.ownership.claim import claimed, restore
+from training.run.ownership.files import belongings, has_record, record, write_file
+from training.run.ownership.lock import OWN_FOLDER
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -54,21 +56,47 @@ def repeat(run: Callable[[C, RunOptions], Mapping[str, float]], config: C, optio
 
     Raises ValueError, before any run begins, where a directory cannot be taken.
     """
-    runs = [_of_seed(config, options, seed) for seed in options.seeds]
-    _check_directory(options)
-    for one, theirs in runs:
-        RunDirectory.check(theirs.run, one, theirs.resume, theirs.overwrite)
-    # Until all seeds have run again the file would speak of other runs.
-    (options.run / SEEDS_FILE).unlink(missing_ok=True)
-    measured: list[Mapping[str, float]] = []
-    for seed, (one, theirs) in zip(options.seeds, runs, strict=True):
-        print(f"seed {seed}: {theirs.run}", flush=True)
-        with resumable() if measured else contextlib.nullcontext():
-            measured.append(run(one, theirs))
-    spreads = spread(measured)
-    _write(options, measured, spreads)
+    if options.run.is_dir():
+        restore(options.run)
+    _checked(config, options)
+    with claimed(options.run) as claim:
+        runs = _checked(config, options)  # another process may have been there since
+        replaced = _replaced(options)
+        if replaced or not has_record(options.run):
+            claim.begin(replaced)
+        record(options.run, SEEDS_FILE, *(f"{seed_directory(Path(), seed)}/" for seed in options.seeds))
+        measured: list[Mapping[str, float]] = []
+        for seed, (one, theirs) in zip(options.seeds, runs, strict=True):
+            print(f"seed {seed}: {theirs.run}", flush=True)
+            with resumable() if measured else contextlib.nullcontext():
+                measured.append(run(one, theirs))
+            # Until all seeds have run again the file would speak of other runs.
+            (options.run / SEEDS_FILE).unlink(missing_ok=True)
+            claim.keep()
+        spreads = spread(measured)
+        _write(options, measured, spreads)
     print(f"{len(runs)} seeds: {'; '.join(map(str, spreads))}")
     return spreads
+
+
+def _checked(config: C, options: RunOptions) -> list[tuple[C, RunOptions]]:
+    """Returns configuration and options for each seed. Raises ValueError where a directory cannot
+    be taken."""
+    _check_directory(options)
+    runs = [_of_seed(config, options, seed) for seed in options.seeds]
+    for one, theirs in runs:
+        RunDirectory.check(theirs.run, one, theirs.resume, theirs.overwrite)
+    return runs
+
+
+def _replaced(options: RunOptions) -> list[str]:
+    """Returns the names of the files that give way to the new runs."""
+    if not options.overwrite:
+        return []
+    names = [SEEDS_FILE] if (options.run / SEEDS_FILE).is_file() else []
+    for seed in options.seeds:
+        names += [f"{seed_directory(Path(), seed)}/{name}" for name in belongings(seed_directory(options.run, seed))]
+    return names
 
 
 def _check_directory(options: RunOptions) -> None:
@@ -81,7 +109,9 @@ def _check_directory(options: RunOptions) -> None:
     if not path.is_dir():
         raise InputError(f"{path}: is a file; choose another directory with --run")
     foreign = [
-        entry.name for entry in path.iterdir() if entry.name != SEEDS_FILE and not entry.match(seed_directory(path, "*").name)
+        entry.name
+        for entry in path.iterdir()
+        if entry.name not in (SEEDS_FILE, OWN_FOLDER) and not entry.match(seed_directory(path, "*").name)
     ]
     if foreign:
         raise InputError(f"{path}: holds {sorted(foreign)[0]}, which is no run of a seed; choose another directory with --run")
@@ -107,7 +137,7 @@ def _write(options: RunOptions, measured: Sequence[Mapping[str, float]], spreads
         "mean": {of.name: of.mean for of in spreads},
         "standard_deviation": {of.name: of.std for of in spreads},
     }
-    write_atomically(options.run / SEEDS_FILE, json.dumps(content, indent=2) + "\n")
+    write_file(options.run, SEEDS_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def _number(value: float) -> str:

@@ -14,7 +14,6 @@ from training.run.monitor import StopConfig
 class TrainingConfig(RunConfig):
     """The settings of any run that trains networks."""
 
-    run_files = (*RunConfig.run_files, "data.json", "report.html", "genotype.json")
     precision: Precision = "auto"
     """Floating type of convolutions and linear layers: bfloat16 (autocast, weights stay float32),
     float32; auto: bfloat16 on a GPU."""

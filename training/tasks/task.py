@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from base.checks import FieldError
-from base.files import write_atomically
 from base.registry import Registry
 from training.format import DATA_FILE, ImageFormat
 from training.hardware import Hardware
@@ -23,6 +22,7 @@ from training.images.data import DataConfig
 from training.metrics import Batch, Meter, Reading
 from training.run.config import RunOptions
 from training.run.monitor import StopConfig
+from training.run.ownership.files import write_file
 
 Rest = Literal["keep", "drop", "drop_single"]
 """The treatment of a last batch that is short: it is kept, left out, or left out if it is a single
@@ -157,7 +157,7 @@ class Task(ABC):
 
     def save_description(self, run: Path) -> None:
         """Writes data.json in the directory of a run: what `describe` returns."""
-        write_atomically(run / DATA_FILE, json.dumps(self.describe(), indent=2) + "\n")
+        write_file(run, DATA_FILE, json.dumps(self.describe(), indent=2) + "\n")
 
     def summary(self, test: Dataset | None = None) -> list[str]:
         """Returns lines for the log on the training part or, without those that were said of it, on

@@ -1,6 +1,7 @@
 """Tests of training/run/directory.py."""
 
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from training.run.base import MAY_CHANGE, RunConfig
 from training.run.config import config_from_file
 from training.run.directory import RunDirectory
+from training.run.ownership.files import RECORD_FILE, record, write_file
 
 
 @dataclass
@@ -18,8 +20,6 @@ class Stop:
 
 @dataclass
 class Config(RunConfig):
-    run_files = (*RunConfig.run_files, "genotype.json", "metrics.json", "weights.safetensors")
-
     epochs: int = 5
     rate: float = 1e-3
     stop: Stop = field(default_factory=Stop, metadata=MAY_CHANGE)
@@ -36,8 +36,12 @@ class OtherConfig(RunConfig):
     genotype: str = "DARTS_V2"
 
 
-def start(path: Path, config: object | None = None, resume: bool = False, overwrite: bool = False) -> RunDirectory:
-    return RunDirectory.open(path, config or Config(), resume=resume, overwrite=overwrite)
+def start(path: Path, config: RunConfig | None = None, resume: bool = False, overwrite: bool = False) -> RunDirectory:
+    """Begins a run, or goes on with it, and lets it end; the one that it replaces is gone."""
+    with RunDirectory.open(path, config or Config(), resume=resume, overwrite=overwrite) as run:
+        run.begin()
+        run.keep()
+    return run
 
 
 @pytest.fixture
@@ -49,12 +53,14 @@ def finished(tmp_path) -> Path:
     checkpoints.save(2, {"x": 2})
     results = ("genotype.json", "history.jsonl", "metrics.json", "weights.safetensors")
     for name in ("log.txt", "events.out.tfevents.1.host.2.0", *results):
-        (path / name).write_text("old")
+        write_file(path, name, "old")
     return path
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    """Returns all files but the record."""
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.match(RECORD_FILE))
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 def test_a_new_run_writes_its_config(tmp_path):
@@ -82,6 +88,7 @@ def test_a_second_run_needs_a_flag(finished):
 def test_overwrite_removes_the_run_and_nothing_else(finished):
     (finished / "notes.txt").write_text("mine")
     (finished / "checkpoints" / "best.pt").write_text("mine")
+    record(finished, "checkpoints/epoch_0003.pt")
     (finished / "checkpoints" / ".epoch_0003.pt.0123abcd.tmp").write_text("old")
     start(finished, Config(epochs=9), overwrite=True)
     assert list(contents(finished)) == ["checkpoints/best.pt", "config.yaml", "notes.txt"]
@@ -96,22 +103,65 @@ def test_overwrite_removes_the_files_of_a_run_of_another_sort(finished):
     assert list(contents(finished)) == ["config.yaml", "model.json"]
 
 
-@pytest.mark.parametrize("files", ['["../thesis.tex", "/etc/passwd", "a/../../thesis.tex", 3, "*"]', "{", '"log"', "3"])
-def test_overwrite_removes_nothing_elsewhere_whatever_the_run_says(finished, files):
+@pytest.mark.parametrize(
+    "line", ["../thesis.tex", "/etc/passwd", "a/../../thesis.tex", "*", "", ".", "..", "a//b", "\0", "é\udcff"]
+)
+def test_overwrite_removes_nothing_elsewhere_whatever_the_record_says(finished, line):
     (finished.parent / "thesis.tex").write_text("years of work")
     (finished / "notes.txt").write_text("mine")
-    config = finished / "config.yaml"
-    lines = config.read_text().splitlines()
-    (place,) = (number for number, line in enumerate(lines) if line.startswith("# Files: "))
-    lines[place] = f"# Files: {files}"
-    config.write_text("\n".join(lines))
+    with (finished / RECORD_FILE).open("ab") as file:
+        file.write(line.encode(errors="surrogateescape") + b"\n")
     start(finished, overwrite=True)
     assert list(contents(finished.parent)) == ["run/config.yaml", "run/notes.txt", "thesis.tex"]
 
 
+def test_overwrite_takes_no_link_and_follows_none(finished, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/model.json").write_text("mine")
+    record(finished, "export/model.json", "metrics.csv")
+    (finished / "export").symlink_to(tmp_path / "elsewhere")
+    (finished / "metrics.csv").symlink_to(tmp_path / "elsewhere/model.json")
+    start(finished, overwrite=True)
+    assert (finished / "export/model.json").read_text() == (finished / "metrics.csv").read_text() == "mine"
+
+
+MINE = ["genotype_best.json", "checkpoints/epoch_best.pt", "events.out.tfevents.mine", "log.txt.1", "history.jsonl.tmp"]
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_overwrite_leaves_files_with_names_like_those_of_a_run(finished, name):
+    (finished / name).write_text("mine")
+    start(finished, overwrite=True)
+    assert list(contents(finished)) == sorted([name, "config.yaml"])
+
+
+def test_a_file_that_would_pass_for_a_checkpoint_is_pointed_at(finished):
+    (finished / "checkpoints/epoch_0007.pt").write_text("mine")
+    before = contents(finished)
+    with pytest.raises(ValueError, match=r"epoch_0007\.pt: is none of the run's files but would pass for a checkpoint"):
+        start(finished, overwrite=True)
+    assert contents(finished) == before
+
+
+def test_a_run_writes_over_no_file_that_is_not_its_own(finished):
+    (finished / "report.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"report\.md: is there already, and none of this run's files; move it away"):
+        write_file(finished, "report.md", "new")
+    assert (finished / "report.md").read_text() == "mine"
+
+
+def test_a_run_without_a_list_of_its_files_is_not_overwritten(finished):
+    shutil.rmtree(finished / ".fusenas")
+    before = contents(finished)
+    with pytest.raises(ValueError, match=r"run: the run has no list of its files, so --overwrite cannot tell them from yours"):
+        start(finished, overwrite=True)
+    assert start(finished, resume=True).checkpoints("search").load_latest() == (2, {"x": 2})
+    assert contents(finished) == before
+
+
 def test_overwrite_removes_the_folder_of_checkpoints(finished):
     start(finished, overwrite=True)
-    assert [entry.name for entry in finished.iterdir()] == ["config.yaml"]
+    assert sorted(entry.name for entry in finished.iterdir()) == [".fusenas", "config.yaml"]
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "config.yaml", "genotype.json", "log.txt"])

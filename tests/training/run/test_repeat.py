@@ -22,7 +22,9 @@ class Config(RunConfig):
 
 
 def run(config: Config, options: RunOptions) -> dict[str, float]:
-    RunDirectory.open(options.run, config, options.resume, options.overwrite)
+    with RunDirectory.open(options.run, config, options.resume, options.overwrite) as directory:
+        directory.begin()
+        directory.keep()
     found = {"accuracy": 0.5 + config.seed / 10, "parameters": 1500}
     return found | ({"only": 1.0} if config.seed == 0 else {})
 
@@ -80,16 +82,30 @@ def test_what_is_no_run_of_a_seed_stays_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_means_of_earlier_runs_go_first(tmp_path: Path) -> None:
+def files_below(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_earlier_runs_are_whole_until_a_new_one_is_done(tmp_path: Path) -> None:
     path = tmp_path / "run"
     repeat(run, Config(), RunOptions(path, False, False, (0, 1)))
+    before = files_below(path)
 
     def fail(config: Config, options: RunOptions) -> dict[str, float]:
         raise ValueError("failed")
 
     with pytest.raises(ValueError, match="failed"):
         repeat(fail, Config(), RunOptions(path, False, True, (0, 1)))
-    assert not (path / "seeds.json").exists()
+    assert files_below(path) == before
+
+    def fail_later(config: Config, options: RunOptions) -> dict[str, float]:
+        return fail(config, options) if config.seed else run(config, options)
+
+    with pytest.raises(ValueError, match="failed"):
+        repeat(fail_later, Config(width=4), RunOptions(path, False, True, (0, 1)))
+    assert "width: 4" in (path / "seed_0/config.yaml").read_text()
+    # The mean of all seeds and the run of the other one were of other settings.
+    assert [entry.name for entry in path.iterdir() if entry.name != ".fusenas"] == ["seed_0"]
 
 
 def test_resumed_without_a_configuration_it_takes_the_saved_one(tmp_path: Path) -> None:
