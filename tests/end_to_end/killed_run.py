@@ -136,7 +136,10 @@ def watch_files(moments: Moments) -> None:
             super().write(content[middle:])
             return len(content)
 
-    base.files.open = HalvedFile  # type: ignore[attr-defined]  # in place of the built-in one
+    def open_halved(path: Any, mode: str, **options: Any) -> Any:
+        return HalvedFile(path, mode) if mode == "xb" else open(path, mode, **options)
+
+    base.files.open = open_halved  # type: ignore[attr-defined]  # in place of the built-in one
     wrap(
         os,
         "replace",
