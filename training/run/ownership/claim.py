@@ -61,7 +61,7 @@ class Claim:
             discard(self.path)
         elif is_aside(self.path):
             _go_back(self.path, with_logs=not isinstance(error, InputError))
-            if RESUME in getattr(error, "__notes__", ()):
+            if error is not None and RESUME in getattr(error, "__notes__", ()):
                 error.__notes__.remove(RESUME)  # it would go on with the other run
         elif isinstance(error, InputError):
             remove(self.path)
