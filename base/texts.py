@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+import unicodedata
 from collections.abc import Collection
 
 _LONGEST = 400  # characters of a message
@@ -59,6 +60,56 @@ def show(value: object) -> str:
         return excerpt(_SHORT.repr(value))
     except ValueError:  # an integer too large to print, within a list
         return f"a {type(value).__name__}"
+
+
+def label(name: object, most: int = 40) -> str:
+    """Returns a name that somebody's data have, such as that of a class, for a table or a picture:
+    on one line, escaped, with letters and their accents in one where there is one, and at most
+    `most` columns wide; the middle of a longer one is left out.
+
+    A name without any sign that can be seen is in quotation marks.
+    """
+    text = str(name)
+    looked_at = 8 * most
+    line, end = (_on_a_line(part) for part in (text[:looked_at], text[-looked_at:]))
+    if len(text) > looked_at or not _fits(line, most):
+        line = f"{_beginning(line, most - most // 2 - 1)}…{_beginning(end[::-1], most // 2)[::-1]}"
+    return line or repr(text)
+
+
+def _on_a_line(text: str) -> str:
+    return " ".join(escape(unicodedata.normalize("NFC", text)).split())
+
+
+def _fits(text: str, most: int) -> bool:
+    return width(text) <= most and len(text) <= 2 * most  # accents upon accents have no width
+
+
+def _beginning(text: str, most: int) -> str:
+    while not _fits(text, most):
+        text = text[:-1]
+    return text
+
+
+def width(text: str) -> int:
+    """Returns the number of columns that a terminal gives to an escaped text: two for each wide
+    sign of East Asia, none for an accent that stands on the sign before."""
+    if text.isascii():
+        return len(text)
+    marks = sum(unicodedata.category(sign) in ("Mn", "Me") for sign in text)
+    return len(text) - marks + sum(unicodedata.east_asian_width(sign) in ("W", "F") for sign in text)
+
+
+def as_wide(text: str, columns: int) -> str:
+    """Returns the text with spaces behind it, so that it is `columns` wide."""
+    return text + " " * (columns - width(text))
+
+
+def csv_cell(text: object) -> str:
+    """Returns a text for a cell of a CSV file, escaped; one that a spreadsheet would take for a
+    formula, with = + - or @ at its beginning, has an apostrophe before it."""
+    cell = escape(str(text))
+    return f"'{cell}" if cell.lstrip().startswith(("=", "+", "-", "@")) else cell
 
 
 def did_you_mean(name: str, known: Collection[str], prefix: str = "") -> str:

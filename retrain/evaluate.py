@@ -17,7 +17,7 @@ import torch
 
 from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
-from base.texts import one_line
+from base.texts import as_wide, escape, label, width
 from retrain.evaluation.confusion import draw_confusion
 from retrain.evaluation.networks import NetworkScore, Run, evaluate_runs
 from retrain.evaluation.speed import Speed
@@ -42,7 +42,6 @@ _MOST_CONFUSIONS = 5
 _SAME_IMAGES = (
     "name", "root", "size", "fit", "resize", "gray", "layout", "train_folder", "test_folder", "test_fraction", "split_seed"
 )  # fmt: skip
-_LONGEST_NAME = 40  # characters of a class in a table
 
 
 def _parser() -> Parser:
@@ -192,7 +191,7 @@ def _report(runs: Sequence[Run], images: Images, rows: Sequence[NetworkScore]) -
             yield f"{run.path}: the network was trained on images of {_by(trained_on)}"
     yield from _table(COLUMNS, map(_cells, rows))
     if len(rows) == 1:
-        names = [_short(name) for name in images.format.class_names]
+        names = [label(name) for name in images.format.class_names]
         yield ""
         yield from _class_lines(names, rows[0].metrics["per_class"])
         yield ""
@@ -206,15 +205,10 @@ def _by(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _short(name: str) -> str:
-    line = one_line(name)
-    return line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
-
-
 def _cells(row: NetworkScore) -> tuple[str, ...]:
     """Returns the cells of the table of `COLUMNS`."""
     measures = (_decimals(row.metrics[name]) for name in ("accuracy", "loss", "calibration_error"))
-    return row.name, f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.2f} M", *measures
+    return escape(row.name), f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.2f} M", *measures
 
 
 def _decimals(value: float | None) -> str:
@@ -267,9 +261,9 @@ def _speed_lines(speed: Speed) -> Iterator[str]:
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yields a table with names to the left, numbers to the right of their columns."""
     lines = [columns, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
     for name, *numbers in lines:
-        yield "  ".join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])])
+        yield "  ".join([as_wide(name, widths[0]), *map(str.rjust, numbers, widths[1:])])
 
 
 if __name__ == "__main__":

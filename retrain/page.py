@@ -123,7 +123,7 @@ def _tested(test: Evaluation, task: type[Task], names: Sequence[str], pictures: 
 def _classified(test: ClassificationEvaluation, names: Sequence[str], pictures: bool) -> list[Markup]:
     rows = {
         "accuracy": percent(test.accuracy),
-        "top-5 accuracy": percent(test.top5) if len(names) > 5 else None,
+        "top-5 accuracy": None if test.top5 is None else percent(test.top5),
         "macro recall": percent(test.macro_recall),
         "macro F1": percent(test.macro_f1),
         "cross-entropy": f"{test.loss:.4f} nats",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from base.checks import InputError
 from base.files import read_limited
-from base.texts import show
+from base.texts import label, show
 from training.run.config import RunOptions
 
 DATA_FILE = "data.json"
@@ -79,7 +79,7 @@ class ImageFormat:
 
     def class_names_in_short(self) -> str:
         """Returns the number of classes and the names of the first, as text."""
-        first = ", ".join(self.class_names[:3])
+        first = ", ".join(map(label, self.class_names[:3]))
         return f"{len(self.class_names)} classes ({first}{', ...' if len(self.class_names) > 3 else ''})"
 
     def normalised(self, pixels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from base.texts import one_line
+from base.texts import label
 from supernet.drawing.draw import DOTS, INK, MARGIN, PAPER, TEXT
 
 if TYPE_CHECKING:
@@ -111,12 +111,9 @@ def _label(name: str, number: int) -> str:
     font has no letters for."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    line = one_line(name)
+    line = label(name, _LONGEST)
     known = get_font(findfont(FontProperties())).get_charmap()
-    if not line or not line.isprintable() or any(ord(letter) not in known for letter in line):
-        return str(number)
-    half = _LONGEST // 2
-    return line if len(line) <= _LONGEST else f"{line[: half - 1]}…{line[-half:]}"
+    return str(number) if any(ord(letter) not in known for letter in line) else line
 
 
 def _width(text: str, size: float) -> float:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
+from base.texts import csv_cell
 from search.costs.tabular import Table, TableRow
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.pareto import pareto_front
@@ -112,10 +113,10 @@ def _as_csv(ranked: Sequence[Rank]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     truth = [] if ranked[0].truth is None else ["test_accuracy", "valid_accuracy"]
-    writer.writerow(["rank", "score", *ranked[0].costs, *truth, "genotype"])
+    writer.writerow(["rank", "score", *map(csv_cell, ranked[0].costs), *truth, "genotype"])
     for number, rank in enumerate(ranked, start=1):
         known = [] if rank.truth is None else [rank.truth.test_accuracy, rank.truth.valid_accuracy]
-        writer.writerow([number, rank.score, *rank.costs.values(), *known, as_text(rank.genotype)])
+        writer.writerow([number, rank.score, *rank.costs.values(), *known, csv_cell(as_text(rank.genotype))])
     return text.getvalue()
 
 

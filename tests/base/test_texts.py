@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base.checks import FieldError, InputError
-from base.texts import did_you_mean, escape, excerpt, one_line, show
+from base.texts import as_wide, csv_cell, did_you_mean, escape, excerpt, label, one_line, show, width
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,50 @@ def test_an_excerpt_has_what_matters() -> None:
 )
 def test_values_of_any_size_are_shown(value: object) -> None:
     assert len(show(value)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("cat", "cat"),
+        (" a\n cat ", "a cat"),
+        ("cafe\u0301", "café"),
+        ("\x1b[2Jcat\u202e", "\\x1b[2Jcat\\u202e"),
+        ("", "''"),
+        ("\n", "'\\n'"),
+        ("begin" + "x" * 10**6 + "end", "beginxxx…xxxxxend"),
+        ("猫" * 9, "猫猫猫猫…猫猫猫猫"),
+    ],
+)
+def test_names_in_tables(name: str, shown: str) -> None:
+    assert label(name, 17) == shown
+
+
+@given(st.text(st.characters(), max_size=200), st.integers(1, 40))
+def test_a_name_in_a_table_has_its_columns(name: str, most: int) -> None:
+    shown = label(name, most)
+    assert shown.isprintable() and (width(shown) <= most or not name.strip()) and len(shown) <= 2 * most + 1
+    assert width(as_wide(shown, 300)) == 300
+
+
+def test_accents_without_end_are_cut() -> None:
+    assert len(label("a" + "\u0301" * 1000)) <= 81
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=SUM(A1)", "'=SUM(A1)"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@x", "'@x"),
+        ("\t=1", "' =1"),
+        ("|a~0|", "|a~0|"),
+        ("\x1b\n", "\\x1b "),
+    ],
+)
+def test_no_cell_is_a_formula(text: str, cell: str) -> None:
+    assert csv_cell(text) == cell
 
 
 def test_the_nearest_name() -> None:

@@ -1,17 +1,19 @@
 """A page of HTML in one file about a run; to show it takes no other file and no script.
 
 Text is escaped wherever it becomes HTML; only `Markup` is taken as it is. It comes from the
-functions here, which close each element that they open.
+functions here, which close each element that they open. Characters that would turn the direction of
+the page, or that cannot be seen, are shown as Python writes them.
 """
 
 import base64
 import importlib.resources
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from html import escape
+from html import escape as escape_markup
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base.texts import escape
 from training.run.ownership.files import write_file
 
 if TYPE_CHECKING:
@@ -32,14 +34,18 @@ def element(name: str, /, *content: object, **attributes: object) -> Markup:
     None is left out.
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items() if value is not None
+        f' {key.rstrip("_").replace("_", "-")}="{_as_markup(value)}"' for key, value in attributes.items() if value is not None
     )
     return Markup(f"<{name}{written}>" if name in _VOID else f"<{name}{written}>{join(*content)}</{name}>")
 
 
 def join(*content: object) -> Markup:
     """Joins everything in a row, escaped but for `Markup`."""
-    return Markup("".join(part if isinstance(part, Markup) else escape(str(part)) for part in content))
+    return Markup("".join(part if isinstance(part, Markup) else _as_markup(part) for part in content))
+
+
+def _as_markup(content: object) -> str:
+    return escape_markup("\n".join(map(escape, str(content).split("\n"))))
 
 
 def paragraph(*content: object) -> Markup:

@@ -17,6 +17,7 @@ from training.vision import import_torchvision
 
 CALIBRATION_BINS = 15
 """Bins of equal width that the confidences are divided into."""
+_TOP = 5
 
 
 class AccuracyMeter(Meter):
@@ -50,9 +51,9 @@ class ClassificationEvaluation:
 
     images: int
     accuracy: float
-    top5: float
-    """Share of the images whose label is among the five largest logits (among all of them with
-    fewer classes)."""
+    top5: float | None
+    """Share of the images whose label is among the five largest logits; None with fewer than six
+    classes, of which it says nothing."""
     macro_recall: float
     """Mean over the classes of the share of its images that were recognised; classes that occur
     nowhere are left out."""
@@ -77,8 +78,9 @@ class ClassificationEvaluation:
 
     @property
     def values(self) -> Mapping[str, float]:
-        """Accuracies and F1 by name."""
-        return {name: getattr(self, name) for name in ("accuracy", "top5", "macro_recall", "macro_f1")}
+        """Accuracies and F1 by name, those that say something."""
+        values = {name: getattr(self, name) for name in ("accuracy", "top5", "macro_recall", "macro_f1")}
+        return {name: value for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain numbers and lists, ready for JSON."""
@@ -160,7 +162,7 @@ def evaluate(
     metrics = MetricCollection(
         {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
+            **({"top5": MulticlassAccuracy(classes, top_k=_TOP, average="micro")} if classes > _TOP else {}),
             "macro_recall": MulticlassRecall(classes, average="macro"),
             "macro_f1": MulticlassF1Score(classes, average="macro"),
             "confusion": MulticlassConfusionMatrix(classes),
@@ -189,7 +191,7 @@ def evaluate(
         calibration_error=gaps.abs().sum().item() / count,
         per_class=_class_scores(confusion),
         confusion=confusion.tolist(),
-        **{name: value.item() for name, value in found.items()},
+        **{"top5": None} | {name: value.item() for name, value in found.items()},
     )
 
 

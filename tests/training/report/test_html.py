@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from base.texts import escape
 from training.images.data import DataConfig
 from training.report.html import (
     Markup,
@@ -56,7 +57,7 @@ def test_text_is_escaped_wherever_it_stands(tmp_path: Path, read_page: Read) -> 
 
 
 @given(text=st.text(), value=st.text())
-def test_any_text_and_attribute_comes_back(text: str, value: str) -> None:
+def test_any_text_and_attribute_comes_back_escaped(text: str, value: str) -> None:
     from html.parser import HTMLParser
 
     found: list[object] = []
@@ -72,8 +73,17 @@ def test_any_text_and_attribute_comes_back(text: str, value: str) -> None:
     reader.feed(element("p", text, class_=value, id=None, stroke_width=2))
     reader.close()
     (_, attributes), *texts = found
-    assert attributes == {"class": value, "stroke-width": "2"}
-    assert "".join(map(str, texts)) == text
+    assert attributes == {"class": shown(value), "stroke-width": "2"}
+    assert "".join(map(str, texts)) == shown(text)
+
+
+def shown(text: str) -> str:
+    return "\n".join(map(escape, text.split("\n")))
+
+
+def test_no_text_turns_the_page_or_stops_its_writing(tmp_path: Path, read_page: Read) -> None:
+    text = read_page(written(tmp_path, "\u202egnp.exe \x1b[2J \udcff\x00", block("two\nlines"), title="\u2066title"))
+    assert "\\u202egnp.exe \\x1b[2J \\udcff\\x00" in text and "two\nlines" in text and "\\u2066title" in text
 
 
 def test_only_markup_is_taken_as_it_is() -> None:

@@ -111,12 +111,19 @@ def test_evaluation_equals_scikit_learn() -> None:
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False)) == found.to_dict()
 
 
+@pytest.mark.parametrize(("classes", "says_something"), [(5, False), (6, True)])
+def test_the_first_five_of_five_say_nothing(classes: int, says_something: bool) -> None:
+    labels = torch.arange(classes)
+    found = evaluate(nn.Identity(), batches_of(torch.rand(classes, classes), labels, 8), classes, "cpu")
+    assert (found.top5 is not None) == ("top5" in found.values) == says_something
+
+
 def test_evaluation_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     found = evaluate(nn.Identity(), batches_of(logits, torch.tensor([0, 0, 0, 1]), 3), 3, "cpu")
     assert found.confusion == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert found.accuracy == 0.75
-    assert found.top5 == 1
+    assert found.top5 is None and set(found.values) == {"accuracy", "macro_recall", "macro_f1"}
     # Class 2 occurs nowhere: recall (2/3 + 1) / 2, F1 (4/5 + 2/3) / 2.
     assert found.macro_recall == pytest.approx(5 / 6)
     assert found.macro_f1 == pytest.approx(11 / 15)
