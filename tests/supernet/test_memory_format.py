@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ops.functional import channel_shuffle, factorized_reduce, new_map, parted
-from ops.images import Zero
+from ops.images import Noise, Zero
 from supernet import DiscreteNetwork, Genotype, Path, Supernet, get_space
 from supernet.cell import MixedCell
 from supernet.genotypes.published import get_genotype
@@ -203,6 +203,13 @@ def test_a_factorised_reduction_of_any_size(channels: int, size: int) -> None:
     state = torch.randn(BATCH, channels, size, size).contiguous(memory_format=torch.channels_last)
     weights = [nn.Conv2d(channels, 4, 1).weight for _ in range(2)]
     assert is_nhwc(factorized_reduce(state, *weights))
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_noise(stride: int, size: int) -> None:
+    state = torch.randn(BATCH, 4, size, size).contiguous(memory_format=torch.channels_last)
+    assert Noise(stride)(state).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_zeros() -> None:

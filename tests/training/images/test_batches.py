@@ -92,7 +92,7 @@ def test_epochs_seeds_and_streams_differ(numbered_images: Numbered) -> None:
         assert not torch.equal(images_a[labels_a.argsort()], images_b[labels_b.argsort()])
 
 
-@pytest.mark.parametrize("augment", [None, AUGMENT])
+@pytest.mark.parametrize("augment", [None, AUGMENT, Augmentation(cutout=3), Augmentation(flip=True)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_layout_and_type(augment: Augmentation | None, dtype: torch.dtype, numbered_images: Numbered) -> None:
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = Batches(
