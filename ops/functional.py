@@ -67,7 +67,8 @@ def new_map(state: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     """Returns zeros [B, channels, *size] in channels_last, of the batch, type and device of
     `state`."""
     # Of maps in two layouts torch makes a sum or a concatenation in either.
-    return rearrange(state.new_zeros(len(state), *size, channels), "b h w c -> b c h w")
+    # Not len(state): an exporter would take the number of images for a fixed one.
+    return rearrange(state.new_zeros(state.shape[0], *size, channels), "b h w c -> b c h w")
 
 
 def parted(state: Tensor, inner: int) -> tuple[Tensor, Tensor]:
