@@ -14,7 +14,7 @@ from base.texts import excerpt, show
 
 LARGEST_FILE = 2**18
 """Bytes of a file, far above any configuration."""
-MOST_VALUES = 5000
+MOST_VALUES = 1000
 """Numbers, texts, lists and mappings in a file, far above any configuration: the reader needs a
 second for some 20,000."""
 DEEPEST = 20

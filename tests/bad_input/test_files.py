@@ -58,7 +58,7 @@ class Bomb:
         (f"x{900 * 'y'}: 1\n", "mine.yaml: xyyy"),
         (f"epochs: {400 * '9'}\n", "epochs: must be at most 1000000, not 9999"),
         (f"weights: {{lr: {400 * '9'}}}\n", "mine.yaml: weights.lr: must be at most 1.8e308, not 9999"),
-        (f"epochs: [{10**5 * '1,'}]\n", "mine.yaml, line 1: not plain YAML: there are more than 5000 values"),
+        (f"epochs: [{10**5 * '1,'}]\n", "mine.yaml, line 1: not plain YAML: there are more than 1000 values"),
     ],
     ids=lambda value: repr(value[:20]),
 )

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from base.checks import FieldError, Name, at_least, between, check_seed, choices
+from base.checks import FieldError, Name, at_least, between, check_seed, choices, whole
 from base.registry import Registry
 from base.seeds import new_generator
 from base.texts import excerpt, show
@@ -98,6 +98,7 @@ class DataConfig:
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
                 raise FieldError(name, f"must be 0 or more pixels, not {show(getattr(self, name))}")
+            at_least(0, self, name, most=4096)
         if not 0 < self.crop_area <= 1:
             raise FieldError("crop_area", f"must be a share above 0 and at most 1, not {show(self.crop_area)}")
         at_least(1e-4, self, "crop_area", most=1)
@@ -105,6 +106,7 @@ class DataConfig:
             raise FieldError("crop_area", "only worker processes cut parts out; set ", Name("loading"), " to auto or workers")
         if self.limit is not None and self.limit < 1:
             raise FieldError("limit", f"must be at least 1 image, or null for all, not {show(self.limit)}")
+        whole(self, "limit")
         between(4, 4096, self, "size", said="from 4 to 4096 pixels, or null for images as they are")
         if self.resize is not None and not (self.size is not None and self.fit == "crop" and self.size <= self.resize <= 8192):
             needed = (" to 8192 pixels, and needs it and ", Name("fit"), f" crop, not {show(self.resize)}")
