@@ -28,6 +28,7 @@ _TYPES = {
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
 }
 """Names that safetensors gives types, of weights, statistics and counts."""
+_LARGEST_HEADER = 2**24  # bytes: names and shapes of more than a hundred thousand weights
 _LONGEST_DESCRIPTION = 2**22  # characters: far above any genotype with thousands of class names
 _DESCRIPTION = "fusenas"  # key of the file's metadata; a file with several keys would differ from time to time
 
@@ -68,6 +69,7 @@ class Trained:
         if not path.is_file():
             raise InputError(f"{path}: no such file; retrain a genotype into this directory first")
         try:
+            _check_header(path)
             with safe_open(path, "pt") as file:
                 text = (file.metadata() or {}).get(_DESCRIPTION)
                 if text is None:
@@ -156,6 +158,17 @@ class _Description:
                             inside[key] = list(build_op(operation, position.channels, key[1]).state_dict())
                     if any(f"layers.{index}.nodes.{node}.{number}.{name}" not in names for name in inside[key]):
                         raise InputError(_OTHERS)
+
+
+def _check_header(path: Path) -> None:
+    """Raises InputError for a header that would take a gigabyte of memory to be decoded.
+
+    Its length in bytes comes first in a safetensors file.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > _LARGEST_HEADER:
+        raise InputError(f"{path}: damaged or no safetensors file: a header of {size} bytes, of {_LARGEST_HEADER} allowed")
 
 
 def _is_like(saved: Any, tensor: Tensor) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ops.registry import list_ops
 from supernet.genotypes.genotype import CellGenotype, Genotype
+from supernet.genotypes.published import get_genotype
 from supernet.genotypes.texts import LARGEST_TEXT
 from supernet.spaces.darts import DARTS_SKELETON
 from supernet.spaces.nasbench201 import NASBENCH201_SKELETON
@@ -434,7 +435,14 @@ ODD = [
     "\\",
     "#",
 ]
-VALID = [*TEXTS, a_genotype().to_text("json"), Genotype.parse(ARCH).to_text("json")]
+VALID = [
+    *TEXTS,
+    a_genotype().to_text("json"),
+    *(Genotype.parse(ARCH).to_text(form) for form in ("json", "autodl", "nni", "naslib")),
+    *(get_genotype("DARTS_V2").to_text(form) for form in ("pt_darts", "nni", "naslib", "nasbench301")),
+    f"11/23 10:11:12 PM genotype = {PAIRS}\n11/23 10:12:13 PM genotype = {TRIPLES}",
+    f"A = {PAIRS}\nB = Structure(4 nodes with {ARCH})",
+]
 
 
 @st.composite
