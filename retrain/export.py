@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 import torch
 
 from base.checks import FieldError, InputError, check_whole
-from base.files import read_limited, write_atomically
+from base.files import write_atomically
+from base.plain_json import read_json
 from base.seeds import new_generator
 from retrain.evaluation.networks import open_classifier
 from retrain.portable import (
@@ -46,7 +47,6 @@ from training.tasks.images import ImageData
 
 PROG = "retrain.export"
 Form = Literal["torch_export", "onnx"]
-_LARGEST_TEXT = 2**24  # bytes of data.json and model.json
 TORCH_FILE, ONNX_FILE, INT8_FILE = "model.pt2", "model.onnx", "model_int8.onnx"
 
 _USAGE: dict[Form, str] = {
@@ -112,8 +112,8 @@ def _of_calibration(config: DataConfig, path: Path, count: int) -> DataConfig:
     """Returns settings with a limit, if the run says how many images it had, so that only needed
     images are read."""
     try:
-        had = json.loads(read_limited(path / DATA_FILE, _LARGEST_TEXT))["train_images"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+        had = read_json(path / DATA_FILE)["train_images"]
+    except (InputError, KeyError, TypeError):
         return config
     return replace(config, limit=min(count, had)) if type(had) is int and had > 0 else config
 
@@ -270,8 +270,8 @@ def _describe_files(source: ExportInput, directory: Path, rows: list[ExportedFil
 
 def _earlier_files(path: Path, weights: str) -> dict[str, Any]:
     try:
-        content = json.loads(read_limited(path, _LARGEST_TEXT))
-    except (ValueError, RecursionError):
+        content = read_json(path)
+    except InputError:
         return {}  # absent, or damaged and now replaced
     if not isinstance(content, dict) or content.get("weights_sha256") != weights or not isinstance(content.get("files"), dict):
         return {}

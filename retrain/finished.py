@@ -1,6 +1,5 @@
 """A retraining that was run, read back from its directory: finished, or running still."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from base.checks import FieldError, InputError
+from base.plain_json import read_json
 from retrain.config import RetrainConfig
 from retrain.history import RetrainEpoch
 from retrain.weights import GENOTYPE_FILE, WEIGHTS_FILE, Trained
@@ -80,12 +80,13 @@ class RetrainRun:
         path = self.path / METRICS_FILE
         if not path.is_file():
             return None
+        again = "--resume writes it again"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise InputError("no mapping of names to values")
-        except (ValueError, RecursionError, OSError) as error:
-            raise InputError(f"{path}: damaged ({error}); --resume writes it again") from error
+            content = read_json(path)
+        except InputError as error:
+            raise InputError(f"{error}; {again}") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: damaged (no mapping of names to values); {again}")
         return content
 
     @cached_property

@@ -1,6 +1,5 @@
 """The form of the inputs that a network is trained on, and the names of its outputs: all that must be known to use it."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from base.checks import InputError
-from base.files import read_limited
+from base.plain_json import read_json
 from base.texts import label, show
 from training.run.config import RunOptions
 
@@ -19,7 +18,6 @@ DATA_FILE = "data.json"
 BYTE = 255.0
 """Scale of images of bytes."""
 _MOST_NUMBERS = 2**26  # of an image that a file speaks of: 4096 x 4096 pixels of four channels
-_LARGEST_FILE = 2**24  # bytes: far above thousands of long class names
 _LARGEST = 1e30  # beyond it, and below its inverse, the arithmetic of float32 ends in infinity
 
 
@@ -101,8 +99,8 @@ def saved_notes(run: Path) -> list[str]:
     """Returns the lines that data.json in the directory of a run has on how the images were
     read."""
     try:
-        notes = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))["notes"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        notes = read_json(run / DATA_FILE)["notes"]
+    except (InputError, KeyError, TypeError):
         return []
     return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
 
@@ -115,12 +113,15 @@ def read_format(run: Path) -> ImageFormat:
     path = run / DATA_FILE
     if not path.is_file():
         raise InputError(f"{path}: no such file; the run has seen no images")
+    again = "delete it to have it computed again"
     try:
-        content = json.loads(read_limited(path, _LARGEST_FILE))
-        if isinstance(content, dict):
-            content = {
-                name: value for name, value in content.items() if name not in ("train_images", "train_images_of_class", "notes")
-            }
+        content = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; {again}") from error
+    if isinstance(content, dict):
+        others = ("train_images", "train_images_of_class", "notes")
+        content = {name: value for name, value in content.items() if name not in others}
+    try:
         return ImageFormat.from_dict(content)
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path}: damaged ({error}); delete it to have it computed again") from error
+    except InputError as error:
+        raise InputError(f"{path}: damaged ({error}); {again}") from error

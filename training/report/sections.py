@@ -1,6 +1,5 @@
 """The sections that the pages of all runs have."""
 
-import json
 import platform
 import shlex
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from base.plain_json import read_json
 from base.texts import escape
 from supernet.drawing.draw import draw_genotype
 from supernet.genotypes.genotype import Genotype
@@ -94,7 +94,7 @@ def setting(value: object) -> str:
 def images(run: Path, config: DataConfig) -> Markup:
     """Returns the format of the images of a run, from its data.json, and the balance of their
     classes."""
-    content: dict[str, Any] = json.loads((run / DATA_FILE).read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(run / DATA_FILE)
     names, counts = content["class_names"], content.get("train_images_of_class")
     channels, height, width = content["shape"]
     rows = {

@@ -1,6 +1,7 @@
 """The history of a run: an entry for each epoch, in a file that is whole at any moment."""
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from base.checks import InputError
-from base.texts import one_line
+from base.plain_json import read_json_bytes
+from base.texts import one_line, show
 from training.run.ownership.files import write_file
 
 HISTORY_FILE = "history.jsonl"
@@ -51,7 +53,7 @@ class HistoryEntry:
         readings = {name: value for name, value in values.items() if name not in fields and value is not None}
         for name, value in ({"epoch": values["epoch"]} | readings).items():
             if type(value) not in (int, float):
-                raise InputError(f"{name} is no number but {one_line(repr(value))}")
+                raise InputError(f"{name} is no number but {show(value)}")
         return cls(**{name: values[name] for name in fields if name in values}, readings=readings)
 
     @classmethod
@@ -76,17 +78,18 @@ def read_history(directory: Path, from_plain: Callable[[Mapping[str, Any]], E]) 
     """Reads history.jsonl in the directory of a run, each line with `from_plain`; there is no entry
     where there is no file.
 
-    Raises InputError, which names the file and the line, for a line that is no such entry.
+    Raises InputError, which names the file and the line, for a line that is no such entry, and for
+    a file that is too large.
     """
     path, history = directory / HISTORY_FILE, []
     if not path.is_file():
         return []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(io.BytesIO(read_json_bytes(path)), start=1):
         try:
             values = json.loads(line)
             if not isinstance(values, dict):
                 raise InputError("is no mapping")
             history.append(from_plain(values))
         except (ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{path}: line {number} is no entry of such a history ({error})") from error
+            raise InputError(f"{path}: line {number} is no entry of such a history ({one_line(error)})") from error
     return history

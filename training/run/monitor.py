@@ -50,7 +50,7 @@ class Monitor:
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Adds a text, shown as it is (indented, so that TensorBoard's Markdown keeps its
         lines)."""
-        lines = "\n".join(f"    {line}" for line in text.splitlines())
+        lines = "\n".join(f"    {escape(line)}" for line in text.splitlines())
         self._events.add(self._summary.text(tag, lines), step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
