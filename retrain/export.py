@@ -300,7 +300,7 @@ def _parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    return command(PROG, lambda: _main(argv))
+    return command(PROG, lambda: _main(argv), less="a smaller --batch_size or --calibration")
 
 
 def _main(argv: list[str] | None) -> None:

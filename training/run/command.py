@@ -20,6 +20,8 @@ from base.texts import escape, one_line
 _LACK_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 _BREAKS = re.compile("([\r\n])")
+LESS = "recompute cells, or smaller channels, cells, batch_size or data.limit"
+"""What makes a run need less memory."""
 RESUME = "the same --run with --resume goes on from the last checkpoint"
 
 
@@ -34,7 +36,7 @@ class Stopped(KeyboardInterrupt):
     """A program was stopped from outside; the message says how."""
 
 
-def command(prog: str, main: Callable[[], int | None]) -> int:
+def command(prog: str, main: Callable[[], int | None], less: str = LESS) -> int:
     """Runs `main` and returns the exit status: its own (None: 0), or one line on stderr and
 
     - 2: something is wrong with the input or the disk (InputError, OSError), or memory is short,
@@ -42,7 +44,8 @@ def command(prog: str, main: Callable[[], int | None]) -> int:
       open (`Monitor`),
     - 130: stopped by Ctrl-C, SIGTERM or SIGHUP, or because nobody reads its output any more.
 
-    Text that it prints in between reaches the terminal as `standard_streams` has it.
+    Text that it prints in between reaches the terminal as `standard_streams` has it. `less` says
+    what would need less memory.
     """
     with standard_streams(), stops_are_interrupts() as ignore_further:
         try:
@@ -53,7 +56,7 @@ def command(prog: str, main: Callable[[], int | None]) -> int:
             return STOPPED
         except Exception as error:
             ignore_further()
-            end = foreseen(error)
+            end = foreseen(error, less)
             if end is None:
                 # The notes of an error that was raised while a run was open say where its traceback
                 # is.
@@ -71,8 +74,11 @@ class End(NamedTuple):
     status: int
 
 
-def foreseen(error: BaseException) -> End | None:
-    """Returns the end by an error that is no mistake of ours; None for one that is."""
+def foreseen(error: BaseException, less: str = LESS) -> End | None:
+    """Returns the end by an error that is no mistake of ours; None for one that is.
+
+    `less` says what would need less memory.
+    """
     if isinstance(error, TrainingDiverged):
         return End(one_line(error), 1)
     if isinstance(error, OSError):
@@ -85,7 +91,6 @@ def foreseen(error: BaseException) -> End | None:
         return End(one_line(error), 2)
     # On a GPU torch raises a RuntimeError of its own class, on the CPU a plain one.
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _LACK_OF_MEMORY.search(str(error))):
-        less = "recompute cells, or smaller channels, cells, batch_size or data.limit"
         return End(f"not enough memory; less is needed with {less}", 2)
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):
         return End("a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers", 2)
@@ -194,7 +199,8 @@ def standard_streams() -> Iterator[None]:
     Characters that a terminal would obey (control characters, marks that turn the direction), and
     those that its encoding lacks, are shown escaped. Each line is shown at once. What cannot be
     written to stderr is dropped, as log.txt of a run has it, too. Where stdout is closed, `Stopped`
-    is raised, once; where it cannot be written for another reason, OSError.
+    is raised, once; where it cannot be written for another reason, OSError. A program that ignores
+    SIGHUP goes on without its terminal.
     """
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as opened:
@@ -251,8 +257,13 @@ class _Shown:
         self._is_lost = True
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
-        if not self._needed:
+        outlives_terminal = isinstance(error, OSError) and error.errno == errno.EIO and _hangup_is_ignored()
+        if not self._needed or outlives_terminal:
             return
         if isinstance(error, ValueError) or error.errno in _GONE:
             raise Stopped("the end of its output, which nobody reads any more") from error
         raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _hangup_is_ignored() -> bool:
+    return hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

@@ -1,5 +1,6 @@
 """Tests of training/run/command.py."""
 
+import contextlib
 import errno
 import io
 import os
@@ -54,6 +55,11 @@ def raising(error: BaseException):
 def test_command_turns_errors_into_one_line(capsys, error, status, line):
     assert command("prog", raising(error)) == status
     assert capsys.readouterr().err == f"prog: {line}\n"
+
+
+def test_each_command_says_what_needs_less_memory(capsys):
+    assert command("prog", raising(MemoryError()), less="a smaller --batch_size") == 2
+    assert capsys.readouterr().err == "prog: error: not enough memory; less is needed with a smaller --batch_size\n"
 
 
 def test_command_lets_the_rest_through(capsys):
@@ -285,6 +291,15 @@ def test_a_run_stops_where_nobody_reads_its_output(monkeypatch, capsys, tmp_path
     assert first.endswith(" epoch 1\n") and last.endswith(f" {stopped}")
 
 
+def test_a_program_that_ignores_the_hangup_outlives_its_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Failing(errno.EIO))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert command("prog", lambda: print("epoch 1")) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_output_to_a_full_disk(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", Failing(errno.ENOSPC))
     assert command("prog", lambda: print("a result")) == 2
@@ -325,3 +340,42 @@ def test_a_reader_that_leaves(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == "program: stopped by the end of its output, which nobody reads any more\n"
     assert process.returncode == 130
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", [b"\x03", None])
+def test_a_terminal_that_is_closed_and_a_key_that_is_typed(tmp_path, typed):
+    """A run on a terminal of its own."""
+    import pty
+
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from training.run.command import command, resumable\n"
+        "from training.run.monitor import Monitor\n"
+        "def main():\n"
+        "    with resumable(), Monitor(Path(sys.argv[1])) as monitor, monitor.bar(1000) as bar:\n"
+        "        for epoch in range(1000):\n"
+        "            bar.advance()\n"
+        "            monitor.log(f'epoch {epoch}')\n"
+        "            time.sleep(0.02)\n"
+        "sys.exit(command('program', main))\n"
+    )
+    child, terminal = pty.fork()
+    if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        os.execve(sys.executable, [sys.executable, program, tmp_path], os.environ | {"PYTHONPATH": str(ROOT)})
+    shown = b""
+    while b"epoch 3" not in shown:
+        shown += os.read(terminal, 4096)
+    if typed:
+        os.write(terminal, typed)
+        with contextlib.suppress(OSError):  # the end of it
+            while more := os.read(terminal, 4096):
+                shown += more
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    by = "Ctrl-C" if typed else "SIGHUP|the end of its output, which nobody reads any more"
+    assert re.search(rf" stopped by ({by}); {GOES_ON}\n$", (tmp_path / "log.txt").read_text())
+    assert not typed or f"program: stopped by Ctrl-C; {GOES_ON}\r\n".encode() in shown
