@@ -54,7 +54,9 @@ _NUMBERS = re.compile(r"[\[(][\s\d,()\[\]]*[\])]")
 _NUMPY = re.compile(r"\b(?:np|numpy)\.u?int[0-9]+\b")
 _ASSIGNMENT = re.compile(r"(?:[#>$]\s*)?([A-Za-z_][\w.]*)\s*(?::\s*\w+\s*)?=")
 _KEY = re.compile(r"['\"]([^'\"\n]{1,60})['\"]\s*:")
-_LOGGED = re.compile(r"[0-9]:[0-9][0-9]|\b(?:INFO|DEBUG|WARNING|epoch|gent?otype|geno|arch|architecture)\b", re.IGNORECASE)
+_LOGGED = re.compile(
+    r"[0-9]:[0-9][0-9]|(?<!--)\b(?:INFO|DEBUG|WARNING|epoch|gent?otype|geno|arch|architecture)\b", re.IGNORECASE
+)
 _LAST_OF_LINE = re.compile(r"[\s'\"`)\],;.}]*(?:#.*)?|['\"]\s*,.*")  # the latter as in JSON
 _LINE = re.compile(r"[^\r\n]*")
 _LINE_END = re.compile(r"[\r\n]")
@@ -190,7 +192,8 @@ def _chosen(places: Sequence[_Place], which: str | None) -> tuple[_Place, str]:
             last,
             f"a log with {count} genotypes, of which the last is taken (line {last.line}); FILE#1 to FILE#{count} choose",
         )
-    name = f" or FILE#{excerpt(last.name)}" if last.name else ""
+    names = [place.name for place in places if place.name]
+    name = f" or FILE#{excerpt(names[-1])}" if names else ""
     raise InputError(f"holds {_listed(places)}; say which one is meant, as in FILE#{count}{name}")
 
 
