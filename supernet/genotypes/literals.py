@@ -71,8 +71,6 @@ class _Reader:
             self._kind, self._token = "", ""
             return
         self._kind, self._token, self._next = match.lastgroup or "", match[0], match.end()
-        if len(self._token) > _LONGEST_TOKEN:
-            raise InputError(f"{self._place}: a value of {len(self._token)} characters, {excerpt(self._token)}, is too long")
 
     def _fail(self, expected: str) -> InputError:
         line = self._text.count("\n", 0, self._at) + 1
@@ -94,6 +92,8 @@ class _Reader:
         if self._count > _MOST_VALUES:
             raise InputError(f"{self._place}: more than {_MOST_VALUES} values")
         kind, token = self._kind, self._token
+        if len(token) > _LONGEST_TOKEN:
+            raise InputError(f"{self._place}: a value of {len(token)} characters, {excerpt(token)}, is too long")
         if kind == "text":
             self._advance()
             return _text_of(self._place, token)

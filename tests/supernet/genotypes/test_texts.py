@@ -98,6 +98,7 @@ OF_DARTS = [
     ("line of a log", f"11/23 10:11:12 PM genotype = {DARTS}"),
     ("pt.darts's log", f"11/23 10:11:12 PM | Best Genotype = {V2.to_text('pt_darts')}"),
     ("level", f"[INFO] genotype = {DARTS} (valid 97.1)"),
+    ("long line", f"10:11 INFO {'x' * 5000} genotype = {DARTS} {'y' * 5000}"),
     ("lightning", f"2024-01-02 03:04:05,678 - INFO - {DARTS}"),
     ("module", f"gt.Genotype{DARTS.removeprefix('Genotype')}"),
     ("quotes", f'"{DARTS}"'),
