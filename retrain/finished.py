@@ -16,6 +16,7 @@ from supernet.genotypes.genotype import Genotype
 from training.run.config import CONFIG_FILE, config_from_file
 from training.run.directory import RunDirectory, check_directory, kind_of_run
 from training.run.history import read_history
+from training.run.structure import Part, fields, history
 
 KIND = "retrain"
 METRICS_FILE = "metrics.json"
@@ -66,7 +67,7 @@ class RetrainRun:
         history.jsonl is left."""
         if self._checkpoint is None:
             return read_history(self.path, RetrainEpoch.from_plain)
-        return [RetrainEpoch.from_plain(entry) for entry in self._checkpoint[1]["trainer"]["history"]]
+        return [RetrainEpoch.from_plain(entry) for entry in self._checkpoint["trainer"]["history"]]
 
     @property
     def epochs(self) -> int:
@@ -127,7 +128,13 @@ class RetrainRun:
             raise error.within("data") from error
 
     @cached_property
-    def _checkpoint(self) -> tuple[int, dict[str, Any]] | None:
+    def _checkpoint(self) -> dict[str, Any] | None:
         if not (self.path / "checkpoints").is_dir():
             return None
-        return RunDirectory(self.path, self.config).checkpoints(KIND).latest()
+
+        def structure(epochs: int) -> Part:
+            read = fields({"history": history([RetrainEpoch] * epochs)}, may_have_more=True)
+            return fields({"trainer": read}, may_have_more=True)
+
+        found = RunDirectory(self.path, self.config).checkpoints(KIND).latest(structure)
+        return None if found is None else found[1]

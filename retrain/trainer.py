@@ -15,8 +15,9 @@ from training.graph import GraphedStep, new_capture
 from training.hardware import Hardware, move_to
 from training.loop import Watch
 from training.metrics import Batch, Reading, in_words
-from training.optim import cosine, descend, load_optimizer, new_optimizer, set_lr
+from training.optim import cosine, descend, load_optimizer, new_optimizer, optimizer_structure, set_lr
 from training.run.monitor import check_finite
+from training.run.structure import Part, fields, history, like, numeric
 from training.tasks.task import Batches, Task
 
 
@@ -145,11 +146,29 @@ class Retraining:
             "history": [entry.to_plain() for entry in self.history],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["genotype"] != self.genotype.to_text("json"):
+    def structure(self, epochs: int) -> Part:
+        readings = [f"{level}/{name}" for level in self._levels for name in ("loss", *self.meters["train"].names)]
+        entry = fields(dict.fromkeys(readings, numeric), may_have_more=True)
+        return fields(
+            {
+                "genotype": self._same_genotype,
+                "network": like(dict(self.network.state_dict())),
+                "optimizer": optimizer_structure(self.optimizer, list(self.network.parameters())),
+                "history": history([RetrainEpoch] * epochs, {RetrainEpoch: entry}),
+            }
+        )
+
+    @property
+    def _levels(self) -> list[str]:
+        return ["train"] if self.valid_batches is None else ["train", "valid"]
+
+    def _same_genotype(self, name: str, value: Any) -> None:
+        if value != self.genotype.to_text("json"):
             raise InputError(
-                "genotype.json in the directory of the run is not the genotype that the checkpoint was trained with"
+                f"{name}: genotype.json in the directory of the run is not the genotype that the checkpoint was trained with"
             )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         load_optimizer(self.optimizer, state["optimizer"])
         self.history = [RetrainEpoch.from_plain(entry) for entry in state["history"]]

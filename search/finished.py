@@ -14,9 +14,15 @@ from supernet import Genotype
 from training.format import ImageFormat, read_format
 from training.run.config import CONFIG_FILE, config_from_file
 from training.run.directory import RunDirectory, read_kind
+from training.run.structure import Part, anything, fields, numeric, optional, table, text
 
 GENOTYPE_FILE = "genotype.json"
 _KNOWN = "; one of your own is known once its file is imported"
+
+
+def _structure(epochs: int) -> Part:
+    """Returns the structure of a checkpoint, as far as it is the same for all searches."""
+    return fields({"trainer": table(text, anything), "accuracy": optional(numeric)})
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class SearchRun:
     @cached_property
     def _checkpoint(self) -> tuple[int, dict[str, Any]] | None:
         directory = RunDirectory(self.path, self.config)
-        return directory.checkpoints(self.method.name).latest()
+        return directory.checkpoints(self.method.name).latest(_structure)
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
@@ -119,3 +125,12 @@ class SearchRun:
             raise InputError(
                 f"{self.path}: the checkpoint of epoch {self.epochs} does not fit the network, whose code has changed since"
             ) from error
+
+    def expect(self, **parts: Part) -> None:
+        """Compares these parts of the state. Raises InputError, which names the one that is another
+        than it must be."""
+        try:
+            fields(parts, may_have_more=True)("", self.state)
+        except InputError as error:
+            at = f"the checkpoint of epoch {self.epochs} does not fit, as the code or the file has changed since"
+            raise InputError(f"{at}: {error}") from error

@@ -158,7 +158,7 @@ def _check_resume(new: Callable[[], Sampler], before: int, asks: int) -> None:
         expected = _advance(sampler, asks), [sampler.draw() for _ in range(3)]
         for moment, kept in checkpoints.items():
             rule = f"a checkpoint {moment} number {before + 1} does not bring back the same proposals"
-            saved = kept.load_latest()
+            saved = kept.latest()
             assert saved is not None
             with _other_random_states():
                 resumed = new()

@@ -29,15 +29,18 @@ def carry_over(optimizer: Optimizer, network: nn.Module, moves: Sequence[Move]) 
         group["params"] = [parameter for parameter, its_group in groups if its_group is group]
     fresh = [parameter for parameter, _ in groups if parameter not in group_of and parameter not in successors]
     if fresh:
-        # Some optimisers make their state when they are made: a fresh one over the new parameters
-        # has the initial state.
-        accepted = inspect.signature(type(optimizer)).parameters
-        options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
-        twin = type(optimizer)(fresh, **options)
-        optimizer.state.update(twin.state)
+        # Some optimisers make their state when they are made.
+        optimizer.state.update(twin(optimizer, fresh).state)
     alive = {parameter for parameter, _ in groups}
     for gone in [parameter for parameter in optimizer.state if parameter not in alive]:
         del optimizer.state[gone]
+
+
+def twin(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Optimizer:
+    """Returns a new optimiser over other parameters, of the same class and with the same options."""
+    accepted = inspect.signature(type(optimizer)).parameters
+    options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+    return type(optimizer)(parameters, **options)
 
 
 def _group(

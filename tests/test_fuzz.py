@@ -238,7 +238,7 @@ def test_checkpoints(checksum: str, tmp_path: Path) -> None:
     state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "history": [{"epoch": 1, "text": "a"}]}
     path = checkpoints.save(3, state)
     first, _, payload = path.read_bytes().partition(b"\n")
-    assert checkpoints.load_latest() is not None
+    assert checkpoints.latest() is not None
 
     @examples(250)
     @given(damages)
@@ -248,7 +248,7 @@ def test_checkpoints(checksum: str, tmp_path: Path) -> None:
         else:
             changed = damaged(payload, changes)
             path.write_bytes(_MAGIC + hashlib.sha256(changed).hexdigest().encode() + b"\n" + changed)
-        read_within_limits(checkpoints.load_latest)
+        read_within_limits(checkpoints.latest)
 
     read()
 

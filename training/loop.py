@@ -21,6 +21,7 @@ from training.run.command import resumable
 from training.run.config import RunOptions, config_to_yaml
 from training.run.directory import RunDirectory, kind_of_run
 from training.run.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
+from training.run.structure import Part, fields, numeric, optional
 
 Batch = TypeVar("Batch")
 
@@ -115,8 +116,12 @@ class Trainer(Protocol):
         """Returns all state that an epoch changes, as tensors, numbers, text and containers of
         them."""
 
+    def structure(self, epochs: int) -> Part:
+        """Returns the structure that `state_dict` has after so many epochs, for this trainer as it
+        is when it is new."""
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes `state_dict` back."""
+        """Takes `state_dict` back, once its structure is known to be right."""
 
 
 class LoopConfig(Protocol):
@@ -135,25 +140,33 @@ class Progress:
     """Epochs behind."""
     accuracy: float | None = None
     """Validation accuracy after the last of them, where there is one."""
+    skipped: tuple[str, ...] = ()
+    """A line for each later checkpoint that the run does not go on from: its file, and why."""
 
 
 def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
-    """Puts `trainer` where the latest of `checkpoints` has it; changes nothing where there is none.
+    """Puts `trainer` where the last good one of `checkpoints` has it; changes nothing where there
+    is none.
 
-    Raises ValueError for a checkpoint that is damaged, of another run, or not for this trainer.
+    Nothing is loaded of a checkpoint that is not wholly as this trainer has to find it. Raises
+    InputError if there are checkpoints and none is good.
     """
-    latest = checkpoints.load_latest()
-    if latest is None:
+
+    def structure(epochs: int) -> Part:
+        return fields({"trainer": trainer.structure(epochs), "accuracy": optional(numeric)})
+
+    found = checkpoints.last_good(structure)
+    if found is None:
         return Progress()
-    epochs, state = latest
+    epochs, state, skipped = found
     try:
         trainer.load_state_dict(state["trainer"])
-        return Progress(epochs, state["accuracy"])
-    except (RuntimeError, KeyError) as error:
+    except Exception as error:  # parts of a user's own may raise anything
         raise InputError(
-            f"{checkpoints.directory}: the checkpoint of epoch {epochs} does not fit the network, whose code has changed "
-            "since; undo the change, or begin anew with --overwrite"
+            f"{checkpoints.directory}: the checkpoint of epoch {epochs} cannot be loaded ({type(error).__name__}: {error}); "
+            "begin anew with --overwrite"
         ) from error
+    return Progress(epochs, state["accuracy"], skipped)
 
 
 @contextmanager
@@ -195,6 +208,8 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
     """
     checkpoints = run.checkpoints(kind)
     done, accuracy = start.epochs, start.accuracy
+    for line in start.skipped:
+        monitor.log(f"not gone on from: {line}")
     if done:
         monitor.log(f"resumed after epoch {done} of {trainer.epochs}")
     stop = StopConditions(config.stop)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from base.checks import FieldError, Name, above_zero, at_least, below_one, choices
+from supernet.rebuild import twin
+from training.run.structure import Part, equal, fields, like, misfit, optional, row, tensor, truth
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad"]
 
@@ -94,16 +96,56 @@ def new_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Loads a state into `optimizer`, whichever device the state was saved on.
 
-    Learning rates stay the same objects, tensors or numbers, with the values of the state, and so
-    does `capturable`.
+    Learning rates stay the same objects, tensors or numbers, with the values of the state. All
+    other options stay those of `optimizer`: another version of torch may have others.
     """
-    before = [(group["lr"], group.get("capturable")) for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, (lr, capturable) in zip(optimizer.param_groups, before, strict=True):
-        value = float(group["lr"])
-        group["lr"] = lr.fill_(value) if isinstance(lr, Tensor) else value
-        if capturable is not None:
-            group["capturable"] = capturable
+    rates = [group["lr"] for group in optimizer.param_groups]
+    saved = [float(group["lr"]) for group in state["param_groups"]]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+    for group, rate, value in zip(optimizer.param_groups, rates, saved, strict=True):
+        group["lr"] = rate.fill_(value) if isinstance(rate, Tensor) else value
+
+
+def optimizer_structure(optimizer: Optimizer, parameters: Iterable[Tensor]) -> Part:
+    """Returns the structure of the state of `optimizer`, were it one over these parameters.
+
+    A step of its twin over a small parameter shows the names of the state, and which of its parts
+    are like the parameter. A parameter may lack state if the optimiser makes it with the first
+    step, which an operation that was never sampled has not had.
+    """
+    probe = nn.Parameter(torch.zeros(2, 3, device=parameters_of(optimizer)[0].device))
+    tried = twin(optimizer, [probe])
+    is_made_at_once = probe in tried.state
+    probe.grad = torch.zeros_like(probe)
+    tried.step()
+    example = {name: torch.as_tensor(value) for name, value in tried.state.get(probe, {}).items()}
+
+    def of(parameter: Tensor) -> Part:
+        return fields(
+            {
+                name: tensor(parameter.shape if value.shape == probe.shape else value.shape, value.dtype)
+                for name, value in example.items()
+            }
+        )
+
+    states = {index: of(parameter) for index, parameter in enumerate(parameters)}
+    options = {name: value for name, value in optimizer.param_groups[0].items() if name not in ("params", "lr")}
+    flags = [name for name, value in options.items() if value is None or type(value) is bool]
+    group = {name: optional(truth) if name in flags else like(value) for name, value in options.items()}
+    group |= {"params": row(*map(equal, states), kind=list), "lr": _rate}
+    return fields(
+        {
+            "state": fields(states, may_lack=() if is_made_at_once else states),
+            "param_groups": row(fields(group, may_lack=flags, may_have_more=True), kind=list),
+        }
+    )
+
+
+def _rate(name: str, value: Any) -> None:
+    """Takes a learning rate: a number or, saved on a GPU, a tensor without axes."""
+    rate = value.item() if isinstance(value, Tensor) and value.shape == () else value
+    if type(rate) not in (int, float) or not 0 <= rate < math.inf:
+        raise misfit(name, value, "a learning rate")
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -14,7 +14,7 @@ from search.differentiable.config import SearchConfig
 from search.differentiable.relaxations import Mixture
 from search.differentiable.report import Story, search_page
 from search.differentiable.schedule import SupernetSchedule
-from search.differentiable.trainer import BilevelSearch, new_architecture
+from search.differentiable.trainer import BilevelSearch, choices, new_architecture
 from search.finished import GENOTYPE_FILE, SearchRun
 from search.history import SearchEntry, SearchEpoch
 from search.methods import Method
@@ -27,6 +27,7 @@ from training.report.sections import Process
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
 from training.run.ownership.files import write_file
+from training.run.structure import like
 from training.tasks.task import TASKS, open_task
 
 
@@ -40,7 +41,9 @@ class DifferentiableRun(SearchRun):
     def network(self) -> Supernet:
         """The supernet with its weights, on the CPU and in evaluation mode, with the candidates and channels that are left."""
         config, state, form = self.config, self.state, self.format
+        space = get_space(config.space)
         with self.restoring(), torch.random.fork_rng([]):
+            self.expect(**choices(config, space, SupernetSchedule.of(config, space), self.epochs))
             network = build_supernet(
                 config,
                 len(TASKS[config.task].output_names(form)),
@@ -49,6 +52,7 @@ class DifferentiableRun(SearchRun):
                 partial=state["partial"],
                 tie_cells=config.tie_cells,
             )
+            self.expect(network=like(dict(network.state_dict())))
             network.load_state_dict(state["network"])
         return network.eval()
 
@@ -59,6 +63,7 @@ class DifferentiableRun(SearchRun):
         state = self.state
         with self.restoring(), torch.random.fork_rng([]):
             architecture = new_architecture(self.config, get_space(self.config.space), cells, torch.device("cpu"))
+            self.expect(**{part: like(table) for part, table in architecture.state_dict().items()})
             architecture.load_state_dict(state)
         architecture.begin_epoch(max(0, self.epochs - 1))
         return architecture

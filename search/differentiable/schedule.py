@@ -103,6 +103,12 @@ class SupernetSchedule:
             begins=begins,
         )
 
+    def partial_after(self, epochs: int, first: int) -> int:
+        """Returns the divisor of the channels after so many epochs, at least one, of a search that
+        began with `first`."""
+        stage, _ = self.stages.at(min(epochs, self.epochs) - 1, self.epochs)
+        return self.stages.partial[stage - 1] if stage else first
+
     def _tuning(self, epoch: int) -> EpochPlan:
         """Returns the plan of an epoch after the search, counted from 0.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from base.checks import InputError
 from search.costs.tabular import Table
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
@@ -16,13 +17,14 @@ from search.differentiable.selection import Candidates, Perturbation, strongest
 from search.differentiable.steps import Steps
 from search.history import SearchEpoch
 from search.supernet_build import build_supernet, has_independent_examples
-from supernet import Genotype, SearchSpace, get_space
+from supernet import Genotype, SearchSpace, Supernet, get_space
 from training.graph import GraphedStep, new_capture
 from training.hardware import Hardware
 from training.loop import Watch
 from training.metrics import Batch
-from training.optim import load_optimizer, new_optimizer, set_lr
+from training.optim import load_optimizer, new_optimizer, optimizer_structure, set_lr
 from training.run.directory import RunDirectory
+from training.run.structure import Part, equal, fields, history, integer, like, numeric, row, text
 from training.tasks.task import Batches, Task
 
 MEASURED_EXAMPLES = 128
@@ -217,6 +219,54 @@ class BilevelSearch:
             "history": [entry.to_plain() for entry in self.recorder.history],
         }
 
+    def structure(self, epochs: int) -> Part:
+        def check(name: str, value: Any) -> None:
+            built = choices(self.config, self.space, self.schedule, epochs)
+            fields(built, may_have_more=True)(name, value)
+            network = self._built(value["keep"], value["partial"])
+            fields(
+                {
+                    **built,
+                    "network": like(dict(network.state_dict())),
+                    **{part: like(table) for part, table in self.architecture.state_dict().items() if part != "keep"},
+                    "weight_optimizer": optimizer_structure(self.step.weight_optimizer, list(network.parameters())),
+                    "alpha_optimizer": optimizer_structure(self.step.alpha_optimizer, self.architecture.parameters()),
+                    "history": history([SearchEpoch] * epochs, {SearchEpoch: self._entry()}),
+                }
+            )(name, value)
+
+        return check
+
+    def _built(self, keep: Candidates, partial: int) -> Supernet:
+        """Returns a supernet with these candidates and channels: this one, if it has them."""
+        own = self.architecture.keep
+        if partial == self.network.partial and all(torch.equal(table, own[kind]) for kind, table in keep.items()):
+            return self.network
+        config = self.config
+        with torch.random.fork_rng([]):
+            return build_supernet(
+                config, self.task.outputs, self.format.shape[0], keep, partial=partial, tie_cells=config.tie_cells
+            )
+
+    def _entry(self) -> Part:
+        """Returns the parts of an entry of the history that depend on the search."""
+        edges, candidates = len(self.space.edges), len(self.space.candidates)
+        mixture = row(*[row(*[numeric] * candidates, kind=list)] * edges, kind=list)
+        of_kinds = {"entropy": numeric, "skips": integer(), "skip_share": numeric, "mixture": mixture}
+        # While alphas rest there are none of the other level.
+        readings = [f"train/{name}" for name in ("loss", *self.meters["train"].names)]
+        parts = {name: fields(dict.fromkeys(self.space.kinds, part)) for name, part in of_kinds.items()}
+        entry = fields({**parts, **dict.fromkeys(readings, numeric), "genotype": _genotype}, may_have_more=True)
+        pair = [f"{whose}_{self.task.score_name}" for whose in ("supernet", "derived")]
+
+        def check(name: str, value: Any) -> None:
+            entry(name, value)
+            for one, other in (pair, reversed(pair)):
+                if one in value and other not in value:
+                    raise InputError(f"{name}.{other}: is missing")
+
+        return check
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rebuild(state["keep"], state["partial"])
         self.network.load_state_dict(state["network"])
@@ -225,3 +275,34 @@ class BilevelSearch:
         load_optimizer(self.step.alpha_optimizer, state["alpha_optimizer"])
         self.recorder.history = [SearchEpoch.from_plain(entry) for entry in state["history"]]
         self.graphed.release()
+
+
+def choices(config: SearchConfig, space: SearchSpace, schedule: SupernetSchedule, epochs: int) -> dict[str, Part]:
+    """Returns the structure of the parts that say of what the network was built after so many
+    epochs: candidates that are left, and the channels through them."""
+    whole_space = config.candidates(space)
+
+    def left(kind: str) -> Part:
+        begun = whole_space[kind]
+
+        def check(name: str, value: Any) -> None:
+            like(begun)(name, value)
+            if (value & ~begun).any():
+                raise InputError(f"{name}: has a candidate that the search began without")
+            if not schedule.rounds and not value.any(-1).all():
+                raise InputError(f"{name}: leaves an edge without a candidate")
+
+        return check
+
+    return {
+        "partial": equal(schedule.partial_after(epochs, config.partial)),
+        "keep": fields({kind: left(kind) for kind in space.kinds}),
+    }
+
+
+def _genotype(name: str, value: Any) -> None:
+    text(name, value)
+    try:
+        Genotype.parse(value)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error

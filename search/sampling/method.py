@@ -18,7 +18,7 @@ from search.reporting import RunFacts
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding
 from search.sampling.report import Story, sampling_page
-from search.sampling.samplers.sampler import Sampler
+from search.sampling.samplers.sampler import Sampler, genome_of
 from search.sampling.trainer import SamplingSearch
 from search.sampling.trials import Trial
 from search.sampling.weights import new_supernet
@@ -29,6 +29,7 @@ from training.report.sections import Process
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
 from training.run.repeat import Spread
+from training.run.structure import fields, like, numeric, row, rows, share
 from training.tasks.task import TASKS, open_task
 
 C = TypeVar("C", bound=SamplingConfig)
@@ -67,6 +68,7 @@ class SamplingRun(SearchRun):
         form = self.format
         with self.restoring(), torch.random.fork_rng([]):
             network = new_supernet(config, self.encoding, len(TASKS[config.task].output_names(form)), form.shape[0])
+            self.expect(weights=fields({"network": like(dict(network.state_dict()))}, may_have_more=True))
             network.load_state_dict(state["weights"]["network"])
         return network.eval()
 
@@ -76,6 +78,8 @@ class SamplingRun(SearchRun):
         if not self.epochs:
             return []
         with self.restoring():
+            done = rows(row(genome_of(self.encoding), numeric, share))
+            self.expect(trials=fields({"done": done}, may_have_more=True))
             trials = [Trial(*trial) for trial in self.state["trials"]["done"]]
             return [Evaluated(self.encoding.genotype(trial.genome), trial.score, trial.share) for trial in trials]
 

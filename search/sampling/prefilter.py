@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.sampling.encoding import Genome
-from search.sampling.samplers.sampler import Sampler, Scored
+from search.sampling.samplers.sampler import Sampler, Scored, genome_of
 from search.sampling.trials import Evaluate
+from training.run.structure import Part, optional, row, rows, share, table
 
 
 class Prefiltered(Sampler):
@@ -70,6 +71,15 @@ class Prefiltered(Sampler):
             "share": self.evaluation_share,
             "passed": dict(self._passed),
             "waiting": waiting,
+        }
+
+    def parts(self) -> dict[str, Part]:
+        genome = genome_of(self.encoding)
+        return {
+            "inner": self._inner.structure(),
+            "share": share,
+            "passed": table(genome, share),
+            "waiting": optional(row(rows(genome), share)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

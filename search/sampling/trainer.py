@@ -5,7 +5,7 @@ from typing import Any
 
 from base.checks import FieldError
 from search.costs.tabular import Table
-from search.history import sampling_entry
+from search.history import SamplingEntry, SamplingEpoch, SamplingRound, sampling_entry
 from search.sampling.config import SamplingConfig
 from search.sampling.costs import architecture_costs
 from search.sampling.encoding import Encoding
@@ -21,6 +21,7 @@ from training.hardware import Hardware
 from training.loop import Watch
 from training.metrics import Meter
 from training.run.directory import RunDirectory
+from training.run.structure import Part, fields, history, like, numeric
 from training.tasks.task import Task
 
 
@@ -121,6 +122,15 @@ class SamplingSearch:
         weights = {} if self.weights is None else {"weights": self.weights.state_dict()}
         history = [entry.to_plain() for entry in self.recorder.history]
         return weights | {"trials": self.trials.state_dict(), "costs": self.costs.state_dict(), "history": history}
+
+    def structure(self, epochs: int) -> Part:
+        trained = min(epochs, self.config.trained_epochs)
+        kinds: list[type[SamplingEntry]] = [SamplingEpoch] * trained + [SamplingRound] * (epochs - trained)
+        readings = [f"train/{name}" for name in ("loss", *self.meters["train"].names)]
+        more = {SamplingEpoch: fields(dict.fromkeys(readings, numeric), may_have_more=True)}
+        weights = {} if self.weights is None else {"weights": self.weights.structure()}
+        parts = {"trials": self.trials.structure(), "costs": like(self.costs.state_dict()), "history": history(kinds, more)}
+        return fields(weights | parts)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.weights is not None:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from base.checks import InputError
 from search.sampling.encoding import Genome
-from search.sampling.samplers.sampler import Sampler, Scored
+from search.sampling.samplers.sampler import Sampler, Scored, genome_of
+from training.run.structure import Part, fields, numeric, row, rows, share, truth, within
 
 Evaluate = Callable[[Genome, float], float]
 """The score of an architecture from a share of a whole evaluation; more is better."""
@@ -78,6 +80,28 @@ class Trials:
             "scored": self._scored,
             "exhausted": self.exhausted,
         }
+
+    def structure(self) -> Part:
+        """Returns the structure that `state_dict` has."""
+        of_genome = genome_of(self.sampler.encoding)
+        whole_state = fields(
+            {
+                "sampler": self.sampler.structure(),
+                "done": rows(row(of_genome, numeric, share)),
+                "asked": rows(of_genome),
+                "share": share,
+                "scored": rows(row(of_genome, numeric)),
+                "exhausted": truth,
+            }
+        )
+
+        def check(name: str, value: Any) -> None:
+            whole_state(name, value)
+            asked, told = value["asked"], [genome for genome, _ in value["scored"]]
+            if asked and (len(told) >= len(asked) or told != asked[: len(told)]):
+                raise InputError(f"{within(name, 'scored')}: is not of the first architectures in asked")
+
+        return check
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sampler.load_state_dict(state["sampler"])

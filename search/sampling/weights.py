@@ -17,8 +17,9 @@ from search.supernet_build import build_supernet, has_independent_examples
 from supernet import Supernet
 from training.hardware import Hardware
 from training.loop import Watch
-from training.optim import cosine, load_optimizer, set_lr
+from training.optim import cosine, load_optimizer, optimizer_structure, set_lr
 from training.run.schema import fields_in_order
+from training.run.structure import Part, fields, like
 from training.tasks.task import Task
 
 _OF_ITS_OWN = ("epochs", "weights", "tabular", "kernels", "precision", "recompute", "log_every", "stop", "device", "threads")
@@ -73,6 +74,15 @@ class Weights:
     def state_dict(self) -> dict[str, Any]:
         return {"network": dict(self.network.state_dict()), "weight_optimizer": self.steps.optimizer.state_dict()}
 
+    def structure(self) -> Part:
+        """Returns the structure that `state_dict` has."""
+        return fields(
+            {
+                "network": like(dict(self.network.state_dict())),
+                "weight_optimizer": optimizer_structure(self.steps.optimizer, list(self.network.parameters())),
+            }
+        )
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         load_optimizer(self.steps.optimizer, state["weight_optimizer"])
@@ -94,12 +104,13 @@ class Weights:
             )
         if done < trained:
             raise FieldError("weights_from", f"{directory} has {done} of {trained} epochs behind; finish it with --resume")
+        network = fields({"network": like(dict(self.network.state_dict()))}, may_have_more=True)
         try:
-            self.network.load_state_dict(run.state["weights"]["network"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise FieldError(
-                "weights_from", f"{directory} holds no weights of such a supernet; name a search that trained one"
-            ) from error
+            fields({"weights": network}, may_have_more=True)("", run.state)
+        except InputError as error:
+            none = f"{directory} holds no weights of such a supernet ({error}); name a search that trained one"
+            raise FieldError("weights_from", none) from error
+        self.network.load_state_dict(run.state["weights"]["network"])
 
 
 def new_supernet(config: SamplingConfig, encoding: Encoding, classes: int, image_channels: int) -> Supernet:

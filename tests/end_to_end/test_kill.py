@@ -199,7 +199,7 @@ def check_same(found: Any, expected: Any, where: str = "state") -> None:
 
 def check_same_run(path: Path, expected: Path, results: tuple[str, ...]) -> None:
     """The same last checkpoint (weights, alphas, statistics, optimisers) and the same bytes in the results."""
-    found, known = Checkpoints(path).load_latest(), Checkpoints(expected).load_latest()
+    found, known = Checkpoints(path).latest(), Checkpoints(expected).latest()
     assert found is not None and known is not None
     check_same(found, known)
     assert found[1]["trainer"]["network"], "there are weights to compare"

@@ -216,6 +216,7 @@ def test_a_damaged_file_is_named(name: str, find: Find, tmp_path: Path) -> None:
 def test_a_network_whose_code_has_changed_is_told(find: Find, tmp_path: Path) -> None:
     path = copy_of(find("darts"), tmp_path / "run")
     run = DifferentiableRun.open(path)
-    run.state["network"].popitem()
-    with pytest.raises(InputError, match=r"checkpoint of epoch 2 does not fit the network, whose code has changed since$"):
+    name, _ = run.state["network"].popitem()
+    message = f"checkpoint of epoch 2 does not fit, as the code or the file has changed since: network.{name}: is missing$"
+    with pytest.raises(InputError, match=message):
         run.network  # noqa: B018

@@ -55,7 +55,7 @@ def options(method: str, space: str) -> list[str]:
 
 def state_of(run: Path) -> dict[str, Any]:
     """All that the newest checkpoint holds."""
-    found = Checkpoints(run).load_latest()
+    found = Checkpoints(run).latest()
     assert found is not None
     return {"epoch": found[0], **found[1]}
 

@@ -79,7 +79,7 @@ def test_a_step_has_the_same_bits(
 
 
 def state_of(run: Path) -> tuple[int, dict[str, Any]]:
-    found = Checkpoints(run).load_latest()
+    found = Checkpoints(run).latest()
     assert found is not None
     return found
 

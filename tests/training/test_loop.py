@@ -14,6 +14,7 @@ from training.run.base import MAY_CHANGE, RunConfig
 from training.run.command import TrainingDiverged
 from training.run.directory import RunDirectory
 from training.run.monitor import Bar, Monitor, StopConfig
+from training.run.structure import Part, like
 from training.tasks.classification import AccuracyMeter
 
 
@@ -57,6 +58,9 @@ class OneWeight:
 
     def state_dict(self) -> dict[str, Any]:
         return {"nested": [{"weight": self.weight}]}
+
+    def structure(self, epochs: int) -> Part:
+        return like(self.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.weight = state["nested"][0]["weight"]

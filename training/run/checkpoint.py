@@ -5,20 +5,31 @@ import hashlib
 import io
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from base.checks import InputError
-from base.files import temporary_pattern
+from base.files import read_limited, temporary_pattern
+from base.texts import excerpt
 from training.run.ownership.files import write_file
+from training.run.structure import Part, anything, integer
 
 CHECKPOINT_FILES = "epoch_*.pt"
 """Pattern of the names of checkpoints."""
 _MAGIC = b"fusenas checkpoint 1 "
 _PRIMITIVES = (type(None), bool, int, float, str)
+
+
+Structure = Callable[[int], Part]
+"""The structure of the state after so many epochs."""
+_MEND = "undo what has changed since, or begin anew with --overwrite"
+
+
+class _Foreign(InputError):
+    """What has the name of a checkpoint is none of this run: to go on would write over it."""
 
 
 class Checkpoints:
@@ -40,7 +51,8 @@ class Checkpoints:
         self.header = dict(header or {})
 
     def save(self, epoch: int, state: dict[str, Any]) -> Path:
-        """Writes the state after `epoch` epochs, then deletes all but the newest `keep`.
+        """Writes the state after `epoch` epochs, then deletes all earlier ones but the newest
+        `keep`.
 
         `state` holds tensors, None, bool, int, float, str, and dicts, lists and tuples of them.
 
@@ -52,36 +64,56 @@ class Checkpoints:
         torch.save({"header": _plain(self.header, "header"), "epoch": epoch, "state": _plain(state, "state")}, buffer)
         payload = buffer.getvalue()
         content = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+        for leftover in self.directory.glob(temporary_pattern(CHECKPOINT_FILES)):
+            leftover.unlink(missing_ok=True)  # of a process that was killed
         path = write_file(self.directory.parent, f"{self.directory.name}/epoch_{epoch:04d}.pt", content)
-        for old in self._files()[: -self.keep]:
+        # Later files are those that a resumed run has skipped as damaged.
+        for old in [file for file in self._files() if _epoch(file) <= epoch][: -self.keep]:
             old.unlink(missing_ok=True)
         return path
 
-    def load_latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Returns what `latest` does, for a run that goes on: what a killed write has left is
-        removed."""
-        for leftover in self.directory.glob(temporary_pattern(CHECKPOINT_FILES)):
-            leftover.unlink(missing_ok=True)
-        return self.latest()
-
-    def latest(self) -> tuple[int, dict[str, Any]] | None:
+    def latest(self, structure: Structure = lambda epochs: anything) -> tuple[int, dict[str, Any]] | None:
         """Returns the newest checkpoint, its epoch and its state on the CPU; None where there is
         none.
 
         Nothing is changed, so that another process may write further ones.
 
         Raises:
-            ValueError: the newest file is damaged or of another run; the message says how to go on.
+            InputError: the newest file is damaged, of another run, or not what `structure` takes.
         """
         files = self._files()
         if not files:
             return None
         try:
-            return self._read(files[-1])
-        except (InputError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            earlier = f"go on from epoch {_epoch(files[-2])}" if len(files) > 1 else "start from the beginning"
-            raise InputError(f"{files[-1]}: {reason}; delete it to {earlier}, or begin anew with --overwrite") from error
+            return self._read(files[-1], structure)
+        except InputError as error:
+            earlier = "--resume goes on from an earlier one" if len(files) > 1 else _MEND
+            raise InputError(f"{files[-1]}: {error}; {earlier}") from error
+
+    def last_good(self, structure: Structure) -> tuple[int, dict[str, Any], tuple[str, ...]] | None:
+        """Returns the newest checkpoint that can be gone on from, its epoch and its state on the
+        CPU, and why each later one cannot; None where there is no checkpoint at all.
+
+        Later ones are damaged, or not what `structure` takes. They stay where they are until the
+        run comes to their epoch again.
+
+        Raises:
+            InputError: none is good, or the newest is of another run.
+        """
+        skipped: list[str] = []
+        for path in reversed(self._files()):
+            try:
+                found = self._read(path, structure)
+            except _Foreign as error:
+                raise InputError(f"{path}: {error}; delete it, or begin anew with --overwrite") from error
+            except InputError as error:
+                skipped.append(f"{path}: {error}")
+            else:
+                return *found, tuple(skipped)
+        if not skipped:
+            return None
+        others = "" if len(skipped) == 1 else f"; of {len(skipped)} checkpoints none is good"
+        raise InputError(f"{skipped[0]}{others}; {_MEND}")
 
     def newest_epoch(self) -> int | None:
         """Returns the epoch of the newest checkpoint, by its name alone; None where there is
@@ -89,8 +121,18 @@ class Checkpoints:
         files = self._files()
         return _epoch(files[-1]) if files else None
 
-    def _read(self, path: Path) -> tuple[int, dict[str, Any]]:
-        first, _, payload = path.read_bytes().partition(b"\n")
+    def _read(self, path: Path, structure: Structure) -> tuple[int, dict[str, Any]]:
+        """Reads and checks a file. Raises InputError, without the name of the file."""
+        if path.is_dir():
+            raise _Foreign("is a folder, where a file is needed")
+        try:
+            # What is no file has no size, and is refused instead of waited for.
+            whole = read_limited(path, path.stat().st_size)
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}") from error
+        except InputError as error:
+            raise InputError(str(error).removeprefix(f"{path}: ")) from error
+        first, _, payload = whole.partition(b"\n")
         if not first.startswith(_MAGIC):
             raise InputError("not a checkpoint of this program")
         if first != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
@@ -99,16 +141,17 @@ class Checkpoints:
             content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         except Exception as error:  # errors of any type; as the bytes are those that were saved, the versions differ
             raise InputError("this version of torch cannot read the checkpoint") from error
-        try:
-            epoch, header, state = content["epoch"], dict(content["header"]), content["state"]
-        except (TypeError, KeyError, ValueError) as error:
-            raise InputError("not a checkpoint of this program") from error
-        if epoch != _epoch(path):
-            raise InputError(f"the file was renamed, it holds epoch {epoch}")
+        if type(content) is not dict or type(content.get("header")) is not dict or "state" not in content:
+            raise InputError("not a checkpoint of this program")
+        epochs, header = content.get("epoch"), content["header"]
+        integer(1)("epoch", epochs)
+        if epochs != _epoch(path):
+            raise InputError(f"the file was renamed, it holds epoch {epochs}")
         for key, value in self.header.items():
             if header.get(key) != value:
-                raise InputError(f"of another run ({key} {header.get(key)}, not {value})")
-        return epoch, state
+                raise _Foreign(f"of another run ({key} {excerpt(header.get(key))}, not {value})")
+        structure(epochs)("", content["state"])
+        return epochs, content["state"]
 
     def _files(self) -> list[Path]:
         """Returns the files, oldest first."""

@@ -9,6 +9,7 @@ from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.model_based import ModelBasedSampler
 from search.sampling.samplers.sampler import Costs, Sampler, Scored
+from training.run.structure import Part, random_state
 
 Model = Literal["bananas", "gp", "optuna_tpe", "optuna_gp"]
 EncodingName = Literal["path", "one_hot"]
@@ -83,6 +84,9 @@ class BayesSampler(Sampler):
 
     def state_dict(self) -> dict[str, Any]:
         return {"random": self.random.getstate(), "model": self._model.state_dict()}
+
+    def parts(self) -> dict[str, Part]:
+        return {"random": random_state, "model": self._model.structure()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.random.setstate(state["random"])

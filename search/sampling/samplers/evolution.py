@@ -13,8 +13,9 @@ from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.pareto import crowding_distances, non_dominated_fronts
 from search.sampling.samplers.operators import crossover, roulette, tournament
-from search.sampling.samplers.sampler import Costs, Sampler, Scored
+from search.sampling.samplers.sampler import Costs, Sampler, Scored, scored_of
 from supernet import get_space
+from training.run.structure import Part
 
 Selection = Literal["tournament", "roulette"]
 Objective = Literal["parameters", "multiply_adds", "latency_ms"]
@@ -240,6 +241,10 @@ class EvolutionSampler(Sampler):
         state = super().state_dict()
         del state["scheme"]
         return state
+
+    def parts(self) -> dict[str, Part]:
+        scored = scored_of(self.encoding)
+        return super().parts() | {"population": scored, "children": scored}
 
     @property
     def _generation(self) -> int:

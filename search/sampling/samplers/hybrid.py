@@ -9,9 +9,10 @@ from base.checks import FieldError, choices, share, whole
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.operators import crossover, tournament
-from search.sampling.samplers.reinforce import ControllerConfig, Experience, PolicySampler
+from search.sampling.samplers.reinforce import ControllerConfig, Experience, PolicySampler, experiences_of
 from search.sampling.samplers.sampler import Costs, Scored
 from supernet import get_space
+from training.run.structure import Part
 
 Survival = Literal["ageing", "elitist"]
 
@@ -96,6 +97,9 @@ class HybridSampler(PolicySampler):
             self.policy.learn(own)
         self.population = self._survivors([*self.population, *told])
         self.policy.replay(self.population)
+
+    def parts(self) -> dict[str, Part]:
+        return super().parts() | {"population": experiences_of(self.encoding)}
 
     def _child(self) -> Genome:
         options: HybridConfig = self.config.hybrid

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from base.checks import InputError
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
-from search.sampling.samplers.sampler import Costs, Sampler, Scored
+from search.sampling.samplers.sampler import Costs, Sampler, Scored, genome_of
+from training.run.structure import Part, numeric, optional, rows, table, within
 
 
 @dataclass
@@ -66,6 +68,25 @@ class LocalSampler(Sampler):
 
     def tell(self, scored: Sequence[Scored]) -> None:
         self.scores.update(scored)
+
+    def parts(self) -> dict[str, Part]:
+        genome = genome_of(self.encoding)
+        return super().parts() | {
+            "scores": table(genome, numeric),
+            "here": optional(genome),
+            "left": rows(genome),
+            "asked": rows(genome),
+        }
+
+    def structure(self) -> Part:
+        whole = super().structure()
+
+        def check(name: str, state: Any) -> None:
+            whole(name, state)
+            if state["here"] is not None and state["here"] not in state["scores"]:
+                raise InputError(f"{within(name, 'here')}: is an architecture without a score")
+
+        return check
 
     def _best(self, genomes: Sequence[Genome]) -> Genome:
         return max(genomes, key=lambda genome: self.scores[genome])

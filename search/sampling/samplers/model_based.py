@@ -7,7 +7,8 @@ import numpy as np
 
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.predictors import Ensemble, GaussianProcess, Predictor
-from search.sampling.samplers.sampler import Costs, Sampler, Scored
+from search.sampling.samplers.sampler import Costs, Sampler, Scored, genome_of
+from training.run.structure import Part, fields, numeric, random_state, rows, table
 
 ENCODINGS = {"bananas": "path", "gp": "one_hot"}
 """The encoding that a model is given by default."""
@@ -62,6 +63,15 @@ class ModelBasedSampler(Sampler):
             "scores": dict(self._scores),
             "asked": list(self._asked),
             "predictor": self._predictor.state_dict(),
+        }
+
+    def parts(self) -> dict[str, Part]:
+        genome = genome_of(self.encoding)
+        return {
+            "random": random_state,
+            "scores": table(genome, numeric),
+            "asked": rows(genome),
+            "predictor": fields(self._predictor.parts()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ from base.seeds import derive_seed
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome, Variable
 from search.sampling.samplers.autoencoder import Autoencoder
-from search.sampling.samplers.sampler import Costs, Sampler, Scored
+from search.sampling.samplers.sampler import Costs, Sampler, Scored, genome_of
+from training.run.structure import Part, numeric, optional, random_state, table, text
 
 Target = Literal["rank", "score"]
 
@@ -130,6 +131,13 @@ class NaoSampler(Sampler):
 
     def state_dict(self) -> dict[str, Any]:
         return {"random": self.random.getstate(), "scores": dict(self.scores), "losses": dict(self.losses)}
+
+    def parts(self) -> dict[str, Part]:
+        return {
+            "random": random_state,
+            "scores": table(genome_of(self.encoding), optional(numeric)),
+            "losses": table(text, numeric),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.random.setstate(state["random"])

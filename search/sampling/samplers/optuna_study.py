@@ -27,7 +27,21 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlch
 from base.checks import InputError
 from base.seeds import derive_seed
 from search.sampling.encoding import Encoding, Genome
-from search.sampling.samplers.sampler import Costs, Sampler, Scored
+from search.sampling.samplers.sampler import Costs, Sampler, Scored, genome_of
+from training.run.structure import (
+    Part,
+    integer,
+    misfit,
+    numeric,
+    optional,
+    random_state,
+    row,
+    rows,
+    table,
+    text,
+    truth,
+    within,
+)
 
 STUDY = "fusenas"
 """The name of a study that is given no other."""
@@ -115,6 +129,32 @@ class OptunaSampler(Sampler):
             trials = self._study.get_trials(deepcopy=False)
             state["trials"] = [(self._genome(trial.params), trial.state.name, trial.value) for trial in trials]
         return state
+
+    def parts(self) -> dict[str, Part]:
+        genome = genome_of(self.encoding)
+        parts = {
+            "random": random_state,
+            "worker": text,
+            "running": table(integer(), genome),
+            "told": rows(genome),
+            "heard": truth,
+        }
+        return parts | ({"trials": rows(row(genome, _state, optional(numeric)))} if self.config.bayes.storage is None else {})
+
+    def structure(self) -> Part:
+        whole = super().structure()
+
+        def check(name: str, state: Any) -> None:
+            whole(name, state)
+            trials = state.get("trials", ())
+            for index, (_, which, score) in enumerate(trials):
+                if which == "COMPLETE" and score is None:
+                    raise InputError(f"{within(within(name, 'trials'), index)}: is complete without a score")
+            for number_of, genome in state["running"].items() if "trials" in state else ():
+                if number_of >= len(trials) or trials[number_of][:2] != (genome, "RUNNING"):
+                    raise InputError(f"{within(within(name, 'running'), number_of)}: is no running trial of that architecture")
+
+        return check
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.random.setstate(state["random"])
@@ -254,6 +294,12 @@ def _unknown(encoding: Encoding, known: set[Genome], random: Random) -> Genome:
     while (genome := encoding.random(random)) in known:
         pass
     return genome
+
+
+def _state(name: str, value: Any) -> None:
+    """Takes the name of a state of a trial."""
+    if type(value) is not str or value not in TrialState.__members__:
+        raise misfit(name, value, "a state of a trial")
 
 
 # Storages

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from base.seeds import new_generator
 from training.optim import cosine, set_lr
+from training.run.structure import Part, integer, numeric, optional, row
 
 
 class Predictor(Protocol):
@@ -31,6 +32,9 @@ class Predictor(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state that the next fit takes over from those before."""
+
+    def parts(self) -> dict[str, Part]:
+        """Returns the structure of each part of `state_dict`, by name."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes `state_dict` back."""
@@ -89,6 +93,9 @@ class Ensemble:
         return predictions.mean(0).numpy(), (predictions.var(0) + self._noise).sqrt().numpy()
 
     def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def parts(self) -> dict[str, Part]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -164,6 +171,9 @@ class GaussianProcess:
 
     def state_dict(self) -> dict[str, Any]:
         return {"theta": self._theta, "count": self._count}
+
+    def parts(self) -> dict[str, Part]:
+        return {"theta": optional(row(numeric, numeric, numeric, kind=list)), "count": integer()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._theta, self._count = state["theta"], state["count"]

@@ -14,7 +14,9 @@ from base.seeds import new_generator
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.controller import Controller
-from search.sampling.samplers.sampler import Costs, Sampler, Scored
+from search.sampling.samplers.sampler import Costs, Sampler, Scored, genome_of
+from training.optim import load_optimizer, optimizer_structure
+from training.run.structure import Part, fields, integer, like, numeric, optional, row, rows, table
 
 Experience = tuple[Genome, float, float]
 """An architecture, its score, and its log-probability under the policy that proposed it."""
@@ -218,10 +220,23 @@ class Policy:
             "drawn": list(self._drawn),
         }
 
+    def structure(self) -> Part:
+        """Returns the structure that `state_dict` has."""
+        return fields(
+            {
+                "controller": like(dict(self.controller.state_dict())),
+                "optimizer": optimizer_structure(self.optimizer, list(self.controller.parameters())),
+                "baseline": optional(numeric),
+                "entropy": optional(numeric),
+                "samples": integer(),
+                "drawn": rows(genome_of(self.encoding)),
+            }
+        )
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes `state_dict` back."""
         self.controller.load_state_dict(state["controller"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        load_optimizer(self.optimizer, copy.deepcopy(state["optimizer"]))
         self.baseline, self.entropy = state["baseline"], state["entropy"]
         self._samples, self._drawn = state["samples"], list(state["drawn"])
 
@@ -269,9 +284,18 @@ class PolicySampler(Sampler):
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"policy": self.policy.state_dict()}
 
+    def parts(self) -> dict[str, Part]:
+        proposed = table(genome_of(self.encoding), numeric)
+        return super().parts() | {"policy": self.policy.structure(), "proposed": proposed}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.policy.load_state_dict(state["policy"])
         super().load_state_dict({name: value for name, value in state.items() if name != "policy"})
+
+
+def experiences_of(encoding: Encoding) -> Part:
+    """Returns the structure of a list of experiences."""
+    return rows(row(genome_of(encoding), numeric, numeric))
 
 
 class EnasSampler(PolicySampler):
@@ -298,3 +322,6 @@ class EnasSampler(PolicySampler):
         if self.config.controller.replay_epochs:
             self.memory = [*self.memory, *told][-self.config.controller.replay_size :]
             self.policy.replay(self.memory)
+
+    def parts(self) -> dict[str, Part]:
+        return super().parts() | {"memory": experiences_of(self.encoding)}

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from base.checks import InputError
 from base.seeds import derive_seed
 from search.sampling.encoding import Encoding, Genome
+from training.run.structure import Part, fields, misfit, numeric, random_state, roughly_like, row, rows, share
 
 Scored = tuple[Genome, float]
 """An architecture and its score; more is better."""
@@ -21,7 +23,7 @@ class Sampler(ABC):
     `costs` computes the costs of an architecture. All randomness comes from `self.random` or is
     seeded by `seed`. Further attributes are saved with each checkpoint: numbers, text, None,
     tensors, and tuples, lists and dictionaries of them. A sampler that keeps anything else
-    overrides `state_dict` and `load_state_dict`.
+    overrides `state_dict` and `load_state_dict`. `parts` says of what they are.
     """
 
     evaluation_share: float = 1.0
@@ -73,12 +75,45 @@ class Sampler(ABC):
         own = {name: value for name, value in vars(self).items() if name not in _FIXED}
         return {"random": self.random.getstate(), **own}
 
+    def parts(self) -> dict[str, Part]:
+        """Returns the structure of each part of `state_dict`, by name.
+
+        Here each part is of the kind that it has now, and one that is None may become anything. A
+        sampler that says more of its own parts adds them: a checkpoint whose parts are others is
+        then refused in a line that names the part.
+        """
+        own = {name: roughly_like(value) for name, value in self.state_dict().items()}
+        return own | {"random": random_state, "evaluation_share": share}
+
+    def structure(self) -> Part:
+        """Returns the structure of `state_dict`: its `parts`, none of which may be absent."""
+        return fields(self.parts(), may_lack=("evaluation_share",))
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes `state_dict` back."""
         self.random.setstate(state["random"])
         for name, value in state.items():
             if name != "random":
                 setattr(self, name, value)
+
+
+def genome_of(encoding: Encoding) -> Part:
+    """Returns the structure of an architecture of `encoding`."""
+
+    def check(name: str, value: Any) -> None:
+        if type(value) is not tuple or not all(type(column) is int for column in value):
+            raise misfit(name, value, "an architecture")
+        try:
+            encoding.check(value)
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from error
+
+    return check
+
+
+def scored_of(encoding: Encoding) -> Part:
+    """Returns the structure of architectures with their scores."""
+    return rows(row(genome_of(encoding), numeric))
 
 
 _FIXED = ("encoding", "config", "seed", "costs", "random")

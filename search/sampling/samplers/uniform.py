@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from base.checks import FieldError, between
+from base.checks import FieldError, InputError, between
 from base.texts import show
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
-from search.sampling.samplers.sampler import Costs, Sampler, Scored
+from search.sampling.samplers.sampler import Costs, Sampler, Scored, genome_of, scored_of
+from training.run.structure import Part, integer, rows, within
 
 
 @dataclass
@@ -98,6 +99,25 @@ class UniformSampler(Sampler):
         if self.config.halving.eta:
             # A score that comes late belongs to another rung, a smaller share.
             self.told += [(genome, score) for genome, score in scored if not self.rung or genome in self.survivors]
+
+    def parts(self) -> dict[str, Part]:
+        return super().parts() | {
+            "bracket": integer(0, self.config.halving.deepest),
+            "rung": integer(),
+            "survivors": rows(genome_of(self.encoding)),
+            "told": scored_of(self.encoding),
+        }
+
+    def structure(self) -> Part:
+        whole = super().structure()
+
+        def check(name: str, state: Any) -> None:
+            whole(name, state)
+            integer(0, state["bracket"])(within(name, "rung"), state["rung"])
+            if bool(state["rung"]) != bool(state["survivors"]):
+                raise InputError(f"{within(name, 'survivors')}: there are {len(state['survivors'])} in rung {state['rung']}")
+
+        return check
 
     def _next_rung(self) -> None:
         halving: HalvingConfig = self.config.halving

@@ -62,7 +62,7 @@ def test_a_real_measurement_leaves_the_random_state_alone_and_is_saved(tmp_path:
     found = [latency(genome) for genome in genomes]
     assert all(math.isfinite(value) and value > 0 for value in found)
     Checkpoints(tmp_path).save(1, {"latency": latency.state_dict()})
-    loaded = Checkpoints(tmp_path).load_latest()
+    loaded = Checkpoints(tmp_path).latest()
     assert loaded is not None
     other = MeasuredLatency(encoding.space, 4, 1, 10, (3, 8, 8), CPU, turns=1)
     other.load_state_dict(loaded[1]["latency"])

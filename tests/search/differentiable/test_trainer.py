@@ -58,7 +58,7 @@ def argv(path: Path, *flags: str, **settings: Any) -> list[str]:
 
 def saved(path: Path) -> tuple[int, dict[str, Any]]:
     """Epoch and state of the newest checkpoint."""
-    found = Checkpoints(path).load_latest()
+    found = Checkpoints(path).latest()
     assert found is not None
     return found[0], found[1]["trainer"]
 

@@ -67,7 +67,7 @@ def table_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def state_of(run: Path) -> dict[str, Any]:
-    found = Checkpoints(run).load_latest()
+    found = Checkpoints(run).latest()
     assert found is not None
     return {"epoch": found[0], **found[1]}
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from training.run.checkpoint import Checkpoints
+from training.run.structure import anything
 
 
 def a_state() -> dict:
@@ -75,7 +76,7 @@ def names(directory: Path) -> list[str]:
 def test_round_trip_is_exact(checkpoints, tmp_path):
     state = a_state()
     assert checkpoints.save(12, state) == tmp_path / "checkpoints" / "epoch_0012.pt"
-    epoch, back = checkpoints.load_latest()
+    epoch, back = checkpoints.latest()
     assert epoch == 12
     assert_same(back, state)
 
@@ -83,16 +84,16 @@ def test_round_trip_is_exact(checkpoints, tmp_path):
 def test_shared_storage_stays_shared(checkpoints):
     weight = torch.randn(4)
     checkpoints.save(1, {"a": weight, "b": weight})
-    _, state = checkpoints.load_latest()
+    _, state = checkpoints.latest()
     assert state["a"].data_ptr() == state["b"].data_ptr()
 
 
 def test_the_newest_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    assert checkpoints.load_latest() is None
+    assert checkpoints.latest() is None
     for epoch in (1, 2, 9, 10, 9999, 10000):
         checkpoints.save(epoch, {"epoch": epoch})
-        assert checkpoints.load_latest() == (epoch, {"epoch": epoch})
+        assert checkpoints.latest() == (epoch, {"epoch": epoch})
     assert names(tmp_path) == ["epoch_10000.pt", "epoch_9999.pt"]
     with pytest.raises(ValueError, match="at least 1"):
         Checkpoints(tmp_path, keep=0)
@@ -101,7 +102,7 @@ def test_the_newest_are_kept(tmp_path):
 def test_saving_an_epoch_again_replaces_it(checkpoints, tmp_path):
     checkpoints.save(1, {"x": 1})
     checkpoints.save(1, {"x": 2})
-    assert checkpoints.load_latest() == (1, {"x": 2})
+    assert checkpoints.latest() == (1, {"x": 2})
     assert names(tmp_path) == ["epoch_0001.pt"]
 
 
@@ -109,8 +110,8 @@ def test_leftovers_of_a_killed_write_are_cleaned_up(checkpoints, tmp_path):
     checkpoints.save(1, {"x": 1})
     (tmp_path / "checkpoints" / ".epoch_0002.pt.0123abcd.tmp").write_bytes(b"fusenas")
     (tmp_path / "checkpoints" / "epoch_best.pt").write_bytes(b"mine")
-    assert checkpoints.load_latest() == (1, {"x": 1})
-    assert names(tmp_path) == ["epoch_0001.pt", "epoch_best.pt"]
+    checkpoints.save(2, {"x": 2})
+    assert names(tmp_path) == ["epoch_0001.pt", "epoch_0002.pt", "epoch_best.pt"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_what_could_not_be_loaded_is_not_saved(checkpoints, tmp_path, value, whe
     assert not (tmp_path / "checkpoints").exists()
 
 
-DAMAGED = r"epoch_0002\.pt: .*; delete it to go on from epoch 1, or begin anew with --overwrite$"
+DAMAGED = r"epoch_0002\.pt: .*; --resume goes on from an earlier one$"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.5, 0.9, 0.999])
@@ -140,9 +141,26 @@ def test_a_truncated_checkpoint_is_refused(checkpoints, share):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(ValueError, match=DAMAGED):
-        checkpoints.load_latest()
-    path.unlink()
-    assert checkpoints.load_latest() == (1, {"x": 1})
+        checkpoints.latest()
+    epochs, state, (skipped,) = checkpoints.last_good(lambda epochs: anything)
+    assert (epochs, state) == (1, {"x": 1}) and skipped.startswith(f"{path}: ")
+
+
+def test_what_was_skipped_drives_no_good_one_out(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (1, 8, 9):
+        path = checkpoints.save(epoch, {"x": epoch})
+        if epoch > 1:
+            path.write_bytes(b"damaged")
+        else:
+            good = path.read_bytes()
+    (tmp_path / "checkpoints" / "epoch_0001.pt").write_bytes(good)
+    epochs, _, skipped = checkpoints.last_good(lambda epochs: anything)
+    assert epochs == 1 and len(skipped) == 2
+    for epoch in (2, 3):
+        checkpoints.save(epoch, {"x": epoch})
+    assert names(tmp_path) == ["epoch_0002.pt", "epoch_0003.pt", "epoch_0008.pt", "epoch_0009.pt"]
+    assert checkpoints.last_good(lambda epochs: anything)[:2] == (3, {"x": 3})
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -154,7 +172,7 @@ def test_a_flipped_bit_is_refused(checkpoints, data):
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     with pytest.raises(ValueError, match=DAMAGED):
-        checkpoints.load_latest()
+        checkpoints.latest()
 
 
 @pytest.mark.parametrize("kind", ["text", "torch", "pickle"])
@@ -167,20 +185,20 @@ def test_a_foreign_file_is_refused_and_never_unpickled(checkpoints, tmp_path, ki
         torch.save({"state": {}}, path)
     else:
         path.write_bytes(f"cos\nmkdir\n(S'{tmp_path / 'witness'}'\ntR.".encode())
-    with pytest.raises(ValueError, match=r"epoch_0001\.pt: not a checkpoint of this program; delete it to start from the beg"):
-        checkpoints.load_latest()
+    with pytest.raises(ValueError, match=r"epoch_0001\.pt: not a checkpoint of this program; undo what"):
+        checkpoints.latest()
     assert not (tmp_path / "witness").exists()
 
 
 def test_another_runs_checkpoint_is_refused(checkpoints, tmp_path):
     checkpoints.save(1, {"x": 1})
     with pytest.raises(ValueError, match=r"of another run \(kind search, not retrain\)"):
-        Checkpoints(tmp_path, header={"kind": "retrain", "config_hash": "0123456789ab"}).load_latest()
+        Checkpoints(tmp_path, header={"kind": "retrain", "config_hash": "0123456789ab"}).latest()
     with pytest.raises(ValueError, match=r"of another run \(config_hash 0123456789ab, not ba9876543210\)"):
-        Checkpoints(tmp_path, header={"kind": "search", "config_hash": "ba9876543210"}).load_latest()
+        Checkpoints(tmp_path, header={"kind": "search", "config_hash": "ba9876543210"}).latest()
     (tmp_path / "checkpoints" / "epoch_0001.pt").rename(tmp_path / "checkpoints" / "epoch_0007.pt")
     with pytest.raises(ValueError, match="the file was renamed, it holds epoch 1"):
-        checkpoints.load_latest()
+        checkpoints.latest()
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
@@ -197,7 +215,7 @@ def test_a_full_disk_leaves_the_last_good_one(checkpoints, tmp_path, monkeypatch
             checkpoints.save(3, {"x": 3})
     assert raised.value.filename == str(tmp_path / "checkpoints" / "epoch_0003.pt")
     assert names(tmp_path) == ["epoch_0001.pt", "epoch_0002.pt"]
-    assert checkpoints.load_latest() == (2, {"x": 2})
+    assert checkpoints.latest() == (2, {"x": 2})
 
 
 def test_a_write_that_the_system_refuses_leaves_the_last_good_one(tmp_path):
@@ -223,4 +241,4 @@ def test_a_write_that_the_system_refuses_leaves_the_last_good_one(tmp_path):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000
     assert (done.returncode, done.stderr) == (2, f"program: error: {tmp_path}/checkpoints/epoch_0002.pt: File too large\n")
     assert names(tmp_path) == ["epoch_0001.pt"]
-    assert Checkpoints(tmp_path).load_latest() == (1, {"x": 1})
+    assert Checkpoints(tmp_path).latest() == (1, {"x": 1})

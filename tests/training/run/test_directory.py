@@ -93,7 +93,7 @@ def test_overwrite_removes_the_run_and_nothing_else(finished):
     start(finished, Config(epochs=9), overwrite=True)
     assert list(contents(finished)) == ["checkpoints/best.pt", "config.yaml", "notes.txt"]
     assert config_from_file(Config, finished / "config.yaml").epochs == 9
-    assert start(finished, Config(epochs=9), resume=True).checkpoints("search").load_latest() is None
+    assert start(finished, Config(epochs=9), resume=True).checkpoints("search").latest() is None
 
 
 def test_overwrite_removes_the_files_of_a_run_of_another_sort(finished):
@@ -188,14 +188,14 @@ def test_resume_needs_a_run(tmp_path):
 
 def test_resume_before_the_first_checkpoint_begins_anew(tmp_path):
     start(tmp_path / "run")
-    assert start(tmp_path / "run", resume=True).checkpoints("search").load_latest() is None
+    assert start(tmp_path / "run", resume=True).checkpoints("search").latest() is None
 
 
 def test_resume_goes_on(finished):
     before = contents(finished)
     run = start(finished, resume=True)
     assert contents(finished) == before
-    assert run.checkpoints("search").load_latest() == (2, {"x": 2})
+    assert run.checkpoints("search").latest() == (2, {"x": 2})
 
 
 def test_resume_refuses_another_configuration(finished):
@@ -218,7 +218,7 @@ def test_resume_refuses_a_configuration_with_a_field_less(tmp_path):
 def test_what_may_change_may_change(finished):
     run = start(finished, Config(stop=Stop(2.0)), resume=True)
     assert run.config_hash == start(finished, resume=True).config_hash
-    assert run.checkpoints("search").load_latest() == (2, {"x": 2})
+    assert run.checkpoints("search").latest() == (2, {"x": 2})
     start(finished, LongerConfig(), resume=True)
 
 

@@ -188,7 +188,7 @@ def test_it_goes_on_bit_for_bit_in_the_middle_of_a_search(space: str, moment: st
     if moment == "told":
         sampler.tell(scored(asked))
     Checkpoints(tmp_path).save(1, sampler.state_dict())
-    saved = Checkpoints(tmp_path).load_latest()
+    saved = Checkpoints(tmp_path).latest()
     assert saved is not None
     resumed = new_sampler(space)
     resumed.load_state_dict(saved[1])
