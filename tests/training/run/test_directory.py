@@ -155,7 +155,7 @@ def test_a_run_without_a_list_of_its_files_is_not_overwritten(finished):
     before = contents(finished)
     with pytest.raises(ValueError, match=r"run: the run has no list of its files, so --overwrite cannot tell them from yours"):
         start(finished, overwrite=True)
-    assert start(finished, resume=True).checkpoints("search").load_latest() == (2, {"x": 2})
+    assert start(finished, resume=True).checkpoints("search").latest() == (2, {"x": 2})
     assert contents(finished) == before
 
 
