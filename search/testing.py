@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from base.checks import InputError
 from search.differentiable.relaxations import Relaxation
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
@@ -37,9 +38,9 @@ def check_sampler(sampler: MakeSampler, config: SamplingConfig, asks: int = 7) -
 
     Every proposal is an architecture of the space. A sampler may be asked again before it is told,
     may be told late, in part or not at all; it goes on bit for bit from a checkpoint of its
-    `state_dict`; and its seed alone decides what it proposes. `asks` is the number of asks in each
-    part of the check, which should be enough for whatever the sampler does in turns and far too few
-    to exhaust the space.
+    `state_dict`, which has the `parts` that it names; and its seed alone decides what it proposes.
+    `asks` is the number of asks in each part of the check, which should be enough for whatever the
+    sampler does in turns and far too few to exhaust the space.
 
     Raises:
         AssertionError: the sampler breaks one of these rules; the message says which.
@@ -151,9 +152,9 @@ def _check_resume(new: Callable[[], Sampler], before: int, asks: int) -> None:
     idle = sampler.state_dict()
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = {moment: Checkpoints(FilePath(folder) / moment) for moment in ("before ask", "between ask and tell")}
-        checkpoints["before ask"].save(before, idle)
+        checkpoints["before ask"].save(before + 1, idle)
         asked = _ask(sampler)
-        checkpoints["between ask and tell"].save(before, sampler.state_dict())
+        checkpoints["between ask and tell"].save(before + 1, sampler.state_dict())
         sampler.tell(_scored(asked))
         expected = _advance(sampler, asks), [sampler.draw() for _ in range(3)]
         for moment, kept in checkpoints.items():
@@ -162,6 +163,10 @@ def _check_resume(new: Callable[[], Sampler], before: int, asks: int) -> None:
             assert saved is not None
             with _other_random_states():
                 resumed = new()
+                try:
+                    resumed.structure()("", saved[1])
+                except InputError as error:
+                    raise AssertionError(f"parts: does not describe what state_dict returns: {error}") from error
                 resumed.load_state_dict(saved[1])
                 assert moment != "before ask" or _ask(resumed) == asked, rule
                 resumed.tell(_scored(asked))

@@ -79,15 +79,18 @@ class Sampler(ABC):
         """Returns the structure of each part of `state_dict`, by name.
 
         Here each part is of the kind that it has now, and one that is None may become anything. A
-        sampler that says more of its own parts adds them: a checkpoint whose parts are others is
-        then refused in a line that names the part.
+        class that says more adds it: a checkpoint with other parts than it names is then refused.
         """
         own = {name: roughly_like(value) for name, value in self.state_dict().items()}
         return own | {"random": random_state, "evaluation_share": share}
 
     def structure(self) -> Part:
-        """Returns the structure of `state_dict`: its `parts`, none of which may be absent."""
-        return fields(self.parts(), may_lack=("evaluation_share",))
+        """Returns the structure of `state_dict`: its `parts`, and of a class that does not name
+        them attributes that come later, as well."""
+        parts = self.parts()
+        if "parts" in vars(type(self)):
+            return fields(parts, may_lack=("evaluation_share",))
+        return fields(parts, may_lack=parts, may_have_more=True)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes `state_dict` back."""
