@@ -217,7 +217,7 @@ def _data_config(config: FitConfig) -> DataConfig:
     """Returns the settings of a folder, a file of arrays or a data set's name."""
     path = Path(config.data)
     if path.is_dir():
-        data = DataConfig("folder", config.data, skip_unreadable=config.skip_unreadable)
+        data = DataConfig("folder", config.data, bits=config.bits, skip_unreadable=config.skip_unreadable)
         return replace(data, train_folder=config.train_folder, test_folder=config.test_folder)
     if path.is_file() or path.suffix == ".npz":
         return DataConfig("npz", config.data, size=config.size, layout=config.layout)

@@ -63,6 +63,9 @@ class FitConfig(RunConfig):
     layout: Layout = "auto"
     """For arrays: the axes of the images, nhwc = [N, H, W, C] or nchw = [N, C, H, W]; auto: by
     their lengths, where these leave no doubt."""
+    bits: int | None = None
+    """For a folder: bits that are used of the 16 of a pixel in files of 16 bits: 8, 10, 12, 14 or
+    16; null: the fewest of these that hold the largest value in the training part."""
     train_folder: str | None = None
     """For a folder: the folder in it that is the training part; . = each folder in it is a class;
     null: the one called train or training, if there is one."""

@@ -40,7 +40,8 @@ MOST_CLASSES, WORST_CLASSES = 20, 10  # a longer table is cut to the worst
 _MOST_CONFUSIONS = 5
 # What decides, with the network, on the images that it is evaluated on.
 _SAME_IMAGES = (
-    "name", "root", "size", "fit", "resize", "gray", "layout", "train_folder", "test_folder", "test_fraction", "split_seed"
+    "name", "root", "size", "fit", "resize", "gray", "layout", "bits", "train_folder", "test_folder", "test_fraction",
+    "split_seed",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class PixelNetwork(nn.Module):
 def without_normalisation(form: ImageFormat) -> ImageFormat:
     """Returns the format of the same images as a `Model` takes them."""
     channels = form.shape[0]
-    return ImageFormat(form.shape, form.scale, (0.0,) * channels, (1.0,) * channels, form.class_names)
+    return replace(form, mean=(0.0,) * channels, std=(1.0,) * channels)
 
 
 def describe(form: ImageFormat) -> dict[str, Any]:
@@ -82,9 +82,10 @@ def describe(form: ImageFormat) -> dict[str, Any]:
         values = (
             f"{'pixels as they are' if form.scale == 1 else f'pixels divided by {form.scale:g}'} (mean in training: {means})"
         )
+    depth = "" if form.bits is None else f"; of files of 16 bits the pixel is value * 255 / {2**form.bits - 1}"
     return {
         "input": {"name": INPUT, "type": "float32", "shape": ["batch", *form.shape], "axes": "batch, channel, row, column"},
-        "preprocessing": f"{values}; mean and standard deviation are dealt with inside",
+        "preprocessing": f"{values}{depth}; mean and standard deviation are dealt with inside",
         "output": {"name": OUTPUT, "type": "float32", "shape": ["batch", len(form.class_names)], "probabilities": "softmax"},
         "classes": list(form.class_names),
     }

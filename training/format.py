@@ -40,6 +40,9 @@ class ImageFormat:
     """Standard deviation of pixel / scale over the training images, one a channel."""
     class_names: tuple[str, ...]
     """Name of each class, in the order of the logits."""
+    bits: int | None = None
+    """Bits that are used of the 16 of a pixel in files, which become bytes: value * 255 / (2^bits -
+    1); None: files of 16 bits were not met."""
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or not all(type(length) is int and length > 0 for length in self.shape):
@@ -53,10 +56,16 @@ class ImageFormat:
             raise InputError(f"mean, std: must be {show(channels)} numbers each, std positive, not {given}")
         if not all(isinstance(name, str) for name in self.class_names):
             raise InputError(f"image format: class_names must be texts, not {show(self.class_names)}")
+        if self.bits is not None and not (type(self.bits) is int and 1 <= self.bits <= 16):
+            raise InputError(f"image format: bits must be from 1 to 16, not {show(self.bits)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain numbers, texts and lists, ready for JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Returns the fields as plain numbers, texts and lists, ready for JSON; `bits` only where
+        they are known."""
+        content = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if self.bits is None:
+            del content["bits"]
+        return content
 
     @classmethod
     def from_dict(cls, content: object) -> Self:
@@ -65,11 +74,12 @@ class ImageFormat:
         Raises ValueError for any other content.
         """
         lists = ("shape", "mean", "std", "class_names")
-        if not isinstance(content, dict) or set(content) != {"scale", *lists}:
+        if not isinstance(content, dict) or set(content) - {"bits"} != {"scale", *lists}:
             raise InputError(f"image format: must have scale, {', '.join(lists)}")
         if not all(isinstance(content[name], list) for name in lists):
             raise InputError(f"image format: {', '.join(lists)} must be lists")
-        form = cls(scale=content["scale"], **{name: tuple(content[name]) for name in lists})
+        values = {name: tuple(content[name]) for name in lists}
+        form = cls(scale=content["scale"], bits=content.get("bits"), **values)
         # The network that comes with it is tried on images of this size, whatever the file says.
         if math.prod(form.shape) > _MOST_NUMBERS:
             raise InputError(f"image format: shape {show(form.shape)} has more than {_MOST_NUMBERS} numbers in an image")

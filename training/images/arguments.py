@@ -36,6 +36,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     given("--data.resize", type=_whole_number_or_null, metavar="PIXELS", help=shorter)
     given("--data.gray", help="Folder: read images in shades of grey.", **TRUTH)
     given("--data.layout", **_choice("layout"), help="Npz: the axes of the images; auto: by their lengths.")
+    used = "Folder: bits that are used of the 16 of a pixel; null: as in the training."
+    given("--data.bits", type=_whole_number_or_null, metavar="N", help=used)
     train = "Folder: the folder in root that is the training part; . = root itself, each folder in it a class."
     given("--data.train_folder", metavar="FOLDER", help=train)
     test = "Folder: the folder in root that is the test part; none = a share of the training part."

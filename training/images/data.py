@@ -13,6 +13,7 @@ from base.seeds import new_generator
 from base.texts import excerpt, show
 from training.format import BYTE, ImageFormat
 from training.images.augment import Augmentation
+from training.images.depth import DEPTHS, check_colour, used_bits
 from training.images.files import ImageFiles, in_memory, survey
 from training.images.memory import free_on
 from training.images.sets import Images, ImageSet, resize
@@ -69,6 +70,9 @@ class DataConfig:
     layout: Layout = "auto"
     """Npz: the axes of the images, nhwc = [N, H, W, C] or nchw = [N, C, H, W]; auto: by their
     lengths, where these leave no doubt."""
+    bits: int | None = None
+    """Folder: bits that are used of the 16 of a pixel in files of 16 bits: 8, 10, 12, 14 or 16;
+    null: the fewest of these that hold the largest value in the training part."""
     train_folder: str | None = None
     """Folder: the folder in root that is the training part; . = root itself, so that each folder in
     it is a class; null: the one called train or training, else root itself."""
@@ -115,6 +119,8 @@ class DataConfig:
             raise FieldError("test_fraction", f"must be above 0 and at most 0.5, not {show(self.test_fraction)}")
         check_seed("split_seed", self.split_seed)
         between(1, 1024, self, "workers", said="from 1 to 1024 processes, or null")
+        if self.bits is not None and self.bits not in DEPTHS:
+            raise FieldError("bits", f"must be one of {', '.join(map(str, DEPTHS))}, or null, not {excerpt(self.bits)}")
         for name in ("train_folder", "test_folder"):
             if getattr(self, name) is not None and not 1 <= len(getattr(self, name)) <= 4096:
                 raise FieldError(name, "must be the name of a folder, or null")
@@ -258,6 +264,8 @@ def _prepared(
     """Returns the files with their statistics or, if they stay on the device, in memory; each is
     decoded once for either."""
     workers = _workers(files, config, device)
+    bits = config.bits or (None if known is None else known.bits)
+    files = _of_bits(files, bits)
     if workers and known is not None and surveyed and not config.skip_unreadable:
         return _normalised(replace(files, workers=workers), known.mean, known.std)
     found = survey(files, keep=not workers, workers=config.processes)
@@ -280,9 +288,24 @@ def _prepared(
     if known is None and part == "test":
         # The test part has the statistics of the training part even if it is asked for alone.
         known = load_images(config, "train", device, log=log).format
+    if config.bits is None:
+        check_colour(found.seen)
+    if bits is None and found.seen.gray:
+        bits = (known and known.bits) or used_bits(found.seen.gray)
+        files = _of_bits(files, bits)
+        if bits < DEPTHS[-1]:  # of the others all were taken to be used
+            found = survey(files, keep=not workers, workers=config.processes)
+    if found.seen.gray and bits:
+        files = with_notes(files, [f"{part} images of 16 bits, {bits} of them used: the largest value is {found.seen.gray:,}"])
+    if found.several:
+        files = with_notes(files, [f"{found.several:,} {part} files have several pictures, of which the first is read"])
     mean, std = (found.mean, found.std) if known is None else (known.mean, known.std)
     files = _normalised(replace(files, workers=workers), mean, std)
     return files.take(found.readable) if workers else in_memory(files, found)
+
+
+def _of_bits(files: ImageFiles, bits: int | None) -> ImageFiles:
+    return replace(files, decoding=replace(files.decoding, bits=bits), format=replace(files.format, bits=bits))
 
 
 def _normalised(files: ImageFiles, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageFiles:

@@ -15,12 +15,15 @@ from torch.utils.data import Dataset
 
 from base.checks import FieldError, InputError, Name
 from training.format import BYTE, ImageFormat
+from training.images.depth import ANSWER, BeyondBits, Seen, is_cut_colour, to_bytes
 from training.images.sets import Crop, ImageSet, statistics_of_sums
 from training.images.workers import new_loader, results
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MOST_PIXELS = 2**26  # of an image as it is decoded, which takes some 4 to 16 bytes for each
+_OF_SEVERAL = (".apng", ".avif", ".gif", ".tif", ".tiff", ".webp")
 AT_ONCE = 64  # images that a worker of a survey decodes before it reports
 WORTH_WORKERS = 256  # images that are decoded faster than processes start
 
@@ -38,12 +41,16 @@ class Decoding:
     """Whether each side is resized by itself instead, so that nothing is cut off."""
     gray: bool
     """Whether there is one channel instead of three."""
+    bits: int | None = None
+    """Bits that are used of the 16 of a pixel; None: all, or not known yet."""
 
-    def read(self, path: str, crop: Crop | None = None) -> Tensor:
+    def read(self, path: str, crop: Crop | None = None, seen: Seen | None = None) -> Tensor:
         """Returns the image, or that part of it, uint8 [C, H, W].
 
-        Raises ValueError, naming the file, if it cannot be read.
+        `seen` takes in the largest values of files of 16 bits. Raises ValueError, naming the file,
+        if it cannot be read.
         """
+        seen = Seen() if seen is None else seen
         from PIL import Image, ImageOps, UnidentifiedImageError  # slow to import
 
         if not os.path.isfile(path):  # a pipe would be waited for
@@ -56,13 +63,20 @@ class Decoding:
                         # A JPEG many times as large is decoded at a half, a quarter or an eighth,
                         # much faster.
                         file.draft("L" if self.gray else "RGB", (self._needed(file, crop),) * 2)
+                    if file.width * file.height > MOST_PIXELS:
+                        raise InputError(f"{file.width}x{file.height} pixels, more than the {MOST_PIXELS:,} that are decoded")
+                    is_cut = is_cut_colour(file)
                     ImageOps.exif_transpose(file, in_place=True)
-                    image = _in_bytes(file, self.gray)
+                    image = _in_bytes(file, self.gray, self.bits or 16, seen)
+                    if is_cut:
+                        seen.colour = max(seen.colour, int(np.asarray(image).max()))
                     box = self._box(image) if crop is None else crop.box(image.height, image.width)
                     size = image.size if self.size is None else (self.size, self.size)
                     if size != image.size or box != (0, 0, *image.size):
                         image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
                     pixels = np.array(image)
+        except BeyondBits as error:
+            raise Mismatch("data.root", f"{path} ", *error.parts, *ANSWER) from error
         except UnidentifiedImageError as error:
             raise InputError(f"{_one_line(path)}: cannot be read as an image (of no known format)") from error
         except Exception as error:  # errors of any type: each format has a decoder of its own
@@ -91,15 +105,12 @@ class Decoding:
         return left, top, left + side, top + side
 
 
-def _in_bytes(image: "Image", gray: bool) -> "Image":
+def _in_bytes(image: "Image", gray: bool, bits: int, seen: Seen) -> "Image":
     """Converts to bytes of red, green and blue, or of grey; transparent pixels become white."""
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image)
-        if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
-            raise InputError(f"pixels of mode {image.mode}, which have no known largest value; an .npz file can hold them")
-        image = Image.fromarray(((values.astype(np.uint32) + 0x80) // 0x101).astype(np.uint8))
+        image = to_bytes(image, bits, seen)
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
@@ -112,7 +123,11 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).encode(errors="backslashreplace").decode()
 
 
-class OfOtherSize(FieldError):
+class Mismatch(FieldError):
+    """An image can be read but does not fit the others: a setting has to say what is meant."""
+
+
+class OfOtherSize(Mismatch):
     """An image has another size than the others, and no size was given that all are brought to."""
 
 
@@ -149,6 +164,10 @@ class ImageFiles:
         places = range(len(self)) if indices is None else indices.tolist()
         return self._stacked([self._read(self.files[place]) for place in places])
 
+    def one(self, place: int, seen: Seen) -> Tensor:
+        """Decodes one image, uint8 [C, H, W]; `seen` as in `Decoding.read`."""
+        return self._read(self.files[place], seen=seen)
+
     def crops(self, indices: Tensor, crops: Sequence[Crop]) -> Tensor:
         """Returns parts of the images at `indices` [n], resized to [n, C, H, W].
 
@@ -157,8 +176,8 @@ class ImageFiles:
         named = zip(indices.tolist(), crops, strict=True)
         return self._stacked([self._read(self.files[place], crop) for place, crop in named])
 
-    def _read(self, file: str, crop: Crop | None = None) -> Tensor:
-        image = self.decoding.read(file, crop)
+    def _read(self, file: str, crop: Crop | None = None, seen: Seen | None = None) -> Tensor:
+        image = self.decoding.read(file, crop, seen)
         if tuple(image.shape) != self.format.shape:
             ours, others = (f"{width}x{height}" for _, height, width in (image.shape, self.format.shape))
             raise OfOtherSize(
@@ -188,6 +207,10 @@ class Survey:
     are alike."""
     pixels: Tensor | None
     """Pixels of the readable images, uint8 [n, C, H, W], if they were to be kept."""
+    seen: Seen
+    """The largest values in files of 16 bits."""
+    several: int
+    """Number of files with several pictures, of which the first is read."""
 
 
 def survey(images: ImageFiles, keep: bool, workers: int) -> Survey:
@@ -202,6 +225,7 @@ def survey(images: ImageFiles, keep: bool, workers: int) -> Survey:
     readable: list[int] = []
     unreadable: list[str] = []
     kept = torch.empty(len(images), *images.format.shape, dtype=torch.uint8) if keep else None
+    seen, several = Seen(), 0
     for found in results(loader):
         if kept is not None:
             kept[len(readable) : len(readable) + len(found.readable)] = found.pixels
@@ -209,9 +233,12 @@ def survey(images: ImageFiles, keep: bool, workers: int) -> Survey:
         unreadable.extend(found.unreadable)
         total += found.total
         squares += found.squares
+        seen.add(found.seen)
+        several += found.several
     mean, std = statistics_of_sums(total, squares, max(1, len(readable) * height * width), BYTE)
     indices = torch.tensor(readable, dtype=torch.int64)
-    return Survey(indices, tuple(unreadable), mean, std, None if kept is None else kept[: len(readable)])
+    pixels = None if kept is None else kept[: len(readable)]
+    return Survey(indices, tuple(unreadable), mean, std, pixels, seen, several)
 
 
 @dataclass(frozen=True)
@@ -222,6 +249,8 @@ class _Found:
     squares: Tensor
     pixels: Tensor
     """Pixels of the readable images; empty if they are not to be kept."""
+    seen: Seen
+    several: int
 
 
 class _Surveyor(Dataset[_Found | InputError]):
@@ -234,11 +263,13 @@ class _Surveyor(Dataset[_Found | InputError]):
 
     def __getitem__(self, places: range) -> _Found | InputError:
         readable, unreadable, pixels = [], [], []
+        seen, several = Seen(), 0
         for place in places:
             try:
-                pixels.append(self._images.pixels(torch.tensor([place])))
+                pixels.append(self._images.one(place, seen)[None])
                 readable.append(place)
-            except OfOtherSize as error:
+                several += _has_several(self._images.files[place])
+            except Mismatch as error:
                 return error
             except InputError as error:
                 unreadable.append(str(error))
@@ -250,7 +281,25 @@ class _Surveyor(Dataset[_Found | InputError]):
             by_channel.sum(1),
             by_channel.square().sum(1),
             values if self._keep else values[:0],
+            seen,
+            several,
         )
+
+
+def _has_several(file: str) -> bool:
+    """Says whether a file of a format that may hold several pictures does; of one that breaks off
+    behind the first, no."""
+    if os.path.splitext(file)[1].lower() not in _OF_SEVERAL:
+        return False
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file) as image:
+                return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+    except Exception:  # errors of any type: each format has a decoder of its own
+        return False
 
 
 def in_memory(images: ImageFiles, found: Survey) -> ImageSet:
@@ -258,4 +307,5 @@ def in_memory(images: ImageFiles, found: Survey) -> ImageSet:
     assert found.pixels is not None
     form = images.format
     labels = images.labels[found.readable]
-    return ImageSet(found.pixels, labels, images.classes, form.mean, form.std, form.class_names, notes=images.notes)
+    made = ImageSet(found.pixels, labels, images.classes, form.mean, form.std, form.class_names)
+    return replace(made, notes=images.notes, bits=form.bits)

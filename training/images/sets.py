@@ -105,6 +105,8 @@ class ImageSet:
     notes: tuple[str, ...] = ()
     """Lines that say how the data were read: the part of each folder or array, and what was left
     out."""
+    bits: int | None = None
+    """Bits that were used of the 16 of a pixel in files; None: there are no such files."""
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
@@ -124,7 +126,7 @@ class ImageSet:
     def format(self) -> ImageFormat:
         channels, height, width = self.images.shape[1:]
         scale = BYTE if self.images.dtype == torch.uint8 else 1.0
-        return ImageFormat((channels, height, width), scale, self.mean, self.std, self.class_names)
+        return ImageFormat((channels, height, width), scale, self.mean, self.std, self.class_names, self.bits)
 
     def __len__(self) -> int:
         return len(self.images)

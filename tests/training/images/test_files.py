@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from base.checks import InputError
 from training.format import ImageFormat
 from training.images import files as image_files
-from training.images.files import Decoding, ImageFiles, OfOtherSize, in_memory, survey
+from training.images.files import Decoding, ImageFiles, Mismatch, OfOtherSize, in_memory, survey
 from training.images.sets import Crop, channel_statistics, resize
 
 AS_IT_IS = Decoding(None, None, False, False)
@@ -250,3 +251,44 @@ def test_a_survey_of_nothing_that_can_be_read(tmp_path: Path) -> None:
     found = survey(new_files([str(tmp_path / "absent.png")], square(4), (4, 4)), keep=True, workers=1)
     assert len(found.readable) == 0 and len(found.unreadable) == 1
     assert all(math.isfinite(value) for value in (*found.mean, *found.std))
+
+
+# Depth, sizes, several pictures
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_the_bits_that_are_used_become_all_shades(tmp_path: Path, bits: int) -> None:
+    most = 2**bits - 1
+    values = np.linspace(0, most, 2**12).round().astype(np.uint16).reshape(64, 64)
+    path = saved(tmp_path / "a.png", Image.fromarray(values))
+    read = Decoding(None, None, False, True, bits).read(path)[0].numpy()
+    assert np.array_equal(read, np.floor(values.astype(np.float64) * 255 / most + 0.5))
+    assert len(np.unique(read)) == 256
+    if bits < 16:
+        with pytest.raises(
+            Mismatch, match=rf"^data\.root: {path} has a pixel of {2 * most + 1}, beyond the {bits} bits .*--data"
+        ):
+            beyond = saved(tmp_path / "a.png", Image.fromarray(values * 2 + 1))
+            Decoding(None, None, False, True, bits).read(beyond)
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "MOST_PIXELS", 64 * 64)
+    large = Image.new("RGB", (65, 64))
+    png, jpeg = saved(tmp_path / "a.png", large), saved(tmp_path / "a.jpg", large)
+    for decoding in (AS_IT_IS, square(8)):
+        with pytest.raises(
+            InputError, match=r"a\.png: cannot be read as an image \(65x64 pixels, more than the 4,096 that are"
+        ):
+            decoding.read(png)
+    # A JPEG is decoded at an eighth of its size.
+    assert square(8).read(jpeg).shape == (3, 8, 8)
+
+
+def test_files_of_several_pictures_are_counted(tmp_path: Path) -> None:
+    frames = [Image.new("L", (8, 8), shade) for shade in (10, 200)]
+    paths = [saved(tmp_path / f"a.{kind}", frames[0], save_all=True, append_images=frames[1:]) for kind in ("gif", "tiff")]
+    paths += [saved(tmp_path / f"b.{kind}", frames[0]) for kind in ("gif", "tiff", "png", "webp")]
+    found = survey(new_files(paths, Decoding(None, None, False, True), (8, 8)), keep=True, workers=1)
+    assert found.several == 2 and found.pixels is not None
+    assert found.pixels.unique().tolist() == [10]

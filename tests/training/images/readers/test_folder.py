@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from training.format import ImageFormat
 from training.images import listing
 from training.images.data import DataConfig, Part, in_classes, load_images
 from training.images.files import Decoding, ImageFiles
@@ -379,3 +381,78 @@ def test_a_line_of_the_classes(tmp_path: Path) -> None:
     many = ImageFiles(("",) * 2990, torch.arange(2990) % 1000, Decoding(8, None, False, False), form)
     line = in_classes(many)
     assert line.startswith("2,990 images of 1,000 classes: 0 3, 1 3, ") and line.endswith(", and 980 more of 2 to 3 each")
+
+
+# 16 bits
+
+
+def deep(root: Path, most: int, kind: str = "png", largest_of_test: int | None = None) -> Path:
+    """Images of 16 bits with values up to `most`, in a training and a test part."""
+    random = np.random.default_rng(0)
+    for part, top in (("train", most), ("test", largest_of_test or most)):
+        for name in ("a", "b"):
+            (root / part / name).mkdir(parents=True, exist_ok=True)
+            for number in range(3):
+                values = random.integers(0, top + 1, (16, 16)).astype(np.uint16)
+                values[0, 0] = top
+                Image.fromarray(values).save(root / part / name / f"{number}.{kind}")
+    return root
+
+
+@pytest.mark.parametrize("loading", ["resident", "workers"])
+@pytest.mark.parametrize(("most", "bits"), [(255, 8), (1000, 10), (4095, 12), (16383, 14), (65535, 16)])
+def test_bits_of_the_training_part_hold_for_all(tmp_path: Path, most: int, bits: int, loading: Any) -> None:
+    root = deep(tmp_path, most, "tif", largest_of_test=200)
+    train, test = (load_images(config(root, gray=True, loading=loading), part) for part in PARTS)
+    assert train.format.bits == test.format.bits == bits
+    assert test.format == train.format
+    assert len(train.pixels().unique()) > 200
+    assert int(train.pixels().max()) == round(255 * most / (2**bits - 1))
+    assert int(test.pixels().max()) == round(255 * 200 / (2**bits - 1))
+    assert f"train images of 16 bits, {bits} of them used: the largest value is {most:,}" in train.notes
+    assert (train.format.mean, train.format.std) == channel_statistics(train.pixels())
+    # A run keeps them, and its network brings them to an evaluation.
+    again = ImageFormat.from_dict(train.format.to_dict())
+    assert again == train.format
+    later = load_images(config(root, gray=True, loading=loading), "test", known=again, surveyed=True)
+    assert torch.equal(later.pixels(), test.pixels())
+
+
+def test_values_beyond_the_bits_of_the_training_part_are_asked_about(tmp_path: Path) -> None:
+    root = deep(tmp_path, 1000, largest_of_test=2000)
+    for loading in ("resident", "workers"):
+        with pytest.raises(
+            ValueError, match=r"^data\.root: .*/test/a/0\.png has a pixel of 2000, beyond the 10 bits that .* --data"
+        ):
+            load_images(config(root, loading=loading), "test")
+    images = load_images(config(root, bits=12), "test")
+    assert images.format.bits == 12 and int(images.pixels().max()) == round(255 * 2000 / 4095)
+
+
+def test_colours_that_lose_their_shades_are_asked_about(tmp_path: Path) -> None:
+    import struct
+    import zlib
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    def write_png(path: Path, most: int) -> None:
+        values = np.random.default_rng(0).integers(0, most + 1, (8, 8, 3)).astype(">u2")
+        rows = b"".join(b"\0" + row.tobytes() for row in values)
+        head = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+    for name in ("a", "b"):
+        for number in range(4):
+            write_png(tmp_path / name / f"{number}.png", 4095)
+    assert "16 bits a pixel, of which at most 12 are used, and only the upper 8 of the 16 can be read; conv" in refused(
+        tmp_path
+    )
+    assert int(load_images(config(tmp_path, bits=16), "train").pixels().max()) == 15
+    for name in ("a", "b"):
+        write_png(tmp_path / name / "0.png", 65535)
+        write_png(tmp_path / name / "1.png", 65535)
+        write_png(tmp_path / name / "2.png", 65535)
+    assert int(load_images(config(tmp_path), "train").pixels().max()) > 200
