@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TORCH = "import os, time\nos.write(1, b'importing\\n')\ntime.sleep(10)\nraise ImportError\n"
+PACKAGES = ["benchmarks", "fusenas", "retrain", "search"]
 PROGRAMS = ["search.darts", "retrain", "retrain.evaluate", "retrain.export", "fusenas", "benchmarks.demo"]
 
 
@@ -57,3 +58,17 @@ def test_no_file_takes_the_place_of_a_stream_that_is_closed(tmp_path: Path) -> N
         stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2), check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, b"/dev/null")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_of_programs_begins_with_it(package: str) -> None:
+    lines = (ROOT / package / "__init__.py").read_text(encoding="utf-8").splitlines()
+    assert next(line for line in lines if line.startswith(("import ", "from "))).startswith("import base.program")
+
+
+def test_every_program_ends_as_a_command() -> None:
+    """Otherwise the answer to signals would stay that of the first seconds."""
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    programs = {file: text for file in files if '\nif __name__ == "__main__":\n' in (text := file.read_text(encoding="utf-8"))}
+    assert len(programs) > 30
+    assert [str(file) for file, text in programs.items() if "command(" not in text and "main = METHOD.main" not in text] == []

@@ -206,6 +206,11 @@ def standard_streams() -> Iterator[None]:
     with contextlib.ExitStack() as opened:
         # A stream that was closed when the process began is None.
         out, err = (stream or opened.enter_context(open(os.devnull, "w")) for stream in before)
+        for stream in (out, err):
+            # Another program may have left the terminal, or the pipe, in a state in which a write
+            # that would have to wait is an error.
+            with contextlib.suppress(OSError, ValueError):
+                os.set_blocking(stream.fileno(), True)
         sys.stdout, sys.stderr = cast(TextIO, _Shown(out, "\n", needed=True)), cast(TextIO, _Shown(err, "\r\n", needed=False))
         try:
             yield

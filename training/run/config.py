@@ -120,7 +120,9 @@ def parse_command_line(
         print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from error
     if values["print_config"]:
-        print(config_to_yaml(config), end="")
+        text = config_to_yaml(config)
+        # Escaped by YAML's own rules, so that it stays a config file.
+        print(text if _can_be_shown(text) else config_to_yaml(config, only_ascii=True), end="")
         raise SystemExit(0)
     return config, RunOptions(run, values["resume"], values["overwrite"], seeds)
 
@@ -173,10 +175,19 @@ def config_to_dict(config: "DataclassInstance") -> dict[str, Any]:
     }
 
 
-def config_to_yaml(config: "DataclassInstance") -> str:
+def config_to_yaml(config: "DataclassInstance", only_ascii: bool = False) -> str:
     """Returns the configuration as YAML, fields in the order of the schema; `--config` reads it
-    back."""
-    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+    back.
+
+    With `only_ascii` all other characters are escaped as YAML has it.
+    """
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=not only_ascii)
+
+
+def _can_be_shown(text: str) -> bool:
+    """Says whether standard output takes the text as it is (`training.run.command`)."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return all(map(str.isprintable, text.split("\n"))) and text.encode(encoding, "replace").decode(encoding) == text
 
 
 def config_hash(config: "DataclassInstance", ignore: Collection[str] = ()) -> str:

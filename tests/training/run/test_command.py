@@ -342,6 +342,27 @@ def test_a_reader_that_leaves(tmp_path):
     assert process.returncode == 130
 
 
+def test_a_pipe_that_does_not_wait_is_made_to(monkeypatch):
+    """As another program may have left it: 100 lines are more than it holds at once."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    monkeypatch.setattr(sys, "stdout", open(writer, "w"))  # noqa: SIM115
+    read: list[bytes] = []
+
+    def read_late() -> None:
+        time.sleep(0.2)
+        with open(reader, "rb") as file:
+            read.append(file.read())
+
+    thread = threading.Thread(target=read_late)
+    thread.start()
+    status = command("prog", lambda: [print("x" * 4999) for _ in range(100)] and None)
+    sys.stdout.close()
+    thread.join()
+    assert status == 0
+    assert read == [(b"x" * 4999 + b"\n") * 100]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("typed", [b"\x03", None])
 def test_a_terminal_that_is_closed_and_a_key_that_is_typed(tmp_path, typed):

@@ -1,8 +1,10 @@
 """Tests of training/run/config.py."""
 
 import dataclasses
+import io
 import json
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from base.checks import FieldError
 from base.plain_yaml import read_yaml
+from training.run.command import command
 from training.run.config import (
     RunOptions,
     config_from_file,
@@ -192,6 +195,18 @@ def test_help_explains_every_field(capsys):
     for explained in ("5% of them are looked at. (text; default: other)", "Random seed. (a whole number; default: 0)"):
         assert explained in text
     assert "per step. (a number; default: 0.001)" in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("root", ["café", "\u202egnp", "a\x1b[2J"])
+def test_print_config_is_a_config_where_characters_are_escaped(encoding, root, monkeypatch, tmp_path):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding=encoding))
+    with pytest.raises(SystemExit):
+        command("prog", lambda: parse("--data.root", root, "--print_config") and None)
+    assert all(map(str.isprintable, shown.getvalue().decode(encoding).split("\n")))
+    (tmp_path / "printed.yaml").write_bytes(shown.getvalue())
+    assert parse("--config", str(tmp_path / "printed.yaml"))[0].data.root == root
 
 
 def test_print_config_is_a_config(capsys, tmp_path):
