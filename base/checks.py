@@ -62,7 +62,8 @@ class FieldError(InputError):
 
 
 # Far above any use: a slip of the pen by some zeros is said at once.
-_MOST = {"channels": 4096, "cells": 1000, "epochs": 1_000_000, "threads": 1024}
+_MOST = {"channels": 4096, "cells": 1000, "epochs": 1_000_000, "threads": 1024, "hidden": 4096}
+_MOST |= dict.fromkeys(("population", "sample", "tournament"), 100_000)  # so many are drawn at once
 _MOST_OF_OTHERS = 2**31 - 1
 # What lies nearer to 0 or 1 is 0 or 1 to float32, or its difference has no digit left.
 _NEAR_ZERO, _NEAR_ONE = 1e-6, 0.999999

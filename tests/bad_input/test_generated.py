@@ -425,3 +425,33 @@ def test_there_are_as_many_cases_as_is_said() -> None:
     made = sum(len(numbers_of(part)) * len(NUMBERS) for part in PARTS)
     of_commands = len(MAINS) * len(ARGUMENTS) + sum(len(options_of(command)) * len(KINDS) for command in PARSERS)
     assert in_fields + made + of_commands > FEWEST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--weights.lr=1000", "--weights.name=adagrad"],
+        ["--weights.lr=1000", "--weights.name=adamw", "--weights.weight_decay=1000"],
+        ["--weights.lr=1e-12", "--weights.lr_min=0", "--weights.momentum=0.999999", "--weights.clip=1e-300"],
+        ["--weights.lr=1000", "--order=second", "--hessian_epsilon=1000", "--weights.clip=1e12"],
+        ["--order=second", "--hessian_epsilon=1e-12", "--alphas.lr=1e-300", "--alphas.scale=1e-300"],
+        ["--alphas.lr=1000", "--alphas.scale=1000", "--alphas.beta1=0.999999", "--alphas.beta2=0.999999"],
+        ["--auxiliary_skip=1000", "--alphas.weight_decay=1000"],
+        ["--relaxation.name=gumbel", "--relaxation.temperature=1e4", "--relaxation.temperature_end=1e-4"],
+        ["--relaxation.name=straight_through", "--relaxation.temperature=1e-4"],
+        ["--relaxation.name=dirichlet", "--regulariser.name=kl", "--regulariser.weight=1e6", "--alphas.scale=1000"],
+        ["--regulariser.name=beta", "--regulariser.weight=1e6"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_the_arithmetic_carries_the_ends_of_the_ranges(
+    options: list[str], run: Callable[..., int | str | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A search comes to its end, or says that its loss is not finite."""
+    status = run("search.darts", *options)
+    said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    if status == 0:
+        assert said == []
+    else:
+        assert status == 1 and len(said) == 1 and "is NaN or infinite; try a lower learning rate" in said[0]
