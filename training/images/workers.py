@@ -77,6 +77,11 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
             # A process that dies while it hands over a result breaks the connection before the
             # system says that it has died.
             raise RuntimeError("DataLoader worker (pid unknown) has died while it handed over a result") from error
+        except RuntimeError as error:
+            # On its way to a GPU a result is taken by a thread, which then ends in the same way.
+            if str(error).startswith("Pin memory thread"):
+                raise RuntimeError("DataLoader worker (pid unknown) has died before the thread that pins memory") from error
+            raise
         if isinstance(made, InputError):
             try:
                 raise made

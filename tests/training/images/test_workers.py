@@ -74,6 +74,18 @@ def test_a_process_that_dies_while_it_hands_over_a_result(is_told: bool, capsys:
 DEATH = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
 
 
+@pytest.mark.parametrize(("said", "status"), [("Pin memory thread exited unexpectedly", 2), ("shapes differ", 1)])
+def test_a_process_that_dies_on_the_way_to_a_gpu(said: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """As torch words it."""
+
+    class Unpinned(Dataset[int | InputError]):
+        def __getitem__(self, place: int) -> int:
+            raise RuntimeError(said)
+
+    assert command("prog", lambda: list(results(new_loader(Unpinned(), [0], 0))) and None) == status
+    assert (capsys.readouterr().err == f"prog: error: {DEATH}\n") == (status == 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stay", [False, True])
 @pytest.mark.parametrize("when", ["at once", "while it reads", "later"])
@@ -101,11 +113,14 @@ def test_a_process_that_is_killed(
         for number, _ in enumerate(results(new_loader(Slow(), [1] * 100, 2, persistent_workers=stay))):
             if when == "later" and number == 3:
                 kill_one()
-                time.sleep(0.5)  # in which nothing is raised
+                time.sleep(0.5)
+                undisturbed.append(number)
 
+    undisturbed: list[int] = []
     began = time.monotonic()
     assert command("prog", main) == 2
     assert time.monotonic() - began < 9
+    assert undisturbed == ([3] if when == "later" else [])
     assert capsys.readouterr().err == f"prog: error: {DEATH}\n"
     monkeypatch.undo()
     assert set(multiprocessing.active_children()) <= before
@@ -122,12 +137,12 @@ class Slow(Dataset[int | InputError]):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_comes_between_two_results(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     """Anywhere else it may leave a lock behind, for which the exit then waits."""
-    waited = []
+    made = []
 
     class Interrupting(Dataset[int | InputError]):
         def __getitem__(self, place: int) -> int:
-            waited.append(place)
             os.kill(os.getpid(), number)
+            made.append(place)
             return place
 
     def main() -> None:
@@ -135,5 +150,5 @@ def test_a_stop_comes_between_two_results(number: signal.Signals, capsys: pytest
             pytest.fail("the stop has come too late")
 
     assert command("prog", main) == 130
-    assert waited == [0]
+    assert made == [0]
     assert capsys.readouterr().err == f"prog: stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}\n"
