@@ -6,6 +6,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from base.checks import FieldError, InputError
 from base.seeds import new_generator
@@ -27,9 +28,11 @@ from training.metrics import count_multiply_adds, count_parameters
 from training.report.sections import Process
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
+from training.run.extension import extended
 from training.run.history import write_history
 from training.run.monitor import Monitor, StopConfig, check_finite
 from training.run.ownership.files import record, write_file
+from training.schedule import in_words
 from training.tasks.task import Dataset, open_task
 
 
@@ -39,6 +42,7 @@ def run(
     run: str | Path = "runs/retrain",
     resume: bool = False,
     overwrite: bool = False,
+    extend: Literal["restart", "tail"] | None = None,
 ) -> Result:
     """Trains the network of a genotype from scratch, as `python -m retrain` does, and evaluates it
     on the test part.
@@ -50,6 +54,8 @@ def run(
         run: directory of the run.
         resume: go on from the run's last checkpoint.
         overwrite: replace the run that the directory holds.
+        extend: the way on of a run that is resumed with more epochs: its schedules begin anew for
+            these, or stay at their last values.
 
     Raises:
         ValueError: no such genotype, a configuration that cannot be run, or a directory that cannot
@@ -59,7 +65,7 @@ def run(
     note = ""
     if not isinstance(genotype, Genotype):
         genotype, note = find_genotype(str(genotype))
-    return retrain(config or RetrainConfig(), RunOptions(Path(run), resume, overwrite), genotype, note)
+    return retrain(config or RetrainConfig(), RunOptions(Path(run), resume, overwrite, extend=extend), genotype, note)
 
 
 def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | None = None, note: str = "") -> Result:
@@ -72,10 +78,11 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     what may happen later.
     """
     began = time.monotonic()
+    config = extended(config, options)
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     genotype, chosen = _genotype(genotype, note, config, options)
     others = _random_runs(config, options, genotype)
-    notes = [chosen] if chosen else []
+    notes = [*([chosen] if chosen else []), *in_words(config.extended)]
     hardware = Hardware.of(config, config.graph)
     task = open_task(config, hardware, options, notes.append)
     # Before anything is trained: what is wrong with it is better known then.

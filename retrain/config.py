@@ -55,6 +55,11 @@ class RetrainConfig(TrainingConfig):
     weights: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr_min=0.0))
     """The training of the weights."""
 
+    def changing(self) -> list[str]:
+        """Returns the fields whose effect depends on the number of epochs."""
+        found = {"weights.lr_min": self.weights.lr_min != self.weights.lr, "drop_path": self.drop_path > 0}
+        return [name for name, changes in found.items() if changes]
+
     def __post_init__(self) -> None:
         super().__post_init__()
         whole(self, "channels", "cells", "epochs")

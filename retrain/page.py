@@ -72,7 +72,7 @@ def retrain_page(story: Story) -> Page:
                 "time": duration(process.seconds),
             }
         ),
-        *process.notes(config.epochs, config.stop),
+        *process.notes(config.epochs, config.stop, config.extended),
         drawn_genotype(genotype, story.pictures),
         paragraph(
             f"{result.parameters:,} parameters and {result.multiply_adds:,} multiply-adds an image: C = {network.channels}, "

@@ -77,9 +77,10 @@ class Retraining:
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
         """Trains one epoch. Returns the score on the held-out examples where there are any."""
         config = self.config
-        rate = cosine(epoch, config.epochs, config.weights.lr, config.weights.lr_min)
+        behind, length = config.phases.place(epoch)
+        rate = cosine(behind, length, config.weights.lr, config.weights.lr_min)
         set_lr(self.optimizer, rate)
-        drop_path = config.drop_path * epoch / config.epochs
+        drop_path = config.drop_path * behind / length
         if isinstance(self.network.drop_path, Tensor):
             self.network.drop_path.fill_(drop_path)
         self.network.train()

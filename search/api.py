@@ -1,7 +1,7 @@
 """The search from Python."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from base.checks import InputError
 from search.methods import get_method
@@ -18,6 +18,7 @@ def run(
     run: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    extend: Literal["restart", "tail"] | None = None,
 ) -> Genotype:
     """Searches as `python -m search.METHOD` does and returns the genotype, which is also in the
     directory of the run.
@@ -30,6 +31,8 @@ def run(
         run: directory of the run; None: runs/search_METHOD.
         resume: go on from the run's last checkpoint.
         overwrite: replace the run that the directory holds.
+        extend: the way on of a run that is resumed with more epochs: its schedules begin anew for
+            these, or stay at their last values.
 
     Raises:
         ValueError: a configuration that cannot be run, of another method, or a directory that
@@ -43,7 +46,7 @@ def run(
     if not isinstance(config, expected):
         raise InputError(f"config: search.{method} takes a {expected.__name__}, not a {type(config).__name__}")
     path = Path(run) if run is not None else Path("runs") / f"search_{method}"
-    genotype = chosen.run(config, RunOptions(path, resume, overwrite))
+    genotype = chosen.run(config, RunOptions(path, resume, overwrite, extend=extend))
     if genotype is None:
         raise InputError(f"{path}: stopped before any architecture was evaluated; go on with resume=True")
     return genotype

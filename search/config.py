@@ -62,6 +62,10 @@ class SupernetSearchConfig(TrainingConfig):
             cells = f"it has cells of NAS-Bench-201, not of space {space.name}"
             raise FieldError("tabular", f"{cells}; leave it out or set space to nasbench201")
 
+    def changing(self) -> list[str]:
+        """Returns the fields whose effect depends on the number of epochs."""
+        return [] if self.weights.lr_min == self.weights.lr else ["weights.lr_min"]
+
     @property
     def search_space(self) -> SearchSpace:
         """Returns the space of that name. Raises FieldError for an unknown one."""

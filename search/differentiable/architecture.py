@@ -1,6 +1,6 @@
 """The architecture parameters of a search, and all ways from them to a mixture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from search.differentiable.regularisers import RegulariserConfig, get_regularise
 from search.differentiable.relaxations import Mixture, RelaxationConfig, get_relaxation, masked_softmax
 from supernet import Path, SearchSpace
 from training.optim import linear
+from training.schedule import Extension, Phases
 
 Drawn = tuple[Mixture, Path | None]
 """A mixture and, if it has one operation an edge, the path that alone runs under it."""
@@ -39,16 +40,17 @@ class Architecture:
         auxiliary_skip: float = 0.0,
         relaxation: RelaxationConfig | None = None,
         regulariser: RegulariserConfig | None = None,
+        extended: Sequence[tuple[int, Extension]] = (),
     ) -> None:
         """Draws alphas and betas of standard deviation `scale` from `seed`.
 
         `keep` is what `restrict` takes. `cells` is the number of cells of each kind, where each has
         a table of its own; None: they share one. `auxiliary_skip` is the weight of the auxiliary
         skip connection in the first of so many `epochs`. A relaxation or regulariser that is None
-        is that of DARTS.
+        is that of DARTS. `extended` is as in `training.schedule.Phases`.
         """
         self.space = space
-        self._epochs = epochs
+        self._phases = Phases(epochs, extended)
         self._relaxation, self._regulariser = relaxation or RelaxationConfig(), regulariser or RegulariserConfig()
         self._auxiliary_skip = auxiliary_skip
         self.relaxation = get_relaxation(self._relaxation.name)
@@ -80,7 +82,8 @@ class Architecture:
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets everything that follows a schedule to its value in that epoch (from 0)."""
-        relaxation, regulariser, epochs = self._relaxation, self._regulariser, self._epochs
+        relaxation, regulariser = self._relaxation, self._regulariser
+        epoch, epochs = self._phases.place(epoch)
         self._temperature.fill_(linear(epoch, epochs, relaxation.temperature, relaxation.temperature_end))
         self._penalty.fill_(linear(epoch, epochs, regulariser.weight, regulariser.weight_end))
         self._auxiliary.fill_(self._auxiliary_skip * max(0.0, 1 - epoch / epochs))

@@ -136,6 +136,18 @@ class SearchConfig(SupernetSearchConfig):
         self._check_gradient()
         self._check_early_stop(space)
 
+    def changing(self) -> list[str]:
+        """Returns the fields whose effect depends on the number of epochs."""
+        relaxation, regulariser = self.relaxation, self.regulariser
+        found = {
+            "stages": bool(self.stages.keep),
+            "alphas.warmup": self.alphas.warmup > 0,
+            "relaxation.temperature_end": relaxation.temperature_end not in (None, relaxation.temperature),
+            "regulariser.weight_end": regulariser.weight_end not in (None, regulariser.weight),
+            "auxiliary_skip": self.auxiliary_skip > 0,
+        }
+        return [*super().changing(), *(name for name, changes in found.items() if changes)]
+
     def _check_stages(self, space: SearchSpace) -> None:
         """Raises FieldError if a stage cannot divide the channels, prunes nothing, widens backwards
         or trains no alphas."""
@@ -149,9 +161,10 @@ class SearchConfig(SupernetSearchConfig):
         if any(later > earlier for earlier, later in pairwise(partials)):
             rule = "a stage widens or leaves it, so numbers fall or stay from partial on"
             raise FieldError("stages.partial", f"{rule}, not {show(partials)}")
-        stages = [self.stages.at(epoch, self.epochs) for epoch in range(self.epochs)]
+        first = self.phases.first
+        stages = [self.stages.at(epoch, first) for epoch in range(first)]
         if len({number for number, behind in stages if behind >= self.alphas.warmup}) <= len(keep):
-            none = f"with {self.epochs} epochs a stage has none that trains the alphas"
+            none = f"with {first} epochs a stage has none that trains the alphas"
             raise FieldError("alphas.warmup", f"{none}; take more epochs, a smaller share or fewer stages")
         if self.selection.name == "perturbation" and keep[-1:] == [1]:
             mend = "keep more, or set selection.name to strength"

@@ -26,8 +26,10 @@ from training.loop import open_run, run_epochs
 from training.report.sections import Process
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
+from training.run.extension import extended
 from training.run.ownership.files import write_file
 from training.run.structure import like
+from training.schedule import in_words
 from training.tasks.task import TASKS, open_task
 
 
@@ -108,9 +110,11 @@ def search(
     what may happen later.
     """
     began = time.monotonic()
+    config = extended(config, options)
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
-    notes: list[str] = [] if table is None else list(table.notes)
+    notes: list[str] = in_words(config.extended)
+    notes += [] if table is None else table.notes
     hardware = Hardware.of(config, config.graph)
     task = open_task(config, hardware, options, notes.append)
     trainer = BilevelSearch(config, task, RunDirectory(options.run, config), hardware, table, options.pictures)

@@ -111,7 +111,8 @@ class Recorder:
         Running statistics belong to the whole mixture, so that the derived cell takes those of each
         batch.
         """
-        if (epoch + 1) % self.validate_every and epoch + 1 < self.schedule.epochs:
+        is_due = not (epoch + 1) % self.validate_every or epoch + 1 >= self.schedule.epochs
+        if not is_due and epoch + 1 not in self.schedule.phases.ends:
             return None, None
         reading = self.steps.evaluate(self.batches, *self.architecture.evaluated())
         check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "evaluation loss after the step")

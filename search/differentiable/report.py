@@ -92,7 +92,7 @@ def _ended(story: Story) -> list[Markup]:
     config, process, epochs = story.config, story.facts.process, story.facts.epochs
     judged = story.history, config.early_stop, config.epochs
     collapse = reason_to_stop(*judged)
-    parts = process.notes(epochs, config.stop if collapse is None else None)
+    parts = process.notes(epochs, config.stop if collapse is None else None, config.extended)
     if collapse is not None:
         parts.append(warning(f"Collapsed, after epoch {process.done} of {epochs}: {told(collapse)}."))
     if config.selection.name == "perturbation" and process.done < epochs:

@@ -14,6 +14,7 @@ from search.differentiable.selection import perturbation_rounds
 from search.history import SearchEpoch
 from supernet import SearchSpace
 from training.optim import OptimizerConfig, cosine
+from training.schedule import Extension, Phases
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class SupernetSchedule:
     tune_epochs: int = 1
     """Epochs from one round to the next."""
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    extended: Sequence[tuple[int, Extension]] = ()
+    """Times that the search went on for longer. Stages and warm-up belong to the epochs that it was
+    begun for."""
 
     @classmethod
     def of(cls, config: SearchConfig, space: SearchSpace) -> "SupernetSchedule":
@@ -80,7 +84,13 @@ class SupernetSchedule:
             rounds,
             config.selection.tune_epochs,
             config.early_stop,
+            config.extended,
         )
+
+    @property
+    def phases(self) -> Phases:
+        """Returns the phases of its schedules."""
+        return Phases(self.epochs, self.extended)
 
     @property
     def planned_epochs(self) -> int:
@@ -91,22 +101,26 @@ class SupernetSchedule:
         """Returns the plan of `epoch`, from 0."""
         if epoch >= self.epochs:
             return self._tuning(epoch - self.epochs)
-        stage, behind = self.stages.at(epoch, self.epochs)
-        before = self.stages.at(epoch - 1, self.epochs)[0] if epoch else 0
+        stage, behind = self._stage(epoch)
+        before = self._stage(epoch - 1)[0] if epoch else 0
         begins = tuple(
             Stage(number, self.stages.keep[number - 1], self.stages.partial[number - 1])
             for number in range(before + 1, stage + 1)
         )
         return EpochPlan(
-            cosine(epoch, self.epochs, self.weights.lr, self.weights.lr_min),
+            cosine(*self.phases.place(epoch), self.weights.lr, self.weights.lr_min),
             moves_alphas=behind >= self.warmup,
             begins=begins,
         )
 
+    def _stage(self, epoch: int) -> tuple[int, float]:
+        first = self.phases.first
+        return self.stages.at(min(epoch, first - 1), first)
+
     def partial_after(self, epochs: int, first: int) -> int:
         """Returns the divisor of the channels after so many epochs, at least one, of a search that
         began with `first`."""
-        stage, _ = self.stages.at(min(epochs, self.epochs) - 1, self.epochs)
+        stage, _ = self._stage(epochs - 1)
         return self.stages.partial[stage - 1] if stage else first
 
     def _tuning(self, epoch: int) -> EpochPlan:

@@ -48,6 +48,7 @@ def new_architecture(
         config.auxiliary_skip,
         config.relaxation,
         config.regulariser,
+        config.extended,
     )
 
 

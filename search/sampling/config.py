@@ -101,6 +101,10 @@ class SamplingConfig(SupernetSearchConfig):
         return self.evaluate != "table" or self.prefilter.proxy is not None
 
     @property
+    def trains(self) -> bool:
+        return self.trained_epochs > 0
+
+    @property
     def trained_epochs(self) -> int:
         """Returns the epochs of the shared weights that the search itself runs."""
         return self.epochs if self.evaluate == "supernet" and self.weights_from is None else 0

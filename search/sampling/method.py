@@ -28,8 +28,10 @@ from training.loop import open_run, run_epochs
 from training.report.sections import Process
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
+from training.run.extension import extended
 from training.run.repeat import Spread
 from training.run.structure import fields, like, numeric, row, rows, share
+from training.schedule import in_words
 from training.tasks.task import TASKS, open_task
 
 C = TypeVar("C", bound=SamplingConfig)
@@ -134,9 +136,11 @@ def sample(
     a configuration that cannot be run; see `training.loop.run_epochs` for what may happen later.
     """
     began = time.monotonic()
+    config = extended(config, options)
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
     table = None if config.tabular is None else Table.read(config.tabular)
-    notes: list[str] = [] if table is None else list(table.notes)
+    notes: list[str] = in_words(config.extended)
+    notes += [] if table is None else table.notes
     hardware = Hardware.of(config)
     task = open_task(config, hardware, options, notes.append) if config.needs_images else None
     directory = RunDirectory(options.run, config)

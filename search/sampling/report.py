@@ -53,7 +53,7 @@ def sampling_page(story: Story) -> Page:
             "rank correlation with the table": None if findings.tau is None else f"{findings.tau:.3f}",
         }
         parts.append(drawn_genotype(findings.genotype, run.pictures))
-    notes = run.process.notes(run.epochs, None if story.exhausted else config.stop)
+    notes = run.process.notes(run.epochs, None if story.exhausted else config.stop, config.extended)
     page.section("Result", facts(numbers | {"time": duration(run.process.seconds)}), *notes, *parts)
     page.section("Curves", charts(*_curves(story.history, story.trials, story.task)))
     if findings is not None:

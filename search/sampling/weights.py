@@ -22,7 +22,10 @@ from training.run.schema import fields_in_order
 from training.run.structure import Part, fields, like
 from training.tasks.task import Task
 
-_OF_ITS_OWN = ("epochs", "weights", "tabular", "kernels", "precision", "recompute", "log_every", "stop", "device", "threads")
+_OF_ITS_OWN = (
+    *("epochs", "extended", "weights", "tabular", "kernels", "precision", "recompute"),
+    *("log_every", "stop", "device", "threads"),
+)
 SHARED = tuple(name for name in map(attrgetter("name"), fields_in_order(SupernetSearchConfig)) if name not in _OF_ITS_OWN)
 """Settings in which a search and the run that its weights come from are equal: the network, and the images that it has not
 seen. How the weights were trained, and on what, may differ."""
@@ -54,7 +57,7 @@ class Weights:
 
     def run_epoch(self, epoch: int, watch: Watch) -> float:
         """Trains one epoch, then lets the sampler learn; returns the learning rate."""
-        rate = cosine(epoch, self.config.epochs, self.config.weights.lr, self.config.weights.lr_min)
+        rate = cosine(*self.config.phases.place(epoch), self.config.weights.lr, self.config.weights.lr_min)
         set_lr(self.steps.optimizer, rate)
         self.steps.begin_epoch(epoch)
         self.network.train()

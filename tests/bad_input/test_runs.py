@@ -76,10 +76,11 @@ def test_a_run_is_not_written_over_by_accident(refuse: Refuse, here: Path, comma
 def test_what_cannot_be_resumed(refuse: Refuse, here: Path, command: str, finished: dict[str, Path]) -> None:
     assert refuse(command, "--run=none", "--resume").startswith("none: nothing to resume, there is no such run; ")
     shutil.copytree(finished[command], here / "run")
-    changed = refuse(command, "--run=run", "--resume", "--epochs=3")
+    changed = refuse(command, "--run=run", "--resume", "--epochs=1")
     assert changed == (
-        "run: the run was started with epochs 2, not 3; resume it without changes, or begin anew with --overwrite"
+        "run: the run was started with epochs 2, not 1; resume it without changes, or begin anew with --overwrite"
     )
+    assert "; add --extend restart (" in refuse(command, "--run=run", "--resume", "--epochs=3")
     (here / "run/config.yaml").write_bytes((here / "run/config.yaml").read_bytes()[:100] + b"\nepochs: [")
     assert refuse(command, "--run=run", "--resume").endswith("; the run cannot be resumed, begin anew with --overwrite")
     (here / "run/config.yaml").unlink()

@@ -20,6 +20,7 @@ from training.report.html import Markup, block, details, drawing, element, figur
 from training.run.config import config_to_dict, config_to_yaml
 from training.run.directory import leaves
 from training.run.monitor import StopConfig
+from training.schedule import Extension, in_words
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -51,10 +52,10 @@ class Process:
     seconds: float
     """Its duration."""
 
-    def notes(self, epochs: int, stop: StopConfig | None) -> list[Markup]:
-        """Returns notes on the time of the process and, if `stop` ended the run, on the epochs that
-        are missing of `epochs`."""
-        parts = []
+    def notes(self, epochs: int, stop: StopConfig | None, extended: Sequence[tuple[int, Extension]] = ()) -> list[Markup]:
+        """Returns notes on the time of the process, on the times that the run went on for longer
+        and, if `stop` ended the run, on the epochs that are missing of `epochs`."""
+        parts = [paragraph(said) for said in in_words(extended)]
         if self.before:
             part = f"epochs {self.before + 1} to {self.done}" if self.before < self.done else "no further epoch"
             parts.append(paragraph(f"The run was resumed: the time is that of its last process, with {part}."))

@@ -1,6 +1,6 @@
 """The common part of the configurations of all runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 
@@ -26,6 +26,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
         whole(self, "threads")
+
+    def before(self) -> Sequence["RunConfig"]:
+        """Returns the configurations that the run had before it went on for longer, the first one
+        first."""
+        return ()
 
     def may_change(self) -> frozenset[str]:
         """Returns the names of the fields that a resumed run may change.

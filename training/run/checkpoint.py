@@ -5,7 +5,7 @@ import hashlib
 import io
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,20 @@ class Checkpoints:
     `torch.save`.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, header: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, keep: int = 2, header: Mapping[str, str] | None = None, before: Collection[str] = ()
+    ) -> None:
         """`directory` is that of the run.
 
-        A checkpoint is loaded only if it was saved with `header`.
+        A checkpoint is loaded only if it was saved with `header`, or with one of the hashes in
+        `before` for that of its configuration.
         """
         if keep < 1:
             raise InputError(f"keep: at least 1 checkpoint must stay, not {keep}")
         self.directory = directory / "checkpoints"
         self.keep = keep
         self.header = dict(header or {})
+        self.before = before
 
     def save(self, epoch: int, state: dict[str, Any]) -> Path:
         """Writes the state after `epoch` epochs, then deletes all earlier ones but the newest
@@ -148,7 +152,7 @@ class Checkpoints:
         if epochs != _epoch(path):
             raise InputError(f"the file was renamed, it holds epoch {epochs}")
         for key, value in self.header.items():
-            if header.get(key) != value:
+            if header.get(key) != value and not (key == "config_hash" and header.get(key) in self.before):
                 raise _Foreign(f"of another run ({key} {excerpt(header.get(key))}, not {value})")
         structure(epochs)("", content["state"])
         return epochs, content["state"]

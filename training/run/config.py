@@ -56,6 +56,8 @@ class RunOptions:
     seeds: tuple[int, ...] = ()
     """Repeat the run with each of these seeds, in seed_0 and so on below `run`; none: once, with
     that of the configuration."""
+    extend: Literal["restart", "tail"] | None = None
+    """The way on of a run that is resumed with more epochs, whose schedules depend on them."""
     pictures: bool = True
     """Draw architectures and the like for TensorBoard and the report. It is no option of the
     command line but for callers in Python whose runs are so small that pictures would take most of
@@ -124,7 +126,7 @@ def parse_command_line(
         # Escaped by YAML's own rules, so that it stays a config file.
         print(text if _can_be_shown(text) else config_to_yaml(config, only_ascii=True), end="")
         raise SystemExit(0)
-    return config, RunOptions(run, values["resume"], values["overwrite"], seeds)
+    return config, RunOptions(run, values["resume"], values["overwrite"], seeds, values.get("extend"))
 
 
 def seed_directory(run: Path, seed: int | str) -> Path:
@@ -224,6 +226,12 @@ def _parser(
         action="store_true",
         help="Go on from the run's last checkpoint, without --config with the configuration that it saved.",
     )
+    if "extended" in leaves:
+        run.add_argument(
+            "--extend",
+            choices=["restart", "tail"],
+            help="With --resume and more --epochs: schedules begin anew for the further epochs, or stay at their last values.",
+        )
     run.add_argument("--overwrite", action="store_true", help="Replace the run that the directory holds.")
     if repeats:
         run.add_argument(

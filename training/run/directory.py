@@ -33,6 +33,7 @@ class RunDirectory:
         self.path = path
         self.config = config
         self.config_hash = config_hash(config, ignore=config.may_change())
+        self._hashes_before = [config_hash(each, ignore=each.may_change()) for each in config.before()]
         """Hash of the settings that stay the same over the whole run."""
         self._claim: Claim | None = None
         self._resumes = False
@@ -121,7 +122,7 @@ class RunDirectory:
     def checkpoints(self, kind: str, keep: int = 2) -> "Checkpoints":
         """Returns the checkpoints of this run; another `kind` ("search", "retrain") or
         configuration is refused."""
-        return Checkpoints(self.path, keep, {"kind": kind, "config_hash": self.config_hash})
+        return Checkpoints(self.path, keep, {"kind": kind, "config_hash": self.config_hash}, self._hashes_before)
 
 
 def read_kind(path: Path) -> str:
@@ -251,6 +252,9 @@ def _check_same_config(path: Path, config: RunConfig) -> None:
         saved, new = leaves(read_yaml(path / CONFIG_FILE)), leaves(config_to_dict(config))
     except InputError as error:
         raise InputError(f"{error}; the run cannot be resumed, begin anew with --overwrite") from error
+    # One that went on for longer is compared as it was before.
+    earlier = [old for each in config.before() if (old := leaves(config_to_dict(each)))["epochs"] == saved.get("epochs")]
+    new = earlier[0] if earlier else new
     for name in [*new, *(name for name in saved if name not in new)]:
         if name.partition(".")[0] in config.may_change():
             continue

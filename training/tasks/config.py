@@ -1,6 +1,8 @@
 """The common part of the configurations of searches and of retraining."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from base.checks import whole
 from supernet.recompute import Recompute
@@ -8,11 +10,15 @@ from training.hardware import Precision
 from training.images.data import DataConfig
 from training.run.base import MAY_CHANGE, RunConfig
 from training.run.monitor import StopConfig
+from training.schedule import Extension, Phases, check_extended
 
 
 @dataclass(kw_only=True)
 class TrainingConfig(RunConfig):
     """The settings of any run that trains networks."""
+
+    if TYPE_CHECKING:
+        epochs: int
 
     precision: Precision = "auto"
     """Floating type of convolutions and linear layers: bfloat16 (autocast, weights stay float32),
@@ -31,6 +37,29 @@ class TrainingConfig(RunConfig):
     stop: StopConfig = field(default_factory=StopConfig, metadata=MAY_CHANGE)
     """When to end before the last epoch."""
 
+    extended: list[tuple[int, Extension]] = field(default_factory=list)
+    """Record of a run that went on for longer, which --extend writes: [[50, restart]] was begun for
+    50 epochs. A new run with it comes to the same result."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_extended(self.epochs, self.extended)
         whole(self, "log_every")
+
+    @property
+    def phases(self) -> Phases:
+        """Returns the phases of its schedules."""
+        return Phases(self.epochs, self.extended)
+
+    @property
+    def trains(self) -> bool:
+        """Says whether the run has epochs that train."""
+        return True
+
+    def changing(self) -> list[str]:
+        """Returns the names of the fields whose effect depends on the number of epochs."""
+        return []
+
+    def before(self) -> Sequence["TrainingConfig"]:
+        numbers = range(len(self.extended))
+        return [replace(self, epochs=self.extended[number][0], extended=self.extended[:number]) for number in numbers]
