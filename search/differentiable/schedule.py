@@ -84,7 +84,7 @@ class SupernetSchedule:
             rounds,
             config.selection.tune_epochs,
             config.early_stop,
-            config.extended,
+            tuple(config.extended),
         )
 
     @property

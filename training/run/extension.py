@@ -6,6 +6,7 @@ from typing import TypeVar
 from base.checks import FieldError, InputError
 from training.run.checkpoint import Checkpoints
 from training.run.config import CONFIG_FILE, RunOptions, config_from_file
+from training.run.directory import kind_of_run
 from training.tasks.config import TrainingConfig
 
 C = TypeVar("C", bound=TrainingConfig)
@@ -22,12 +23,14 @@ def extended(config: C, options: RunOptions) -> C:
         InputError: the schedule changes with the number of epochs and no way on is asked for, or
             the run is beyond the epochs that could be more.
     """
-    file = options.run / CONFIG_FILE
-    if not options.resume or not file.is_file():
-        if options.extend is not None:
-            raise InputError("--extend: goes on with a run that is there, for longer; it needs --resume")
+    if options.extend is not None and not options.resume:
+        raise InputError("--extend: goes on with a run that is there, for longer; it needs --resume")
+    if not options.resume or kind_of_run(options.run) is None:
         return config
-    saved = config_from_file(type(config), file)
+    try:
+        saved = config_from_file(type(config), options.run / CONFIG_FILE)
+    except InputError:  # a comparison of both says more
+        return config
     if config.epochs <= saved.epochs:
         # The same command once more, after a kill, goes on with what it began.
         is_same = bool(saved.extended) and saved.extended[-1][1] in (options.extend, "constant")
