@@ -215,7 +215,8 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
     stop = StopConditions(config.stop)
     with monitor.bar(trainer.epochs * trainer.steps, done * trainer.steps, kind) as bar:
         while done < trainer.epochs:
-            if reason := stop.reason(accuracy) or (trainer.reason_to_stop() if done else None):
+            # A run without an epoch has nothing to show: neither a trained network nor a measurement.
+            if done and (reason := stop.reason(accuracy) or trainer.reason_to_stop()):
                 monitor.log(f"stopped after epoch {done}: {reason}")
                 break
             torch.manual_seed(derive_seed(config.seed, "epoch", done))

@@ -81,8 +81,7 @@ def search_page(story: Story) -> Page:
     weighted = "Classes are weighted in each loss that is descended; accuracies count all images alike."
     balanced = config.data.class_weights != "none"
     page.section("Curves", charts(*_curves(story)), *([paragraph(weighted)] if balanced else []))
-    if history:
-        page.section("Weights of the operations over the epochs", *weights_over_time(history, story.space, genotype))
+    page.section("Weights of the operations over the epochs", *weights_over_time(history, story.space, genotype))
     close(page, config, run, images(run.directory, config.data), genotype)
     return page
 

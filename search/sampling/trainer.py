@@ -13,7 +13,7 @@ from search.sampling.prefilter import Prefiltered
 from search.sampling.recorder import SamplingRecorder
 from search.sampling.samplers.sampler import Sampler
 from search.sampling.scores.proxies import ProxyScores
-from search.sampling.scores.table import TableScores
+from search.sampling.scores.table import TableScores, check_covers
 from search.sampling.trials import Evaluate, Trials
 from search.sampling.weights import Weights
 from supernet import get_space
@@ -48,6 +48,8 @@ class SamplingSearch:
         self.run = run
         self.device = hardware.device
         self.encoding = Encoding(get_space(config.space), config.exclude)
+        if table is not None:
+            check_covers(table, self.encoding)
         self.costs = architecture_costs(self.encoding, task, table, hardware, config.stem, config.latency)
         self.sampler: Sampler = sampler(self.encoding, config, config.seed, self.costs)
         if config.prefilter.proxy is not None:

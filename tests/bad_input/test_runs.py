@@ -1,10 +1,15 @@
 """Directories that are no place for a run, runs that cannot be resumed, and checkpoints that are damaged or foreign."""
 
+import contextlib
 import hashlib
 import io
+import itertools
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,11 +17,15 @@ import torch
 from torch import nn
 
 import search.random
+from base.checks import InputError
 from ops import register_op
 from ops.registry import OPERATIONS
+from retrain.config import RetrainConfig
 from training.run.base import RunConfig
+from training.run.checkpoint import Checkpoints
 from training.run.directory import RunDirectory
 
+ROOT = Path(__file__).parents[2]
 CELL = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|my_op~2|"
 Refuse = Callable[..., str]
 Run = Callable[..., int | str | None]
@@ -95,6 +104,123 @@ def test_a_genotype_that_was_damaged_since(refuse: Refuse, here: Path, finished:
     message = refuse("retrain", "--run=run", "--resume")
     assert message.startswith("run/genotype.json: not valid JSON")
     assert message.endswith("; delete it to read DARTS_V2 again, or begin anew with --overwrite")
+
+
+# Two processes in one directory
+
+
+@pytest.fixture
+def other_process() -> Iterator[Callable[[Path], int]]:
+    """Lets another process work in a directory; returns its id."""
+    code = "import sys, time; from pathlib import Path; from training.run.ownership.lock import Lock; "
+    code += "lock = Lock.take(Path(sys.argv[1])); print(flush=True); time.sleep(60)"
+    with contextlib.ExitStack() as stack:
+
+        def start(path: Path) -> int:
+            process = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None and process.stdout.readline()
+            return process.pid
+
+        yield start
+
+
+@both
+def test_a_directory_where_another_process_is_at_work(
+    refuse: Refuse, here: Path, command: str, finished: dict[str, Path], other_process: Callable[[Path], int]
+) -> None:
+    shutil.copytree(finished[command], here / "run")
+    pid = other_process(here / "run")
+    for more in ([], ["--overwrite"], ["--resume"]):
+        message = refuse(command, "--run=run", *more)
+        assert re.fullmatch(
+            rf"run: process {pid} on .+ has been at work in it since 20.+; wait for its end or stop it, .+", message
+        )
+    # A search and a retraining of several seeds are a directory, too, and so is each of them.
+    shutil.copytree(finished[command], here / "seeds/seed_1")
+    other_process(here / "seeds/seed_1")
+    for more in (["--overwrite"], ["--resume"]):
+        assert refuse(command, "--run=seeds", "--seeds=0,1", *more).startswith("seeds/seed_1: process ")
+    other_process(here / "seeds")
+    assert refuse(command, "--run=seeds", "--seeds=3").startswith("seeds: process ")
+
+
+# What is refused leaves nothing behind
+
+
+def test_a_run_from_python_whose_names_no_file_can_hold(tmp_path: Path) -> None:
+    bad = os.fsdecode(b"data\xff")
+    with pytest.raises(ValueError, match=r"^genotype: holds bytes that are no text in UTF-8"):
+        RunDirectory.check(tmp_path / "run", RetrainConfig(genotype=bad), resume=False, overwrite=False)
+    with pytest.raises(ValueError, match=r"^--run: holds bytes that are no text in UTF-8"):
+        RunDirectory.check(tmp_path / bad, RetrainConfig(), resume=False, overwrite=False)
+
+
+@both
+def test_names_that_no_file_can_hold(refuse: Refuse, here: Path, command: str, finished: dict[str, Path]) -> None:
+    bad = os.fsdecode(b"data\xff")
+    assert refuse(command, "--run=run", f"--data.root={bad}").startswith("data.root: holds bytes that are no text in UTF-8")
+    assert refuse(command, f"--run={bad}").startswith("--run: holds bytes that are no text in UTF-8")
+    assert refuse(command, "--run=run", f"--seeds=1,{'9' * 300}").startswith(("--seeds: ", "run/seed_999"))
+    assert refuse(command, "--run=" + "y/" * 2040).endswith(
+        "the path of the run directory is too long; choose another one with --run"
+    )
+    assert refuse(command, "--run=a/b/" + "x" * 300).endswith("the run directory cannot be written: File name too long")
+
+
+def test_an_incomplete_table_is_refused_before_anything_is_replaced(
+    here: Path, capsys: pytest.CaptureFixture[str], files: Files
+) -> None:
+    head = "arch,cifar10_test_200,cifar10_valid_200,cifar10_valid_12,params_cifar10,flops_cifar10\n"
+    architectures = [
+        "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format(*chosen)
+        for chosen in itertools.product(("none", "skip_connect"), repeat=6)
+    ]
+    (here / "whole.csv").write_text(head + "".join(f"{one},50,40,30,1,2\n" for one in architectures))
+    (here / "less.csv").write_text(head + "".join(f"{one},50,40,30,1,2\n" for one in architectures[:-1]))
+    few = "--exclude=[nor_conv_1x1,nor_conv_3x3,avg_pool_3x3]"
+    asked = ["--space=nasbench201", "--evaluate=table", few, "--evaluations=4", "--round=2", "--run=run", "--threads=1"]
+    assert search.random.main([*asked, "--tabular=whole.csv"]) == 0
+    before = files(here)
+    capsys.readouterr()
+    assert search.random.main([*asked, "--tabular=less.csv", "--overwrite"]) == 2
+    assert f"tabular: the table has no {architectures[-1]}; " in capsys.readouterr().err
+    assert files(here) == before
+    assert search.random.main([*asked, "--tabular=less.csv", "--run=new"]) == 2
+    assert files(here) == before
+
+
+@pytest.mark.parametrize("command", ["search.darts", pytest.param("retrain", marks=pytest.mark.slow)])
+def test_a_run_that_is_overwritten_goes_when_the_new_one_has_a_checkpoint(
+    refuse: Refuse,
+    run: Run,
+    here: Path,
+    command: str,
+    finished: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    files: Files,
+) -> None:
+    shutil.copytree(finished[command], here / "run")
+    (here / "run/genotype_best.json").write_text("mine")
+    (here / "run/checkpoints/epoch_best.pt").write_text("mine")
+    before = files(here)
+
+    def late(self: Checkpoints, epoch: int, state: object) -> Path:
+        raise InputError("late: no checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", late)
+        assert refuse(command, "--run=run", "--overwrite", "--seed=3") == "late: no checkpoint"
+    assert files(here) == before
+    assert run(command, "--run=run", "--overwrite", "--seed=1") == 0
+    other = files(finished[f"other {command}"])
+    after = files(here / "run")
+    assert (here / "run/genotype_best.json").read_text() == (here / "run/checkpoints/epoch_best.pt").read_text() == "mine"
+    assert after["checkpoints/epoch_0002.pt"] == other["checkpoints/epoch_0002.pt"]
+    new = {"genotype_best.json", "checkpoints/epoch_best.pt", *other}
+    assert {name for name in after if "events" not in name} == {name for name in new if "events" not in name}
 
 
 # Checkpoints

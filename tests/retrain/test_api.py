@@ -79,7 +79,7 @@ def test_random_genotypes_are_trained_alike(tmp_path: Path) -> None:
 def test_a_stop_ends_no_random_genotype(tmp_path: Path) -> None:
     config = replace(SMALL, epochs=2, validation_fraction=0.25, batch_size=16, random_genotypes=1)
     result = retrain.run("DARTS_V2", replace(config, stop=StopConfig(hours=1e-9)), tmp_path / "run")
-    assert (result.epochs, result.others) == (0, ())
+    assert (result.epochs, result.others) == (1, ())
     result = retrain.run("DARTS_V2", replace(config, stop=StopConfig(hours=100)), tmp_path / "run", resume=True)
     assert (result.epochs, result.others[0].epochs) == (2, 2)
     assert "hours: null" in (tmp_path / "run" / "random_0" / "config.yaml").read_text()

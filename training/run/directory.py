@@ -7,21 +7,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from base.checks import FieldError, InputError
+from base.checks import InputError
 from base.files import temporary_pattern
 from base.plain_yaml import read_yaml
-from base.texts import one_line, show
+from base.texts import excerpt, one_line
 from training.run.base import RunConfig
 from training.run.checkpoint import CHECKPOINT_FILES, Checkpoints
 from training.run.config import CONFIG_FILE, config_hash, config_to_dict, config_to_yaml
 from training.run.ownership.claim import Claim, claimed, restore
 from training.run.ownership.files import belongings, has_record, recorded, remove_halves, write_file
 from training.run.ownership.lock import OWN_FOLDER, check_free
+from training.run.schema import check_text
 
 # The first line of a run's config.yaml; it tells a run from a directory that merely holds a file of
 # this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 _KIND_MARK = "# Kind: "
+_LONGEST_NAME = 400  # bytes of the name of a file in the directory of a run, and of runs below it
 
 
 class RunDirectory:
@@ -164,7 +166,7 @@ def _check_writable(path: Path) -> None:
     """Raises InputError unless the directory, or the nearest one above it that exists, can take new
     entries."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    _check_names(path.absolute().relative_to(existing.absolute()), existing)
+    _check_names(path, existing)
     if not existing.is_dir():
         raise InputError(f"{path}: the run directory cannot be made, {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -172,30 +174,24 @@ def _check_writable(path: Path) -> None:
 
 
 def _check_names(path: Path, existing: Path) -> None:
-    """Raises InputError if a part of `path`, to be made in the directory `existing`, has too long a
-    name for it."""
+    """Raises InputError if a part of `path` that is to be made below the directory `existing` has
+    too long a name."""
     most = os.pathconf(existing, "PC_NAME_MAX")
-    if any(len(os.fsencode(part)) > most for part in path.parts):
-        raise InputError(f"{existing / path}: the run directory cannot be written: File name too long")
+    for part in path.absolute().relative_to(existing.absolute()).parts:
+        if len(os.fsencode(part)) > most:
+            raise InputError(f"{excerpt(str(path))}: the run directory cannot be written: File name too long")
 
 
 def _check_text(path: Path, config: RunConfig) -> None:
-    """Raises InputError for bytes that are no UTF-8 in a text that files of the run are to hold."""
-    if not _is_utf8(str(path)):
-        raise InputError(f"{path}: the name of the run directory has bytes that are no UTF-8; choose another one with --run")
+    """Raises InputError for texts that no file of the run can hold; the command line has looked at
+    its own already."""
+    check_text("--run", str(path))
+    if len(os.fsencode(path.absolute())) + _LONGEST_NAME > os.pathconf("/", "PC_PATH_MAX"):
+        raise InputError(f"{excerpt(str(path))}: the path of the run directory is too long; choose another one with --run")
     for name, value in leaves(config_to_dict(config)).items():
-        if not _is_utf8(value):
-            raise FieldError(name, f"{show(value)} has bytes that are no UTF-8, which no file of a run can hold; rename it")
-
-
-def _is_utf8(value: object) -> bool:
-    if isinstance(value, list):
-        return all(map(_is_utf8, value))
-    try:
-        str(value).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, str):
+                check_text(name, entry)
 
 
 def _check_state(path: Path, config: RunConfig, resume: bool, overwrite: bool) -> None:

@@ -162,7 +162,7 @@ class StopConfig:
 
     hours: float | None = None
     """Stop after this many hours of wall-clock time, counted anew for each process (null: no
-    limit)."""
+    limit). The epoch that runs then is finished, and the first one always is."""
     accuracy: float | None = None
     """Stop when the validation accuracy, a share in 0..1, reaches this value (null: no target)."""
 

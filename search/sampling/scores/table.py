@@ -1,8 +1,20 @@
 """Scores of architectures from a benchmark table."""
 
+import re
+
 from base.checks import FieldError
 from search.costs.tabular import Table
 from search.sampling.encoding import Encoding, Genome
+
+
+def check_covers(table: Table, encoding: Encoding) -> None:
+    """Raises ValueError, naming one of them, if the table lacks an architecture that a search may
+    ask for: that is to be known before it begins."""
+    names = {encoding.space.candidates[column] for column in encoding.operations}
+    there = sum(names.issuperset(re.findall(r"(\w+)~", architecture)) for architecture in table.rows)
+    if there < encoding.size:
+        for genome in encoding.all():  # at most one more than are there
+            table[encoding.genotype(genome)]
 
 
 class TableScores:

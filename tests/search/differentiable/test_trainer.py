@@ -420,7 +420,7 @@ def test_a_time_limit_ends_a_search_and_a_longer_one_goes_on(finished: Path, tmp
 def test_no_time_at_all_still_leaves_a_run_to_resume(finished: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     assert quick(argv(path, stop__hours=1e-9)) == 0
-    assert "stopped after epoch 0" in (path / "log.txt").read_text()
+    assert "stopped after epoch 1" in (path / "log.txt").read_text()
     assert (path / "genotype.json").exists()
     assert quick(argv(path, "--resume", stop__hours=1)) == 0
     assert (path / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()

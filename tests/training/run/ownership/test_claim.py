@@ -142,7 +142,7 @@ def without_logs(found: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("with_checkpoint", [True, False])
-@pytest.mark.parametrize("second", [1, 4, 7, None])
+@pytest.mark.parametrize("second", [None, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 4, 7))])
 def test_killed_at_any_moment_one_of_both_is_whole(run: Path, with_checkpoint: bool, second: int | None) -> None:
     """`second`: the change at which the next process, which puts it right, is killed, too."""
     saved = shutil.copytree(run, run.with_name("saved"))
