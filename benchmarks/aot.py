@@ -6,7 +6,6 @@ matrix product that does not run on the matrix unit. The exit status is 1 if one
 can be built.
 """
 
-import argparse
 import ast
 import importlib
 import itertools
@@ -31,6 +30,7 @@ import ops.kernels
 from base.files import write_atomically
 from ops.kernels import launch, mix, pool, statistics, stencil, stencil_backward
 from ops.kernels.launch import Launch, recording, triton
+from training.run.arguments import Parser
 from training.run.command import command
 
 CAPABILITY = 90
@@ -328,7 +328,7 @@ def table(results: list[Result]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.aot", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="benchmarks.aot", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--all", action="store_true", help="all channels, types and variants, not one build a kernel")
     parser.add_argument("--table", type=Path, help="where to write what was built, in Markdown")
     options = parser.parse_args(argv)

@@ -8,7 +8,6 @@ machine: another one rounds sums differently. Runs take one thread, three epochs
 digits, a few minutes in all.
 """
 
-import argparse
 import contextlib
 import hashlib
 import importlib
@@ -26,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from base.files import write_atomically
 from search.differentiable.method import DifferentiableMethod
 from search.methods import get_method, list_methods
+from training.run.arguments import Parser
 from training.run.command import command
 
 SPACES = ("darts", "nasbench201")
@@ -127,7 +127,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.bits", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="benchmarks.bits", description=(__doc__ or "").splitlines()[0])
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--record", type=Path, metavar="FILE", help="write the hashes to this file")
     task.add_argument("--compare", type=Path, metavar="FILE", help="compare with the hashes in this file")

@@ -5,7 +5,6 @@ both spaces and every pair of a method and a part, whether it runs, by asking th
 itself; tests/benchmarks/test_combinations.py runs them all.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from base.files import write_atomically
 from search.differentiable.config import SearchConfig
 from search.differentiable.method import DifferentiableMethod
 from search.methods import get_method, list_methods
+from training.run.arguments import Parser
 from training.run.command import command
 
 PAGE = Path(__file__).parent.parent / "docs" / "combinations.md"
@@ -174,7 +174,7 @@ def _section(space: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the page; with --check it only says, by its exit status, whether the page is up to
     date."""
-    parser = argparse.ArgumentParser(prog="benchmarks.combinations", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="benchmarks.combinations", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is out of date")
     if not parser.parse_args(argv).check:
         write_atomically(PAGE, page())

@@ -9,7 +9,6 @@ table of `benchmarks.search_step`. `--levers` measures what makes the search ste
 it is, and with one thing left out.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,7 @@ from supernet import cell
 from supernet.genotypes.published import get_genotype
 from training.hardware import Hardware, choose_device
 from training.report.markdown import table
+from training.run.arguments import Parser
 from training.run.command import command
 from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
@@ -198,7 +198,7 @@ def _cells(measured: Measured) -> list[str | None]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.cpu_steps", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="benchmarks.cpu_steps", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--channels", type=at_least(2), help="C of the first cells (16)")
     parser.add_argument("--cells", type=at_least(3), help="number of cells (8)")
     parser.add_argument("--batch", type=at_least(2), help="images a step (16)")

@@ -7,7 +7,6 @@ difference, and above at least three quarters of the random cells. Nothing is ch
 part. The exit status is 0 if the claim holds, and 1 if it does not.
 """
 
-import argparse
 import contextlib
 import json
 import math
@@ -25,6 +24,7 @@ from statistics import mean, quantiles, stdev
 from textwrap import fill
 
 from base.checks import InputError
+from benchmarks.options import at_least
 from retrain.api import random_genotype, retrain
 from retrain.config import RetrainConfig
 from search.methods import get_method
@@ -33,6 +33,7 @@ from supernet.drawing.draw import draw_genotype, save_figure
 from training.format import DATA_FILE
 from training.report.html import Page, block, element, facts, paragraph, percent, table
 from training.report.sections import drawn_genotype
+from training.run.arguments import Parser
 from training.run.command import command, foreseen, stops_are_interrupts
 from training.run.config import RunOptions, config_from_file, shipped_configs
 
@@ -98,17 +99,15 @@ class Comparison:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(prog="demo", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--directory", type=Path, default=Path("runs/demo"), help="where everything is written")
     parser.add_argument(
         "--set",
-        type=int,
+        type=at_least(0),
         default=0,
         help=f"which seeds: set k has {SEARCHES} k and so on for the searches, and random cells {RANDOM} k and so on",
     )
     options = parser.parse_args(argv)
-    if options.set < 0:
-        parser.error(f"argument --set: must be 0 or more, not {options.set}")
     try:
         with stops_are_interrupts():
             return 0 if demonstrate(options.directory, options.set) else 1

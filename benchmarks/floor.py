@@ -34,13 +34,13 @@ third fewer multiply-adds; it is counted as a whole one, because it moves the sa
 bound it.
 """
 
-import argparse
 from dataclasses import dataclass
 
 from benchmarks.options import Rates, add_rates, at_least, rates_of
 from supernet import get_space
 from supernet.spaces.skeleton import CellPosition, Size
 from training.report.markdown import table
+from training.run.arguments import Parser
 from training.run.command import command
 
 FIRST_HALVES = 2  # separable convolutions: two stencils each
@@ -108,7 +108,7 @@ def floor_of_pass(channels: int, cells: int, batch: int, size: int = 32, bytes_a
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.floor", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="benchmarks.floor", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--channels", type=at_least(1), default=16, help="C of the first cells")
     parser.add_argument("--cells", type=at_least(3), default=8, help="number of cells")
     parser.add_argument("--batch", type=at_least(2), nargs="+", default=[64, 256], help="images a pass")

@@ -8,6 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from base.numbers import parse_number, parse_whole
+from base.texts import excerpt
+
+_MOST = 2**31 - 1
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
 
 
@@ -17,12 +21,14 @@ def command_line(prog: str, argv: Sequence[str] | None) -> str:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Returns the type of an option: a whole number of at least `least`."""
+    """Returns the type of an option: a whole number from `least` to 2**31 - 1."""
 
     def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text}")
-        return int(text)
+        value = _value(parse_whole, text)
+        if not least <= value <= _MOST:
+            limit = f"most {_MOST}" if value > _MOST else f"least {least}"
+            raise argparse.ArgumentTypeError(f"must be a whole number of at {limit}, not {excerpt(text)}")
+        return int(value)
 
     return number
 
@@ -32,13 +38,18 @@ def above_zero(text: str) -> float:
 
     Raises ArgumentTypeError for anything else.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    value = _value(parse_number, text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {excerpt(text)}")
     return value
+
+
+def _value(parse: Callable[[str], float], text: str) -> float:
+    """Returns NaN, which no limit takes, for a text that is no number."""
+    try:
+        return parse(text)
+    except ValueError:
+        return math.nan
 
 
 def duration(text: str) -> float:
@@ -50,7 +61,7 @@ def duration(text: str) -> float:
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     total = 3600 * hours + 60 * minutes + seconds
     if not (math.isfinite(total) and total > 0):
-        raise argparse.ArgumentTypeError(f"must be a duration above 0 such as 90s, 5m or 1h30m, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a duration above 0 such as 90s, 5m or 1h30m, not {excerpt(text)}")
     return total
 
 

@@ -27,6 +27,7 @@ from supernet import Genotype, get_space
 from training.hardware import Hardware, choose_device
 from training.images.data import DataConfig
 from training.report.markdown import table as markdown
+from training.run.arguments import Parser
 from training.run.command import command
 from training.tasks.classification import Classification
 from training.tasks.task import Task
@@ -98,7 +99,7 @@ def report(results: dict[str, Result], accuracies: Sequence[float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog=PROG, description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog=PROG, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tabular", required=True, metavar="FILE", help="the table of the benchmark (CSV, .gz)")
     parser.add_argument("--data.name", dest="name", default="cifar10", help="data set of the images")
     parser.add_argument("--data.root", dest="root", default="data", help="folder with its files")

@@ -5,7 +5,6 @@ path), as `search` and `retrain` run them, each without and with `--recompute ce
 end with the same bits, which is checked before anything is timed.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from supernet.recompute import Recompute
 from training.hardware import Hardware, Precision, choose_device
 from training.metrics import Batch
 from training.report.markdown import table
+from training.run.arguments import Parser
 from training.run.command import command
 from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
@@ -178,7 +178,7 @@ def report(settings: Settings, name: str, command: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.recompute", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="benchmarks.recompute", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
     parser.add_argument("--genotype", default="DARTS_V2", help="a file, or the name of a published genotype")
     parser.add_argument("--channels", type=at_least(1), default=16, help="C of the first cells")

@@ -7,7 +7,6 @@ optimiser. Ours is the step that `retrain` runs: bfloat16 on a GPU, channels_las
 as a CUDA graph.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from training.hardware import Hardware, Precision, choose_device
 from training.metrics import Batch
 from training.optim import OptimizerConfig, descend
 from training.report.markdown import table
+from training.run.arguments import Parser
 from training.run.command import command
 from training.tasks.classification import Classification
 
@@ -136,7 +136,7 @@ def report(settings: Settings, name: str, command: str) -> tuple[str, dict[str, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.retrain_step", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="benchmarks.retrain_step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
     parser.add_argument("--genotype", default="DARTS_V2", help="a file, or the name of a published genotype")
     parser.add_argument("--channels", type=at_least(1), default=36, help="C of the first cells")

@@ -30,6 +30,7 @@ from benchmarks.timing import goal, header
 from search.costs.tabular import Table, best_of_random
 from supernet.drawing.draw import DOTS, INK, TEXT, save_figure
 from training.report.markdown import table as markdown
+from training.run.arguments import Parser
 from training.run.command import command
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def _style(name: str) -> tuple[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     names = ", ".join(VARIANTS)
-    parser = argparse.ArgumentParser(prog=PROG, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog=PROG, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
     add("--tabular", required=True, metavar="FILE", help="the table of the benchmark (CSV, .gz)")
     add("--methods", nargs="+", default=list(VARIANTS), metavar="VARIANT", help=f"{names} (default: all)")

@@ -42,6 +42,7 @@ from training.images.sets import Images
 from training.metrics import Batch
 from training.optim import OptimizerConfig, descend, new_optimizer
 from training.report.markdown import table
+from training.run.arguments import Parser, number
 from training.run.command import command
 from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
@@ -343,7 +344,7 @@ def measured_rates(device: torch.device) -> Rates:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.search_step", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="benchmarks.search_step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
     parser.add_argument("--channels", type=at_least(1), help="C of the first cells (16)")
     parser.add_argument("--cells", type=at_least(3), help="number of cells (8)")
@@ -356,7 +357,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=at_least(1), help="CPU threads")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: bfloat16 on a GPU")
-    parser.add_argument("--compile-limit", type=float, default=600.0, help="most seconds for torch.compile (0: leave it out)")
+    parser.add_argument("--compile-limit", type=number, default=600.0, help="most seconds for torch.compile (0: leave it out)")
     parser.add_argument("--compile-only", action="store_true", help=argparse.SUPPRESS)
     add_rates(parser)
     options = parser.parse_args(argv)

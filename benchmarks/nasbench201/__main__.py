@@ -30,13 +30,14 @@ from search.costs.tabular import Table
 from search.methods import get_method
 from supernet.drawing.draw import save_figure
 from training.hardware import choose_device
+from training.run.arguments import Parser
 from training.run.command import command
 
 PROG = "benchmarks.nasbench201"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROG,
         description=(__doc__ or "").splitlines()[0],
         epilog="Further options go to every search: --data.root, --device, --epochs ... (python -m search.darts --help).",

@@ -1,6 +1,7 @@
 """Arguments of the commands that take a finished run rather than a configuration."""
 
 import argparse
+import re
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
@@ -13,8 +14,10 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, as those of the other commands."""
 
     def error(self, message: str) -> NoReturn:
-        kind, colon, arguments = message.partition("unrecognized arguments: ")
-        raise InputError(f"{kind}{colon}{excerpt(arguments)}" if colon else message.removeprefix("argument "))
+        # argparse quotes what was given in full.
+        for quoted in (r"(?<=unrecognized arguments: ).*", r"(?<=invalid choice: ).*(?= \(choose from )"):
+            message = re.sub(quoted, lambda found: excerpt(found[0]), message, flags=re.DOTALL)
+        raise InputError(message.removeprefix("argument "))
 
 
 def whole_number(text: str) -> int:

@@ -14,6 +14,7 @@ def parser() -> Parser:
     parser = Parser(prog="test", allow_abbrev=False)
     parser.add_argument("--count", type=whole_number, default=3)
     parser.add_argument("--share", type=number, default=0.5)
+    parser.add_argument("--way", choices=["this", "that"])
     parser.add_argument("--quick", default=False, **TRUTH)
     add_data_arguments(parser)
     return parser
@@ -48,6 +49,7 @@ def test_what_is_given_are_fields_of_the_data(parser: Parser) -> None:
         (["--count= 1"], "--count: must be a whole number, not ' 1'"),
         (["--count=٣"], "--count: must be a whole number, not '٣'"),
         ([f"--count={'9' * 5000}"], "--count: must be a whole number, not '999"),
+        ([f"--way={'x' * 5000}"], "--way: invalid choice: 'xxx"),
         (["--share=nan"], "--share: must be a number, not 'nan'"),
         ([f"--{'x' * 5000}"], "unrecognized arguments: --xxx"),
         ([f"--data.fit={'x' * 5000}"], "--data.fit: must be one of crop, stretch, not 'xxx"),
