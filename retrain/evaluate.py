@@ -25,6 +25,7 @@ from supernet.drawing.draw import save_figure
 from training.hardware import Hardware, choose_device
 from training.images.arguments import add_data_arguments, data_fields
 from training.images.data import DataConfig, load_images
+from training.images.prints import check_seen
 from training.images.sets import Images
 from training.run.arguments import TRUTH, Parser, whole_number
 from training.run.command import command
@@ -154,6 +155,12 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
             images = load_images(run.settings.data, "test", device, form, surveyed=True)
         if not len(images):
             raise FieldError("data.name", f"{run.settings.data.name} has no test images")
+        try:
+            change = check_seen(run.path, images.prints)
+        except InputError as error:
+            raise FieldError("data.root", *error.parts) from error
+        if change and run.has_own_images:
+            print(f"{run.path}: the test images have changed since the training: {change}")
         found.append(images)
     return found
 

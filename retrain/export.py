@@ -37,6 +37,7 @@ from training.format import DATA_FILE
 from training.hardware import Hardware, choose_device
 from training.images.arguments import add_data_arguments, data_fields
 from training.images.data import DataConfig, Part, load_images, stratified
+from training.images.prints import check_seen
 from training.images.sets import Images
 from training.metrics import count_parameters
 from training.run.arguments import TRUTH, Parser, one_of, whole_number
@@ -84,6 +85,8 @@ class ExportInput:
     test: Images | None = None
     missing: str = ""
     """Why there are no test images."""
+    changed: str = ""
+    """How the test images differ from those of the training, in words with counts."""
 
     @classmethod
     def read(cls, path: Path, data: Mapping[str, Any], calibration: int = 0) -> "ExportInput":
@@ -98,6 +101,7 @@ class ExportInput:
         try:
             config = run.settings(data).data
             test = _load(config, "test", trained)
+            change = check_seen(path, test.prints)
             train = _load(_of_calibration(config, path, calibration), "train", trained) if calibration else None
         except (InputError, OSError) as error:
             if calibration:
@@ -105,7 +109,7 @@ class ExportInput:
             if data:
                 raise
             return cls(path, trained, missing=str(error))
-        return cls(path, trained, config, train, test)
+        return cls(path, trained, config, train, test, changed="" if data else change)
 
 
 def _of_calibration(config: DataConfig, path: Path, count: int) -> DataConfig:
@@ -334,6 +338,8 @@ def _report(source: ExportInput, rows: list[ExportedFile]) -> Iterator[str]:
     else:
         accuracies = ", ".join(f"{row.file.path.name} {row.accuracy:.4f}" for row in rows)
         yield f"accuracy on {len(source.test):,} test images: {accuracies}"
+        if source.changed:
+            yield f"the test images have changed since the training: {source.changed}"
     yield f"To use it without this project, as {rows[0].file.path.parent / DESCRIPTION_FILE} says, too:"
     yield ""
     yield from ("    " + line if line else "" for line in rows[-1].about["usage"].splitlines())

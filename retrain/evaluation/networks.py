@@ -70,6 +70,8 @@ class Run:
     path: Path
     trained: Trained
     settings: RetrainConfig
+    has_own_images: bool = True
+    """Whether it is evaluated on the test part of its configuration."""
 
     @classmethod
     def read(cls, path: Path, data: Mapping[str, Any]) -> "Run":
@@ -78,7 +80,7 @@ class Run:
         Raises InputError if the directory or a file is absent or damaged.
         """
         run = open_classifier(path)
-        return cls(path, run.trained, run.settings(data))
+        return cls(path, run.trained, run.settings(data), not data)
 
 
 def open_classifier(path: Path) -> RetrainRun:

@@ -6,25 +6,35 @@ two baselines: an architecture drawn at random, and the best of some.
 
 import csv
 import gzip
+import hashlib
 import io
 import itertools
+import json
 import math
 import re
 import statistics
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from base.checks import FieldError, InputError, check_whole
+from base.files import read_limited
 from base.texts import escape, show
 from supernet import Genotype
+from training.run.config import RunOptions
+from training.run.ownership.files import write_file
 
 LARGEST_TABLE = 2**26  # bytes, decompressed: twenty times the whole benchmark; a small gzip file can hold any number
 MOST_ROWS = 100_000  # six times the architectures of the benchmark
 LONGEST_ROW = 2**18  # characters, also where quotes let it go on over several lines
+
+TABLE_FILE = "table.json"
+"""The file in the directory of a run by which its table is known again."""
+_LARGEST_DESCRIPTION = 2**16  # bytes
 
 _FORM = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
 _ARCHITECTURE = re.compile(re.escape(_FORM).replace("op", r"\w+"))
@@ -66,6 +76,14 @@ class Table:
     file."""
     notes: tuple[str, ...] = ()
     """Lines for the log that say how the table was read."""
+    is_changed: bool = False
+    """Whether the run that goes on began with another table."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Returns a short text that differs where an architecture or a figure does."""
+        rows = sorted((architecture, astuple(row)) for architecture, row in self.rows.items())
+        return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()
 
     @classmethod
     def read(cls, path: str | Path) -> "Table":
@@ -95,6 +113,25 @@ class Table:
             name = str(path)
             raise FieldError("tabular", f"{name if name.isprintable() else repr(name)}: {error}") from None
 
+    @classmethod
+    def of_run(cls, path: str | Path, options: RunOptions) -> "Table":
+        """Reads the table of a run, as `read` does; where the run goes on, `is_changed` and a note
+        say if the table is another than it was."""
+        table = cls.read(path)
+        before = _described(options.run) if options.resume else None
+        if before is None or before == table._description():
+            return table
+        was, now = before["architectures"], len(table.rows)
+        how = f"{was:,} architectures then, {now:,} now" if was != now else "other architectures or figures"
+        return replace(table, notes=(*table.notes, f"the table has changed since the run began: {how}"), is_changed=True)
+
+    def save_description(self, run: Path) -> None:
+        """Writes table.json, by which a table is known again, in the directory of a run."""
+        write_file(run, TABLE_FILE, json.dumps(self._description()) + "\n")
+
+    def _description(self) -> dict[str, Any]:
+        return {"architectures": len(self.rows), "fingerprint": self.fingerprint}
+
     def __getitem__(self, genotype: Genotype) -> TableRow:
         """Returns the row of `genotype`, in any order of the inputs within its nodes.
 
@@ -115,6 +152,17 @@ class Table:
                 "take a table of the whole space, or keep the search to operations that the table has",
             )
         return self.rows[architecture]
+
+
+def _described(run: Path) -> dict[str, Any] | None:
+    """Returns what `Table.save_description` has written in the directory of a run; None where there
+    is nothing of the kind."""
+    try:
+        content = json.loads(read_limited(run / TABLE_FILE, _LARGEST_DESCRIPTION))
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(content, dict) and type(content.get("architectures")) is int and "fingerprint" in content
+    return content if known else None
 
 
 def random_architecture(table: Table) -> tuple[float, float]:

@@ -112,7 +112,7 @@ def search(
     began = time.monotonic()
     config = extended(config, options)
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
-    table = None if config.tabular is None else Table.read(config.tabular)
+    table = None if config.tabular is None else Table.of_run(config.tabular, options)
     notes: list[str] = in_words(config.extended)
     notes += [] if table is None else table.notes
     hardware = Hardware.of(config, config.graph)
@@ -120,6 +120,8 @@ def search(
     trainer = BilevelSearch(config, task, RunDirectory(options.run, config), hardware, table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):
         task.save_description(run.path)
+        if table is not None:
+            table.save_description(run.path)
         for note in notes:
             monitor.log(note)
         done = run_epochs(trainer, config, run, monitor, method, start)

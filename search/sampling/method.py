@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from base.checks import InputError
+from base.checks import FieldError, InputError
 from search.costs.tabular import Table
 from search.finished import SearchRun
 from search.history import SamplingEntry, SamplingRound, SearchEntry
@@ -138,7 +138,9 @@ def sample(
     began = time.monotonic()
     config = extended(config, options)
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
-    table = None if config.tabular is None else Table.read(config.tabular)
+    table = None if config.tabular is None else Table.of_run(config.tabular, options)
+    if table is not None and table.is_changed and config.evaluate == "table":
+        raise FieldError("tabular", f"{table.notes[-1]}; bring it back, or begin anew with --overwrite")
     notes: list[str] = in_words(config.extended)
     notes += [] if table is None else table.notes
     hardware = Hardware.of(config)
@@ -148,7 +150,9 @@ def sample(
     with open_run(trainer, config, options, method) as (run, monitor, start):
         if task is not None:
             task.save_description(run.path)
-        for note in notes:
+        if table is not None:
+            table.save_description(run.path)
+        for note in [*notes, *trainer.notes]:
             monitor.log(note)
         done = run_epochs(trainer, config, run, monitor, method, start)
         findings = trainer.recorder.conclude(trainer.trials, monitor, done * trainer.steps)

@@ -33,6 +33,9 @@ class Prefiltered(Sampler):
         self._waiting: tuple[list[Genome], float] | None = None
         """Proposals that were asked for but have another share than those before them."""
 
+    def begin(self, identity: Mapping[str, str]) -> None:
+        self._inner.begin(identity)
+
     def ask(self) -> list[Genome]:
         asked, self.evaluation_share = self._next()
         again, new = self._parted(asked)

@@ -9,6 +9,7 @@ from search.history import SamplingEntry, SamplingEpoch, SamplingRound, sampling
 from search.sampling.config import SamplingConfig
 from search.sampling.costs import architecture_costs
 from search.sampling.encoding import Encoding
+from search.sampling.identity import score_identity
 from search.sampling.prefilter import Prefiltered
 from search.sampling.recorder import SamplingRecorder
 from search.sampling.samplers.sampler import Sampler
@@ -71,6 +72,12 @@ class SamplingSearch:
         else:
             assert task is not None
             evaluate = self._proxy(config.evaluate, task)
+        identity = score_identity(config, task, table)
+        if self.weights is not None and config.weights_from is not None:
+            identity["weights"] = self.weights.fingerprint
+        self.sampler.begin(identity)
+        self.notes = [] if self.weights is None else self.weights.notes
+        """Lines for the log on where scores come from."""
         self.trials = Trials(self.sampler, evaluate)
         self.epochs = config.planned_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round

@@ -1,5 +1,6 @@
 """The shared weights of a sampling search: trained along paths, or taken from another run."""
 
+import hashlib
 from operator import attrgetter
 from pathlib import Path as FilePath
 from typing import Any
@@ -37,12 +38,16 @@ class Weights:
     def __init__(self, config: SamplingConfig, encoding: Encoding, sampler: Sampler, task: Task, hardware: Hardware) -> None:
         self.config = config
         self.sampler = sampler
+        self.task = task
+        self.notes: list[str] = []
+        """Lines for the log on where the weights come from."""
         shape = task.train.format.shape
         encoding.space.skeleton.check(shape)
         self.network = new_supernet(config, encoding, task.outputs, shape[0]).to(hardware.device)
         self.paths = PathNetwork(self.network, encoding, task, hardware)
         self.steps = PathSteps(self.paths, sampler, config.weights, config.paths, config.seed)
         train, valid = task.train.split(config.train_fraction, config.seed)
+        self.compared_on = valid
         self.train = train.shuffled(config.batch_size, config.seed, "train")
         self.valid = valid.shuffled(min(config.batch_size, len(valid)), config.seed, "valid", augment=False)
         self.scores = SupernetScores(
@@ -74,6 +79,15 @@ class Weights:
             self.sampler.tell([(genome, score(genome)) for genome in asked])
             left -= len(asked)
 
+    @property
+    def fingerprint(self) -> str:
+        """A short text that differs where a weight or a statistic does."""
+        of_all = hashlib.blake2b(digest_size=8)
+        for name, tensor in self.network.state_dict().items():
+            of_all.update(name.encode())
+            of_all.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return of_all.hexdigest()
+
     def state_dict(self) -> dict[str, Any]:
         return {"network": dict(self.network.state_dict()), "weight_optimizer": self.steps.optimizer.state_dict()}
 
@@ -93,7 +107,8 @@ class Weights:
     def take_from(self, directory: FilePath) -> None:
         """Takes the trained weights of the run in `directory`.
 
-        Raises ValueError where there is no such run, it is of other settings, or its weights are not fully trained.
+        `notes` says if its images were others. Raises ValueError where there is no such run, it is of other settings, its
+        weights are not fully trained, or they were trained on images that architectures are compared on here.
         """
         try:
             run = SearchRun.open(directory)
@@ -105,6 +120,10 @@ class Weights:
             raise FieldError(
                 "weights_from", f"{directory} was begun with other settings: {', '.join(others)}; set the same here"
             )
+        try:
+            change = self.task.check_unseen(self.compared_on, directory, self.config.train_fraction, self.config.seed)
+        except InputError as error:
+            raise FieldError("weights_from", *error.parts) from error
         if done < trained:
             raise FieldError("weights_from", f"{directory} has {done} of {trained} epochs behind; finish it with --resume")
         network = fields({"network": like(dict(self.network.state_dict()))}, may_have_more=True)
@@ -114,6 +133,8 @@ class Weights:
             none = f"{directory} holds no weights of such a supernet ({error}); name a search that trained one"
             raise FieldError("weights_from", none) from error
         self.network.load_state_dict(run.state["weights"]["network"])
+        if change:
+            self.notes.append(f"the training images have changed since {directory} trained the weights: {change}")
 
 
 def new_supernet(config: SamplingConfig, encoding: Encoding, classes: int, image_channels: int) -> Supernet:

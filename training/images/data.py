@@ -16,6 +16,7 @@ from training.images.augment import Augmentation
 from training.images.depth import DEPTHS, check_colour, used_bits
 from training.images.files import ImageFiles, in_memory, survey
 from training.images.memory import free_on
+from training.images.prints import of_files, of_pixels
 from training.images.sets import Images, ImageSet, resize
 from training.images.workers import available_cores
 
@@ -80,10 +81,11 @@ class DataConfig:
     """Folder: the folder in root that is the test part; none = a share of the training part; null:
     the one called test or testing, else val, valid or validation, else a share."""
     test_fraction: float = 0.2
-    """Folder without a test folder: share of each class that is the test part, at most 0.5."""
+    """Folder without a test folder: the share of its files that about makes up the test part, at
+    most 0.5."""
     split_seed: int = 0
-    """Folder without a test folder: which images are the test part. The seed of the run does not
-    change it."""
+    """Folder without a test folder: which images are the test part; with each seed a file is in it
+    or not whatever other files there are. The seed of the run does not change it."""
     skip_unreadable: bool = False
     """Folder: leave out files that are no readable images, and name them in the log, instead of
     refusing the folder."""
@@ -206,6 +208,7 @@ def load_images(
     images = DATASETS[config.name](config, part)
     if known is not None:
         _check_format(images.format, known)
+    images = _with_prints(images, config.root)
     if part == "train" and config.limit is not None:
         if config.limit > len(images):
             there = f"the {len(images)} training images of {config.name}"
@@ -230,6 +233,15 @@ def with_notes(images: AnyImages, notes: Iterable[str]) -> AnyImages:
     if not isinstance(images, ImageSet | ImageFiles):
         return images
     return replace(images, notes=tuple(dict.fromkeys([*images.notes, *notes])))
+
+
+def _with_prints(images: Images, root: str) -> Images:
+    """Returns the same images with their prints, before any of them is left out or resized."""
+    if isinstance(images, ImageSet):
+        return replace(images, prints=of_pixels(images.images, images.labels))
+    if isinstance(images, ImageFiles):
+        return replace(images, prints=of_files(images.files, images.labels, root))
+    return images
 
 
 def _check_augmentation(config: DataConfig, form: ImageFormat) -> None:
@@ -350,11 +362,17 @@ def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImag
     Raises:
         ValueError: one of the parts would be empty.
     """
-    count = int(fraction * len(images))
-    if not 0 < count < len(images):
-        raise FieldError("train_fraction", f"{fraction} of {len(images)} images leaves one of the two parts empty")
-    order = torch.randperm(len(images), generator=new_generator(seed, "split"))
-    return images.take(order[:count]), images.take(order[count:])
+    first, second = halves(len(images), fraction, seed)
+    return images.take(first), images.take(second)
+
+
+def halves(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Returns the places of the two parts into which `split_halves` divides `count` images."""
+    first = int(fraction * count)
+    if not 0 < first < count:
+        raise FieldError("train_fraction", f"{fraction} of {count} images leaves one of the two parts empty")
+    order = torch.randperm(count, generator=new_generator(seed, "split"))
+    return order[:first], order[first:]
 
 
 def in_classes(images: Images) -> str:

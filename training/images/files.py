@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from base.checks import FieldError, InputError, Name
 from training.format import BYTE, ImageFormat
 from training.images.depth import ANSWER, BeyondBits, Seen, is_cut_colour, to_bytes
+from training.images.prints import Prints
 from training.images.sets import Crop, ImageSet, statistics_of_sums
 from training.images.workers import new_loader, results
 
@@ -143,6 +144,8 @@ class ImageFiles:
     workers: int = 1
     notes: tuple[str, ...] = ()
     """Lines that say how the data were read: which folder is which part, and what was left out."""
+    prints: Prints | None = None
+    """Names and prints of the images; None where they were not taken."""
 
     @property
     def classes(self) -> int:
@@ -154,7 +157,9 @@ class ImageFiles:
     def take(self, indices: Tensor) -> "ImageFiles":
         """Returns the images at `indices` [n], in that order, with the same classes and
         statistics."""
-        return replace(self, files=tuple(self.files[index] for index in indices.tolist()), labels=self.labels[indices])
+        files = tuple(self.files[index] for index in indices.tolist())
+        prints = None if self.prints is None else self.prints.take(indices)
+        return replace(self, files=files, labels=self.labels[indices], prints=prints)
 
     def pixels(self, indices: Tensor | None = None) -> Tensor:
         """Decodes the images at `indices` [n], or all: uint8 [n, C, H, W].
@@ -306,6 +311,6 @@ def in_memory(images: ImageFiles, found: Survey) -> ImageSet:
     """Returns the same images as a survey kept them."""
     assert found.pixels is not None
     form = images.format
-    labels = images.labels[found.readable]
-    made = ImageSet(found.pixels, labels, images.classes, form.mean, form.std, form.class_names)
-    return replace(made, notes=images.notes, bits=form.bits)
+    left = images.take(found.readable)
+    made = ImageSet(found.pixels, left.labels, images.classes, form.mean, form.std, form.class_names)
+    return replace(made, notes=images.notes, bits=form.bits, prints=left.prints)

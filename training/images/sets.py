@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from base.checks import InputError
 from training.format import BYTE, ImageFormat
+from training.images.prints import Prints
 
 # The number of values of 4096 images of CIFAR-10, 100 MB in float64.
 VALUES_AT_ONCE = 4096 * 3 * 32 * 32
@@ -36,6 +37,10 @@ class Images(Protocol):
 
     @property
     def classes(self) -> int: ...
+
+    @property
+    def prints(self) -> Prints | None:
+        """Names and prints of the images; None where they were not taken."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -107,6 +112,8 @@ class ImageSet:
     out."""
     bits: int | None = None
     """Bits that were used of the 16 of a pixel in files; None: there are no such files."""
+    prints: Prints | None = None
+    """Names and prints of the images; None where they were not taken."""
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
@@ -134,7 +141,8 @@ class ImageSet:
     def take(self, indices: Tensor) -> "ImageSet":
         """Returns the images at `indices` [n], in that order, with the same classes and
         statistics."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+        prints = None if self.prints is None else self.prints.take(indices)
+        return replace(self, images=self.images[indices], labels=self.labels[indices], prints=prints)
 
     def pixels(self, indices: Tensor | None = None) -> Tensor:
         """Returns the pixels at `indices` [n], or all."""

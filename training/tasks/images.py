@@ -2,17 +2,19 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from base.checks import FieldError, Name
+from base.checks import FieldError, InputError, Name
 from training.format import ImageFormat, saved_format, saved_notes
 from training.hardware import Hardware
 from training.images.augment import Augmentation
 from training.images.batches import Batches
-from training.images.data import DataConfig, in_classes, load_images, split_halves, with_notes
+from training.images.data import DataConfig, halves, in_classes, load_images, split_halves, with_notes
+from training.images.prints import Prints, Seen
 from training.images.sets import Images
 from training.run.config import RunOptions
 from training.tasks.task import Dataset, Log, Rest, Task
@@ -45,6 +47,13 @@ class ImageData(Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that differs where images, labels or their order do; images whose reader is
+        of another sort are told apart by their number alone."""
+        prints = self.images.prints
+        return f"{len(self)} images" if prints is None else prints.fingerprint
 
     def summary(self) -> list[str]:
         """Returns the number of images by class, and how they were read; see `Dataset.summary`."""
@@ -90,6 +99,9 @@ class ImageTask(Task):
 
     def __init__(self, data: DataConfig, train: ImageData) -> None:
         super().__init__(data, train)
+        self._seen: Seen | None = None
+        """The images of the run that goes on; None for a new one."""
+        self._prints: dict[str, Prints] = {} if train.images.prints is None else {"train": train.images.prints}
 
     @classmethod
     def answers(cls, form: ImageFormat) -> Tensor | None:
@@ -112,7 +124,12 @@ class ImageTask(Task):
         if known is not None and options is not None:
             # What was found when every file was decoded is not found again.
             images = with_notes(images, saved_notes(options.run))
-        return cls.of_images(data, images, hardware, surveyed)
+        seen = Seen.read(options.run) if options is not None and options.resume else None
+        if seen is not None and images.prints is not None and (change := seen.change("train", images.prints)):
+            log(f"the training images have changed since the run began: {change}")
+        task = cls.of_images(data, images, hardware, surveyed)
+        task._seen = seen
+        return task
 
     def load_test(self, log: Log = print) -> ImageData:
         """Reads the test images.
@@ -129,7 +146,39 @@ class ImageTask(Task):
                 "bring all to one size with --",
                 Name("data.size"),
             )
+        if images.prints is not None:
+            self._add_test(images.prints, log)
         return self._dataset(self.data, images, self.train.hardware)
+
+    def _add_test(self, prints: Prints, log: Log) -> None:
+        """Takes up the test part. Raises InputError where an image of it was trained on before."""
+        self._prints["test"] = prints
+        if self._seen is not None:
+            try:
+                self._seen.check(prints, "this run")
+            except InputError as error:
+                raise FieldError("data.root", *error.parts) from error
+            if change := self._seen.change("test", prints):
+                log(f"the test images have changed since the run began: {change}")
+        if both := Seen(self._prints).both():
+            log(both)
+
+    def check_unseen(self, valid: Dataset, run: Path, fraction: float, seed: int) -> str:
+        """Compares the images with those of another search; see `Task.check_unseen`."""
+        assert isinstance(valid, ImageData)
+        seen, whole, judged = Seen.read(run), self.train.images.prints, valid.images.prints
+        if seen is None or whole is None or judged is None or "train" not in seen.parts:
+            return ""
+        before = seen.parts["train"]
+        trained, left = (before.take(places) for places in halves(len(before), fraction, seed))
+        Seen({"train": trained, "test": left}, seen.earlier).check(judged, run, "validation image")
+        return whole.change(before)
+
+    def save_description(self, run: Path) -> None:
+        """Writes data.json, and the prints of the images, in the directory of a run."""
+        super().save_description(run)
+        if self._prints:
+            (Seen(self._prints) if self._seen is None else self._seen.then(self._prints)).save(run)
 
     def describe(self) -> dict[str, Any]:
         """Returns the format of the training images, how many there are, and how they were

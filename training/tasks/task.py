@@ -61,6 +61,11 @@ class Dataset(ABC):
     def __len__(self) -> int:
         """Returns the number of examples."""
 
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short text that differs where the examples, their answers or their order do."""
+
     def summary(self) -> list[str]:
         """Returns lines for the log: how many examples of which classes there are and, each in its
         own line, how they were read and what was left out."""
@@ -167,6 +172,17 @@ class Task(ABC):
             return [f"training part: {first}", *notes]
         of_test, *others = test.summary()
         return [f"test part: {of_test}", *(note for note in others if note not in notes)]
+
+    def check_unseen(self, valid: Dataset, run: Path, fraction: float, seed: int) -> str:
+        """Compares the examples with those of the search in the directory `run`, whose weights are
+        to be judged on `valid`, a part of the training part; `fraction` and `seed` are those with
+        which that search split its own.
+
+        Returns how the training part differs, in words with counts; empty where it does not, or
+        nothing is known of it. Raises InputError, which names the first, where examples of `valid`
+        were trained on.
+        """
+        return ""
 
     @property
     def outputs(self) -> int:

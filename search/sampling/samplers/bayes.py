@@ -1,6 +1,6 @@
 """Bayesian optimisation of architectures: its configuration and its models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,6 +72,9 @@ class BayesSampler(Sampler):
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
         super().__init__(encoding, config, seed, costs)
         self._model = _sampler_class(config.bayes)(encoding, config, seed, costs)
+
+    def begin(self, identity: Mapping[str, str]) -> None:
+        self._model.begin(identity)
 
     def ask(self) -> list[Genome]:
         return self._model.ask()

@@ -4,6 +4,7 @@ This is the only module that imports Optuna, which is installed with the extra `
 """
 
 import json
+import os
 import platform
 import time
 import uuid
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -50,8 +52,12 @@ ATTEMPTS = 5
 random."""
 OPENING_WAITS = (0.1, 0.2, 0.4, 0.8)
 """Seconds between attempts to open a database."""
-IDENTITY = "fusenas"
-"""The attribute of a study that identifies its architectures and scores."""
+IDENTITY, SCORES = "fusenas", "fusenas_scores"
+"""The attributes of a study that identify its architectures, and all that its scores depend on."""
+JOURNAL_KEYS = frozenset(("op_code", "worker_id"))
+"""The keys that each line of Optuna's journal has."""
+_LONGEST_LINE = 2**20  # bytes of a journal's first line
+_OPTUNA_TABLES = frozenset(("studies", "version_info", "alembic_version", "trials"))
 
 
 class OptunaSampler(Sampler):
@@ -84,6 +90,10 @@ class OptunaSampler(Sampler):
         self._heard = False
         """Whether a score has been told since the last ask."""
         self._study = self._open()
+
+    def begin(self, identity: Mapping[str, str]) -> None:
+        with self._storage_errors():
+            _check_study(self._study, SCORES, identity)
 
     def ask(self) -> list[Genome]:
         with self._storage_errors():
@@ -181,7 +191,7 @@ class OptunaSampler(Sampler):
                 direction="maximize",
                 load_if_exists=bayes.storage is not None,
             )
-            _check_study(study, _identity(self.encoding, self.config))
+            _check_study(study, IDENTITY, _identity(self.encoding, self.config))
         return study
 
     def _propose(self, known: set[Genome]) -> Genome:
@@ -308,9 +318,33 @@ def _state(name: str, value: Any) -> None:
 def _storage(name: str) -> BaseStorage:
     """Opens a database for a URL, else a journal: a file that processes append to."""
     try:
-        return _database(name) if "://" in name else JournalStorage(JournalFileBackend(name))
+        if "://" in name:
+            return _database(name)
+        _check_journal(Path(name))
+        return JournalStorage(JournalFileBackend(name))
+    except InputError as error:
+        raise InputError(f"bayes.storage: {name}: ", *error.parts) from error
     except Exception as error:  # a damaged file can raise anything
         raise InputError(f"bayes.storage: {name}: {_reason(error)}") from error
+
+
+def _check_journal(path: Path) -> None:
+    """Raises InputError for a file that is there and is no journal: Optuna would append to it."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        said = "Is a directory" if path.is_dir() else "is no regular file"
+        raise InputError(f"{said}; name a file of Optuna's journal, or a URL such as sqlite:///study.db")
+    with path.open("rb") as file:
+        first = file.readline(_LONGEST_LINE)
+    if not first:
+        return
+    try:
+        entry = json.loads(first)
+    except (ValueError, RecursionError):
+        entry = None
+    if not (isinstance(entry, dict) and entry.keys() >= JOURNAL_KEYS):
+        raise InputError("no journal of Optuna, or a damaged one; name another file, or a URL such as sqlite:///study.db")
 
 
 def _database(url: str) -> BaseStorage:
@@ -351,16 +385,17 @@ def _identity(encoding: Encoding, config: Any) -> dict[str, Any]:
     return {"space": encoding.space.name, "variables": _choices(encoding), "evaluate": config.evaluate}
 
 
-def _check_study(study: Study, identity: dict[str, Any]) -> None:
-    """Raises ValueError unless the study is of these architectures and scores; a new one is from
-    now on."""
+def _check_study(study: Study, key: str, identity: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the study has this identity under `key`; a new one has it from now
+    on."""
     if study.directions != [StudyDirection.MAXIMIZE]:
         raise InputError(f"bayes.study: {study.study_name} exists and does not maximize one value; name another")
-    if IDENTITY not in study.user_attrs:
+    if key not in study.user_attrs:
         if study.get_trials(deepcopy=False):
             raise InputError(f"bayes.study: {study.study_name} exists and is of another program; name another")
-        study.set_user_attr(IDENTITY, identity)
-    if different := [name for name, value in identity.items() if study.user_attrs[IDENTITY].get(name) != value]:
+        study.set_user_attr(key, dict(identity))
+    known = study.user_attrs[key]
+    if different := [name for name in {**known, **identity} if known.get(name) != identity.get(name)]:
         raise InputError(
             f"bayes.study: {study.study_name} exists with other {' and '.join(different)}; set the same, or name another study"
         )

@@ -44,6 +44,14 @@ class Sampler(ABC):
         self.costs = costs
         self.random = Random(derive_seed(seed, "sampler"))
 
+    def begin(self, identity: Mapping[str, str]) -> None:  # noqa: B027  # most samplers do not care
+        """Is called once, before the first `ask`, with all that scores depend on, in short texts by
+        subject.
+
+        A sampler that shares scores with other processes or runs holds theirs to be of the same
+        identity. Raises InputError where they are not.
+        """
+
     @abstractmethod
     def ask(self) -> list[Genome]:
         """Returns the architectures to evaluate next; none if there is nothing left to find.

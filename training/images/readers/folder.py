@@ -1,5 +1,6 @@
 """A folder of images with one folder for each class."""
 
+import hashlib
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,9 @@ from typing import Any
 import torch
 
 from base.checks import FieldError, InputError, Name
-from base.seeds import new_generator
 from base.texts import escape, excerpt
 from training.format import BYTE, ImageFormat
-from training.images.data import DataConfig, Part, stratified
+from training.images.data import DataConfig, Part
 from training.images.files import Decoding, ImageFiles
 from training.images.listing import Listing, has_pictures, said
 from training.images.readers import parts
@@ -27,7 +27,8 @@ class EmptyPart(FieldError):
     def __init__(self, share: float, images: int, part: str) -> None:
         """`part` is what would be empty: "the test part" or a class of the training part."""
         self.found = f"{share} of {images} images leaves {part} empty"
-        super().__init__("data.test_fraction", f"{self.found}; choose another share or give more images")
+        mend = ("; choose another share or another --", Name("data.split_seed"), ", or give more images")
+        super().__init__("data.test_fraction", self.found, *mend)
         self._made_of = (share, images, part)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -38,8 +39,9 @@ def load(config: DataConfig, part: Part) -> ImageFiles:
     """Reads root/train/CLASS/..., with root/test/CLASS/... or else root/val/CLASS/... as the test
     part; or root/CLASS/... alone. `parts` has the names that they may have.
 
-    Without a test part, the share `config.test_fraction` of each class is the test part, chosen by
-    `config.split_seed`. Mean and std of the format that is returned are not known yet: 0 and 1.
+    Without a test part, about the share `config.test_fraction` is: each file goes by its name and
+    `config.split_seed` alone, so that another file moves none. Mean and std of the format that is
+    returned are not known yet: 0 and 1.
     """
     root = Path(config.root)
     if not root.is_dir():
@@ -60,7 +62,7 @@ def load(config: DataConfig, part: Part) -> ImageFiles:
             notes.append(f"the test part has no image of {_in_short(absent)}")
     files, labels = _flat(train, names)
     if found.test is None:
-        chosen = _test_part(labels, config, names)
+        chosen = _test_part(files, labels, config, names, found.train)
         files = [file for file, of_test in zip(files, chosen.tolist(), strict=True) if of_test == (part == "test")]
         labels = labels[chosen if part == "test" else ~chosen]
     elif part == "test":
@@ -175,16 +177,27 @@ def _flat(files: _Files, names: Sequence[str]) -> tuple[list[str], torch.Tensor]
     return [file for name in names for file in files.get(name, ())], torch.arange(len(names)).repeat_interleave(counts)
 
 
-def _test_part(labels: torch.Tensor, config: DataConfig, names: Sequence[str]) -> torch.Tensor:
-    """Says which images are the test part, bool [N]."""
-    count = round(config.test_fraction * len(labels))
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[stratified(labels, count, new_generator("test part", config.split_seed))] = True
+def _test_part(
+    files: Sequence[str], labels: torch.Tensor, config: DataConfig, names: Sequence[str], folder: str
+) -> torch.Tensor:
+    """Says which images are the test part, bool [N].
+
+    It depends on a file's class and its path below the folder of the class, and on no other file.
+    """
+    places = (os.path.relpath(file, folder).replace(os.sep, "/") for file in files)
+    drawn = [_drawn(unicodedata.normalize("NFC", place), config.split_seed) for place in places]
+    chosen = torch.tensor(drawn, dtype=torch.float64) < config.test_fraction
     left = labels[~chosen].bincount(minlength=len(names))
-    if count == 0 or not left.all():
-        short = "the test part" if count == 0 else f"class {names[int(left.argmin())]!r} of the training part"
+    if not chosen.any() or not left.all():
+        short = f"class {names[int(left.argmin())]!r} of the training part" if chosen.any() else "the test part"
         raise EmptyPart(config.test_fraction, len(labels), short)
     return chosen
+
+
+def _drawn(name: str, seed: int) -> float:
+    """Returns a number from 0 to below 1 that is drawn for the name of a file."""
+    text = f"{seed}/{name}".encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / 2**48
 
 
 def _first_size(files: Sequence[str], decoding: Decoding) -> tuple[int, int]:
