@@ -117,11 +117,11 @@ def test_arrays_become_a_module(tmp_path: Path) -> None:
 
 def test_files_are_looked_at(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = summarise_data(DataConfig("folder", str(photos)))
-    assert (summary.counts, summary.channels, summary.alike) == ((32, 32), 3, False)
+    assert (summary.counts, summary.channels, summary.alike) == ((34, 23), 3, False)
     assert 30 <= summary.side <= 45
     for file in photos.rglob("*.*"):
         Image.new("L", (28, 28)).save(file)
-    assert summarise_data(DataConfig("folder", str(photos))) == settings.DataSummary((32, 32), 1, 28, True)
+    assert summarise_data(DataConfig("folder", str(photos))) == settings.DataSummary((34, 23), 1, 28, True)
     for number, mode in enumerate(("1", "LA", "I", "I;16")):
         Image.new(mode, (28, 28)).save(photos / "red" / f"grey_{number}.{('png', 'tif')[mode == 'I']}")
     assert summarise_data(DataConfig("folder", str(photos))).channels == 1

@@ -455,7 +455,7 @@ def test_a_folder_of_images_without_configuration(make_run, tmp_path, capsys):
     for more in ([], ["--data.loading=workers", "--data.workers=1", "--data.split_seed=0"]):
         assert main([run, *options, *more, "--speed=false"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "folder: 20 test images of 3x8x8, 10 classes"
+        assert lines[0] == "folder: 18 test images of 3x8x8, 10 classes"
     assert (Path(run) / "confusion.png").is_file()
 
 

@@ -53,7 +53,7 @@ def find(config: DataConfig) -> Parts:
         test = _named(config.test_folder, root, _TEST) or _test(root, train, beside, asked=config.train_folder is None)
     if test is not None and os.path.realpath(test) == os.path.realpath(train):
         raise FieldError("data.test_folder", f"{test}: is the training folder, too; name another one")
-    share = f"a share of {config.test_fraction:g} of each class"
+    share = f"a share of {config.test_fraction:g} of the files"
     notes = [f"training part: {escape(train)}; test part: {share if test is None else escape(test)}"]
     others = [name for name in beside if os.path.join(root, name) not in (train, test)]
     if train != root and (unused := [name for name in others if has_pictures(os.path.join(root, name))]):
