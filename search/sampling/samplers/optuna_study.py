@@ -24,6 +24,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from base.checks import InputError
@@ -319,6 +320,7 @@ def _storage(name: str) -> BaseStorage:
     """Opens a database for a URL, else a journal: a file that processes append to."""
     try:
         if "://" in name:
+            _check_database(name)
             return _database(name)
         _check_journal(Path(name))
         return JournalStorage(JournalFileBackend(name))
@@ -345,6 +347,21 @@ def _check_journal(path: Path) -> None:
         entry = None
     if not (isinstance(entry, dict) and entry.keys() >= JOURNAL_KEYS):
         raise InputError("no journal of Optuna, or a damaged one; name another file, or a URL such as sqlite:///study.db")
+
+
+def _check_database(url: str) -> None:
+    """Raises InputError for a file of SQLite with tables that are not Optuna's: it would add its
+    own."""
+    engine = create_engine(url)
+    try:
+        # A connection would make a file where there is none.
+        file = engine.url.database
+        if engine.dialect.name == "sqlite" and file and os.path.exists(file):
+            tables = set(inspect(engine).get_table_names())
+            if tables and not tables & _OPTUNA_TABLES:
+                raise InputError("has tables of another program; name another")
+    finally:
+        engine.dispose()
 
 
 def _database(url: str) -> BaseStorage:

@@ -18,6 +18,7 @@ import search.costs.tabular
 from search.costs.tabular import Table, TableRow, best_of_random, random_architecture
 from supernet import Genotype
 from supernet.genotypes.published import get_genotype
+from training.run.config import RunOptions
 
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
 MIXED = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"
@@ -33,6 +34,26 @@ def write(path: Path, *lines: str) -> Path:
     content = "".join(f"{line}\n" for line in lines).encode()
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return path
+
+
+def test_a_table_is_known_again(tmp_path: Path) -> None:
+    path, run = write(tmp_path / "table.csv", *LINES), tmp_path / "run"
+    run.mkdir()
+    options = RunOptions(run, resume=True, overwrite=False)
+    table = Table.of_run(path, options)
+    assert not table.is_changed
+    table.save_description(run)
+    again = Table.of_run(write(tmp_path / "again.csv.gz", HEADER, MIXED_LINE, SKIPS_LINE), options)
+    assert not again.is_changed and again.fingerprint == table.fingerprint
+    assert not Table.of_run(path, RunOptions(run, resume=False, overwrite=True)).is_changed
+    for lines, how in (
+        ((HEADER, SKIPS_LINE), "2 architectures then, 1 now"),
+        ((HEADER, SKIPS_LINE, MIXED_LINE.replace("63.25", "63.5")), "other architectures or figures"),
+    ):
+        changed = Table.of_run(write(path, *lines), options)
+        assert changed.is_changed and changed.notes[-1] == f"the table has changed since the run began: {how}"
+    (run / "table.json").write_text("{")
+    assert not Table.of_run(path, options).is_changed
 
 
 def refused(path: Path) -> str:

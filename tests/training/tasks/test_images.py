@@ -1,11 +1,17 @@
 """Images as the data of a task: how they are divided and put into batches."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks.timing import random_images
 from training.hardware import Hardware
 from training.images.augment import Augmentation
+from training.images.data import DataConfig
+from training.images.prints import of_pixels
+from training.images.sets import ImageSet
+from training.tasks.classification import Classification
 from training.tasks.images import EVALUATED_PIXELS, ImageData
 from training.tasks.task import Batches, Rest
 
@@ -30,6 +36,30 @@ def test_the_parts_of_a_split_are_all_examples_once() -> None:
     again = whole.split(0.6, 3)[0]
     assert torch.equal(again.images.pixels(), parts[0].images.pixels())
     assert not torch.equal(whole.split(0.6, 4)[0].images.pixels(), parts[0].images.pixels())
+
+
+def task_of(contents: list[int], run: Path | None = None) -> Classification:
+    """The task of images of those shades, in the order of their names."""
+    images = torch.tensor(contents, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
+    labels = torch.arange(len(contents)) % 2
+    found = ImageSet(images, labels, 2, (0.5,), (0.5,), prints=of_pixels(images, labels))
+    task = Classification.of_images(DataConfig(), found, CPU)
+    if run is not None:
+        task.save_description(run)
+    return task
+
+
+def test_weights_are_judged_on_images_that_they_have_not_seen(tmp_path: Path) -> None:
+    task_of(list(range(20)), tmp_path)
+    same = task_of(list(range(20)))
+    assert same.check_unseen(same.train.split(0.5, 3)[1], tmp_path, 0.5, 3) == ""
+    more = task_of([*range(20), 100])
+    with pytest.raises(ValueError, match=rf"^validation image \d+ was trained on by {tmp_path}, and so were \d more of 11: "):
+        more.check_unseen(more.train.split(0.5, 3)[1], tmp_path, 0.5, 3)
+    others = task_of(list(range(50, 70)))
+    assert others.check_unseen(others.train.split(0.5, 3)[1], tmp_path, 0.5, 3) == "20 of other content"
+    assert same.check_unseen(same.train.split(0.5, 3)[1], tmp_path / "nowhere", 0.5, 3) == ""
+    assert same.train.fingerprint == task_of(list(range(20))).train.fingerprint != others.train.fingerprint
 
 
 def test_the_first_examples_are_taken() -> None:

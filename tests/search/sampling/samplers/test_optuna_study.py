@@ -471,3 +471,44 @@ def test_optuna_keeps_silent_and_is_left_as_it_was(capfd: pytest.CaptureFixture[
         advance(new_sampler(storage="journal.log"), 2)
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == before == logging.INFO
+
+
+@every_storage
+def test_scores_of_two_sorts_are_never_mixed(storage: str) -> None:
+    """Of other data, tables or settings: whatever a score depends on."""
+    first = new_sampler(storage=storage)
+    first.begin({"evaluate": "table", "table": "0123"})
+    advance(first, 1)
+    new_sampler(storage=storage).begin({"evaluate": "table", "table": "0123"})
+    for other, different in (
+        ({"evaluate": "table", "table": "4567"}, "table"),
+        ({"evaluate": "table"}, "table"),
+        ({"evaluate": "table", "table": "0123", "images": "89ab"}, "images"),
+    ):
+        with pytest.raises(ValueError, match=f"^bayes.study: fusenas exists with other {different}; set the same, or name"):
+            new_sampler(storage=storage).begin(other)
+    new_sampler(storage=storage, study="another").begin({"evaluate": "table", "table": "4567"})
+    assert states(open_study(storage)) == {"COMPLETE": 1}
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', '{"a": 1}\n', "notes", "notes\n", "[1]\n", "[" * 100_000, "7\n"])
+def test_a_file_of_the_user_is_left_as_it_is(content: str) -> None:
+    Path("mine.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"^bayes.storage: mine.json: {JOURNAL}$"):
+        new_sampler(storage="mine.json")
+    assert Path("mine.json").read_text() == content and os.listdir() == ["mine.json"]
+
+
+def test_an_empty_file_becomes_a_journal() -> None:
+    Path("journal.log").touch()
+    advance(new_sampler(storage="journal.log"), 1)
+    assert states(open_study("journal.log")) == {"COMPLETE": 1}
+
+
+def test_a_database_of_another_program_is_left_as_it_is() -> None:
+    with sqlite3.connect("mine.db") as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+    before = Path("mine.db").read_bytes()
+    with pytest.raises(ValueError, match=r"^bayes.storage: sqlite:///mine.db: has tables of another program; name another$"):
+        new_sampler(storage="sqlite:///mine.db")
+    assert Path("mine.db").read_bytes() == before
