@@ -107,7 +107,7 @@ def _number(digest: "hashlib._Hash | hashlib.blake2b") -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class SeenImages:
     """The images of a run: what it was trained on, and the parts that it has."""
 
     parts: Mapping[str, Prints]
@@ -125,9 +125,9 @@ class Seen:
         not, or where there was none."""
         return now.change(self.parts[part]) if part in self.parts else ""
 
-    def then(self, parts: Mapping[str, Prints]) -> "Seen":
+    def then(self, parts: Mapping[str, Prints]) -> "SeenImages":
         """Returns the images of the run once it has gone on with these parts."""
-        return Seen({**self.parts, **parts}, self.trained)
+        return SeenImages({**self.parts, **parts}, self.trained)
 
     def leaked(self, test: Prints) -> Tensor:
         """Returns the places in `test` of images that were trained on, ascending.
@@ -175,7 +175,7 @@ class Seen:
         write_file(run, PRINTS_FILE, save(tensors))
 
     @classmethod
-    def read(cls, run: Path) -> "Seen | None":
+    def read(cls, run: Path) -> "SeenImages | None":
         """Reads what `save` has written in the directory of a run; None where there is no file.
 
         Raises InputError for a damaged one.
@@ -199,7 +199,7 @@ def check_seen(run: Path, prints: Prints | None) -> str:
     Returns how they differ from its test part, in words with counts; empty where they do not.
     Raises InputError, which names the first, where some were trained on.
     """
-    seen = None if prints is None else Seen.read(run)
+    seen = None if prints is None else SeenImages.read(run)
     if seen is None or prints is None:
         return ""
     seen.check(prints, run)

@@ -14,7 +14,7 @@ from training.hardware import Hardware
 from training.images.augment import Augmentation
 from training.images.batches import Batches
 from training.images.data import DataConfig, halves, in_classes, load_images, split_halves, with_notes
-from training.images.prints import Prints, Seen
+from training.images.prints import Prints, SeenImages
 from training.images.sets import Images
 from training.run.config import RunOptions
 from training.tasks.task import Dataset, Log, Rest, Task
@@ -99,7 +99,7 @@ class ImageTask(Task):
 
     def __init__(self, data: DataConfig, train: ImageData) -> None:
         super().__init__(data, train)
-        self._seen: Seen | None = None
+        self._seen: SeenImages | None = None
         """The images of the run that goes on; None for a new one."""
         self._prints: dict[str, Prints] = {} if train.images.prints is None else {"train": train.images.prints}
 
@@ -124,7 +124,7 @@ class ImageTask(Task):
         if known is not None and options is not None:
             # What was found when every file was decoded is not found again.
             images = with_notes(images, saved_notes(options.run))
-        seen = Seen.read(options.run) if options is not None and options.resume else None
+        seen = SeenImages.read(options.run) if options is not None and options.resume else None
         if seen is not None and images.prints is not None and (change := seen.change("train", images.prints)):
             log(f"the training images have changed since the run began: {change}")
         task = cls.of_images(data, images, hardware, surveyed)
@@ -160,25 +160,25 @@ class ImageTask(Task):
                 raise FieldError("data.root", *error.parts) from error
             if change := self._seen.change("test", prints):
                 log(f"the test images have changed since the run began: {change}")
-        if both := Seen(self._prints).both():
+        if both := SeenImages(self._prints).both():
             log(both)
 
     def check_unseen(self, valid: Dataset, run: Path, fraction: float, seed: int) -> str:
         """Compares the images with those of another search; see `Task.check_unseen`."""
         assert isinstance(valid, ImageData)
-        seen, whole, judged = Seen.read(run), self.train.images.prints, valid.images.prints
+        seen, whole, judged = SeenImages.read(run), self.train.images.prints, valid.images.prints
         if seen is None or whole is None or judged is None or "train" not in seen.parts:
             return ""
         before = seen.parts["train"]
         trained, left = (before.take(places) for places in halves(len(before), fraction, seed))
-        Seen({"train": trained, "test": left}, seen.earlier).check(judged, run, "validation image")
+        SeenImages({"train": trained, "test": left}, seen.earlier).check(judged, run, "validation image")
         return whole.change(before)
 
     def save_description(self, run: Path) -> None:
         """Writes data.json, and the prints of the images, in the directory of a run."""
         super().save_description(run)
         if self._prints:
-            (Seen(self._prints) if self._seen is None else self._seen.then(self._prints)).save(run)
+            (SeenImages(self._prints) if self._seen is None else self._seen.then(self._prints)).save(run)
 
     def describe(self) -> dict[str, Any]:
         """Returns the format of the training images, how many there are, and how they were

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from base.checks import InputError
-from training.images.prints import PRINTS_FILE, Prints, Seen, check_seen, of_files, of_pixels
+from training.images.prints import PRINTS_FILE, Prints, SeenImages, check_seen, of_files, of_pixels
 
 
 def prints(names: str, contents: Sequence[int], labels: Sequence[int] | None = None) -> Prints:
@@ -60,14 +60,14 @@ def test_changes_are_counted(before: Prints, now: Prints, said: str) -> None:
 
 def test_what_a_run_has_seen_is_kept(tmp_path: Path) -> None:
     """Names that are no Unicode included, and what it was trained on before its images changed."""
-    assert Seen.read(tmp_path) is None and check_seen(tmp_path, prints("a", [1])) == ""
+    assert SeenImages.read(tmp_path) is None and check_seen(tmp_path, prints("a", [1])) == ""
     train = Prints(("cats/é\udcff.png", "b\n.png"), torch.tensor([1, 0]), torch.tensor([-(2**63), 7]))
-    Seen({"train": train}).save(tmp_path)
-    found = Seen.read(tmp_path)
+    SeenImages({"train": train}).save(tmp_path)
+    found = SeenImages.read(tmp_path)
     assert found is not None and found.parts["train"].names == train.names
     assert found.parts["train"].contents.tolist() == [-(2**63), 7] and found.parts["train"].labels.tolist() == [1, 0]
     found.then({"train": prints("a", [7]), "test": prints("", [])}).save(tmp_path)
-    again = Seen.read(tmp_path)
+    again = SeenImages.read(tmp_path)
     assert again is not None and len(again.parts["test"]) == 0 and sorted(again.trained.tolist()) == [-(2**63), 7]
     with pytest.raises(InputError, match=r"^test image b was trained on by run: an accuracy on it says nothing; "):
         again.check(prints("ab", [1, -(2**63)]), "run")
@@ -77,21 +77,21 @@ def test_what_a_run_has_seen_is_kept(tmp_path: Path) -> None:
 
 
 def test_copies_that_were_there_from_the_start_are_no_leak() -> None:
-    seen = Seen({"train": prints("abc", [1, 2, 3]), "test": prints("xy", [3, 4])})
+    seen = SeenImages({"train": prints("abc", [1, 2, 3]), "test": prints("xy", [3, 4])})
     assert seen.both() == "the same in both parts: 1 of 2 test images are training images, x for one"
     seen.check(prints("xyz", [3, 4, 5]), "run")
-    assert Seen({"train": prints("a", [1]), "test": prints("x", [2])}).both() == ""
+    assert SeenImages({"train": prints("a", [1]), "test": prints("x", [2])}).both() == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, (10**9).to_bytes(8, "little") + b"{}", b"{}"])
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / PRINTS_FILE).write_bytes(content)
     with pytest.raises(InputError, match=rf"^{tmp_path}/{PRINTS_FILE}: damaged \(.*\); delete it "):
-        Seen.read(tmp_path)
+        SeenImages.read(tmp_path)
 
 
 def test_a_file_of_other_shapes_is_refused(tmp_path: Path) -> None:
     train = Prints(("a",), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
-    Seen({"train": train}).save(tmp_path)
+    SeenImages({"train": train}).save(tmp_path)
     with pytest.raises(InputError, match=r"damaged \(1 names, 2 labels and 2 prints in the train part\)"):
-        Seen.read(tmp_path)
+        SeenImages.read(tmp_path)
