@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from base.checks import InputError
-from base.files import naming_errors, write_atomically
+from base.files import naming_errors, open_to_append, write_atomically
 from search.costs.tabular import Table
 from search.methods import get_method
 from search.sampling.config import SamplingConfig
@@ -169,7 +169,7 @@ class Record:
 
     def add(self, search: Search) -> None:
         fields = [str(search.seed), *map(repr, search.accuracies), f"{search.seconds:.4f}"]
-        with naming_errors(self.path), open(self.path, "a", encoding="utf-8") as file:
+        with naming_errors(self.path), open_to_append(self.path) as file:
             file.write(",".join(fields) + "\n")
 
     def check_same(self, settings: Mapping[str, Any]) -> None:

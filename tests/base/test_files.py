@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from base.checks import InputError
-from base.files import read_limited, temporary_pattern, write_atomically
+from base.files import open_to_append, read_limited, temporary_pattern, write_atomically
 
 
 def test_writes_text_and_bytes(tmp_path: Path) -> None:
@@ -97,3 +97,17 @@ def test_reads_nothing_else(tmp_path: Path, kind: str) -> None:
         path.symlink_to(tmp_path / "nothing")
     with pytest.raises(InputError, match=f"^{path}: "):
         read_limited(path, 1024)
+
+
+def test_a_file_grows_at_its_end_and_nothing_else_does(tmp_path: Path) -> None:
+    for line in ("one\n", "\udcff\n"):
+        with open_to_append(tmp_path / "log.txt") as file:
+            file.write(line)
+    assert (tmp_path / "log.txt").read_text() == "one\n\\udcff\n"
+    (tmp_path / "link").symlink_to(tmp_path / "log.txt")
+    (tmp_path / "dangling").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "dangling", "pipe"):
+        with pytest.raises(ValueError, match=f"{name}: is no regular file but a link or the like; remove it"):
+            open_to_append(tmp_path / name)
+    assert not (tmp_path / "elsewhere").exists()
