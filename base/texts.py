@@ -27,9 +27,15 @@ def _escaped(sign: str) -> str:
 
 
 def one_line(message: object) -> str:
-    """Returns the text of `message` on one line, escaped and cut after 400 characters."""
+    """Returns the text of `message` on one line, escaped and of at most 400 characters.
+
+    Of a longer one the beginning and the end stay: what is wrong with a long path stands behind it.
+    """
     line = " ".join(escape(str(message)).split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    if len(line) <= _LONGEST:
+        return line
+    end = _LONGEST // 4
+    return f"{line[: _LONGEST - end - len(_GAP)]}{_GAP}{line[-end:]}"
 
 
 def excerpt(text: object, at: int | None = None) -> str:

@@ -96,6 +96,7 @@ both = pytest.mark.parametrize("command", ["search.darts", "retrain"])
         (["--run=a\0b"], "--run: holds a zero byte"),
         (["--config=a\0b"], "--config: holds a zero byte"),
         ([f"--{'x' * 5000}"], "--xxx"),
+        ([f"--config={'x' * 5000}"], f"{'x' * 295} ... {'x' * 80}: File name too long"),
         (["x" * 5000], "unexpected argument 'xxx"),
         (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     ],

@@ -128,4 +128,5 @@ def test_a_file_that_is_no_configuration_for_its_size(tmp_path):
 
 def test_one_line():
     assert one_line("a\n  b\t c ") == "a b c"
-    assert one_line("x" * 1000) == "x" * 400 + " ..."
+    assert one_line("x" * 1000) == "x" * 295 + " ... " + "x" * 100
+    assert one_line(f"{'x' * 5000}: no such file").endswith("xxx: no such file")

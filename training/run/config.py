@@ -19,7 +19,8 @@ import yaml
 from base.checks import FieldError, InputError, check_seed
 from base.numbers import parse_whole
 from base.plain_yaml import read_yaml
-from base.texts import did_you_mean, excerpt, one_line, show
+from base.texts import did_you_mean, excerpt, show
+from training.run.command import foreseen
 from training.run.schema import (
     Leaf,
     build,
@@ -119,7 +120,7 @@ def parse_command_line(
             values = _parse(parser, ["--config", base, *arguments], leaves)
         config = build(schema, _checked(values, leaves))
     except (InputError, OSError) as error:
-        print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
+        print(f"{prog}: error: {_said(error)}", file=sys.stderr)
         raise SystemExit(2) from error
     if values["print_config"]:
         text = config_to_yaml(config)
@@ -127,6 +128,12 @@ def parse_command_line(
         print(text if _can_be_shown(text) else config_to_yaml(config, only_ascii=True), end="")
         raise SystemExit(0)
     return config, RunOptions(run, values["resume"], values["overwrite"], seeds, values.get("extend"))
+
+
+def _said(error: InputError | OSError) -> str:
+    end = foreseen(error)
+    assert end is not None
+    return end.message
 
 
 def seed_directory(run: Path, seed: int | str) -> Path:
