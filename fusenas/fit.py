@@ -265,6 +265,8 @@ def _header(file: str) -> _Header | None:
     """Returns the header; None if it cannot be read, which is reported later."""
     from PIL import Image  # slow to import
 
+    if not Path(file).is_file():  # a pipe would be waited for
+        return None
     try:
         with Image.open(file) as image:
             return _Header(image.size, image.mode in _GREY or image.mode.startswith("I;16"))

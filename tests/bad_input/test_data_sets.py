@@ -81,6 +81,34 @@ def test_an_unreadable_image(
     assert "left out: images/train/dog/3.png: cannot be read as an image (" in log
 
 
+@pytest.mark.slow
+def test_log_and_report_say_how_the_images_were_read(run: Run, here: Path) -> None:
+    """Also of a run that is resumed, which decodes no file in advance."""
+    write(here / "images/Train", "cat", "dog", count=12)
+    write(here / "images/validation", "cat", "dog", count=4)
+    (here / "images/Train/@eaDir").mkdir()
+    write(here / "images", "extra/cat", count=1)
+    frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (1, 2)]
+    frames[0].save(here / "images/Train/cat/several.tiff", save_all=True, append_images=frames[1:])
+    given = [*FOLDER, "--data.workers=1", "--data.loading=workers", "--data.train_folder=Train"]
+    lines = [
+        "training part: 25 images of 2 classes: cat 13, dog 12",
+        "training part: images/Train; test part: images/validation",
+        "left out, neither training nor test part: extra",
+        "left out: 1 made by the system (@eaDir 1)",
+        "1 train files have several pictures, of which the first is read",
+    ]
+    for command in ("search.darts", "retrain"):
+        assert run(command, *given, f"--run={command}", "--epochs=1") == 0
+        log, page = ((here / command / name).read_text() for name in ("log.txt", "report.html"))
+        assert [line for line in lines if line not in log] == []
+        assert [line for line in lines[1:] if line not in page] == []
+    assert "test part: 8 images of 2 classes: cat 4, dog 4" in log
+    (here / "retrain/report.html").unlink()
+    assert run("retrain", *given, "--run=retrain", "--resume", "--epochs=1") == 0
+    assert lines[-1] in (here / "retrain/report.html").read_text()
+
+
 def test_an_image_that_goes_bad_during_the_run(refuse: Refuse, run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(here / "images/train", "cat", "dog", count=12)
     write(here / "images/test", "cat", "dog", count=4)

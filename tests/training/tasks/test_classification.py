@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.timing import random_images
+from retrain.config import RetrainConfig
+from training.format import read_format, saved_notes
 from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.metrics import Batch
 from training.tasks.classification import AccuracyMeter, Classification, ClassScores, evaluate
+from training.tasks.task import open_task
 
 CPU = Hardware(torch.device("cpu"))
 
@@ -74,6 +78,19 @@ def test_a_weighted_class_without_an_image_is_refused() -> None:
 def test_a_single_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^classes: must be at least 2, not 1$"):
         Classification.of_images(DataConfig(), random_images(6, 4, classes=1), CPU)
+
+
+def test_the_images_are_said_in_a_line(tmp_path: Path) -> None:
+    log: list[str] = []
+    task = open_task(RetrainConfig(data=DataConfig(limit=20)), CPU, None, log.append)
+    assert log == [
+        "training part: 20 images of 10 classes: 0 2, 1 2, 2 2, 3 2, 4 2, 5 2, 6 2, 7 2, 8 2, 9 2",
+        "data.limit: 20 of 1,437 training images, the same ones each time",
+    ]
+    (line,) = task.summary(task.load_test())
+    assert line.startswith("test part: 360 images of 10 classes: 0 36, 1 36, ")
+    task.save_description(tmp_path)
+    assert saved_notes(tmp_path) == log[1:] and read_format(tmp_path) == task.train.format
 
 
 # Evaluation
