@@ -81,8 +81,16 @@ def of_files(files: Sequence[str], labels: Tensor, folder: str) -> Prints:
     """
     with ThreadPoolExecutor(_READERS) as readers:
         contents = list(readers.map(_of_file, files))
-    names = tuple(os.path.relpath(file, folder).replace(os.sep, "/") for file in files)
-    return Prints(names, labels, torch.tensor(contents, dtype=torch.int64))
+    return Prints(tuple(paths_below(folder, files)), labels, torch.tensor(contents, dtype=torch.int64))
+
+
+def paths_below(folder: str, files: Sequence[str]) -> list[str]:
+    """Returns the paths of files below `folder`, with slashes; where they lie elsewhere, with
+    dots."""
+    start = os.path.join(folder, "")
+    # relpath takes 30 us a file, which is a minute for each part of ImageNet.
+    below = (file[len(start) :] if file.startswith(start) else os.path.relpath(file, folder) for file in files)
+    return [path.replace(os.sep, "/") for path in below]
 
 
 def of_pixels(images: Tensor, labels: Tensor) -> Prints:

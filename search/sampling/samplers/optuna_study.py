@@ -58,7 +58,7 @@ IDENTITY, SCORES = "fusenas", "fusenas_scores"
 JOURNAL_KEYS = frozenset(("op_code", "worker_id"))
 """The keys that each line of Optuna's journal has."""
 _LONGEST_LINE = 2**20  # bytes of a journal's first line
-_OPTUNA_TABLES = frozenset(("studies", "version_info", "alembic_version", "trials"))
+_OPTUNA_TABLES = frozenset(("studies", "trials", "version_info"))  # each alone may be another program's
 
 
 class OptunaSampler(Sampler):
@@ -347,6 +347,17 @@ def _check_journal(path: Path) -> None:
         entry = None
     if not (isinstance(entry, dict) and entry.keys() >= JOURNAL_KEYS):
         raise InputError("no journal of Optuna, or a damaged one; name another file, or a URL such as sqlite:///study.db")
+    for wait in OPENING_WAITS:
+        if _ends_with_a_line(path):
+            return
+        time.sleep(wait)  # another process might be amid a line
+    raise InputError("its last line was cut short, and the next would run into it; remove that line, then try again")
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _check_database(url: str) -> None:
@@ -356,10 +367,14 @@ def _check_database(url: str) -> None:
     try:
         # A connection would make a file where there is none.
         file = engine.url.database
-        if engine.dialect.name == "sqlite" and file and os.path.exists(file):
+        if engine.dialect.name != "sqlite" or not file or not os.path.exists(file):
+            return
+        for wait in OPENING_WAITS:
             tables = set(inspect(engine).get_table_names())
-            if tables and not tables & _OPTUNA_TABLES:
-                raise InputError("has tables of another program; name another")
+            if not tables or tables >= _OPTUNA_TABLES:
+                return
+            time.sleep(wait)  # another process might be making them
+        raise InputError("has tables of another program; name another")
     finally:
         engine.dispose()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from base.checks import InputError
-from training.images.prints import PRINTS_FILE, Prints, SeenImages, check_seen, of_files, of_pixels
+from training.images.prints import PRINTS_FILE, Prints, SeenImages, check_seen, of_files, of_pixels, paths_below
 
 
 def prints(names: str, contents: Sequence[int], labels: Sequence[int] | None = None) -> Prints:
@@ -28,6 +28,13 @@ def test_equal_contents_have_equal_prints(tmp_path: Path) -> None:
     assert one == same != two and absent == pipe == 0
     assert found.take(torch.tensor([2, 0])).names == ("c.png", "a.png")
     assert found.take(torch.tensor([2, 0])).contents.tolist() == [two, one]
+
+
+@pytest.mark.parametrize("folder", [".", "images", "./images", "images/", "/images", "/images//", "other", "image"])
+def test_paths_below_a_folder(folder: str) -> None:
+    """The fast way and the plain one are the same."""
+    files = [f"{folder.rstrip('/')}/cat/{name}" for name in ("1.png", "a b/é.png", "..png")] + ["images/dog.png", "/x.png"]
+    assert paths_below(folder, files) == [os.path.relpath(file, folder) for file in files]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

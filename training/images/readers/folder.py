@@ -15,6 +15,7 @@ from training.format import BYTE, ImageFormat
 from training.images.data import DataConfig, Part
 from training.images.files import Decoding, ImageFiles
 from training.images.listing import Listing, has_pictures, said
+from training.images.prints import paths_below
 from training.images.readers import parts
 
 _Files = Mapping[str, Sequence[str]]
@@ -184,7 +185,7 @@ def _test_part(
 
     It depends on a file's class and its path below the folder of the class, and on no other file.
     """
-    places = (os.path.relpath(file, folder).replace(os.sep, "/") for file in files)
+    places = paths_below(folder, files)
     drawn = [_drawn(unicodedata.normalize("NFC", place), config.split_seed) for place in places]
     chosen = torch.tensor(drawn, dtype=torch.float64) < config.test_fraction
     left = labels[~chosen].bincount(minlength=len(names))

@@ -505,10 +505,27 @@ def test_an_empty_file_becomes_a_journal() -> None:
     assert states(open_study("journal.log")) == {"COMPLETE": 1}
 
 
-def test_a_database_of_another_program_is_left_as_it_is() -> None:
+@pytest.mark.parametrize("table", ["notes", "trials", "alembic_version"])
+def test_a_database_of_another_program_is_left_as_it_is(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna_study, "OPENING_WAITS", (0.01, 0.01))
     with sqlite3.connect("mine.db") as connection:
-        connection.execute("CREATE TABLE notes (text TEXT)")
+        connection.execute(f"CREATE TABLE {table} (text TEXT)")
     before = Path("mine.db").read_bytes()
     with pytest.raises(ValueError, match=r"^bayes.storage: sqlite:///mine.db: has tables of another program; name another$"):
         new_sampler(storage="sqlite:///mine.db")
     assert Path("mine.db").read_bytes() == before
+
+
+def test_a_line_that_was_cut_short_is_not_written_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed amid a line leaves a half of it; one that lives writes the rest."""
+    monkeypatch.setattr(optuna_study, "OPENING_WAITS", (0.01, 0.01))
+    advance(new_sampler(storage="journal.log"), 1)
+    journal = Path("journal.log")
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":4,"wor')
+    with pytest.raises(ValueError, match=r"^bayes.storage: journal.log: its last line was cut short, .* remove that line"):
+        new_sampler(storage="journal.log")
+    assert journal.read_bytes() == whole + b'{"op_code":4,"wor' and os.listdir() == ["journal.log"]
+    journal.write_bytes(whole)
+    advance(new_sampler(storage="journal.log"), 1)
+    assert states(open_study("journal.log")) == {"COMPLETE": 2}
