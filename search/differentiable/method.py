@@ -19,7 +19,7 @@ from search.finished import GENOTYPE_FILE, SearchRun
 from search.history import SearchEntry, SearchEpoch
 from search.methods import Method
 from search.reporting import RunFacts
-from search.supernet_build import build_supernet
+from search.supernet_build import build_supernet, check_parts
 from supernet import Genotype, Supernet, get_space
 from training.hardware import Hardware
 from training.loop import open_run, run_epochs
@@ -117,6 +117,8 @@ def search(
     notes += [] if table is None else table.notes
     hardware = Hardware.of(config, config.graph)
     task = open_task(config, hardware, options, notes.append)
+    if options.resume:
+        check_parts(config, task, options.run)
     trainer = BilevelSearch(config, task, RunDirectory(options.run, config), hardware, table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):
         task.save_description(run.path)

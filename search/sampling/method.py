@@ -22,6 +22,7 @@ from search.sampling.samplers.sampler import Sampler, genome_of
 from search.sampling.trainer import SamplingSearch
 from search.sampling.trials import Trial
 from search.sampling.weights import new_supernet
+from search.supernet_build import check_parts
 from supernet import Genotype, Supernet, get_space
 from training.hardware import Hardware
 from training.loop import open_run, run_epochs
@@ -145,6 +146,8 @@ def sample(
     notes += [] if table is None else table.notes
     hardware = Hardware.of(config)
     task = open_task(config, hardware, options, notes.append) if config.needs_images else None
+    if task is not None and options.resume and config.trained_epochs:
+        check_parts(config, task, options.run)
     directory = RunDirectory(options.run, config)
     trainer = SamplingSearch(sampler, config, task, directory, hardware, table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):

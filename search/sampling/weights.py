@@ -47,7 +47,6 @@ class Weights:
         self.paths = PathNetwork(self.network, encoding, task, hardware)
         self.steps = PathSteps(self.paths, sampler, config.weights, config.paths, config.seed)
         train, valid = task.train.split(config.train_fraction, config.seed)
-        self.compared_on = valid
         self.train = train.shuffled(config.batch_size, config.seed, "train")
         self.valid = valid.shuffled(min(config.batch_size, len(valid)), config.seed, "valid", augment=False)
         self.scores = SupernetScores(
@@ -121,7 +120,7 @@ class Weights:
                 "weights_from", f"{directory} was begun with other settings: {', '.join(others)}; set the same here"
             )
         try:
-            change = self.task.check_unseen(self.compared_on, directory, self.config.train_fraction, self.config.seed)
+            change = self.task.check_unseen(directory, self.config.train_fraction, self.config.seed)
         except InputError as error:
             raise FieldError("weights_from", *error.parts) from error
         if done < trained:

@@ -163,16 +163,17 @@ class ImageTask(Task):
         if both := SeenImages(self._prints).both():
             log(both)
 
-    def check_unseen(self, valid: Dataset, run: Path, fraction: float, seed: int) -> str:
-        """Compares the images with those of another search; see `Task.check_unseen`."""
-        assert isinstance(valid, ImageData)
-        seen, whole, judged = SeenImages.read(run), self.train.images.prints, valid.images.prints
-        if seen is None or whole is None or judged is None or "train" not in seen.parts:
+    def check_unseen(self, run: Path, fraction: float, seed: int) -> str:
+        """Compares the images with those of another search, or of this one when it began; see
+        `Task.check_unseen`."""
+        seen, now = SeenImages.read(run), self.train.images.prints
+        if seen is None or now is None or "train" not in seen.parts:
             return ""
         before = seen.parts["train"]
         trained, left = (before.take(places) for places in halves(len(before), fraction, seed))
+        judged = now.take(halves(len(now), fraction, seed)[1])
         SeenImages({"train": trained, "test": left}, seen.earlier).check(judged, run, "validation image")
-        return whole.change(before)
+        return now.change(before)
 
     def save_description(self, run: Path) -> None:
         """Writes data.json, and the prints of the images, in the directory of a run."""

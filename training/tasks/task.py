@@ -173,14 +173,14 @@ class Task(ABC):
         of_test, *others = test.summary()
         return [f"test part: {of_test}", *(note for note in others if note not in notes)]
 
-    def check_unseen(self, valid: Dataset, run: Path, fraction: float, seed: int) -> str:
-        """Compares the examples with those of the search in the directory `run`, whose weights are
-        to be judged on `valid`, a part of the training part; `fraction` and `seed` are those with
-        which that search split its own.
+    def check_unseen(self, run: Path, fraction: float, seed: int) -> str:
+        """Compares the training part with that of the search in the directory `run`, which may be
+        this one before it was stopped, and whose weights are to be judged further; both split it
+        into the share `fraction` and the others with `seed`.
 
         Returns how the training part differs, in words with counts; empty where it does not, or
-        nothing is known of it. Raises InputError, which names the first, where examples of `valid`
-        were trained on.
+        nothing is known of it. Raises InputError, which names the first, where examples that
+        weights are to be judged on were trained on.
         """
         return ""
 

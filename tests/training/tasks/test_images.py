@@ -52,13 +52,13 @@ def task_of(contents: list[int], run: Path | None = None) -> Classification:
 def test_weights_are_judged_on_images_that_they_have_not_seen(tmp_path: Path) -> None:
     task_of(list(range(20)), tmp_path)
     same = task_of(list(range(20)))
-    assert same.check_unseen(same.train.split(0.5, 3)[1], tmp_path, 0.5, 3) == ""
+    assert same.check_unseen(tmp_path, 0.5, 3) == ""
     more = task_of([*range(20), 100])
     with pytest.raises(ValueError, match=rf"^validation image \d+ was trained on by {tmp_path}, and so were \d more of 11: "):
-        more.check_unseen(more.train.split(0.5, 3)[1], tmp_path, 0.5, 3)
+        more.check_unseen(tmp_path, 0.5, 3)
     others = task_of(list(range(50, 70)))
-    assert others.check_unseen(others.train.split(0.5, 3)[1], tmp_path, 0.5, 3) == "20 of other content"
-    assert same.check_unseen(same.train.split(0.5, 3)[1], tmp_path / "nowhere", 0.5, 3) == ""
+    assert others.check_unseen(tmp_path, 0.5, 3) == "20 of other content"
+    assert same.check_unseen(tmp_path / "nowhere", 0.5, 3) == ""
     assert same.train.fingerprint == task_of(list(range(20))).train.fingerprint != others.train.fingerprint
 
 
