@@ -200,6 +200,8 @@ def _check_state(path: Path, config: RunConfig, resume: bool, overwrite: bool) -
         raise InputError(f"{path}: nothing to resume, there is no such run; leave out --resume to start it")
     if not path.exists() or _is_empty(path):
         return
+    if not _is_run(path) and _is_part(path):
+        return
     if not _is_run(path):
         raise InputError(f"{path}: not empty and not a run of this program; choose another directory with --run")
     if resume:
@@ -231,6 +233,13 @@ def _check_replaceable(path: Path) -> None:
 def _is_empty(path: Path) -> bool:
     """Says whether nothing is there, or only the files of a run that was killed while it began."""
     return all(entry.name == OWN_FOLDER or entry.match(temporary_pattern(CONFIG_FILE)) for entry in path.iterdir())
+
+
+def _is_part(path: Path) -> bool:
+    """Says whether the run in the directory above has this one as a part: what lies there beside
+    its files, when these were set aside, is the user's own and stays."""
+    above = path.absolute().parent
+    return has_record(above) and f"{path.name}/" in recorded(above)
 
 
 def _is_run(path: Path) -> bool:

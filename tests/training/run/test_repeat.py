@@ -136,3 +136,14 @@ def test_a_value_that_is_not_finite_has_no_deviation(bad: float) -> None:
     """The mean says what happened; Python's stdev ends in an AttributeError."""
     found = Spread("loss", (0.5, bad))
     assert found.std is None and not math.isfinite(found.mean) and str(found) == f"loss {bad}"
+
+
+def test_files_of_the_user_in_the_directory_of_a_seed_stay(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    repeat(run, Config(), RunOptions(path, False, False, (0, 1)))
+    for seed in (0, 1):
+        (path / f"seed_{seed}/notes.txt").write_text("mine")
+    repeat(run, Config(width=4), RunOptions(path, False, True, (0, 1)))
+    for seed in (0, 1):
+        assert (path / f"seed_{seed}/notes.txt").read_text() == "mine"
+        assert "width: 4" in (path / f"seed_{seed}/config.yaml").read_text()
