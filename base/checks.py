@@ -4,7 +4,7 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from base.texts import escape, excerpt, show
+from base.texts import escape, excerpt
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -184,7 +184,4 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 def _text(value: Any) -> str:
     """Returns the value as a message shows it: on one line, at most 80 characters, None as null."""
-    try:
-        return "null" if value is None else excerpt(value)
-    except ValueError:  # a whole number that Python does not print
-        return show(value)
+    return "null" if value is None else excerpt(value)

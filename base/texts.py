@@ -43,7 +43,10 @@ def excerpt(text: object, at: int | None = None) -> str:
 
     Of a longer one it is the part around the character `at`; None: the beginning and the end.
     """
-    whole = str(text)
+    try:
+        whole = str(text)
+    except ValueError:  # an integer too large to print
+        return show(text)
     if at is not None and len(whole) > _QUOTED:
         width = _QUOTED - len("... ") - len(" ...")
         first = max(0, min(at - width // 2, len(whole) - width))

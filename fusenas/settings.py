@@ -14,6 +14,7 @@ from search.methods import get_method
 from supernet import get_space
 from supernet.spaces.skeleton import Stem
 from training.images.data import DataConfig, Layout
+from training.images.depth import check_bits
 from training.optim import OptimizerConfig
 from training.run.base import MAY_CHANGE, RunConfig
 
@@ -84,6 +85,7 @@ class FitConfig(RunConfig):
             raise FieldError("method", *error.parts) from error
         between(4, 4096, self, "size", said="from 4 to 4096 pixels, or null")
         between(0, 1000, self, "random_genotypes")
+        check_bits(self.bits)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from base.seeds import new_generator
 from base.texts import excerpt, show
 from training.format import BYTE, ImageFormat
 from training.images.augment import Augmentation
-from training.images.depth import DEPTHS, check_colour, used_bits
+from training.images.depth import DEPTHS, check_bits, check_colour, used_bits
 from training.images.files import ImageFiles, in_memory, survey
 from training.images.memory import free_on
 from training.images.prints import of_files, of_pixels
@@ -121,8 +121,7 @@ class DataConfig:
             raise FieldError("test_fraction", f"must be above 0 and at most 0.5, not {show(self.test_fraction)}")
         check_seed("split_seed", self.split_seed)
         between(1, 1024, self, "workers", said="from 1 to 1024 processes, or null")
-        if self.bits is not None and self.bits not in DEPTHS:
-            raise FieldError("bits", f"must be one of {', '.join(map(str, DEPTHS))}, or null, not {excerpt(self.bits)}")
+        check_bits(self.bits)
         for name in ("train_folder", "test_folder"):
             if getattr(self, name) is not None and not 1 <= len(getattr(self, name)) <= 4096:
                 raise FieldError(name, "must be the name of a folder, or null")

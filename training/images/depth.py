@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from base.checks import FieldError, InputError, Name
+from base.texts import excerpt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +32,12 @@ class Seen:
 
 class BeyondBits(InputError):
     """A pixel is larger than the bits hold that are said to be used."""
+
+
+def check_bits(bits: int | None) -> None:
+    """Raises FieldError, of the field bits, for a number of bits that no format uses."""
+    if bits is not None and bits not in DEPTHS:
+        raise FieldError("bits", f"must be one of {', '.join(map(str, DEPTHS))}, or null, not {excerpt(bits)}")
 
 
 def used_bits(largest: int) -> int:
