@@ -65,6 +65,11 @@ def parse_plain(text: str, source: object = "the text") -> Any:
     Raises PlainError, which names its `source` and the line, if it is no plain YAML, or holds more
     than `MOST_VALUES` values or any deeper than `DEEPEST`.
     """
+    return _parse(text, source)[0]
+
+
+def _parse(text: str, source: object) -> tuple[Any, dict[str, int]]:
+    """Returns what `parse_plain` does, and the line of each key by its dotted name."""
     problem, line, quoted = "", 0, ""
     loader = None
     if len(text) > LARGEST_FILE:
@@ -72,7 +77,8 @@ def parse_plain(text: str, source: object = "the text") -> Any:
         raise PlainError(f"{source}: ", problem, problem=problem)
     try:
         loader = yaml.SafeLoader(text)
-        return _Builder(loader).document()
+        builder = _Builder(loader)
+        return builder.document(), builder.lines
     except _Problem as error:
         problem, line, quoted = error.problem, error.line, error.quoted
     except yaml.MarkedYAMLError as error:
@@ -96,6 +102,8 @@ class _Builder:
     def __init__(self, loader: yaml.SafeLoader) -> None:
         self._loader = loader
         self._values = 0
+        self.lines: dict[str, int] = {}
+        """The line of each key, from 1, by its dotted name."""
 
     def document(self) -> Any:
         """Returns the value of the only document; None if there is none."""
@@ -113,7 +121,8 @@ class _Builder:
     def _next(self) -> Any:
         return self._loader.get_event()
 
-    def _value(self, depth: int) -> Any:
+    def _value(self, depth: int, name: str = "") -> Any:
+        """Returns the next value; `name` is the dotted name of its key."""
         event, self._values = self._next(), self._values + 1
         mark: Any = event.start_mark
         if self._values > MOST_VALUES:
@@ -127,7 +136,7 @@ class _Builder:
         if isinstance(event, yaml.SequenceStartEvent):
             return self._list(depth)
         if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(depth)
+            return self._mapping(depth, name)
         if event.style is None:
             return _plain_scalar(event.value, mark)
         return _text(event.value, mark)
@@ -139,7 +148,7 @@ class _Builder:
         self._next()
         return entries
 
-    def _mapping(self, depth: int) -> dict[Any, Any]:
+    def _mapping(self, depth: int, name: str) -> dict[Any, Any]:
         content: dict[Any, Any] = {}
         while not self._loader.check_event(yaml.MappingEndEvent):
             event: Any = self._loader.peek_event()
@@ -151,7 +160,9 @@ class _Builder:
                 raise _Problem("a key must be a name", event.start_mark)
             if key in content:
                 raise _Problem(f"{show(key)} stands twice", event.start_mark)
-            content[key] = self._value(depth + 1)
+            inner = f"{name}.{key}" if name else str(key)
+            self.lines[inner] = event.start_mark.line + 1
+            content[key] = self._value(depth + 1, inner)
         self._next()
         return content
 
@@ -194,18 +205,23 @@ def _text(text: str, mark: yaml.Mark) -> str:
 
 
 def read_yaml(path: Path | Traversable) -> dict[str, Any]:
-    """Returns the mapping that a YAML file holds.
+    """Returns the mapping that a YAML file holds; see `read_yaml_lines`."""
+    return read_yaml_lines(path)[0]
+
+
+def read_yaml_lines(path: Path | Traversable) -> tuple[dict[str, Any], dict[str, int]]:
+    """Returns the mapping that a YAML file holds, and the line of each key by its dotted name.
 
     Raises:
         InputError: the file cannot be read, is empty, or is anything else than a mapping of names
             in plain YAML and UTF-8.
     """
     try:
-        content = parse_plain(read_limited(path, LARGEST_FILE).decode("utf-8-sig"), path)
+        content, lines = _parse(read_limited(path, LARGEST_FILE).decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8") from error
     if content is None:
         raise InputError(f"{path}: the file is empty")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path}: must hold lines of the form `name: value`")
-    return content
+    return content, lines

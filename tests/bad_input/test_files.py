@@ -33,12 +33,12 @@ class Bomb:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("epoch: 3\n", "mine.yaml: epoch: no such field; did you mean epochs?"),
-        ("data:\n  nmae: digits\n", "mine.yaml: data.nmae: no such field; did you mean data.name?"),
-        ("epochs: [1, 2]\n", "mine.yaml: epochs: must be a whole number, not [1, 2]"),
-        ("data: digits\n", "mine.yaml: data: must hold fields of its own (`name: value`), not 'digits'"),
-        ("weights: {lr: .nan}\n", "mine.yaml: weights.lr: must be finite, not nan"),
-        ("epochs: 0\n", "epochs: must be at least 1, not 0"),
+        ("epoch: 3\n", "mine.yaml, line 1: epoch: no such field; did you mean epochs?"),
+        ("data:\n  nmae: digits\n", "mine.yaml, line 2: data.nmae: no such field; did you mean data.name?"),
+        ("epochs: [1, 2]\n", "mine.yaml, line 1: epochs: must be a whole number, not [1, 2]"),
+        ("data: digits\n", "mine.yaml, line 1: data: must hold fields of its own (`name: value`), not 'digits'"),
+        ("weights: {lr: .nan}\n", "mine.yaml, line 1: weights.lr: must be finite, not nan"),
+        ("epochs: 0\n", "mine.yaml, line 1: epochs: must be at least 1, not 0"),
         ("epochs: 1\nepochs: 2\n", "mine.yaml, line 2: not plain YAML: 'epochs' stands twice"),
         ("", "mine.yaml: the file is empty"),
         ("digits\n", "mine.yaml: must hold lines of the form `name: value`"),
@@ -56,8 +56,8 @@ class Bomb:
         ('data:\n  limit: !!int ""\n', "mine.yaml, line 2: not plain YAML: !!int: tags (!name) are not read here; "),
         ("epochs: 010\n", "mine.yaml, line 1: not plain YAML: 010: a number has decimal digits alone "),
         (f"x{900 * 'y'}: 1\n", "mine.yaml: xyyy"),
-        (f"epochs: {400 * '9'}\n", "epochs: must be at most 1000000, not 9999"),
-        (f"weights: {{lr: {400 * '9'}}}\n", "mine.yaml: weights.lr: must be at most 1.8e308, not 9999"),
+        (f"epochs: {400 * '9'}\n", "mine.yaml, line 1: epochs: must be at most 1000000, not 9999"),
+        (f"weights: {{lr: {400 * '9'}}}\n", "mine.yaml, line 1: weights.lr: must be at most 1.8e308, not 9999"),
         (f"epochs: [{10**5 * '1,'}]\n", "mine.yaml, line 1: not plain YAML: there are more than 1000 values"),
     ],
     ids=lambda value: repr(value[:20]),
@@ -76,7 +76,7 @@ def test_configurations_that_are_not_there(refuse: Refuse, here: Path) -> None:
     assert refuse("search.darts", "--config") == "--config: expected one argument"
     of_the_other = refuse("retrain", "--config", "digits")
     ours = "retrain_cifar10, retrain_demo, retrain_digits"
-    assert of_the_other.endswith(f"digits.yaml: space: no such field; shipped for this command: {ours}")
+    assert of_the_other.endswith(f"digits.yaml, line 3: space: no such field; shipped for this command: {ours}")
 
 
 def test_harmless_oddities_are_read(here: Path, capsys: pytest.CaptureFixture[str], run: Run) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from base.checks import FieldError, InputError, check_seed
 from base.numbers import parse_whole
-from base.plain_yaml import read_yaml
+from base.plain_yaml import read_yaml, read_yaml_lines
 from base.texts import did_you_mean, excerpt, show
 from training.run.command import foreseen
 from training.run.schema import (
@@ -118,7 +118,10 @@ def parse_command_line(
         base = str(saved) if values["resume"] and saved.is_file() else default_config
         if values["config"] is None and base is not None:
             values = _parse(parser, ["--config", base, *arguments], leaves)
-        config = build(schema, _checked(values, leaves))
+        try:
+            config = build(schema, _checked(values, leaves))
+        except FieldError as error:
+            raise _placed(error, values.get("places", {})) from error
     except (InputError, OSError) as error:
         print(f"{prog}: error: {_said(error)}", file=sys.stderr)
         raise SystemExit(2) from error
@@ -167,9 +170,12 @@ def config_from_file(schema: type[T], path: Path | Traversable) -> T:
         InputError: the file is no such configuration; the message begins with its path.
     """
     leaves = leaves_of(schema)
-    values = {name: leaf.default for name, leaf in leaves.items()} | _values_of_file(path, leaves)
+    found, places = _values_of_file(path, leaves)
+    values = {name: leaf.default for name, leaf in leaves.items()} | found
     try:
         return build(schema, _checked(values, leaves))
+    except FieldError as error:
+        raise _placed(error, places, str(path)) from error
     except InputError as error:
         raise InputError(f"{path}: ", *error.parts) from error
 
@@ -292,6 +298,7 @@ class _ValueAction(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         value = True if values is None else parse_value(self.dest, self._leaf.hint, values)
         setattr(namespace, self.dest, value)
+        getattr(namespace, "places", {}).pop(self.dest, None)
 
 
 class _ConfigAction(argparse.Action):
@@ -310,11 +317,13 @@ class _ConfigAction(argparse.Action):
             known = ", ".join(_own_configs(self._leaves)) or "there is none"
             raise InputError(f"--config {show(values)}: no such file, and no shipped configuration of this command ({known})")
         try:
-            found = _values_of_file(path, self._leaves)
+            found, places = _values_of_file(path, self._leaves)
         except InputError as error:
             own = ", ".join(_own_configs(self._leaves)) if values in shipped else ""
             raise InputError(*error.parts, f"; shipped for this command: {own}" if own else "") from error
         vars(namespace).update(found)
+        # Of two files the later one wins, as of two values.
+        namespace.places = {**getattr(namespace, "places", {}), **places}
         setattr(namespace, self.dest, values)
 
 
@@ -329,17 +338,27 @@ def _own_configs(leaves: Mapping[str, Leaf]) -> list[str]:
     return own
 
 
-def _values_of_file(path: Path | Traversable, leaves: Mapping[str, Leaf]) -> dict[str, Any]:
-    """Returns the values in a file by dotted name, each of the type of its field."""
-    content = read_yaml(path)
+def _values_of_file(path: Path | Traversable, leaves: Mapping[str, Leaf]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the values in a file by dotted name, each of the type of its field, and the place of
+    each in words."""
+    content, lines = read_yaml_lines(path)
+    places = {name: f"{path}, line {line}" for name, line in lines.items()}
     try:
         flat = _flatten(content, leaves)
         values = {name: convert_value(name, leaves[name].hint, value) for name, value in flat.items()}
         for name, value in values.items():
             check_value(name, leaves[name], value)
     except FieldError as error:
-        raise InputError(f"{path}: ", *error.parts) from error
-    return values
+        raise _placed(error, places, str(path)) from error
+    return values, places
+
+
+def _placed(error: FieldError, places: Mapping[str, str], otherwise: str = "") -> InputError:
+    """Returns the error with the place, in words, of the value that it is about; `otherwise` is the
+    place of values that have none."""
+    of_part = (places[name] for name in places if name.startswith(f"{error.field}."))
+    place = places.get(error.field) or next(of_part, otherwise)
+    return InputError(f"{place}: ", *error.parts) if place else error
 
 
 def _flatten(content: Mapping[str, Any], leaves: Mapping[str, Leaf], prefix: str = "") -> dict[str, Any]:

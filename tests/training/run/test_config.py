@@ -271,23 +271,26 @@ def test_wrong_options_are_one_line(refused, argv, line):
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        ("epoch: 3", "mine.yaml: epoch: no such field; did you mean epochs?"),
-        ("data: {rooot: x}", "mine.yaml: data.rooot: no such field; did you mean data.root?"),
-        ("root: x", "mine.yaml: root: no such field; did you mean data.root?"),
-        ("run: x", "mine.yaml: run: no such field"),
-        ("config: x", "mine.yaml: config: no such field"),
-        ("data: {1: x}", "mine.yaml: data.1: no such field"),
-        ("data: 3", "mine.yaml: data: must hold fields of its own (`name: value`), not 3"),
-        ("data:", "mine.yaml: data: must hold fields of its own (`name: value`), not None"),
-        ("data: other.yaml", "mine.yaml: data: must hold fields of its own (`name: value`), not 'other.yaml'"),
-        ("epochs: {class_path: os.system}", "mine.yaml: epochs: must be a whole number, not {'class_path': 'os.system'}"),
-        ("epochs: ten", "mine.yaml: epochs: must be a whole number, not ten"),
-        ("epochs: true", "mine.yaml: epochs: must be a whole number, not True"),
-        ("epochs: null", "mine.yaml: epochs: must be a whole number, not null"),
-        ("epochs: -3", "epochs: must be at least 1, not -3"),
-        ("rate: .inf", "mine.yaml: rate: must be finite, not inf"),
-        ("data: {crop: [1, 2, 3]}", "mine.yaml: data.crop: must be a list [a number, a number], not [1, 2, 3]"),
-        ("data: {root: 3}", "mine.yaml: data.root: must be text, not 3"),
+        ("epoch: 3", "mine.yaml, line 1: epoch: no such field; did you mean epochs?"),
+        ("data: {rooot: x}", "mine.yaml, line 1: data.rooot: no such field; did you mean data.root?"),
+        ("root: x", "mine.yaml, line 1: root: no such field; did you mean data.root?"),
+        ("run: x", "mine.yaml, line 1: run: no such field"),
+        ("config: x", "mine.yaml, line 1: config: no such field"),
+        ("data: {1: x}", "mine.yaml, line 1: data.1: no such field"),
+        ("data: 3", "mine.yaml, line 1: data: must hold fields of its own (`name: value`), not 3"),
+        ("data:", "mine.yaml, line 1: data: must hold fields of its own (`name: value`), not None"),
+        ("data: other.yaml", "mine.yaml, line 1: data: must hold fields of its own (`name: value`), not 'other.yaml'"),
+        (
+            "epochs: {class_path: os.system}",
+            "mine.yaml, line 1: epochs: must be a whole number, not {'class_path': 'os.system'}",
+        ),
+        ("epochs: ten", "mine.yaml, line 1: epochs: must be a whole number, not ten"),
+        ("epochs: true", "mine.yaml, line 1: epochs: must be a whole number, not True"),
+        ("epochs: null", "mine.yaml, line 1: epochs: must be a whole number, not null"),
+        ("epochs: -3", "mine.yaml, line 1: epochs: must be at least 1, not -3"),
+        ("rate: .inf", "mine.yaml, line 1: rate: must be finite, not inf"),
+        ("data: {crop: [1, 2, 3]}", "mine.yaml, line 1: data.crop: must be a list [a number, a number], not [1, 2, 3]"),
+        ("data: {root: 3}", "mine.yaml, line 1: data.root: must be text, not 3"),
         ("", "mine.yaml: the file is empty"),
         ("# nothing\n", "mine.yaml: the file is empty"),
         ("[1, 2]", "mine.yaml: must hold lines of the form `name: value`"),
@@ -299,7 +302,7 @@ def test_wrong_options_are_one_line(refused, argv, line):
             "mine.yaml, line 1: not plain YAML: unacceptable character #x0000: special characters are not allowed",
         ),
         ("epochs: 3\nepochs: 4", "mine.yaml, line 2: not plain YAML: 'epochs' stands twice"),
-        ("rate: 2024-13-45", "mine.yaml: rate: must be a number, not 2024-13-45"),
+        ("rate: 2024-13-45", "mine.yaml, line 1: rate: must be a number, not 2024-13-45"),
     ],
 )
 def test_wrong_files_are_one_line(refused, content, line):
@@ -415,3 +418,13 @@ def test_unknown_name_lists_the_shipped_ones(refused, tmp_path, monkeypatch):
         refused("--config", "smal")
         == "--config 'smal': no such file, and no shipped configuration of this command (large, small)"
     )
+
+
+def test_an_error_names_the_line_of_the_value_that_counts(refused, tmp_path):
+    """That of the file that wins, and none where the command line has the value."""
+    for name, text in (("one", "epochs: 3\n\ndata:\n  root: here\n"), ("two", "\n\nepochs: -2\n")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    one, two = (["--config", str(tmp_path / f"{name}.yaml")] for name in ("one", "two"))
+    assert refused(*one, *two) == "two.yaml, line 3: epochs: must be at least 1, not -2"
+    assert refused(*two, *one, "--epochs", "-5") == "epochs: must be at least 1, not -5"
+    assert refused(*two, "--epochs", "4", "--rate", "x") == "rate: must be a number, not x"
