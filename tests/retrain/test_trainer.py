@@ -436,14 +436,16 @@ def test_images_that_are_too_small_are_refused_before_anything_is_written(tmp_pa
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(refused, tmp_path):
-    message = refused("--weights.lr", "1e30", "--weights.clip", "0", "--log_every", "1", status=1)
-    assert message.startswith("step 1: the train loss is NaN or infinite; try a lower learning rate")
+    message = refused(
+        "--weights.lr", "1000", "--weights.weight_decay", "1000", "--weights.clip", "0", "--log_every", "1", status=1
+    )
+    assert message.startswith("step 2: the train loss is NaN or infinite; try a lower learning rate")
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_weights_that_only_a_validation_shows_to_be_spoilt_are_not_saved(refused, tmp_path):
     flags = ("--validation_fraction", "0.5", "--batch_size", "75")  # one step an epoch: its loss is that before it
-    message = refused("--weights.lr", "1e30", "--weights.clip", "0", *flags, status=1)
+    message = refused("--weights.lr", "1000", "--weights.weight_decay", "1000", "--weights.clip", "0", *flags, status=1)
     assert message.startswith("step 0: the validation loss after the step is NaN or infinite; try a lower learning rate")
     assert not (tmp_path / "run" / "checkpoints").exists()

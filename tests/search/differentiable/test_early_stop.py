@@ -219,7 +219,7 @@ def test_the_defaults_are_for_the_log_alone() -> None:
         ("skip_share", 1.1, "must be a share from 0 to 1, not 1.1"),
         ("skip_share", math.nan, "must be a share from 0 to 1, not nan"),
         ("ratio", 0.99, "must be at least 1, not 0.99"),
-        ("ratio", math.inf, "must be at least 1, not inf"),
+        ("ratio", math.inf, "must be at most 1000000000.0, not inf"),
         ("ratio", math.nan, "must be at least 1, not nan"),
         ("window", 0, "must be at least 1, not 0"),
         ("back", 0, "must be at least 1, not 0"),

@@ -218,7 +218,7 @@ def test_small_alphas_are_finite_in_single_precision(name: str) -> None:
         ({"name": "l2", "weight": 1.0}, "name: unknown regulariser 'l2'; known: none, beta, kl"),
         ({"name": "beta", "weight": -1.0}, r"weight: must be at least 0, not -1.0"),
         ({"name": "beta", "weight": math.nan}, r"weight: must be at least 0, not nan"),
-        ({"name": "beta", "weight": 1.0, "weight_end": math.inf}, r"weight_end: must be at least 0, not inf"),
+        ({"name": "beta", "weight": 1.0, "weight_end": math.inf}, r"weight_end: must be at most 1000000.0, not inf"),
         ({"name": "beta"}, r"takes a name and a weight \(or weight_end\) above 0, or neither"),
         ({"name": "beta", "weight_end": 0.0}, r"takes a name and a weight"),
         ({"weight": 0.5}, r"takes a name and a weight"),

@@ -337,7 +337,7 @@ def test_very_small_concentrations_stay_finite_in_single_precision(others: float
     [
         ({"name": "sotfmax"}, r"name: unknown relaxation 'sotfmax'; did you mean softmax\? known: softmax, "),
         ({"temperature": 0.0}, r"temperature: must be above 0, not 0.0"),
-        ({"temperature": math.inf}, r"temperature: must be above 0, not inf"),
+        ({"temperature": math.inf}, r"temperature: must be at most 10000.0, not inf"),
         ({"temperature": math.nan}, r"temperature: must be above 0, not nan"),
         ({"temperature_end": -1.0}, r"temperature_end: must be above 0, not -1.0"),
     ],
