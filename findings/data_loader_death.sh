@@ -4,9 +4,8 @@
 # A good engineer expects that the RuntimeError about a dead worker comes out of the loader: where a batch is asked for.
 #
 # It comes out of whatever the main thread is doing at that moment, even where nothing of the loader is used, as a handler of
-# SIGCHLD raises it: in the midst of a step, in a write of a file, in a callback of the garbage collector, which loses it, or
-# between the taking of a lock and the block behind it (findings/interrupted_lock.sh), after which the program may wait for
-# ever. The loader itself finds the death, too, when it next waits for a batch: it looks every 5 seconds.
+# SIGCHLD raises it: in the midst of a step, in a write of a file, or in a callback of the garbage collector, which loses it.
+# The loader itself finds the death, too, when it next waits for a batch: it looks every 5 seconds.
 #
 # Seen with torch 2.13.0 for the CPU and Python 3.11 on Linux. The script printed:
 #

@@ -166,7 +166,17 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "prefiltered"), [*((name, False) for name in SAMPLERS), ("random halving", True)])
+QUICK = ("random", "evolution", "local", "random halving")
+"""Samplers whose states are small."""
+
+
+@pytest.mark.parametrize(
+    ("name", "prefiltered"),
+    [
+        *(pytest.param(name, False, marks=[] if name in QUICK else pytest.mark.slow) for name in SAMPLERS),
+        ("random halving", True),
+    ],
+)
 def test_states_of_samplers(name: str, prefiltered: bool) -> None:
     """Whole and halfway through a generation, of every sampler and every variant of one."""
     method, more = SAMPLERS[name]
@@ -278,6 +288,7 @@ def test_states_of_trainers(name: str, here: Path, run: Run, finished: dict[str,
     assert check_every_edit(state, trainer.structure(epochs)) > 250
 
 
+@pytest.mark.slow
 def test_what_a_search_has_chosen(finished: dict[str, Path]) -> None:
     """The parts of a search that descends a gradient, without those that every trainer has."""
     path = finished["search.darts"]

@@ -21,8 +21,9 @@ Made = TypeVar("Made")
 _ENDS = tuple(SIGNALS)
 
 # Otherwise torch raises the death of a process in the midst of whatever the program is doing, where
-# it may be lost, or leave a lock behind (findings/data_loader_death.sh). Without that a loader looks
-# every 5 seconds whether its processes live, while it waits for a result.
+# it may be lost, or come between a lock and the block that gives it back
+# (findings/data_loader_death.sh). Without that a loader looks every 5 seconds whether its processes
+# live, while it waits for a result.
 signal_handling._SIGCHLD_handler_set = True
 
 

@@ -172,8 +172,8 @@ def stops_wait() -> Iterator[None]:
     """Within it a stop from outside waits: it is raised at the end, or after two seconds, or if a
     second one comes.
 
-    An exception that a signal raises in the midst of the bookkeeping of a library may leave a lock
-    behind, for which the exit then waits for ever (findings/interrupted_lock.sh).
+    An exception that a signal raises in the midst of the bookkeeping of a library may come between
+    a lock and the block that gives it back, for which the exit then waits for ever.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
