@@ -83,3 +83,20 @@ def test_changed_images_are_said(here: Path, capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().out
     assert "the training images have changed since the run began: " in said and " of other content" in said
     assert "the test images have changed since the run began: " in said
+
+
+def test_images_held_out_were_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another image, with which other ones are held out, is refused where the run goes on."""
+    noise(tmp_path / "images/a", 0, 20)
+    noise(tmp_path / "images/b", 20, 40)
+    options = [*TRAINING, "--epochs=1", "--batch_size=8", "--validation_fraction=0.5", "--data.root=images", "--run=run"]
+    with contextlib.chdir(tmp_path):
+        assert retrain.__main__.main(options) == 0
+        assert retrain.__main__.main([*options, "--resume"]) == 0
+        noise(tmp_path / "images/b", 40, 50)
+        files = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+        capsys.readouterr()
+        assert retrain.__main__.main([*options, "--resume"]) == 2
+        assert files == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and ": error: data.root: validation image " in error and " was trained on by run" in error
