@@ -55,7 +55,7 @@ class Bomb:
         ("a: " + 10**5 * "[", "mine.yaml, line 1: not plain YAML: lists and mappings are nested more than 20 deep"),
         ('data:\n  limit: !!int ""\n', "mine.yaml, line 2: not plain YAML: !!int: tags (!name) are not read here; "),
         ("epochs: 010\n", "mine.yaml, line 1: not plain YAML: 010: a number has decimal digits alone "),
-        (f"x{900 * 'y'}: 1\n", "mine.yaml: xyyy"),
+        (f"x{900 * 'y'}: 1\n", "mine.yaml, line 1: xyyy"),
         (f"epochs: {400 * '9'}\n", "mine.yaml, line 1: epochs: must be at most 1000000, not 9999"),
         (f"weights: {{lr: {400 * '9'}}}\n", "mine.yaml, line 1: weights.lr: must be at most 1.8e308, not 9999"),
         (f"epochs: [{10**5 * '1,'}]\n", "mine.yaml, line 1: not plain YAML: there are more than 1000 values"),

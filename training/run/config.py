@@ -340,9 +340,9 @@ def _own_configs(leaves: Mapping[str, Leaf]) -> list[str]:
 
 def _values_of_file(path: Path | Traversable, leaves: Mapping[str, Leaf]) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns the values in a file by dotted name, each of the type of its field, and the place of
-    each in words."""
+    each name, as errors quote it, in words."""
     content, lines = read_yaml_lines(path)
-    places = {name: f"{path}, line {line}" for name, line in lines.items()}
+    places = {excerpt(name): f"{path}, line {line}" for name, line in lines.items()}
     try:
         flat = _flatten(content, leaves)
         values = {name: convert_value(name, leaves[name].hint, value) for name, value in flat.items()}
