@@ -92,7 +92,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     notes += task.summary(test)
     trainer = Retraining(config, genotype, task, hardware)
     with closing(trainer), open_run(trainer, config, options, KIND) as (run, monitor, start):
-        task.save_description(run.path)
+        task.save_description(run.path, trains=start.epochs < trainer.epochs)
         for note in notes:
             monitor.log(note)
         write_file(run.path, GENOTYPE_FILE, genotype.to_text("json"))

@@ -156,7 +156,7 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
         if not len(images):
             raise FieldError("data.name", f"{run.settings.data.name} has no test images")
         try:
-            change = check_seen(run.path, images.prints)
+            change = check_seen(run.path, images.prints, run.has_own_images)
         except InputError as error:
             raise FieldError("data.root", *error.parts) from error
         if change and run.has_own_images:

@@ -101,7 +101,7 @@ class ExportInput:
         try:
             config = run.settings(data).data
             test = _load(config, "test", trained)
-            change = check_seen(path, test.prints)
+            change = check_seen(path, test.prints, not data)
             train = _load(_of_calibration(config, path, calibration), "train", trained) if calibration else None
         except (InputError, OSError) as error:
             if calibration:

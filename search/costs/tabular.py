@@ -81,8 +81,9 @@ class Table:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Returns a short text that differs where an architecture or a figure does."""
-        rows = sorted((architecture, astuple(row)) for architecture, row in self.rows.items())
+        """Returns a short text that differs where an architecture or a figure does; latencies, which
+        are no score, are left out."""
+        rows = sorted((architecture, astuple(replace(row, latency_ms={}))) for architecture, row in self.rows.items())
         return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()
 
     @classmethod

@@ -121,7 +121,7 @@ def search(
         check_parts(config, task, options.run)
     trainer = BilevelSearch(config, task, RunDirectory(options.run, config), hardware, table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):
-        task.save_description(run.path)
+        task.save_description(run.path, trains=start.epochs < trainer.epochs)
         if table is not None:
             table.save_description(run.path)
         for note in notes:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import fields
 from typing import Any
 
 from search.costs.tabular import Table
@@ -39,14 +40,11 @@ def score_identity(config: SamplingConfig, task: Task | None, table: Table | Non
     identity["images"] = f"{task.train.fingerprint} {_short(images)}"
     if config.evaluate != "supernet":
         return identity | {"settings": _short({name: settings[name] for name in _OF_PROXIES})}
-    known = {name for name in config_to_dict(_common(config)) if name not in _NOT_OF_SCORES}
-    identity["settings"] = _short({name: settings[name] for name in known})
+    # The fields of a sampler of its own change no score unless it is asked while weights are trained.
+    is_asked = config.paths == "sampler" or config.guide > 0
+    known = settings if is_asked else [field.name for field in fields(SamplingConfig)]
+    identity["settings"] = _short({name: settings[name] for name in known if name not in _NOT_OF_SCORES})
     return identity
-
-
-def _common(config: SamplingConfig) -> SamplingConfig:
-    """Returns the fields that all sampling searches have: those of a sampler change no score."""
-    return SamplingConfig(evaluate=config.evaluate, tabular=config.tabular, space=config.space)
 
 
 def _short(values: Any) -> str:

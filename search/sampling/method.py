@@ -152,7 +152,7 @@ def sample(
     trainer = SamplingSearch(sampler, config, task, directory, hardware, table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):
         if task is not None:
-            task.save_description(run.path)
+            task.save_description(run.path, trains=start.epochs < trainer.epochs)
         if table is not None:
             table.save_description(run.path)
         for note in [*notes, *trainer.notes]:

@@ -84,14 +84,14 @@ def refuse(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]
 
 @pytest.fixture
 def refuse_program() -> Callable[..., str]:
-    """The same in a process of its own. `limits`: Python to run in it first."""
+    """The same in a process of its own. `limits`: Python to run in it first; `begins`: the run has said something before."""
 
-    def fail(command: str, *argv: str, limits: str = "") -> str:
+    def fail(command: str, *argv: str, limits: str = "", begins: bool = False) -> str:
         code = f"import resource, runpy; {limits}\nrunpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
         start = [sys.executable, "-c", code] if limits else [sys.executable, "-m", command]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run([*start, *GIVEN[command], *argv], env=environment, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert (done.returncode, bool(done.stdout)) == (2, begins), done.stderr
         return line_said(command, done.stderr)
 
     return fail

@@ -140,7 +140,8 @@ def test_as_a_program(refuse_program: Refuse, here: Path, command: str) -> None:
 
 @pytest.mark.slow
 def test_a_file_that_may_not_grow(refuse_program: Refuse, here: Path) -> None:
-    message = refuse_program("retrain", "--run=run", limits="resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))")
+    limits = "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
+    message = refuse_program("retrain", "--run=run", limits=limits, begins=True)
     assert message.startswith("run/events.out.tfevents.") and message.endswith(": File too large")
 
 

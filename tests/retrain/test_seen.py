@@ -72,6 +72,16 @@ def test_a_test_image_that_was_trained_on_is_refused_by_name(here: Path, capsys:
     assert evaluate(here, capsys, f"--data.root={here}/others")[0] == 0
 
 
+def test_a_run_at_its_end_has_seen_nothing_more(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images that come later are not taken for those that it was trained on."""
+    before = (here / "run/images.safetensors").read_bytes()
+    noise(here / "images/a", 2000, 2030)
+    with contextlib.chdir(here):
+        assert retrain.__main__.main([*TRAINING, "--data.root=images", "--run=run", "--resume"]) == 0
+    assert (here / "run/images.safetensors").read_bytes() == before
+    assert evaluate(here, capsys, "--data.split_seed=0")[0] == 0
+
+
 def test_changed_images_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Half of a class is exchanged, then the run goes on."""
     for number in range(50, 75):

@@ -162,12 +162,17 @@ def has_pictures(folder: str) -> bool:
             for entry in entries:
                 if is_left_out(entry.name):
                     continue
-                if _suffix(entry.name) in SUFFIXES | UNREAD and not is_folder(entry):
+                if is_picture(entry.name) and not is_folder(entry):
                     return True
                 if is_folder(entry):
                     folders.append(entry.path)
         waiting += folders
     return False
+
+
+def is_picture(name: str) -> bool:
+    """Says whether a file is a picture by its name, of a format that is read or not."""
+    return not is_left_out(name) and _suffix(name) in SUFFIXES | UNREAD
 
 
 def is_left_out(name: str) -> bool:

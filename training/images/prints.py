@@ -24,8 +24,9 @@ from training.run.ownership.files import write_file
 
 PRINTS_FILE = "images.safetensors"
 """The file in the directory of a run that has the prints of its images."""
-_LARGEST_FILE = 2**30  # bytes: ten million images with long names
+_LARGEST_FILE = 2**28  # bytes: five million images
 _BYTES = 8  # of a print: among ten million images two are alike by chance once in 400,000 data sets
+_MEND = "bring back the images that the run began with, or train it anew on those that are there now"
 _READERS = 8  # files that are read at the same time
 
 
@@ -147,17 +148,14 @@ class SeenImages:
             found &= ~torch.isin(test.contents, self.parts["test"].contents)
         return found.nonzero()[:, 0]
 
-    def check(self, test: Prints, of: object, what: str = "test image") -> None:
+    def check(self, test: Prints, of: object, what: str = "test image", mend: str = _MEND) -> None:
         """Raises InputError, which names the first, where images of `test` were trained on; `of`
-        names the run, `what` is the word for one of these images."""
+        names the run, `what` is the word for one of these images, `mend` the way out."""
         places = self.leaked(test)
         if len(places):
             first = excerpt(test.names[int(places[0])])
             more = f", and so were {len(places) - 1:,} more of {len(test):,}" if len(places) > 1 else ""
-            raise InputError(
-                f"{what} {first} was trained on by {of}{more}: an accuracy on it says nothing; "
-                "bring back the images that the run began with, or train it anew on those that are there now"
-            )
+            raise InputError(f"{what} {first} was trained on by {of}{more}: an accuracy on it says nothing; {mend}")
 
     def both(self) -> str:
         """Returns a line on test images that are training images as well, which a copy of a file
@@ -201,8 +199,9 @@ class SeenImages:
         return cls(parts, earlier)
 
 
-def check_seen(run: Path, prints: Prints | None) -> str:
-    """Compares test images with those that the run in a directory has seen.
+def check_seen(run: Path, prints: Prints | None, are_own: bool = True) -> str:
+    """Compares test images with those that the run in a directory has seen; `are_own`: they are
+    those of its configuration.
 
     Returns how they differ from its test part, in words with counts; empty where they do not.
     Raises InputError, which names the first, where some were trained on.
@@ -210,7 +209,8 @@ def check_seen(run: Path, prints: Prints | None) -> str:
     seen = None if prints is None else SeenImages.read(run)
     if seen is None or prints is None:
         return ""
-    seen.check(prints, run)
+    others = "evaluate it on images that it has not seen, or on its own: leave out the options --data..."
+    seen.check(prints, run, mend=_MEND if are_own else others)
     return seen.change("test", prints)
 
 

@@ -175,10 +175,11 @@ class ImageTask(Task):
         SeenImages({"train": trained, "test": left}, seen.earlier).check(judged, run, "validation image")
         return now.change(before)
 
-    def save_description(self, run: Path) -> None:
-        """Writes data.json, and the prints of the images, in the directory of a run."""
+    def save_description(self, run: Path, trains: bool = True) -> None:
+        """Writes data.json, and the prints of the images if the run trains on them, in the directory
+        of a run."""
         super().save_description(run)
-        if self._prints:
+        if self._prints and trains:
             (SeenImages(self._prints) if self._seen is None else self._seen.then(self._prints)).save(run)
 
     def describe(self) -> dict[str, Any]:

@@ -160,8 +160,12 @@ class Task(ABC):
         """Returns what data.json in the directory of a run says of the training part, ready for
         JSON."""
 
-    def save_description(self, run: Path) -> None:
-        """Writes data.json in the directory of a run: what `describe` returns."""
+    def save_description(self, run: Path, trains: bool = True) -> None:
+        """Writes data.json in the directory of a run: what `describe` returns.
+
+        A task that also keeps which examples a run has seen does so if it `trains` on them now, and
+        not in a run that is at its end.
+        """
         write_file(run, DATA_FILE, json.dumps(self.describe(), indent=2) + "\n")
 
     def summary(self, test: Dataset | None = None) -> list[str]:

@@ -24,8 +24,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import create_engine, inspect
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy import create_engine, inspect, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from base.checks import InputError
 from base.seeds import derive_seed
@@ -247,7 +247,7 @@ class OptunaSampler(Sampler):
         try:
             yield
         except (SQLAlchemyError, OptunaError) as error:
-            raise InputError(f"bayes.storage: {storage}: {_reason(error)}") from error
+            raise InputError(f"bayes.storage: {_shown(storage)}: {_reason(error)}") from error
 
 
 class SeededSampler(BaseSampler):
@@ -325,9 +325,9 @@ def _storage(name: str) -> BaseStorage:
         _check_journal(Path(name))
         return JournalStorage(JournalFileBackend(name))
     except InputError as error:
-        raise InputError(f"bayes.storage: {name}: ", *error.parts) from error
+        raise InputError(f"bayes.storage: {_shown(name)}: ", *error.parts) from error
     except Exception as error:  # a damaged file can raise anything
-        raise InputError(f"bayes.storage: {name}: {_reason(error)}") from error
+        raise InputError(f"bayes.storage: {_shown(name)}: {_reason(error)}") from error
 
 
 def _check_journal(path: Path) -> None:
@@ -388,6 +388,14 @@ def _database(url: str) -> BaseStorage:
         except (IntegrityError, OperationalError):
             time.sleep(wait)
     return RDBStorage(url)
+
+
+def _shown(name: str) -> str:
+    """Returns the name of a storage without the password that the URL of a database may have."""
+    try:
+        return make_url(name).render_as_string() if "://" in name else name
+    except (ArgumentError, ValueError):
+        return name.rpartition("@")[2]
 
 
 def _reason(error: Exception) -> str:

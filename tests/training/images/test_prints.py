@@ -81,6 +81,9 @@ def test_what_a_run_has_seen_is_kept(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^test image a was trained on by run, and so were 1 more of 3: "):
         again.check(prints("abc", [7, 7, 8]), "run")
     assert check_seen(tmp_path, prints("xy", [8, 9])) == "2 added"
+    for are_own, mend in ((True, "bring back the images that the run began with, "), (False, "evaluate it on images that ")):
+        with pytest.raises(InputError, match=f"an accuracy on it says nothing; {mend}"):
+            check_seen(tmp_path, prints("a", [7]), are_own)
 
 
 def test_copies_that_were_there_from_the_start_are_no_leak() -> None:

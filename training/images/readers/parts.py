@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from base.checks import FieldError, Name
 from base.texts import escape, excerpt
 from training.images.data import DataConfig
-from training.images.listing import has_pictures, is_folder, is_left_out
+from training.images.listing import has_pictures, is_folder, is_left_out, is_picture
 
 WHOLE = "."
 """The name, among settings, of the folder of the data set itself."""
@@ -94,6 +94,10 @@ def _by_name(root: str, beside: Sequence[str]) -> str:
     if len({_word(name) for name in full}) > 1 and all(_word(name) for name in full):
         they = f"{_listed(full)}: parts or classes? Name the parts with --"
         raise _open(root, they, _TRAIN, " FOLDER and --", _TEST, " FOLDER", *_or_classes())
+    inside = [set(_folders(os.path.join(root, name))) for name in full]
+    if len(full) > 1 and len(set.intersection(*inside)) > 1 and not any(_has_own(os.path.join(root, name)) for name in full):
+        within = f"{_listed(sorted(set.intersection(*inside)))} are in each of {_listed(full)}: which are the classes?"
+        raise _open(root, f"{within} Put the folders of the classes together, with --", _TRAIN, " FOLDER", *_or_classes())
     return root
 
 
@@ -139,6 +143,12 @@ def _word(name: str) -> str | None:
 def _is_part(folder: str) -> bool:
     """Says whether a folder of a part's name is one rather than a class of that name."""
     return any(has_pictures(os.path.join(folder, name)) for name in _folders(folder)) or not has_pictures(folder)
+
+
+def _has_own(folder: str) -> bool:
+    """Says whether there are images in a folder itself, in no folder of it."""
+    with os.scandir(folder) as entries:
+        return any(is_picture(entry.name) and not is_folder(entry) for entry in entries)
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

@@ -529,3 +529,10 @@ def test_a_line_that_was_cut_short_is_not_written_into(monkeypatch: pytest.Monke
     journal.write_bytes(whole)
     advance(new_sampler(storage="journal.log"), 1)
     assert states(open_study("journal.log")) == {"COMPLETE": 2}
+
+
+@pytest.mark.parametrize("url", ["oracel://me:secret@host/db", "oracel://me:secret@host:port/db"])
+def test_a_password_is_not_shown(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^bayes\.storage: .*host") as refused:
+        new_sampler(storage=url)
+    assert "secret" not in str(refused.value)

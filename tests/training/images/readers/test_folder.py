@@ -356,6 +356,18 @@ def test_answers_to_the_question(tmp_path: Path) -> None:
     assert refused(tmp_path, train_folder="test", test_folder="test").startswith("data.test_folder: ")
 
 
+def test_parts_within_the_classes_are_asked_about(tmp_path: Path) -> None:
+    """Every class has a folder train and a folder test, or every fold has the classes."""
+    write(tmp_path, dict.fromkeys(("cats/train", "cats/test", "dogs/train", "dogs/test"), 3))
+    assert refused(tmp_path) == (
+        f"data.root: {tmp_path}: test, train are in each of cats, dogs: which are the classes? Put the folders of the classes "
+        "together, with --data.train_folder FOLDER; if each folder is a class, --data.train_folder ."
+    )
+    assert len(load_images(config(tmp_path, train_folder=".", test_fraction=0.5), "train").labels.unique()) == 2
+    (tmp_path / "cats/train/000.png").rename(tmp_path / "cats/000.png")
+    assert load_images(config(tmp_path, test_fraction=0.5), "train").format.class_names == ("cats", "dogs")
+
+
 def test_classes_do_not_vanish(tmp_path: Path) -> None:
     write(tmp_path, {"cat": 5, "dog": 5, "owl": 0})
     for number in range(2):
