@@ -112,8 +112,14 @@ def watch(moments: Moments) -> None:
 
     register_module_forward_hook(forward)
     wrap(torch.autograd, "grad", after=passing("architecture gradient"))
-    register_optimizer_step_pre_hook(lambda optimizer, *_: moments.passed(f"{level(optimizer)} before step"))
-    register_optimizer_step_post_hook(lambda optimizer, *_: moments.passed(f"{level(optimizer)} after step"))
+
+    def stepped(moment: str) -> None:
+        # A checkpoint is compared with a twin of the optimiser, which takes a step before any epoch.
+        if moments.epoch >= 0:
+            moments.passed(moment)
+
+    register_optimizer_step_pre_hook(lambda optimizer, *_: stepped(f"{level(optimizer)} before step"))
+    register_optimizer_step_post_hook(lambda optimizer, *_: stepped(f"{level(optimizer)} after step"))
     wrap(Monitor, "flush", before=passing("curves unflushed"))
     watch_files(moments)
 

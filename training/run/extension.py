@@ -7,6 +7,7 @@ from base.checks import FieldError, InputError
 from training.run.checkpoint import Checkpoints
 from training.run.config import CONFIG_FILE, RunOptions, config_from_file
 from training.run.directory import kind_of_run
+from training.run.ownership.claim import restore
 from training.tasks.config import TrainingConfig
 
 C = TypeVar("C", bound=TrainingConfig)
@@ -16,16 +17,20 @@ def extended(config: C, options: RunOptions) -> C:
     """Returns the configuration that a run goes on with: `config` and, if it has more epochs than
     the run was begun for, the record of that in its field `extended`.
 
-    A run from the beginning with that configuration comes to the same result. Changes nothing on
-    the disk.
+    A run from the beginning with that configuration comes to the same result.
 
     Raises:
-        InputError: the schedule changes with the number of epochs and no way on is asked for, or
-            the run is beyond the epochs that could be more.
+        InputError: another process is at work in the directory, the schedule changes with the
+            number of epochs and no way on is asked for, or the run is beyond the epochs that could
+            be more.
     """
     if options.extend is not None and not options.resume:
         raise InputError("--extend: goes on with a run that is there, for longer; it needs --resume")
-    if not options.resume or kind_of_run(options.run) is None:
+    if not options.resume:
+        return config
+    # Otherwise the configuration might be that of a run that another process is replacing.
+    restore(options.run)
+    if kind_of_run(options.run) is None:
         return config
     try:
         saved = config_from_file(type(config), options.run / CONFIG_FILE)

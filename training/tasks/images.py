@@ -56,8 +56,10 @@ class ImageData(Dataset):
         return f"{len(self)} images" if prints is None else prints.fingerprint
 
     def summary(self) -> list[str]:
-        """Returns the number of images by class, and how they were read; see `Dataset.summary`."""
-        return [in_classes(self.images), *self.images.notes]
+        """Returns the number of images, by class where the class is the answer, and how they were
+        read; see `Dataset.summary`."""
+        counts = in_classes(self.images) if self.targets is None else f"{len(self):,} images"
+        return [counts, *self.images.notes]
 
     def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
         """Shuffles with `seed`, then cuts after the share `fraction` (DARTS, Liu et al. 2019,
