@@ -21,6 +21,7 @@ from base.numbers import parse_whole
 from base.plain_yaml import read_yaml, read_yaml_lines
 from base.texts import did_you_mean, excerpt, show
 from training.run.command import foreseen
+from training.run.ownership.claim import restore
 from training.run.schema import (
     Leaf,
     build,
@@ -111,6 +112,10 @@ def parse_command_line(
             check_text("--run", values["run"])
         run = Path(values["run"] or _default_run(values["config"] or default_config, prog))
         seeds = _seeds(values.get("seeds"))
+        if values["resume"] and not values["print_config"]:
+            # Else the settings of a killed --overwrite would be read, whose run gives way later.
+            for path in (run, *(seed_directory(run, seed) for seed in seeds)):
+                restore(path)
         # Each repetition of a repeated run has saved its configuration, in which only the seed
         # differs.
         saved = next((path for path in (seed_directory(run, seed) / CONFIG_FILE for seed in seeds) if path.is_file()), None)

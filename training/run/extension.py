@@ -37,11 +37,13 @@ def extended(config: C, options: RunOptions) -> C:
     except InputError:  # a comparison of both says more
         return config
     if config.epochs <= saved.epochs:
-        # The same command once more, after a kill, goes on with what it began.
-        is_same = bool(saved.extended) and saved.extended[-1][1] in (options.extend, "constant")
-        if options.extend is not None and not (is_same and config.epochs == saved.epochs):
+        # The same command once more, after a kill, goes on with what it began; with a config file, which
+        # lacks the record of that, too.
+        is_same = config.epochs == saved.epochs and bool(saved.extended)
+        is_same = is_same and saved.extended[-1][1] in (options.extend, "constant")
+        if options.extend is not None and not is_same:
             raise InputError(f"--extend: needs more than the {saved.epochs} epochs of the run; set --epochs")
-        return config
+        return replace(config, extended=saved.extended) if is_same and not config.extended else config
     if any(begin == saved.epochs for begin, _ in config.extended):
         return config  # one of several runs, of which others have gone on already
     done = Checkpoints(options.run).newest_epoch() or 0

@@ -18,6 +18,7 @@ from base.checks import FieldError
 from base.plain_yaml import read_yaml
 from training.run.command import command
 from training.run.config import (
+    CONFIG_FILE,
     RunOptions,
     config_from_file,
     config_hash,
@@ -26,6 +27,8 @@ from training.run.config import (
     parse_command_line,
     shipped_configs,
 )
+from training.run.ownership.files import begin_record, belongings, write_file
+from training.run.ownership.replaced import set_aside
 
 ROOT = Path(__file__).parents[3]
 
@@ -428,3 +431,15 @@ def test_an_error_names_the_line_of_the_value_that_counts(refused, tmp_path):
     assert refused(*one, *two) == "two.yaml, line 3: epochs: must be at least 1, not -2"
     assert refused(*two, *one, "--epochs", "-5") == "epochs: must be at least 1, not -5"
     assert refused(*two, "--epochs", "4", "--rate", "x") == "rate: must be a number, not x"
+
+
+def test_a_resumed_run_is_read_after_it_was_put_back(tmp_path: Path) -> None:
+    """The settings are not those of an --overwrite that was killed before its first checkpoint."""
+    begin_record(tmp_path)
+    write_file(tmp_path, CONFIG_FILE, "limit: 7\n")
+    set_aside(tmp_path, list(belongings(tmp_path)))
+    begin_record(tmp_path)
+    write_file(tmp_path, CONFIG_FILE, "limit: 9\n")
+    config, _ = parse_command_line(Data, ["--resume", f"--run={tmp_path}"], "retrain", "Trains.")
+    assert config.limit == 7
+    assert (tmp_path / CONFIG_FILE).read_text() == "limit: 7\n"

@@ -80,7 +80,10 @@ def test_where_nothing_changes_more_epochs_are_enough(name: str, tmp_path: Path)
         settings.pop(changing, None)
     settings |= {"drop_path": 0} if name == "retrain" else {"validate_every": 1}
     assert start(name, tmp_path / "run", **settings, epochs=1) == 0
-    assert start(name, tmp_path / "run", "--resume", "--epochs=2") == 0
+    config = tmp_path / "mine.yaml"
+    config.write_bytes((tmp_path / "run/config.yaml").read_bytes())
+    for _ in ("first", "once more"):
+        assert start(name, tmp_path / "run", "--resume", "--config", str(config), "--epochs=2") == 0
     assert start(name, tmp_path / "new", **settings, epochs=2) == 0
     assert "nothing of its schedule depends on that" in (tmp_path / "run/log.txt").read_text()
     one, other = results(tmp_path / "run"), results(tmp_path / "new")
