@@ -184,10 +184,10 @@ def test_what_is_no_run_of_a_search_is_refused(find: Find, tmp_path: Path) -> No
         (("# Kind: darts", "# Kind: retrain"), ": is a retraining and no search; retrain.RetrainRun opens it"),
         (("# Kind: darts", "# Kind: fusenas"), ": is a run of fusenas, whose search is in "),
         (("# Kind: darts\n", ""), ": the run does not say what kind it is of; --resume, "),
-        (("# Kind: darts", "# Kind: random"), "/config.yaml: "),
-        (("space: nasbench201", "space: mine"), "/config.yaml: space: unknown space 'mine'"),
+        (("# Kind: darts", "# Kind: random"), "/config.yaml, line 14: partial: "),
+        (("space: nasbench201", "space: mine"), "/config.yaml, line 3: space: unknown space 'mine'"),
         (("epochs: 2", "epochs: 3"), "/checkpoints/epoch_0002.pt: of another run (config_hash "),
-        (("epochs: 2", "epochs: two"), "/config.yaml: epochs: must be a whole number, not two"),
+        (("epochs: 2", "epochs: two"), "/config.yaml, line 9: epochs: must be a whole number, not two"),
         (("epochs: 2", "- ["), "/config.yaml, line "),
     ],
 )
