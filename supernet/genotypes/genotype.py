@@ -178,7 +178,7 @@ def load_noted(path: str | os.PathLike[str], which: str | None = None) -> tuple[
         found = read_text(_decoded(content), which)
         return Genotype.of(found), found.note and f"{excerpt(name)}: {found.note}"
     except ValueError as error:
-        raise InputError(f"{excerpt(name)}: {error}") from None
+        raise InputError(f"{name}: {error}") from None
 
 
 def _decoded(content: bytes) -> str:
