@@ -154,7 +154,7 @@ class Retraining:
             {
                 "genotype": self._same_genotype,
                 "network": like(dict(self.network.state_dict())),
-                "optimizer": optimizer_structure(self.optimizer, list(self.network.parameters())),
+                "optimizer": optimizer_structure(self.optimizer, list(self.network.parameters()), "some"),
                 "history": history([RetrainEpoch] * epochs, {RetrainEpoch: entry}),
             }
         )

@@ -15,6 +15,9 @@ from supernet.rebuild import twin
 from training.run.structure import Part, equal, fields, like, misfit, optional, row, tensor, truth
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad"]
+Stepped = Literal["all", "some", "none", "all or none"]
+"""The parameters that an optimiser has changed: some where only those of the operations that were
+sampled, or that lead to the output, have a gradient."""
 
 CAPTURABLE: tuple[OptimizerName, ...] = ("sgd", "adam", "adamw")
 """Optimisers whose step fits into a CUDA graph, since all of its numbers are on the device."""
@@ -106,19 +109,22 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
         group["lr"] = rate.fill_(value) if isinstance(rate, Tensor) else value
 
 
-def optimizer_structure(optimizer: Optimizer, parameters: Iterable[Tensor]) -> Part:
-    """Returns the structure of the state of `optimizer`, were it one over these parameters.
+def optimizer_structure(optimizer: Optimizer, parameters: Iterable[Tensor], stepped: Stepped) -> Part:
+    """Returns the structure of the state of `optimizer`, were it one over these parameters, of which
+    those that `stepped` says have had a step.
 
     A step of its twin over a small parameter shows the names of the state, and which of its parts
-    are like the parameter. A parameter may lack state if the optimiser makes it with the first
-    step, which an operation that was never sampled has not had.
+    are like the parameter. Some optimisers make the state of a parameter with its first step.
     """
     probe = nn.Parameter(torch.zeros(2, 3, device=parameters_of(optimizer)[0].device))
     tried = twin(optimizer, [probe])
-    is_made_at_once = probe in tried.state
+    if tried.state.get(probe):
+        stepped = "all"  # made before any step
     probe.grad = torch.zeros_like(probe)
     tried.step()
     example = {name: torch.as_tensor(value) for name, value in tried.state.get(probe, {}).items()}
+    if not example:
+        stepped = "none"  # as without momentum, where no step leaves a state
 
     def of(parameter: Tensor) -> Part:
         return fields(
@@ -135,10 +141,22 @@ def optimizer_structure(optimizer: Optimizer, parameters: Iterable[Tensor]) -> P
     group |= {"params": row(*map(equal, states), kind=list), "lr": _rate}
     return fields(
         {
-            "state": fields(states, may_lack=() if is_made_at_once else states),
+            "state": _states(states, stepped),
             "param_groups": row(fields(group, may_lack=flags, may_have_more=True), kind=list),
         }
     )
+
+
+def _states(states: Mapping[int, Part], stepped: Stepped) -> Part:
+    if stepped in ("all", "none"):
+        return fields(states if stepped == "all" else {})
+
+    def check(name: str, value: Any) -> None:
+        fields(states, may_lack=states if stepped == "some" or value == {} else ())(name, value)
+        if states and stepped == "some" and not value:
+            raise misfit(name, value, "the state of each parameter that a step has changed")
+
+    return check
 
 
 def _rate(name: str, value: Any) -> None:

@@ -19,7 +19,7 @@ from search.finished import GENOTYPE_FILE, SearchRun
 from search.history import SearchEntry, SearchEpoch
 from search.methods import Method
 from search.reporting import RunFacts
-from search.supernet_build import build_supernet, check_parts
+from search.supernet_build import build_supernet
 from supernet import Genotype, Supernet, get_space
 from training.hardware import Hardware
 from training.loop import open_run, run_epochs
@@ -30,7 +30,7 @@ from training.run.extension import extended
 from training.run.ownership.files import write_file
 from training.run.structure import like
 from training.schedule import in_words
-from training.tasks.task import TASKS, open_task
+from training.tasks.task import TASKS, check_parts, open_task
 
 
 class DifferentiableRun(SearchRun):
@@ -118,7 +118,7 @@ def search(
     hardware = Hardware.of(config, config.graph)
     task = open_task(config, hardware, options, notes.append)
     if options.resume:
-        check_parts(config, task, options.run)
+        check_parts(task, options.run, config.train_fraction, config.seed)
     trainer = BilevelSearch(config, task, RunDirectory(options.run, config), hardware, table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):
         task.save_description(run.path, trains=start.epochs < trainer.epochs)

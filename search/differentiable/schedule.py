@@ -113,6 +113,10 @@ class SupernetSchedule:
             begins=begins,
         )
 
+    def has_moved_alphas(self, epochs: int) -> bool:
+        """Returns whether alphas were trained in one of the first so many epochs."""
+        return any(self.plan(epoch).moves_alphas for epoch in range(epochs))
+
     def _stage(self, epoch: int) -> tuple[int, float]:
         first = self.phases.first
         return self.stages.at(min(epoch, first - 1), first)

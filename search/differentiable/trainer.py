@@ -102,8 +102,8 @@ class BilevelSearch:
             config.hessian_epsilon,
         )
         self.meters = self.step.meters
-        same_each_step = not get_relaxation(config.relaxation.name).one_path
-        self.graphed = GraphedStep(self.step, new_capture(hardware.graph, self.device, config.weights.name, same_each_step))
+        self._one_path = get_relaxation(config.relaxation.name).one_path
+        self.graphed = GraphedStep(self.step, new_capture(hardware.graph, self.device, config.weights.name, not self._one_path))
         self.schedule = SupernetSchedule.of(config, self.space)
         self.epochs = self.schedule.planned_epochs
         self.perturbation = Perturbation(self.space, config.seed) if self.schedule.rounds else None
@@ -230,8 +230,14 @@ class BilevelSearch:
                     **built,
                     "network": like(dict(network.state_dict())),
                     **{part: like(table) for part, table in self.architecture.state_dict().items() if part != "keep"},
-                    "weight_optimizer": optimizer_structure(self.step.weight_optimizer, list(network.parameters())),
-                    "alpha_optimizer": optimizer_structure(self.step.alpha_optimizer, self.architecture.parameters()),
+                    "weight_optimizer": optimizer_structure(
+                        self.step.weight_optimizer, list(network.parameters()), "some" if self._one_path else "all"
+                    ),
+                    "alpha_optimizer": optimizer_structure(
+                        self.step.alpha_optimizer,
+                        self.architecture.parameters(),
+                        "all" if self.schedule.has_moved_alphas(epochs) else "none",
+                    ),
                     "history": history([SearchEpoch] * epochs, {SearchEpoch: self._entry()}),
                 }
             )(name, value)

@@ -3,7 +3,7 @@
 from pathlib import Path as FilePath
 from typing import Any
 
-from base.checks import FieldError
+from base.checks import FieldError, InputError
 from search.costs.tabular import Table
 from search.history import SamplingEntry, SamplingEpoch, SamplingRound, sampling_entry
 from search.sampling.config import SamplingConfig
@@ -22,7 +22,7 @@ from training.hardware import Hardware
 from training.loop import Watch
 from training.metrics import Meter
 from training.run.directory import RunDirectory
-from training.run.structure import Part, fields, history, like, numeric
+from training.run.structure import Part, fields, history, like, numeric, within
 from training.tasks.task import Task
 
 
@@ -137,9 +137,18 @@ class SamplingSearch:
         kinds: list[type[SamplingEntry]] = [SamplingEpoch] * trained + [SamplingRound] * (epochs - trained)
         readings = [f"train/{name}" for name in ("loss", *self.meters["train"].names)]
         more = {SamplingEpoch: fields(dict.fromkeys(readings, numeric), may_have_more=True)}
-        weights = {} if self.weights is None else {"weights": self.weights.structure()}
+        weights = {} if self.weights is None else {"weights": self.weights.structure(trained)}
         parts = {"trials": self.trials.structure(), "costs": like(self.costs.state_dict()), "history": history(kinds, more)}
-        return fields(weights | parts)
+        whole = fields(weights | parts)
+
+        def check(name: str, value: Any) -> None:
+            whole(name, value)
+            cost = round(sum(share for *_, share in value["trials"]["done"]), 6)
+            known = value["history"][-1].get("evaluations", 0) if value["history"] else 0
+            if cost != known:
+                raise InputError(f"{within(name, 'trials')}.done: costs {cost} evaluations, where the history has {known}")
+
+        return check
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.weights is not None:

@@ -97,9 +97,12 @@ class Trials:
 
         def check(name: str, value: Any) -> None:
             whole_state(name, value)
-            asked, told = value["asked"], [genome for genome, _ in value["scored"]]
-            if asked and (len(told) >= len(asked) or told != asked[: len(told)]):
+            asked, scored = value["asked"], value["scored"]
+            told = [genome for genome, _ in scored]
+            if asked and (not 0 < len(told) < len(asked) or told != asked[: len(told)]):
                 raise InputError(f"{within(name, 'scored')}: is not of the first architectures in asked")
+            if asked and scored != [trial[:2] for trial in value["done"][-len(scored) :]]:
+                raise InputError(f"{within(name, 'done')}: does not end with what is in scored")
 
         return check
 

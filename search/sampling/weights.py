@@ -90,12 +90,14 @@ class Weights:
     def state_dict(self) -> dict[str, Any]:
         return {"network": dict(self.network.state_dict()), "weight_optimizer": self.steps.optimizer.state_dict()}
 
-    def structure(self) -> Part:
-        """Returns the structure that `state_dict` has."""
+    def structure(self, epochs: int) -> Part:
+        """Returns the structure that `state_dict` has after so many epochs of training."""
         return fields(
             {
                 "network": like(dict(self.network.state_dict())),
-                "weight_optimizer": optimizer_structure(self.steps.optimizer, list(self.network.parameters())),
+                "weight_optimizer": optimizer_structure(
+                    self.steps.optimizer, list(self.network.parameters()), "some" if epochs else "none"
+                ),
             }
         )
 

@@ -1,11 +1,16 @@
 """Optimisers by name, the schedule, and what is left alone."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
+from base.checks import InputError
 from training.optim import (
     OptimizerConfig,
+    OptimizerName,
+    Stepped,
     cosine,
     descend,
     freezing_slices,
@@ -13,6 +18,7 @@ from training.optim import (
     linear,
     load_optimizer,
     new_optimizer,
+    optimizer_structure,
     set_lr,
 )
 
@@ -175,3 +181,24 @@ def test_parameters_need_no_gradient_inside_and_do_after_an_error() -> None:
 def test_values_out_of_range_are_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         OptimizerConfig(**({"name": "adam"} if field == "nesterov" else {}), **{field: value})
+
+
+@pytest.mark.parametrize("stepped", ["all", "some", "none", "all or none"])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_only_a_parameter_without_a_step_may_lack_a_state(name: OptimizerName, stepped: Stepped) -> None:
+    parameters = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = new_optimizer(OptimizerConfig(name=name), parameters)
+    structure = optimizer_structure(optimizer, parameters, stepped)
+    new = optimizer.state_dict()
+    for parameter in parameters:
+        parameter.grad = torch.ones(2)
+    optimizer.step()
+    whole = optimizer.state_dict()
+    one_less = whole | {"state": {index: state for index, state in whole["state"].items() if index}}
+    taken = []
+    for word, state in (("whole", whole), ("one less", one_less), ("new", new)):
+        with contextlib.suppress(InputError):
+            structure("", state)
+            taken.append(word)
+    expected = {"all": ["whole"], "some": ["whole", "one less"], "none": ["new"], "all or none": ["whole", "new"]}
+    assert taken == expected[stepped]

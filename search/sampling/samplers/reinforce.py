@@ -225,7 +225,7 @@ class Policy:
         return fields(
             {
                 "controller": like(dict(self.controller.state_dict())),
-                "optimizer": optimizer_structure(self.optimizer, list(self.controller.parameters())),
+                "optimizer": optimizer_structure(self.optimizer, list(self.controller.parameters()), "all or none"),
                 "baseline": optional(numeric),
                 "entropy": optional(numeric),
                 "samples": integer(),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from base.checks import InputError
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.sampler import Sampler, Scored
@@ -107,3 +108,14 @@ def test_a_saved_state_goes_on_the_same(until: float) -> None:
     second.advance(9)
     assert second.done == whole.done and second.state_dict() == whole.state_dict()
     assert second.spent == whole.spent
+
+
+@pytest.mark.parametrize("part", ["done", "scored", "asked"])
+def test_a_state_without_one_of_its_trials_is_refused(part: str) -> None:
+    trials = new_trials()
+    trials.advance(1)  # in the midst of a batch
+    state = trials.state_dict()
+    trials.structure()("trials", state)
+    assert len(state["asked"]) == 2 and len(state["scored"]) == 1
+    with pytest.raises(InputError, match=r"^trials\.(done|scored): "):
+        trials.structure()("trials", state | {part: state[part][:-1]})
