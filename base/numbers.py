@@ -2,6 +2,7 @@
 line."""
 
 import re
+from collections.abc import Callable
 
 MOST_DIGITS = 1000
 """Characters of a number: far above any use, and below what the conversion takes long for."""
@@ -42,10 +43,7 @@ def parse_whole(text: str) -> int:
 
     Raises ValueError, whose message is the reason or empty, for anything else.
     """
-    _check(text)
-    if not is_whole(text):
-        raise ValueError
-    return int(text)
+    return int(_checked(text, is_whole))
 
 
 def parse_number(text: str) -> float:
@@ -53,14 +51,14 @@ def parse_number(text: str) -> float:
 
     Raises ValueError, whose message is the reason or empty, for anything else.
     """
-    _check(text)
-    if not is_number(text):
-        raise ValueError
-    return float(text)
+    return float(_checked(text, is_number))
 
 
-def _check(text: str) -> None:
+def _checked(text: str, is_right: Callable[[str], bool]) -> str:
     if len(text) > MOST_DIGITS and is_number(text):
         raise ValueError(f"a number has at most {MOST_DIGITS} digits")
     if len(text) <= MOST_DIGITS and is_ambiguous(text):
         raise ValueError(ONE_WAY)
+    if not is_right(text):
+        raise ValueError
+    return text

@@ -39,7 +39,7 @@ from training.tasks.classification import ClassificationEvaluation
 Arrays = Sequence[Any]
 """(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see
 `training.images.readers.npz`."""
-ARRAYS_FILE = "arrays.npz"  # no file of a run that --overwrite removes: another run may have it as data
+ARRAYS_FILE = "arrays.npz"
 _SEARCH, _RETRAIN = "search", "retrain"  # directories of the two runs that a fit is made of
 _TEST_SHARE = 0.2
 LOOKED_AT = 200  # image files whose size is looked at
@@ -217,8 +217,8 @@ def _data_config(config: FitConfig) -> DataConfig:
     """Returns the settings of a folder, a file of arrays or a data set's name."""
     path = Path(config.data)
     if path.is_dir():
-        data = DataConfig("folder", config.data, bits=config.bits, skip_unreadable=config.skip_unreadable)
-        return replace(data, train_folder=config.train_folder, test_folder=config.test_folder)
+        shared = ("bits", "train_folder", "test_folder", "skip_unreadable")
+        return DataConfig("folder", config.data, **{name: getattr(config, name) for name in shared})
     if path.is_file() or path.suffix == ".npz":
         return DataConfig("npz", config.data, size=config.size, layout=config.layout)
     if config.data in list_datasets() and config.data not in ("folder", "npz"):

@@ -33,7 +33,7 @@ from training.run.history import write_history
 from training.run.monitor import Monitor, StopConfig, check_finite
 from training.run.ownership.files import record, write_file
 from training.schedule import in_words
-from training.tasks.task import Dataset, Task, open_task
+from training.tasks.task import Dataset, check_parts, open_task
 
 
 def run(
@@ -88,7 +88,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     # Before anything is trained: what is wrong with it is better known then.
     test = task.load_test(notes.append)
     if options.resume and config.validation_fraction:
-        _check_held_out(config, task, options.run)
+        check_parts(task, options.run, 1 - config.validation_fraction, config.seed)
     notes += task.summary(test)
     trainer = Retraining(config, genotype, task, hardware)
     with closing(trainer), open_run(trainer, config, options, KIND) as (run, monitor, start):
@@ -116,15 +116,6 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
             path = retrain_page(replace(story, others=compared)).write(run.path)
             print(f"{KIND}: compared with random genotypes in {path}")
     return replace(result, others=found)
-
-
-def _check_held_out(config: RetrainConfig, task: Task, run: Path) -> None:
-    """Raises FieldError where a run that goes on would hold out examples that it was trained on: any
-    other number of examples is split otherwise."""
-    try:
-        task.check_unseen(run, 1 - config.validation_fraction, config.seed)
-    except InputError as error:
-        raise FieldError("data.root", *error.parts) from error
 
 
 def measure(config: RetrainConfig, options: RunOptions) -> dict[str, float]:

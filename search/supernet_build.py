@@ -1,17 +1,14 @@
 """The supernet of a search, and how and on what it may be evaluated, for both families of methods."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from base.checks import FieldError, InputError
 from base.seeds import derive_seed
 from search.config import SupernetSearchConfig
 from supernet import Supernet
-from training.tasks.task import Task
 
 
 def build_supernet(
@@ -36,13 +33,3 @@ def has_independent_examples(config: SupernetSearchConfig) -> bool:
     """
     chosen = config.batch_statistics
     return not (config.search_space.batch_statistics if chosen is None else chosen)
-
-
-def check_parts(config: SupernetSearchConfig, task: Task, run: Path) -> None:
-    """Raises FieldError where a search that goes on in the directory `run` would compare
-    architectures on examples that have trained its weights: any other number of examples is split
-    otherwise."""
-    try:
-        task.check_unseen(run, config.train_fraction, config.seed)
-    except InputError as error:
-        raise FieldError("data.root", *error.parts) from error

@@ -47,6 +47,8 @@ class Phases:
 def check_extended(epochs: int, extended: Sequence[tuple[int, Extension]]) -> None:
     """Raises FieldError unless the entries rise and lie below the number of epochs."""
     begins = [begin for begin, _ in extended]
+    if begins and begins == sorted(set(begins)) and epochs <= begins[-1]:
+        raise FieldError("epochs", f"the run went on for longer after {begins[-1]}, so there are more; not {epochs}")
     if begins != sorted(set(begins)) or any(not 1 <= begin < epochs for begin in begins):
         raise FieldError("extended", f"numbers of epochs rise, from 1 to below epochs = {epochs}, not {begins}")
 

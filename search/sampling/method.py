@@ -22,7 +22,6 @@ from search.sampling.samplers.sampler import Sampler, genome_of
 from search.sampling.trainer import SamplingSearch
 from search.sampling.trials import Trial
 from search.sampling.weights import new_supernet
-from search.supernet_build import check_parts
 from supernet import Genotype, Supernet, get_space
 from training.hardware import Hardware
 from training.loop import open_run, run_epochs
@@ -33,7 +32,7 @@ from training.run.extension import extended
 from training.run.repeat import Spread
 from training.run.structure import fields, like, numeric, row, rows, share
 from training.schedule import in_words
-from training.tasks.task import TASKS, open_task
+from training.tasks.task import TASKS, check_parts, open_task
 
 C = TypeVar("C", bound=SamplingConfig)
 
@@ -147,7 +146,7 @@ def sample(
     hardware = Hardware.of(config)
     task = open_task(config, hardware, options, notes.append) if config.needs_images else None
     if task is not None and options.resume and config.trained_epochs:
-        check_parts(config, task, options.run)
+        check_parts(task, options.run, config.train_fraction, config.seed)
     directory = RunDirectory(options.run, config)
     trainer = SamplingSearch(sampler, config, task, directory, hardware, table, options.pictures)
     with open_run(trainer, config, options, method) as (run, monitor, start):

@@ -24,7 +24,13 @@ def test_a_restart_has_the_further_epochs_and_a_tail_the_last_value() -> None:
     assert Phases(6, [(2, "tail"), (4, "restart")]).first == 2
 
 
-@pytest.mark.parametrize("begins", [[3], [0], [2, 1], [1, 1]])
+@pytest.mark.parametrize("begins", [[0], [2, 1], [1, 1]])
 def test_entries_rise_below_the_epochs(begins: list[int]) -> None:
     with pytest.raises(FieldError, match="extended: numbers of epochs rise"):
         check_extended(3, [(begin, "tail") for begin in begins])
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_run_does_not_become_shorter(epochs: int) -> None:
+    with pytest.raises(FieldError, match=f"^epochs: the run went on for longer after 3, so there are more; not {epochs}$"):
+        check_extended(epochs, [(2, "tail"), (3, "restart")])

@@ -23,6 +23,7 @@ from training.run.schema import check_text
 # this name.
 _RUN_MARK = "# A run of fusenas. Continue it with --resume.\n"
 _KIND_MARK = "# Kind: "
+_LONGEST_LINE = 4096  # bytes of the first lines
 _LONGEST_NAME = 400  # bytes of the name of a file in the directory of a run, and of runs below it
 
 
@@ -35,8 +36,8 @@ class RunDirectory:
         self.path = path
         self.config = config
         self.config_hash = config_hash(config, ignore=config.may_change())
-        self._hashes_before = [config_hash(each, ignore=each.may_change()) for each in config.before()]
         """Hash of the settings that stay the same over the whole run."""
+        self._hashes_before = [config_hash(each, ignore=each.may_change()) for each in config.before()]
         self._claim: Claim | None = None
         self._resumes = False
 
@@ -149,11 +150,10 @@ def kind_of_run(path: Path) -> str | None:
     Raises InputError where config.yaml cannot be read.
     """
     try:
-        lines = (path / CONFIG_FILE).read_bytes().decode(errors="replace").splitlines() if _is_run(path) else []
+        second = _first_lines(path)[1]
     except OSError as error:
         raise InputError(f"{path / CONFIG_FILE}: cannot be read: {error.strerror}") from error
-    says = len(lines) > 1 and lines[1].startswith(_KIND_MARK)
-    return lines[1].removeprefix(_KIND_MARK) if says else None
+    return second.removeprefix(_KIND_MARK).rstrip("\r\n") if _is_run(path) and second.startswith(_KIND_MARK) else None
 
 
 def check_directory(path: Path) -> None:
@@ -243,8 +243,18 @@ def _is_part(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
+    return _first_lines(path)[0] == _RUN_MARK
+
+
+def _first_lines(path: Path) -> tuple[str, str]:
+    """Returns the first two lines of config.yaml in a directory, of any file of this name; empty
+    ones where there is none."""
     file = path / CONFIG_FILE
-    return file.is_file() and file.read_bytes().startswith(_RUN_MARK.encode())
+    if not file.is_file():
+        return "", ""
+    with file.open("rb") as content:
+        first, second = (content.readline(_LONGEST_LINE).decode(errors="replace") for _ in range(2))
+    return first, second
 
 
 def _progress(path: Path) -> str:
@@ -266,7 +276,7 @@ def _check_same_config(path: Path, config: RunConfig) -> None:
         before, now = saved.get(name, "absent"), new.get(name, "absent")
         if type(before) is not type(now) or before != now:
             raise InputError(
-                f"{path}: the run was started with {name} {before}, not {now}; resume it without changes, "
+                f"{path}: the run was started with {name} {excerpt(before)}, not {excerpt(now)}; resume it without changes, "
                 "or begin anew with --overwrite"
             )
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from base.checks import FieldError
+from base.checks import FieldError, InputError
 from base.registry import Registry
 from training.format import DATA_FILE, ImageFormat
 from training.hardware import Hardware
@@ -274,6 +274,16 @@ def open_task(config: TaskConfig, hardware: Hardware, options: RunOptions | None
     for line in task.summary():
         log(line)
     return task
+
+
+def check_parts(task: Task, run: Path, fraction: float, seed: int) -> None:
+    """Raises FieldError where a run that goes on in the directory `run`, which splits its examples
+    with `fraction` and `seed`, would judge weights on examples that have trained them: any other
+    number of examples is split otherwise."""
+    try:
+        task.check_unseen(run, fraction, seed)
+    except InputError as error:
+        raise FieldError("data.root", *error.parts) from error
 
 
 TASKS: Registry[type[Task]] = Registry("task", {"classification": "training.tasks.classification:Classification"})
