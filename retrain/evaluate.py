@@ -193,6 +193,7 @@ def _described(data: DataConfig, images: Images) -> dict[str, Any]:
 def _report(runs: Sequence[Run], images: Images, rows: Sequence[NetworkScore]) -> Iterator[str]:
     """Yields the lines of the report."""
     yield f"{runs[0].settings.data.name}: {len(images):,} test images of {_by(images.format.shape)}, {images.classes} classes"
+    yield from images.notes
     for run in runs:
         trained_on = run.trained.format.shape
         if trained_on != images.format.shape:

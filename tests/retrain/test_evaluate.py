@@ -386,7 +386,13 @@ def test_of_many_classes_the_worst_are_shown(make_run, tmp_path, capsys):
     np.savez(tmp_path / "many.npz", x_train=images, y_train=np.repeat(np.arange(25), 4), x_test=images, y_test=labels)
     run = make_run("run", data=DataConfig(name="npz", root=str(tmp_path / "many.npz")), classes=25)
     assert main([run, "--speed=false"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    head, *lines = capsys.readouterr().out.splitlines()
+    notes, lines = lines[:3], [head, *lines[3:]]
+    assert notes == [  # how the images were read
+        "training part: x_train, y_train; test part: x_test, y_test",
+        "x_train [100, 8, 8] is read as [N, H, W], uint8",
+        "the test part has no image of 7",
+    ]
     assert MOST_CLASSES < 25
     assert lines[4] == f"the {WORST_CLASSES} classes of lowest recall; evaluation.json has all 25"
     found = json.loads((Path(run) / "evaluation.json").read_text())["per_class"]
