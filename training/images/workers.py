@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -98,11 +98,16 @@ def _leave_the_end_to_the_parent(worker: int) -> None:
     """Ignores the signals that stop a run: they reach all of its processes, and the parent ends its
     workers."""
     for number in _ENDS:
-        signal.signal(number, signal.SIG_IGN)
-    # A worker that died of a signal would be a second error.
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+        # With SIGTERM the parent ends a worker, at times before it is ready: to ignore it for a moment
+        # would discard one that waits, and the parent would wait for ever. A worker that died of a
+        # signal would be a second error.
+        signal.signal(number, _exit if number == signal.SIGTERM else signal.SIG_IGN)
     sys.excepthook = _say_nothing_of_connections
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
 
 
 def _say_nothing_of_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

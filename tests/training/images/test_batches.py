@@ -293,7 +293,9 @@ def test_no_process_stays_behind(mixed_files: ImageFiles) -> None:
 
 
 PROGRAM = """
+import os
 import sys
+import time
 import torch
 from training.images.batches import Batches
 from training.run.command import command
@@ -301,6 +303,11 @@ from training.images.sets import ImageSet
 
 images = ImageSet(torch.zeros(64, 1, 4, 4), torch.arange(64) % 2, 2, (0.0,), (1.0,), workers=2)
 batches = Batches(images, 4, "cpu", shuffle=True)  # there until the interpreter ends
+begun = []
+os.register_at_fork(
+    after_in_parent=lambda: begun.append("a worker"),
+    after_in_child=lambda: time.sleep(float(sys.argv[2]) if begun else 0),
+)
 
 def main():
     for epoch in range(int(sys.argv[1])):
@@ -311,10 +318,11 @@ raise SystemExit(command("prog", main))
 """
 
 
-def started(epochs: int) -> "subprocess.Popen[str]":
-    """A program in a process group of its own that goes through so many epochs."""
+def started(epochs: int, delay: float = 0) -> "subprocess.Popen[str]":
+    """A program in a process group of its own that goes through so many epochs; its second worker
+    is begun with so many seconds of delay."""
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(epochs)],
+        [sys.executable, "-c", PROGRAM, str(epochs), str(delay)],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -331,9 +339,10 @@ def test_a_program_ends_without_a_word() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("delay", [0, 3])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_what_stops_all_processes_is_one_line(number: signal.Signals) -> None:
-    program = started(epochs=10**6)
+def test_what_stops_all_processes_is_one_line(number: signal.Signals, delay: float) -> None:
+    program = started(10**6, delay)
     assert program.stdout is not None and program.stdout.readline() == "a batch\n"
     os.killpg(program.pid, number)
     _, err = program.communicate(timeout=60)
