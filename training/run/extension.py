@@ -55,9 +55,9 @@ def extended(config: C, options: RunOptions) -> C:
     changing = config.changing()
     if changing and options.extend is None:
         raise InputError(
-            f"{options.run}: the run was started with epochs {saved.epochs}, not {config.epochs}, and {', '.join(changing)} "
-            "change with them; add --extend restart (they begin anew for the further epochs) or --extend tail (they stay at "
-            "their last values), or begin anew with --overwrite"
+            f"{options.run}: the run was started with epochs {saved.epochs}, not {config.epochs}, and its schedules "
+            f"({', '.join(changing)}) change with them; add --extend restart (they begin anew for the further epochs) or "
+            "--extend tail (they stay at their last values), or begin anew with --overwrite"
         )
     way = options.extend if changing and options.extend is not None else "constant"
     return replace(config, extended=[*saved.extended, (saved.epochs, way)])

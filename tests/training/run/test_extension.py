@@ -60,7 +60,7 @@ def test_the_bits_are_those_of_a_run_with_the_same_record(
         "weights.lr_min, alphas.warmup, relaxation.temperature_end"
     )  # fmt: skip
     told = capsys.readouterr().err
-    assert f"the run was started with epochs 2, not 3, and {changing} change with them; add --extend restart (" in told
+    assert f"with epochs 2, not 3, and its schedules ({changing}) change with them; add --extend restart (" in told
     assert told.count("\n") == 1 and results(tmp_path / "run") == before
     assert start(name, tmp_path / "run", "--resume", "--epochs=4", f"--extend={way}", "--stop.hours=1e-9") == 0
     assert start(name, tmp_path / "run", "--resume", "--epochs=4", f"--extend={way}", "--stop.hours=null") == 0, "once more"
