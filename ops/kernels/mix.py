@@ -68,7 +68,9 @@ def _mix_kernel(
     for entry in tl.range(0, length, loop_unroll_factor=4):
         map = tl.load(entries + entry * 3)
         weight = tl.load(weights + tl.load(entries + entry * 3 + 1))
-        normalised = tl.load(entries + entry * 3 + 2) != 0
+        # For each channel: the interpreter of Triton 3.9 takes no single condition as a mask of a
+        # block (findings/triton_scalar_mask.sh).
+        normalised = tl.broadcast_to(tl.load(entries + entry * 3 + 2), [1, BLOCK]) != 0
         norm = stats + map * 3 * C + channels
         mean = tl.load(norm, mask=normalised, other=0)
         scale = weight * tl.load(norm + C, mask=normalised, other=1)
@@ -239,7 +241,7 @@ def _mix_gradient_kernel(
         gradient = tl.load(table + entry * 3).to(tl.int64)
         factors = coefficients + tl.load(table + entry * 3 + 1) * 3 * C + channels
         map = tl.load(table + entry * 3 + 2).to(tl.int64)
-        normalised = map >= 0
+        normalised = tl.broadcast_to(map, [1, BLOCK]) >= 0  # as above
         g = tl.load(gradients + gradient * rows * C + place, mask=valid, other=0).to(tl.float32)
         z = tl.load(maps + map * rows * C + place, mask=valid & normalised, other=0).to(tl.float32)
         c2 = tl.load(factors + C, mask=normalised, other=0)

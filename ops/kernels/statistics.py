@@ -171,7 +171,9 @@ def _norm_gradient(
 ) -> None:
     row = tl.program_id(0)
     map, weight = tl.load(entries + 3 * row), tl.load(entries + 3 * row + 1)
-    normalised = tl.load(entries + 3 * row + 2) != 0
+    # For each channel: the interpreter of Triton 3.9 takes no single condition as a mask of a block
+    # (findings/triton_scalar_mask.sh).
+    normalised = tl.broadcast_to(tl.load(entries + 3 * row + 2), [BLOCK]) != 0
     scale = tl.load(weights + weight, weight >= 0, 1.0)
     part = tl.arange(0, PARTS)[:, None]
     product = tl.zeros([BLOCK], tl.float32)
