@@ -211,9 +211,6 @@ def _pool_backward_kernel(
         kind = tl.load(table + entry * 3 + 1)
         gradient = gradients + tl.load(table + entry * 3).to(tl.int64) * rows * C + channels
         winners = index + tl.load(table + entry * 3 + 2).to(tl.int64) * rows * C + channels
-        # For each channel: the interpreter of Triton 3.9 takes no single condition as a mask of a
-        # block (findings/triton_scalar_mask.sh).
-        is_maximum = tl.broadcast_to(kind, [1, BLOCK]) == MAXIMUM
         if kind == IDENTITY:
             total += tl.load(gradient + row * C, mask=valid, other=0).to(tl.float32)
         else:
@@ -231,6 +228,9 @@ def _pool_backward_kernel(
                     share = tl.load(gradient + offset, mask=inside, other=0).to(tl.float32)
                     # No branch on the kind here, so that the loads of all taps may be under way at
                     # once.
+                    # The kind for each row: the interpreter of Triton 3.9 takes no single condition
+                    # as a mask of a block (findings/triton_scalar_mask.sh).
+                    is_maximum = tl.broadcast_to(kind, [ROWS, 1]) == MAXIMUM
                     winner = tl.load(winners + offset, mask=inside & is_maximum, other=dy * 3 + dx)
                     factor = tl.where(kind == MAXIMUM, 1.0, 1 / tl.maximum(pixels, 1))
                     total += tl.where(winner == dy * 3 + dx, share * factor, 0)
