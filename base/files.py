@@ -59,15 +59,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with naming_errors(path):
-        # Exclusive creation follows no link, and what another one has made is not removed below.
-        file = open(temporary, "xb")  # noqa: SIM115  # closed below
         try:
-            with file:
+            # Exclusive creation follows no link. A stop may come as soon as the file is there.
+            with open(temporary, "xb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _sync_directory(path.parent)
+        except FileExistsError:
+            raise  # another one has made it
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -63,7 +63,7 @@ def test_a_full_disk(
         assert message == "run: the run directory cannot be written: No space left on device"
         assert not (here / "run").exists()
         return
-    advice = "make room, then the same --run with --resume goes on from the last checkpoint"
+    advice = "make room, then the same --run with --resume goes on"
     assert message == f"run/{name}: No space left on device; {advice}"
     assert not list(here.rglob("*.tmp"))
     whole = files(finished[command])

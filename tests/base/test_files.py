@@ -41,6 +41,17 @@ def test_a_failure_leaves_the_old_file(
         assert str(path) in str(caught.value)
 
 
+def test_a_stop_as_soon_as_the_file_is_there_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: Path, mode: str) -> None:
+        open(path, mode).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("base.files.open", opened, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "result", "new")
+    assert os.listdir(tmp_path) == []
+
+
 def test_names_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "absent" / "result"
     with pytest.raises(FileNotFoundError, match=r"absent/result'$"):

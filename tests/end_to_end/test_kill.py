@@ -262,7 +262,7 @@ def test_a_command_that_is_stopped_from_outside_goes_on_to_the_same_bits(
         said = process.stderr.read()
     assert process.returncode == (-number if number == signal.SIGKILL else 130)
     if number != signal.SIGKILL:
-        assert said == "search.darts: stopped by Ctrl-C; the same --run with --resume goes on from the last checkpoint\n"
+        assert said == "search.darts: stopped by Ctrl-C; the same --run with --resume goes on\n"
     assert 1 <= newest_checkpoint(path) < 8
     assert run(LONG, path, "--resume")[0] == 0
     check_same_run(path, long_run, LONG.results)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO, cast
 
 from base.checks import InputError
-from base.program import SIGNALS, STOPPED, leave
+from base.program import SIGNALS, STOPPED, leave, leave_silently
 from base.texts import escape, one_line
 
 _LACK_OF_MEMORY = re.compile("out of memory|can't allocate memory")
@@ -22,7 +22,7 @@ _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 _BREAKS = re.compile("([\r\n])")
 LESS = "recompute cells, or smaller channels, cells, batch_size or data.limit"
 """What makes a run need less memory."""
-RESUME = "the same --run with --resume goes on from the last checkpoint"
+RESUME = "the same --run with --resume goes on"
 
 
 class TrainingDiverged(RuntimeError):
@@ -158,8 +158,7 @@ def stops_are_interrupts() -> Iterator[Callable[[], None]]:
         yield ignore
     finally:
         for number, handler in before.items():
-            # On the way out nothing is left to say.
-            signal.signal(number, signal.SIG_DFL if handler is leave else handler)
+            signal.signal(number, leave_silently if handler is leave else handler)
 
 
 _held: list[Stopped | None] = []

@@ -21,7 +21,7 @@ from training.run.monitor import Bar, Monitor
 
 ROOT = Path(__file__).parents[3]
 ROOM = "make room"
-GOES_ON = "the same --run with --resume goes on from the last checkpoint"
+GOES_ON = "the same --run with --resume goes on"
 LESS = "less is needed with recompute cells, or smaller channels, cells, batch_size or data.limit"
 DIED = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
 
@@ -125,6 +125,24 @@ def test_what_stops_a_program_from_outside_is_one_line(capsys, tmp_path, number,
     assert capsys.readouterr().err == f"prog: stopped by {name}; {GOES_ON}\n"
     assert re.fullmatch(rf".* first line\n\S+ \S+ stopped by {name}; {GOES_ON}\n", (tmp_path / "log.txt").read_text())
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_on_the_way_out_changes_no_status(number):
+    """A terminal that is closed may send more than one."""
+    program = (
+        "import os, signal, sys\n"
+        "from base.program import leave\n"
+        "from training.run.command import command\n"
+        "number = int(sys.argv[1])\n"
+        "signal.signal(number, leave)  # as of a program that is started with -m\n"
+        "status = command('prog', lambda: os.kill(os.getpid(), number))\n"
+        "os.kill(os.getpid(), number)\n"
+        "sys.exit(status + 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(number)], capture_output=True, text=True, check=False)
+    said = "Ctrl-C" if number == signal.SIGINT else number.name
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"prog: stopped by {said}\n")
 
 
 def test_what_is_ignored_from_the_start_stays_so(capsys):
