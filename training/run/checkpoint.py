@@ -5,6 +5,7 @@ import hashlib
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ _PRIMITIVES = (type(None), bool, int, float, str)
 
 Structure = Callable[[int], Part]
 """The structure of the state after so many epochs."""
-_MEND = "undo what has changed since, or begin anew with --overwrite"
+
+
+class _Damaged(InputError):
+    """A file does not hold what was written to it."""
 
 
 class _Foreign(InputError):
@@ -91,7 +95,7 @@ class Checkpoints:
         try:
             return self._read(files[-1], structure)
         except InputError as error:
-            earlier = "--resume goes on from an earlier one" if len(files) > 1 else _MEND
+            earlier = "--resume goes on from an earlier one" if len(files) > 1 else _mend(error)
             raise InputError(f"{files[-1]}: {error}; {earlier}") from error
 
     def last_good(self, structure: Structure) -> tuple[int, dict[str, Any], tuple[str, ...]] | None:
@@ -105,6 +109,7 @@ class Checkpoints:
             InputError: none is good, or the newest is of another run.
         """
         skipped: list[str] = []
+        newest: InputError | None = None
         for path in reversed(self._files()):
             try:
                 found = self._read(path, structure)
@@ -112,12 +117,13 @@ class Checkpoints:
                 raise InputError(f"{path}: {error}; delete it, or begin anew with --overwrite") from error
             except InputError as error:
                 skipped.append(f"{path}: {error}")
+                newest = newest or error
             else:
                 return *found, tuple(skipped)
-        if not skipped:
+        if newest is None:
             return None
         others = "" if len(skipped) == 1 else f"; of {len(skipped)} checkpoints none is good"
-        raise InputError(f"{skipped[0]}{others}; {_MEND}")
+        raise InputError(f"{skipped[0]}{others}; {_mend(newest)}")
 
     def newest_epoch(self) -> int | None:
         """Returns the epoch of the newest checkpoint, by its name alone; None where there is
@@ -138,11 +144,14 @@ class Checkpoints:
             raise InputError(str(error).removeprefix(f"{path}: ")) from error
         first, _, payload = whole.partition(b"\n")
         if not first.startswith(_MAGIC):
-            raise InputError("not a checkpoint of this program")
+            raise _Damaged("not a checkpoint of this program")
         if first != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
-            raise InputError("the checkpoint is damaged or cut short")
+            raise _Damaged("the checkpoint is damaged or cut short")
         try:
-            content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                # torch warns of values that no run saves; what they are in is refused below.
+                warnings.simplefilter("ignore")
+                content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         except Exception as error:  # errors of any type; as the bytes are those that were saved, the versions differ
             raise InputError("this version of torch cannot read the checkpoint") from error
         if type(content) is not dict or type(content.get("header")) is not dict or "state" not in content:
@@ -161,6 +170,12 @@ class Checkpoints:
         """Returns the files, oldest first."""
         files = (path for path in self.directory.glob(CHECKPOINT_FILES) if re.fullmatch(r"epoch_\d{4,}\.pt", path.name))
         return sorted(files, key=_epoch)
+
+
+def _mend(error: InputError) -> str:
+    """Returns a way out where no checkpoint can be gone on from."""
+    undo = "put back the file as it was" if isinstance(error, _Damaged) else "undo what has changed since"
+    return f"{undo}, or begin anew with --overwrite"
 
 
 def _epoch(path: Path) -> int:

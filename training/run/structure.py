@@ -98,7 +98,8 @@ def tensor(shape: Sequence[int], dtype: torch.dtype) -> Part:
 
     def check(name: str, value: Any) -> None:
         is_plain = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-        if not is_plain or value.dtype != dtype or list(value.shape) != list(shape):
+        # A nested one has no shape to be asked for.
+        if not is_plain or value.is_nested or value.dtype != dtype or list(value.shape) != list(shape):
             raise misfit(name, value, f"a tensor {_kind(dtype)} {list(shape)}")
         if not value.isfinite().all():
             raise InputError(f"{name}: holds NaN or infinity")
@@ -256,7 +257,10 @@ def _of_hint(hint: Any) -> Part:
 
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"a tensor {_kind(value.dtype)} {list(value.shape)}"
+        if value.is_nested or value.layout != torch.strided:
+            return f"a {'nested' if value.is_nested else 'sparse'} tensor"
+        place = "" if value.device.type == "cpu" else f" without values, on {value.device}"
+        return f"a tensor {_kind(value.dtype)} {list(value.shape)}{place}"
     if isinstance(value, str):
         return f"the text {show(value)}"
     if isinstance(value, dict):

@@ -185,7 +185,7 @@ def test_a_foreign_file_is_refused_and_never_unpickled(checkpoints, tmp_path, ki
         torch.save({"state": {}}, path)
     else:
         path.write_bytes(f"cos\nmkdir\n(S'{tmp_path / 'witness'}'\ntR.".encode())
-    with pytest.raises(ValueError, match=r"epoch_0001\.pt: not a checkpoint of this program; undo what"):
+    with pytest.raises(ValueError, match=r"epoch_0001\.pt: not a checkpoint of this program; put back"):
         checkpoints.latest()
     assert not (tmp_path / "witness").exists()
 
