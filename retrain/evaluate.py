@@ -156,11 +156,11 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
         if not len(images):
             raise FieldError("data.name", f"{run.settings.data.name} has no test images")
         try:
-            change = check_seen(run.path, images.prints, run.has_own_images)
+            note = check_seen(run.path, images.prints, run.has_own_images)
         except InputError as error:
             raise FieldError("data.root", *error.parts) from error
-        if change and run.has_own_images:
-            print(f"{run.path}: the test images have changed since the training: {change}")
+        if note:
+            print(note)
         found.append(images)
     return found
 

@@ -85,8 +85,8 @@ class ExportInput:
     test: Images | None = None
     missing: str = ""
     """Why there are no test images."""
-    changed: str = ""
-    """How the test images differ from those of the training, in words with counts."""
+    note: str = ""
+    """A line on how the test images differ from those of the training, if they do."""
 
     @classmethod
     def read(cls, path: Path, data: Mapping[str, Any], calibration: int = 0) -> "ExportInput":
@@ -101,7 +101,7 @@ class ExportInput:
         try:
             config = run.settings(data).data
             test = _load(config, "test", trained)
-            change = check_seen(path, test.prints, not data)
+            note = check_seen(path, test.prints, not data)
             train = _load(_of_calibration(config, path, calibration), "train", trained) if calibration else None
         except (InputError, OSError) as error:
             if calibration:
@@ -109,7 +109,7 @@ class ExportInput:
             if data:
                 raise
             return cls(path, trained, missing=str(error))
-        return cls(path, trained, config, train, test, changed="" if data else change)
+        return cls(path, trained, config, train, test, note=note)
 
 
 def _of_calibration(config: DataConfig, path: Path, count: int) -> DataConfig:
@@ -338,8 +338,8 @@ def _report(source: ExportInput, rows: list[ExportedFile]) -> Iterator[str]:
     else:
         accuracies = ", ".join(f"{row.file.path.name} {row.accuracy:.4f}" for row in rows)
         yield f"accuracy on {len(source.test):,} test images: {accuracies}"
-        if source.changed:
-            yield f"the test images have changed since the training: {source.changed}"
+        if source.note:
+            yield source.note
     yield f"To use it without this project, as {rows[0].file.path.parent / DESCRIPTION_FILE} says, too:"
     yield ""
     yield from ("    " + line if line else "" for line in rows[-1].about["usage"].splitlines())

@@ -93,7 +93,7 @@ def test_log_and_report_say_how_the_images_were_read(run: Run, here: Path) -> No
     given = [*FOLDER, "--data.workers=1", "--data.loading=workers", "--data.train_folder=Train"]
     lines = [
         "training part: 25 images of 2 classes: cat 13, dog 12",
-        "training part: images/Train; test part: images/validation",
+        "training part: images/Train; test part: images/validation, 8 files",
         "left out, neither training nor test part: extra",
         "left out: 1 made by the system (@eaDir 1)",
         "1 train files have several pictures, of which the first is read",

@@ -115,7 +115,7 @@ def test_options(refuse: Refuse, command: str, argv: list[str], message: str) ->
         ("--train_fraction=0", "train_fraction: must lie between 0 and 1, both excluded, not 0.0"),
         ("--train_fraction=1", "train_fraction: must lie between 0 and 1, both excluded, not 1.0"),
         ("--train_fraction=0.001", "train_fraction: 0.001 of 64 images leaves one of the two parts empty"),
-        ("--batch_size=33", "batch_size: 33 is larger than the 32 images it is taken from"),
+        ("--batch_size=33", "batch_size: 33 is larger than the number of images, 32"),
         ("--validate_every=0", "validate_every: must be at least 1, not 0"),
         ("--hessian_epsilon=0", "hessian_epsilon: must be above 0, not 0.0"),
         ("--alphas.lr=-1", "alphas.lr: must be at least 0, not -1.0"),

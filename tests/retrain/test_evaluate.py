@@ -33,6 +33,7 @@ from supernet.genotypes.published import get_genotype
 from training.format import ImageFormat
 from training.hardware import Hardware
 from training.images.data import DataConfig
+from training.images.prints import SeenImages
 from training.images.sets import ImageSet
 from training.metrics import count_parameters
 from training.run.config import config_to_yaml
@@ -342,7 +343,8 @@ def test_a_single_network_in_full(make_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(retrain.evaluation.speed, "LEAST_SECONDS", 0.0)
     run = make_run("run")
     assert main([run, f"--output={tmp_path / 'found.json'}", "--threads=1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    unknown, *lines = capsys.readouterr().out.splitlines()
+    assert unknown == f"{run}: has no images.safetensors: the test images are not compared with those that it was trained on"
     content = json.loads((tmp_path / "found.json").read_text())
     assert (len(content["networks"]), content["ensembles"]) == (1, [])
     (found,) = content["networks"]
@@ -386,10 +388,10 @@ def test_of_many_classes_the_worst_are_shown(make_run, tmp_path, capsys):
     np.savez(tmp_path / "many.npz", x_train=images, y_train=np.repeat(np.arange(25), 4), x_test=images, y_test=labels)
     run = make_run("run", data=DataConfig(name="npz", root=str(tmp_path / "many.npz")), classes=25)
     assert main([run, "--speed=false"]) == 0
-    head, *lines = capsys.readouterr().out.splitlines()
+    _, head, *lines = capsys.readouterr().out.splitlines()
     notes, lines = lines[:3], [head, *lines[3:]]
     assert notes == [  # how the images were read
-        "training part: x_train, y_train; test part: x_test, y_test",
+        "training part: x_train, y_train; test part: x_test, y_test, 100 images",
         "x_train [100, 8, 8] is read as [N, H, W], uint8",
         "the test part has no image of 7",
     ]
@@ -415,7 +417,7 @@ def test_nothing_is_written_where_it_is_not_wanted(make_run, capsys):
 def test_options_replace_what_the_runs_say_of_the_data(make_run, capsys):
     first = make_run("first", data=DataConfig(size=6))
     assert main([first, *QUIET]) == 0
-    about, note = capsys.readouterr().out.splitlines()[:2]
+    about, note = capsys.readouterr().out.splitlines()[1:3]
     assert "of 1x6x6" in about
     assert note == f"{first}: the network was trained on images of 1x8x8"
     # Augmentation and limit, which are for training images, count for nothing: such a crop of 8x8 is refused there.
@@ -427,7 +429,7 @@ def test_options_replace_what_the_runs_say_of_the_data(make_run, capsys):
     assert "of 1x5x5" in capsys.readouterr().out
     assert main([other, *options, "--data.size", "null", first]) == 0
     out = capsys.readouterr().out
-    assert "of 1x8x8" in out and "was trained on" not in out
+    assert "of 1x8x8" in out and "the network was trained on" not in out
 
 
 @pytest.mark.parametrize("content", [None, "epochs: [", "relaxation: softmax\n"])
@@ -461,7 +463,7 @@ def test_a_folder_of_images_without_configuration(make_run, tmp_path, capsys):
     for more in ([], ["--data.loading=workers", "--data.workers=1", "--data.split_seed=0"]):
         assert main([run, *options, *more, "--speed=false"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == "folder: 18 test images of 3x8x8, 10 classes"
+        assert lines[1] == "folder: 18 test images of 3x8x8, 10 classes"
     assert (Path(run) / "confusion.png").is_file()
 
 
@@ -566,7 +568,7 @@ def test_runs_on_different_images_are_no_ensemble(make_run, refused, data, messa
 )
 def test_networks_for_other_images_than_those_of_the_data_set(make_run, refused, network, message):
     first, second = make_run("first"), make_run("second", **network)
-    assert refused(second).startswith(f"data.name: {message}")
+    assert refused(second).startswith(f"data: {message}")
     described = f"{network.get('classes', 10)} classes (0, 1, 2, ...) and {network.get('image_channels', 1)} channels"
     assert refused(first, second) == (
         f"{second}: the network is for {described}, that of {first} for 10 classes (0, 1, 2, ...) and 1 channels; "
@@ -582,6 +584,7 @@ def test_a_data_set_without_test_images(make_run, refused, tmp_path):
 
 def test_a_network_that_diverged(make_run, refused, tmp_path):
     run = make_run("run")
+    SeenImages({}).save(Path(run))
     network = untrained(0)
     torch.nn.init.constant_(network.head.classifier.bias, float("nan"))
     trained_on(network).save(Path(run))

@@ -158,7 +158,7 @@ class Batches:
         if batch_size < 1:
             raise FieldError("batch_size", f"must be at least 1, not {batch_size}")
         if batch_size > len(images):
-            raise FieldError("batch_size", f"{batch_size} is larger than the {len(images)} images it is taken from")
+            raise FieldError("batch_size", f"{batch_size} is larger than the number of images, {len(images)}")
         self.batch_size = batch_size
         self.device = torch.device(device)
         self._count = len(images)

@@ -327,14 +327,14 @@ def _check_format(form: ImageFormat, known: ImageFormat) -> None:
     """Raises ValueError for images of other classes or channels than those of `known`."""
     if form.class_names != known.class_names:
         raise FieldError(
-            "data.name",
+            "data",
             f"the images have {form.class_names_in_short()}, those that the network was trained on "
-            f"{known.class_names_in_short()}",
+            f"{known.class_names_in_short()}; name images of the same classes",
         )
     described = [(f"{other.shape[0]} channels", f"pixels that are divided by {other.scale:g}") for other in (form, known)]
     for ours, theirs in zip(*described, strict=True):
         if ours != theirs:
-            raise FieldError("data.name", f"the images have {ours}, those that the network was trained on {theirs}")
+            raise FieldError("data", f"the images have {ours}, those that the network was trained on {theirs}")
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:

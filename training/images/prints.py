@@ -203,15 +203,19 @@ def check_seen(run: Path, prints: Prints | None, are_own: bool = True) -> str:
     """Compares test images with those that the run in a directory has seen; `are_own`: they are
     those of its configuration.
 
-    Returns how they differ from its test part, in words with counts; empty where they do not.
-    Raises InputError, which names the first, where some were trained on.
+    Returns a line where they differ from its test part, with counts, or there is nothing to compare
+    them with; else an empty one. Raises InputError, which names the first, where some were trained
+    on.
     """
-    seen = None if prints is None else SeenImages.read(run)
-    if seen is None or prints is None:
+    if prints is None:
         return ""
+    seen = SeenImages.read(run)
+    if seen is None:
+        return f"{run}: has no {PRINTS_FILE}: the test images are not compared with those that it was trained on"
     others = "evaluate it on images that it has not seen, or on its own: leave out the options --data..."
     seen.check(prints, run, mend=_MEND if are_own else others)
-    return seen.change("test", prints)
+    change = seen.change("test", prints) if are_own else ""
+    return f"{run}: the test images have changed since the training: {change}" if change else ""
 
 
 def _prints(tensors: Mapping[str, Tensor], part: str) -> Prints:

@@ -108,7 +108,7 @@ def test_layout_and_type(augment: Augmentation | None, dtype: torch.dtype, numbe
 
 def test_batch_size_out_of_range(numbered_images: Numbered) -> None:
     images = numbered_images(100)
-    with pytest.raises(ValueError, match=r"^batch_size: 512 is larger than the 100 images"):
+    with pytest.raises(ValueError, match=r"^batch_size: 512 is larger than the number of images, 100"):
         Batches(images, 512, "cpu")
     with pytest.raises(ValueError, match=r"^batch_size: must be at least 1, not 0$"):
         Batches(images, 0, "cpu")

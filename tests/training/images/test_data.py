@@ -249,7 +249,7 @@ def test_images_are_normalised_as_those_of_an_earlier_run(numbered_images: Numbe
     for other, message in (
         (
             replace(known, class_names=tuple("abcd")),
-            r"4 classes \(0, 1, 2, \.\.\.\), .* trained on 4 classes \(a, b, c, \.\.\.\)$",
+            r"4 classes \(0, 1, 2, \.\.\.\), .* trained on 4 classes \(a, b, c, \.\.\.\); name images of the same classes$",
         ),
         (
             replace(known, shape=(1, 6, 5), mean=(0.0,), std=(1.0,)),
@@ -257,7 +257,7 @@ def test_images_are_normalised_as_those_of_an_earlier_run(numbered_images: Numbe
         ),
         (replace(known, scale=1.0), "pixels that are divided by 255, those that the network was trained on pixels that .* 1$"),
     ):
-        with pytest.raises(ValueError, match=rf"^data\.name: the images have {message}"):
+        with pytest.raises(ValueError, match=rf"^data: the images have {message}"):
             load_images(DataConfig("numbered"), "test", known=other)
 
 

@@ -67,7 +67,9 @@ def test_changes_are_counted(before: Prints, now: Prints, said: str) -> None:
 
 def test_what_a_run_has_seen_is_kept(tmp_path: Path) -> None:
     """Names that are no Unicode included, and what it was trained on before its images changed."""
-    assert SeenImages.read(tmp_path) is None and check_seen(tmp_path, prints("a", [1])) == ""
+    assert SeenImages.read(tmp_path) is None and check_seen(tmp_path, None) == ""
+    unknown = "has no images.safetensors: the test images are not compared with those that it was trained on"
+    assert check_seen(tmp_path, prints("a", [1])) == f"{tmp_path}: {unknown}"
     train = Prints(("cats/é\udcff.png", "b\n.png"), torch.tensor([1, 0]), torch.tensor([-(2**63), 7]))
     SeenImages({"train": train}).save(tmp_path)
     found = SeenImages.read(tmp_path)
@@ -80,7 +82,8 @@ def test_what_a_run_has_seen_is_kept(tmp_path: Path) -> None:
         again.check(prints("ab", [1, -(2**63)]), "run")
     with pytest.raises(InputError, match=r"^test image a was trained on by run, and so were 1 more of 3: "):
         again.check(prints("abc", [7, 7, 8]), "run")
-    assert check_seen(tmp_path, prints("xy", [8, 9])) == "2 added"
+    assert check_seen(tmp_path, prints("xy", [8, 9])) == f"{tmp_path}: the test images have changed since the training: 2 added"
+    assert check_seen(tmp_path, prints("xy", [8, 9]), are_own=False) == ""
     for are_own, mend in ((True, "bring back the images that the run began with, "), (False, "evaluate it on images that ")):
         with pytest.raises(InputError, match=f"an accuracy on it says nothing; {mend}"):
             check_seen(tmp_path, prints("a", [7]), are_own)

@@ -100,7 +100,7 @@ def test_a_stream_has_an_order_of_its_own_and_changes_examples_if_asked() -> Non
     assert not torch.equal(one, other)
     changed, plain = (next(whole.shuffled(40, 0, "train", augment=augment).epoch(0)) for augment in (True, False))
     assert torch.equal(changed.targets, plain.targets) and not torch.equal(changed.inputs, plain.inputs)
-    with pytest.raises(ValueError, match=r"^batch_size: 41 is larger than the 40 images it is taken from$"):
+    with pytest.raises(ValueError, match=r"^batch_size: 41 is larger than the number of images, 40$"):
         whole.shuffled(41, 0, "train")
 
 

@@ -14,7 +14,7 @@ from base.texts import escape, excerpt
 from training.format import BYTE, ImageFormat
 from training.images.data import DataConfig, Part
 from training.images.files import Decoding, ImageFiles
-from training.images.listing import Listing, has_pictures, said
+from training.images.listing import Listing, has_pictures, is_picture, said
 from training.images.prints import paths_below
 from training.images.readers import parts
 
@@ -56,18 +56,20 @@ def load(config: DataConfig, part: Part) -> ImageFiles:
     except OSError as error:
         raise _unreadable(error) from error
     names = _class_names(train, found.train, root)
-    notes = [*found.notes, *notes, *more]
-    if found.test is not None:
-        _check_known(test, names, found.test)
-        if absent := [name for name in names if name not in test]:
-            notes.append(f"the test part has no image of {_in_short(absent)}")
     files, labels = _flat(train, names)
     if found.test is None:
         chosen = _test_part(files, labels, config, names, found.train)
+        count = int(chosen.sum())
         files = [file for file, of_test in zip(files, chosen.tolist(), strict=True) if of_test == (part == "test")]
         labels = labels[chosen if part == "test" else ~chosen]
-    elif part == "test":
-        files, labels = _flat(test, names)
+    else:
+        _check_known(test, names, found.test)
+        count = sum(map(len, test.values()))
+        if absent := [name for name in names if name not in test]:
+            more.append(f"the test part has no image of {_in_short(absent)}")
+        if part == "test":
+            files, labels = _flat(test, names)
+    notes = [f"{found.said}, {count:,} files", *found.notes, *notes, *more]
     decoding = Decoding(config.size, config.resize, config.fit == "stretch", config.gray)
     height, width = (config.size, config.size) if config.size else _first_size(files, decoding)
     channels = 1 if config.gray else 3
@@ -147,21 +149,35 @@ def _in_short(names: Sequence[str]) -> str:
 def _class_names(train: _Files, folder: str, root: Path) -> tuple[str, ...]:
     expected = "expected are folders with images in them, one for each class, such as cats/1.jpg and dogs/1.jpg"
     if not train:
-        raise FieldError("data.root", f"{root}: no images found; {expected}, in it or in a folder train in it")
+        raise FieldError("data.root", f"{_nothing_in(folder, root)}; {expected}, in it or in a folder train in it")
     if len(train) == 1:
         only = next(iter(train))
         within = Path(folder) / only
         deeper = sum(has_pictures(str(entry)) for entry in within.iterdir() if entry.is_dir()) if within.is_dir() else 0
-        mend = f"; or is {within} the folder to name?" if deeper > 1 else ""
-        raise FieldError("data.root", f"{root}: only one class, {excerpt(only)!r}, has images; {expected}{mend}")
+        mend: tuple[str, ...] = ()
+        if deeper > 1 and Path(folder) == root:
+            mend = (f"; or is {within} the folder to name?",)
+        elif deeper > 1:
+            # Beside it lies a test part, which may be packed in the same way.
+            own = f" {excerpt(within.relative_to(root))}"
+            mend = ("; if that is the folder of the classes, --", Name("data.train_folder"), own, ", with --")
+            mend += (Name("data.test_folder"), " for that of the test part")
+        raise FieldError("data.root", f"{root}: only one class, {excerpt(only)!r}, has images; {expected}", *mend)
     return tuple(train)
+
+
+def _nothing_in(folder: str, root: Path | None = None) -> str:
+    """Returns what is wrong with the folder of a part, of the data set `root`, whose folders have no
+    images."""
+    loose = sum(is_picture(name) for name in os.listdir(folder))
+    return f"{folder}: {loose:,} images in no folder of a class" if loose else f"{root or folder}: no images found"
 
 
 def _check_known(test: _Files, names: Sequence[str], folder: str) -> None:
     if not test:
         raise FieldError(
             "data.root",
-            f"{folder}: no images found; delete the folder to have a share of the others as test part, or say so: --",
+            f"{_nothing_in(folder)}; make folders as those of the training part, or have a share of that part: --",
             Name("data.test_folder"),
             f" {parts.NONE}",
         )

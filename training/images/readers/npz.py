@@ -123,7 +123,7 @@ def _image_set(
         raise InputError(
             f"x_train and x_test: must have pixels of one range, not up to {largest['train']:g} and up to {largest['test']:g}"
         )
-    notes = ["training part: x_train, y_train; test part: x_test, y_test"]
+    notes = [f"training part: x_train, y_train; test part: x_test, y_test, {len(labels['test']):,} images"]
     shape = forms["x_train"].shape
     axes = "N, H, W" if len(shape) == 3 else _AXES[layout]
     notes.append(f"x_train {list(shape)} is read as [{axes}], {forms['x_train'].dtype}")

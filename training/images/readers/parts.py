@@ -32,8 +32,10 @@ class Parts:
     test: str | None
     """Folder with a folder for each class; None: a share of the training folder is the test
     part."""
+    said: str
+    """The two in words."""
     notes: tuple[str, ...]
-    """Lines that say so."""
+    """Lines on folders beside them."""
 
 
 def find(config: DataConfig) -> Parts:
@@ -54,11 +56,12 @@ def find(config: DataConfig) -> Parts:
     if test is not None and os.path.realpath(test) == os.path.realpath(train):
         raise FieldError("data.test_folder", f"{test}: is the training folder, too; name another one")
     share = f"a share of {config.test_fraction:g} of the files"
-    notes = [f"training part: {escape(train)}; test part: {share if test is None else escape(test)}"]
+    notes = []
     others = [name for name in beside if os.path.join(root, name) not in (train, test)]
     if train != root and (unused := [name for name in others if has_pictures(os.path.join(root, name))]):
         notes.append(f"left out, neither training nor test part: {_listed(unused)}")
-    return Parts(train, test, tuple(notes))
+    said = f"training part: {escape(train)}; test part: {share if test is None else escape(test)}"
+    return Parts(train, test, said, tuple(notes))
 
 
 def _folders(folder: str) -> list[str]:
@@ -88,9 +91,9 @@ def _by_name(root: str, beside: Sequence[str]) -> str:
     if held_out:
         they = f"{_listed(held_out)}: a part to test on by name, but no folder is called train"
         raise _open(root, f"{they}; name the training part with --", _TRAIN, " FOLDER", *_or_classes())
-    if full and all(_role(name) for name in full):
-        they = f"{_listed(full)}: parts by name, but without a folder for each class in them"
-        raise _open(root, f"{they}; make such folders", *_or_classes())
+    if named := [name for name in full if _role(name)]:
+        they = f"{_listed(named)}: a part by name, but without a folder for each class in it"
+        raise _open(root, f"{they}; make such folders, or take it out", *_or_classes())
     if len({_word(name) for name in full}) > 1 and all(_word(name) for name in full):
         they = f"{_listed(full)}: parts or classes? Name the parts with --"
         raise _open(root, they, _TRAIN, " FOLDER and --", _TEST, " FOLDER", *_or_classes())

@@ -55,7 +55,7 @@ def test_images_are_not_those_of_the_network(tmp_path: Path) -> None:
             (tmp_path / part / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(tmp_path / part / name / "1.png")
     gray = load_images(DataConfig("folder", str(tmp_path), gray=True), "train").format
-    with pytest.raises(ValueError, match=r"^data\.name: the images have 3 channels, those that .* trained on 1 channels$"):
+    with pytest.raises(ValueError, match=r"^data: the images have 3 channels, those that .* trained on 1 channels$"):
         load_images(DataConfig("folder", str(tmp_path)), "train", known=gray)
 
 
@@ -124,7 +124,8 @@ def test_train_alone_is_divided(tmp_path: Path) -> None:
 
 def test_a_class_called_train(tmp_path: Path) -> None:
     write(tmp_path, {"train": 5, "bus": 5})
-    assert load_images(config(tmp_path), "train").format.class_names == ("bus", "train")
+    assert "a part by name" in refused(tmp_path)
+    assert load_images(config(tmp_path, train_folder="."), "train").format.class_names == ("bus", "train")
 
 
 @pytest.mark.parametrize("loading", ["resident", "workers"])
@@ -193,7 +194,32 @@ def test_a_class_that_is_not_trained(tmp_path: Path) -> None:
 def test_an_empty_test_part(tmp_path: Path) -> None:
     write(tmp_path / "train", {"cat": 2, "dog": 2})
     (tmp_path / "val").mkdir()
-    assert refused(tmp_path).startswith(f"data.root: {tmp_path}/val: no images found; delete the folder to have a share")
+    assert refused(tmp_path).startswith(f"data.root: {tmp_path}/val: no images found; make folders as those of the ")
+
+
+def test_images_in_no_folder_of_a_class(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 7)).save(tmp_path / "1.png")
+    assert refused(tmp_path).startswith(f"data.root: {tmp_path}: 1 images in no folder of a class; expected are folders ")
+    write(tmp_path / "train", {"cat": 2, "dog": 2})
+    write(tmp_path, {"test": 3})
+    assert refused(tmp_path) == (
+        f"data.root: {tmp_path}/test: 3 images in no folder of a class; make folders as those of the training part, or have a "
+        "share of that part: --data.test_folder none"
+    )
+    assert len(load_images(config(tmp_path, test_folder="none", test_fraction=0.5, split_seed=1), "train")) < 4
+
+
+def test_parts_that_were_packed_in_a_folder_more(tmp_path: Path) -> None:
+    for part in ("training_set", "test_set"):
+        write(tmp_path / part / part, {"cat": 3, "dog": 3})
+    said = refused(tmp_path)
+    assert "only one class, 'training_set', has images; " in said
+    answer = (
+        "; if that is the folder of the classes, --data.train_folder training_set/training_set, with --data.test_folder for "
+    )
+    assert said.endswith(f"{answer}that of the test part")
+    settings = config(tmp_path, train_folder="training_set/training_set", test_folder="test_set/test_set")
+    assert [len(load_images(settings, part)) for part in PARTS] == [6, 6]
 
 
 def test_a_share_that_leaves_nothing(tmp_path: Path) -> None:
@@ -280,7 +306,7 @@ def test_usual_names_of_parts(tmp_path: Path, train: str, test: str) -> None:
     for images in parts:
         assert images.format.class_names == ("a", "b")
         assert images.notes == (
-            f"training part: {tmp_path}/{train}; test part: {tmp_path}/{test}",
+            f"training part: {tmp_path}/{train}; test part: {tmp_path}/{test}, 2 files",
             "the test part has no image of a",
         )
 
@@ -293,7 +319,7 @@ def test_a_validation_part_beside_a_test_part_is_left_out(tmp_path: Path) -> Non
     Image.new("RGB", (9, 7)).save(tmp_path / "train/loose.png")
     images = load_images(config(tmp_path), "test")
     assert images.notes == (
-        f"training part: {tmp_path}/train; test part: {tmp_path}/test",
+        f"training part: {tmp_path}/train; test part: {tmp_path}/test, 7 files",
         "left out, neither training nor test part: valid",
         f"left out, folders without images in {tmp_path}/train: cats",
         f"left out: 1 images in {tmp_path}/train itself, in no folder of a class",
@@ -305,7 +331,7 @@ def test_a_validation_part_beside_a_test_part_is_left_out(tmp_path: Path) -> Non
     }
     share = load_images(config(tmp_path, test_folder="none", split_seed=3), "test")
     assert share.notes[:2] == (
-        f"training part: {tmp_path}/train; test part: a share of 0.2 of the files",
+        f"training part: {tmp_path}/train; test part: a share of 0.2 of the files, {len(share)} files",
         "left out, neither training nor test part: test, valid",
     )
 
@@ -324,7 +350,11 @@ def test_a_validation_part_beside_a_test_part_is_left_out(tmp_path: Path) -> Non
         ),
         (("train/a", "train/b", "Training/a"), "Training, train are each a training part by name; name it with --data.train"),
         (("train/a", "train/b", "val/a", "valid/b"), "val, valid are each a part to test on by name; name it with --data.test"),
-        (("train", "test"), "test, train: parts by name, but without a folder for each class in them; make such folders; if "),
+        (
+            ("train", "test"),
+            "test, train: a part by name, but without a folder for each class in it; make such folders, or take it out; if ",
+        ),
+        (("cats", "dogs", "valid"), "valid: a part by name, but without a folder for each class in it; make such folders, or "),
         (("seg_train/a", "seg_train/b", "seg_test/a"), "seg_test, seg_train: parts or classes? Name the parts with --data.tr"),
         (
             ("train/a", "train/b", "holdout/a", "holdout/b"),

@@ -156,7 +156,7 @@ def test_axes_that_are_unmistakable(tmp_path: Path, shape: tuple[int, ...], axes
     assert np.array_equal(images.images.numpy(), x[20:] if axes == "nchw" else x[20:].transpose(0, 3, 1, 2))
     written = f"[{', '.join(axes.upper())}]"
     assert images.notes == (
-        "training part: x_train, y_train; test part: x_test, y_test",
+        "training part: x_train, y_train; test part: x_test, y_test, 8 images",
         f"x_train {[20, *shape]} is read as {written}, uint8",
     )
 
