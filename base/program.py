@@ -8,6 +8,7 @@ Nothing has begun yet, so that a signal can end the process at once: an exceptio
 traceback, at times out of a library that catches it.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -46,6 +47,14 @@ def leave_silently(number: int, frame: types.FrameType | None) -> None:
     os._exit(STOPPED)
 
 
+def _ignore() -> None:
+    """Ignores the signals in the last moments: Python gives up its handlers then, and a signal would
+    be the status of the process."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is leave_silently:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _open_standard_streams() -> None:
     """Opens those that are closed, to nowhere: else the next file that is opened would take their
     number, and get all that libraries write there."""
@@ -57,6 +66,7 @@ def _open_standard_streams() -> None:
 _program_name = _program()
 if _program_name is not None:
     _open_standard_streams()
+    atexit.register(_ignore)  # the first to be registered, so that it is the last to run
     for _number in SIGNALS:
         # What is ignored from the start, as under nohup, stays so.
         if signal.getsignal(_number) in (signal.SIG_DFL, signal.default_int_handler):

@@ -243,7 +243,7 @@ def long_run(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_command_that_is_stopped_from_outside_goes_on_to_the_same_bits(
     number: signal.Signals, run: Run, long_run: Path, tmp_path: Path
 ) -> None:
@@ -259,10 +259,15 @@ def test_a_command_that_is_stopped_from_outside_goes_on_to_the_same_bits(
             time.sleep(0.01)
         time.sleep(random.Random(number).uniform(0, 0.3))
         process.send_signal(number)
+        while number == signal.SIGHUP and process.poll() is None:  # as terminals may send more than one
+            time.sleep(0.02)
+            process.send_signal(number)
         said = process.stderr.read()
     assert process.returncode == (-number if number == signal.SIGKILL else 130)
-    if number != signal.SIGKILL:
+    if number == signal.SIGINT:
         assert said == "search.darts: stopped by Ctrl-C; the same --run with --resume goes on\n"
+    if number == signal.SIGHUP:
+        assert said.startswith("search.darts: stopped by SIGHUP") and said.count("\n") == 1
     assert 1 <= newest_checkpoint(path) < 8
     assert run(LONG, path, "--resume")[0] == 0
     check_same_run(path, long_run, LONG.results)
