@@ -17,9 +17,9 @@ from retrain.finished import KIND, METRICS_FILE
 from retrain.page import Story, retrain_page
 from retrain.result import Compared, Result
 from retrain.trainer import Retraining
-from retrain.weights import GENOTYPE_FILE, Trained
+from retrain.weights import Trained
 from supernet.drawing.draw import draw_cell
-from supernet.genotypes.genotype import Genotype
+from supernet.genotypes.genotype import GENOTYPE_FILE, Genotype
 from supernet.genotypes.published import find_genotype, list_genotypes
 from supernet.spaces.space import get_space
 from training.hardware import Hardware

@@ -10,9 +10,9 @@ from base.checks import FieldError, InputError
 from base.plain_json import read_json
 from retrain.config import RetrainConfig
 from retrain.history import RetrainEpoch
-from retrain.weights import GENOTYPE_FILE, WEIGHTS_FILE, Trained
+from retrain.weights import WEIGHTS_FILE, Trained
 from supernet.discrete import DiscreteNetwork
-from supernet.genotypes.genotype import Genotype
+from supernet.genotypes.genotype import GENOTYPE_FILE, Genotype
 from training.run.config import CONFIG_FILE, config_from_file
 from training.run.directory import RunDirectory, check_directory, kind_of_run
 from training.run.history import read_history

@@ -15,13 +15,12 @@ from base.checks import InputError, check_whole
 from base.texts import one_line, show
 from ops import build_op
 from supernet.discrete import DiscreteNetwork
-from supernet.genotypes.genotype import Genotype
+from supernet.genotypes.genotype import GENOTYPE_FILE, Genotype
 from supernet.spaces.skeleton import CellPosition, Size, Stem
 from training.format import ImageFormat
 from training.run.ownership.files import write_file
 
 WEIGHTS_FILE = "weights.safetensors"
-GENOTYPE_FILE = "genotype.json"
 _OTHERS = "names, shapes or types of the weights are those of another network"
 _TYPES = {
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},

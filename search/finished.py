@@ -11,12 +11,12 @@ from base.checks import InputError
 from search.history import SearchEntry, read_search_history
 from search.methods import Method, get_method
 from supernet import Genotype
+from supernet.genotypes.genotype import GENOTYPE_FILE
 from training.format import ImageFormat, read_format
 from training.run.config import CONFIG_FILE, config_from_file
 from training.run.directory import RunDirectory, read_kind
 from training.run.structure import Part, anything, fields, numeric, optional, table, text
 
-GENOTYPE_FILE = "genotype.json"
 _KNOWN = "; one of your own is known once its file is imported"
 
 

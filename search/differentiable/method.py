@@ -15,12 +15,13 @@ from search.differentiable.relaxations import Mixture
 from search.differentiable.report import Story, search_page
 from search.differentiable.schedule import SupernetSchedule
 from search.differentiable.trainer import BilevelSearch, choices, new_architecture
-from search.finished import GENOTYPE_FILE, SearchRun
+from search.finished import SearchRun
 from search.history import SearchEntry, SearchEpoch
 from search.methods import Method
 from search.reporting import RunFacts
 from search.supernet_build import build_supernet
 from supernet import Genotype, Supernet, get_space
+from supernet.genotypes.genotype import GENOTYPE_FILE
 from training.hardware import Hardware
 from training.loop import open_run, run_epochs
 from training.report.sections import Process

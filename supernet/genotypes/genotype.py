@@ -15,6 +15,8 @@ from supernet.genotypes.parsed import MOST_INPUTS, MOST_STATES, ParsedGenotype, 
 from supernet.genotypes.texts import FORMS, LARGEST_TEXT, read_text
 from supernet.spaces.skeleton import SKELETONS, Skeleton
 
+GENOTYPE_FILE = "genotype.json"  # of a run
+
 
 @dataclass(frozen=True, eq=False)
 class CellGenotype:
@@ -173,6 +175,10 @@ def load_noted(path: str | os.PathLike[str], which: str | None = None) -> tuple[
     name = os.fspath(path)
     if not os.path.lexists(name):
         raise InputError(f"{excerpt(name)}: no such file")
+    if os.path.isdir(name):
+        saved = os.path.join(name, GENOTYPE_FILE)
+        instead = f"did you mean {saved}?" if os.path.isfile(saved) else "where a file is needed"
+        raise InputError(f"{name}: is a folder, {instead}")
     content = read_limited(Path(name), LARGEST_TEXT)
     try:
         found = read_text(_decoded(content), which)

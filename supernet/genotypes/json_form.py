@@ -9,7 +9,8 @@ from supernet.genotypes.parsed import Form, ParsedGenotype
 from supernet.spaces.skeleton import SKELETONS
 
 FORMAT = 1  # version of the JSON
-_LARGEST = 2**20  # characters: far above any genotype
+_LARGEST = 2**18  # characters: above any genotype, indented or not
+_SCAN = json.JSONDecoder().raw_decode
 
 
 def write_json(genotype: ParsedGenotype) -> str:
@@ -47,18 +48,35 @@ def _not_json(name: str) -> object:
     raise InputError(f"{name} is not a number of JSON")
 
 
-def _decode_json(text: str) -> object:
-    """Decodes JSON more strictly than `json.loads`: each key once, no NaN."""
-    if len(text) > _LARGEST:
-        raise InputError(f"not a genotype: {len(text)} characters of JSON are more than the {_LARGEST} allowed")
+def _decode_json(text: str, start: int) -> tuple[object, int]:
+    """Decodes the JSON that begins at `start` more strictly than `json.loads`: each key once, no NaN;
+    returns also where it ends."""
+    part = text[start : start + _LARGEST]
     try:
-        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_not_json)
+        content, length = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_not_json).raw_decode(part)
+        return content, start + length
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON (half-written?): {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise InputError(f"not valid JSON: {error}") from None
+        at = start + error.pos
+        if len(text) > at and error.pos >= _LARGEST - 1:
+            raise InputError(f"not a genotype: more than the {_LARGEST} characters of JSON allowed") from None
+        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+        raise InputError(f"not valid JSON (half-written?): {error.msg} at line {line}, column {column}") from None
+    except ValueError as error:
+        # A key that is there twice, or a number of thousands of digits.
+        raise error if isinstance(error, InputError) else InputError(f"not valid JSON: {error}") from None
     except (RecursionError, MemoryError):
         raise InputError("not a genotype: JSON nested too deeply") from None
+
+
+def end_of_json(text: str, start: int) -> int:
+    """Returns where the JSON ends that begins at `start`, or where it breaks off."""
+    part = text[start : start + _LARGEST]
+    try:
+        return start + _SCAN(part)[1]
+    except json.JSONDecodeError as error:
+        return start + error.pos
+    except (ValueError, RecursionError, MemoryError):  # a number of thousands of digits, or deep nesting
+        return start + len(part)
 
 
 def _fields(place: str, value: object, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -74,9 +92,10 @@ def _fields(place: str, value: object, needed: tuple[str, ...], optional: tuple[
     return value
 
 
-def read_json(text: str) -> ParsedGenotype:
-    """Reads the text of `write_json`; strict, so that a slip of the pen is found."""
-    content = _decode_json(text)
+def read_json(text: str, start: int = 0) -> tuple[ParsedGenotype, int]:
+    """Reads the text of `write_json` that begins at `start`, and returns also where it ends; strict,
+    so that a slip of the pen is found."""
+    content, end = _decode_json(text, start)
     if not isinstance(content, dict) or "format" not in content:
         raise InputError("genotype: key 'format' is missing")
     if type(content["format"]) is not int or content["format"] != FORMAT:
@@ -93,7 +112,8 @@ def read_json(text: str) -> ParsedGenotype:
     for kind, cell in _fields("cells", content["cells"], skeleton.kinds).items():
         fields = _fields(kind, cell, ("nodes", "concat"))
         cells[kind] = fields["nodes"], fields["concat"]
-    return ParsedGenotype(cells, skeleton, space["name"], content.get("seed"), content.get("config_hash"))
+    found = ParsedGenotype(cells, skeleton, space["name"], content.get("seed"), content.get("config_hash"))
+    return found, end
 
 
 JSON = Form(write_json)

@@ -146,7 +146,7 @@ class _Reader:
                 if keyword in call.keywords:
                     raise InputError(f"{self._what}: keyword {excerpt(keyword)} is there twice")
                 outer, self._place = self._place, keyword if self._depth == 1 else self._place
-                call.keywords[keyword] = self.value()
+                call.keywords[keyword] = self._type_of_numbers() if keyword == "dtype" else self.value()
                 self._place = outer
             self._separate(")")
         return call
@@ -158,6 +158,12 @@ class _Reader:
             return None
         name = self._token
         self._advance()
+        self._advance()
+        return name
+
+    def _type_of_numbers(self) -> str:
+        """Takes a name such as torch.int32, which arrays and tensors print without quotes."""
+        name = self._token
         self._advance()
         return name
 

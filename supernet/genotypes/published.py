@@ -13,7 +13,8 @@ from types import MappingProxyType
 from base.checks import InputError
 from base.texts import show
 from supernet.genotypes.genotype import Genotype, load_noted
-from supernet.genotypes.texts import read_text
+from supernet.genotypes.places import find_places, plain_text
+from supernet.genotypes.texts import LARGEST_TEXT, read_text
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ PUBLISHED: Mapping[str, PublishedGenotype] = MappingProxyType({genotype.name: ge
 
 
 _ENDINGS = (".json", ".txt", ".log", ".py")
-_TEXT = re.compile(r"^\s*[|({\[]|\n|(?:Genotype|Structure)\s*\(|~[0-9]")
+_BEGUN = re.compile(r"^\s*[|({\[]|\n|~[0-9]")
+"""Signs of a text of which the rest may be missing."""
 
 
 def list_genotypes() -> list[str]:
@@ -205,7 +207,9 @@ def find_genotype(source: str | os.PathLike[str]) -> tuple[Genotype, str]:
 
 def _means_text(given: str) -> bool:
     """Says whether a text of a genotype is given, which may be cut short, rather than a file."""
-    return not given.lower().endswith(_ENDINGS) and _TEXT.search(given) is not None
+    if given.lower().endswith(_ENDINGS):
+        return False
+    return _BEGUN.search(given) is not None or bool(find_places(plain_text(given[:LARGEST_TEXT])))
 
 
 def _means_file(path: str) -> bool:

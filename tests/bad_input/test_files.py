@@ -119,7 +119,10 @@ def test_genotype_files(refuse: Refuse, here: Path, content: str | bytes, messag
 def test_genotypes_that_are_not_there(refuse: Refuse, here: Path) -> None:
     (here / "folder").mkdir()
     assert refuse("retrain", "--genotype=nope.json") == "genotype: nope.json: no such file"
-    assert refuse("retrain", "--genotype=folder") == "genotype: folder: cannot be read: Is a directory"
+    assert refuse("retrain", "--genotype=folder") == "genotype: folder: is a folder, where a file is needed"
+    (here / "folder/genotype.json").write_text(JSON)
+    assert refuse("retrain", "--genotype=folder") == "genotype: folder: is a folder, did you mean folder/genotype.json?"
+    assert refuse("retrain", "--genotype=folder/") == "genotype: folder/: is a folder, did you mean folder/genotype.json?"
     assert refuse("retrain", "--genotype=DARTS_V3").startswith(
         "genotype: 'DARTS_V3' is neither a file nor a published genotype; known: DARTS_V1, DARTS_V2, "
     )

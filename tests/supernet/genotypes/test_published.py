@@ -65,7 +65,7 @@ def test_what_looks_like_a_file_is_missed_as_one(path: str, tmp_path: Path, monk
 
 
 def test_files_that_are_no_genotype(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match="is a folder, where a file is needed"):
         read_genotype(tmp_path)
     (tmp_path / "notes").write_text("Genotype(")
     with pytest.raises(ValueError, match=r"notes: Genotype.*expected a value at line 1, but there is the end of the text"):

@@ -183,7 +183,6 @@ def test_every_form_of_a_space_comes_back(space: str, seed: int) -> None:
         if form in FORMS_OF[space]:
             text = genotype.to_text(form)
             assert read_genotype(text) == genotype, form
-            assert form == "json" or Genotype.parse(f"BEST = {text}") == genotype, form
         else:
             assert genotype.misfit(form) == f"its skeleton is {space}"
 
@@ -284,6 +283,143 @@ def test_the_page_has_an_example_of_every_form() -> None:
     assert sorted(seen) == sorted((form, space) for space, forms in FORMS_OF.items() for form in forms if form != "json")
 
 
+# What stands around a genotype
+
+EVERY_FORM = {
+    **{f"{space}: {form}": (genotype.to_text(form).strip(), genotype)
+       for space, genotype in (("darts", V2), ("nasbench201", CELL)) for form in FORMS_OF[space] if not genotype.misfit(form)},
+    "darts: Configuration": (f"Configuration(values={V2.to_text('nasbench301')})", V2),
+    "darts: JSON on a line": (json.dumps(json.loads(V2.to_text("json"))), V2),
+    "darts: JSON in another order": (json.dumps(json.loads(V2.to_text("json")), sort_keys=True), V2),
+    "darts: tensors": (V2.to_text("naslib").replace("1", "tensor(1, device='cuda:0')"), V2),
+    "nasbench201: numbers of numpy": (re.sub("([0-4])", r"np.int64(\1)", CELL.to_text("naslib")), CELL),
+    "nasbench201: tensor": ("tensor([4, 3, 3, 0, 0, 0])", CELL),
+    "nasbench201: tensor on a GPU": ("torch.tensor([4, 3, 3, 0, 0, 0], device='cuda:0', dtype=torch.int32)", CELL),
+    "nasbench201: array": ("np.array([4, 3, 3, 0, 0, 0], dtype=int32)", CELL),
+    "nasbench201: list of tensors": (re.sub("([0-4])", r"tensor(\1, device='cuda:0', dtype=int8)", "[4, 3, 3, 0, 0, 0]"), CELL),
+    "nasbench201: broken over lines": (ARCH.replace("+|", "+\n|", 1).replace("~1|", "~1\n|", 1), CELL),
+}  # fmt: skip
+AROUND = {
+    "alone": "{}",
+    "full stop": "{}.",
+    "semicolon": "{};\n",
+    "assignment": "best = {}",
+    "typed assignment": "best: Genotype = {};",
+    "assignment of any name": "# of run 3\nX_1 = {}  # the best\nwidth = 16\n",
+    "prompt": ">>> arch = {}\n",
+    "title": "CIFAR-10: {}\n",
+    "list of YAML": "- best: {}\n- width: 16\n",
+    "markdown": "# Results\n\nThe best one:\n\n```python\nbest = {}\n```\n\nIt has few parameters (3, 3).\n",
+    "markdown without a name": "# Results\n\n```\n{}\n```\n",
+    "log": "2024-01-01 10:00:00,123 INFO genotype = {}\n2024-01-01 10:00:00,124 INFO shape = (1, 2, 2, 1, 1, 1)\n",
+    "log of another word": "01/01 10:00:00 AM | final_arch: {} (valid 97.1)",
+    "log with colours": "\x1b[32m10:00:00\x1b[0m \x1b[1;36mINFO\x1b[0m genotype = \x1b[38;5;208m{}\x1b[0m\x1b[K\n",
+    "level": "INFO: genotype is {}",
+    "windows": "\ufeffgenotype = {}\r\n",
+    "json value of any name": f'{{{{"about": "{100 * "x"}", "best": {{}}, "epochs": 3}}}}',
+    "json value": '{{"epochs": 3, "genotype": {}, "accuracy": 97.1}}',
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("form", EVERY_FORM)
+def test_every_form_is_read_among_other_text(form: str, around: str, tmp_path: Path) -> None:
+    text, genotype = EVERY_FORM[form]
+    whole = AROUND[around].format(text)
+    assert Genotype.parse(whole) == read_genotype(whole) == genotype
+    (tmp_path / "pasted").write_text(whole, newline="")
+    assert read_genotype(tmp_path / "pasted") == read_genotype(f"{tmp_path}/pasted#1") == genotype
+
+
+@pytest.mark.parametrize("form", EVERY_FORM)
+@pytest.mark.parametrize(
+    ("each", "names"),
+    [
+        ("{}\n", ("", "")),
+        ("{}.\n\n", ("", "")),
+        ("A = {}\n", ("A", "B")),
+        ("A: {}\n", ("A", "B")),
+        ("- \x1b[1mA\x1b[0m: {}.\n", ("A", "B")),
+    ],
+)  # fmt: skip
+def test_of_several_of_every_form_one_is_asked_for(form: str, each: str, names: tuple[str, str], tmp_path: Path) -> None:
+    text, genotype = EVERY_FORM[form]
+    first = each.format(text)
+    path = tmp_path / "two"
+    path.write_text(first + each.replace("A", "B").format(text))
+    listed = f"1{' A' * bool(names[0])} (line 1), 2{' B' * bool(names[1])} (line {first.count(chr(10)) + 1})"
+    way_out = "FILE#2 or FILE#B" if names[1] else "FILE#2"
+    with pytest.raises(ValueError) as error:
+        read_genotype(path)
+    assert str(error.value) == f"{path}: holds 2 genotypes: {listed}; say which one is meant, as in {way_out}"
+    for which in ("1", "2", *filter(None, names)):
+        assert find_genotype(f"{path}#{which}") == (genotype, "")
+
+
+def test_words_of_a_log_before_a_colon_are_no_names(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for before in ("INFO", "error", "10:00:00", "2024-01-01 10:00", "arch", "INFO:root", "Epoch", "genotype", "[INFO] best"):
+        path.write_text(f"{before}: {WORSE}\n{before}: {ARCH}\n")
+        genotype, note = find_genotype(path)
+        assert genotype == CELL and "a log with 2 genotypes, of which the last is taken" in note, before
+    # A title is no reason to ask which genotype of a log is meant.
+    path.write_text(f"10:00:00 INFO genotype = {WORSE}\nFinal: {ARCH}\n")
+    assert read_genotype(path) == CELL and read_genotype(f"{path}#Final") == CELL
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "10:00:00 INFO shape = (1, 2, 2, 1, 1, 1)",
+        "10:00:00 INFO search = (1, 2, 2, 1, 1, 1)",
+        "10:00:00 INFO (1, 2, 2, 1, 1, 1)",
+        "The strides are (1, 2, 2, 1, 1, 1).",
+        "INFO: (1, 2, 2, 1, 1, 1)",
+        "arch = (16, 24, 32, 64, 96, 160)",
+        "x = (1, 2, 2, 1, 1, 1) + y",
+        "f(x, (1, 2, 2, 1, 1, 1))",
+        "arch = (1, 2, 2, 1, 1, 1, 1)",
+    ],
+)
+def test_not_all_six_numbers_are_a_genotype(line: str) -> None:
+    with pytest.raises(ValueError, match="not a genotype: expected JSON"):
+        Genotype.parse(f"epochs 3\n{line}\nend")
+    for genotype in (f"10:00 INFO genotype = {ARCH}", f"{ARCH}", "arch = (4, 3, 3, 0, 0, 0)", f"A = {CELL.to_text('json')}"):
+        assert Genotype.parse(f"{line}\n{genotype}\n{line}\n") == CELL
+
+
+@pytest.mark.parametrize("line", ["strides = (1, 2, 2, 1, 1, 1)", "strides: [1, 2, 2, 1, 1, 1]", "(1, 2, 2, 1, 1, 1)"])
+def test_numbers_of_another_name_are_read_only_if_there_is_nothing_else(line: str) -> None:
+    for genotype in (ARCH, "arch = (4, 3, 3, 0, 0, 0)", CELL.to_text("json"), CELL.to_text("nni")):
+        assert Genotype.parse(f"{line}\n{genotype}\n{line}\n") == CELL
+    assert Genotype.parse(f"{line}\n") == Genotype.parse("(1, 2, 2, 1, 1, 1)")
+    many = f"{line}\n" * 5_001
+    assert Genotype.parse(f"{many}10:00 INFO genotype = {ARCH}\n") == CELL
+    with pytest.raises(ValueError, match=r"^holds more than 5000 genotypes$"):
+        Genotype.parse(many)
+
+
+def test_a_broken_string_among_sound_ones_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "strings"
+    path.write_text(f"{ARCH}\n{ARCH[:-30]}\n{ARCH}\n")
+    with pytest.raises(ValueError, match=r"strings: the genotype of line 2: "):
+        find_genotype(f"{path}#2")
+    assert read_genotype(f"{path}#3") == CELL
+
+
+def test_broken_json_in_a_log_is_found_at_its_line() -> None:
+    text = f"10:00 INFO epoch 1\n10:01 INFO genotype = {CELL.to_text('json')[:-30]}"
+    with pytest.raises(ValueError, match=rf"^not valid JSON .half-written..: .* at line {text.count(chr(10)) + 1}, column "):
+        Genotype.parse(text)
+
+
+def test_names_in_json_may_be_any_texts() -> None:
+    for name in ("a \u201cspace\u201d", ARCH, "A: (4, 3, 3, 0, 0, 0)", "Genotype(", '{"format": 1}'):
+        text = CELL.to_text("json").replace('"name": "nasbench201"', f'"name": {json.dumps(name, ensure_ascii=False)}')
+        for before in ("", "best = ", "10:00 INFO genotype = "):
+            assert Genotype.parse(before + text).space == name
+
+
 # Several genotypes
 
 LOG = "\n".join(
@@ -370,7 +506,7 @@ def test_a_name_with_a_sharp_is_first_of_all_a_name(tmp_path: Path) -> None:
     (tmp_path / "cell#2").write_text(DARTS)
     assert read_genotype(tmp_path / "cell#2") == V2
     (tmp_path / "one").write_text("(4, 3, 3, 0, 0, 0)")
-    with pytest.raises(ValueError, match="one: holds one genotype alone, and none of the name or number '2'"):
+    with pytest.raises(ValueError, match=r"one: no genotype has the name or number '2'; it holds 1 genotype: 1 \(line 1\)"):
         read_genotype(f"{tmp_path}/one#2")
     with pytest.raises(ValueError, match=r"absent\.txt#2: no such file"):
         read_genotype(f"{tmp_path}/absent.txt#2")
@@ -399,6 +535,20 @@ def test_a_name_with_a_sharp_is_first_of_all_a_name(tmp_path: Path) -> None:
         '{"format":' * 100_000,
         '{"format":[' + "[]," * 300_000,
         '{"format":' + "9" * 1_000_000 + "}",
+        '{"format":1,"a":' + "[" * 500,
+        '{"format":1,"a":"',
+        '{"format":1,"a":[' + "0," * 2_000_000,
+        "(4, 3, 3, 0, 0, 0) ",
+        "x = (4, 3, 3, 0, 0, 0)\n",
+        "s = (4,3,3,0,0,0)",
+        "(4,3,3,0,0,",
+        "((0,0),",
+        "[" * 4_000_000,
+        "np.int64(",
+        "\x1b[",
+        "\x1b[" + "1;" * 21,
+        "|a~0|\n",
+        "|" + "\n" * 4_000,
     ],
     ids=lambda text: text[:20],
 )
