@@ -30,13 +30,15 @@ def read_limited(path: Path | Traversable, most: int) -> bytes:
 def _read(path: Path, most: int) -> bytes:
     # A pipe is opened without waiting for a writer, a terminal without becoming this process's own.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(handle, "rb") as file:
+    try:
         mode = os.fstat(handle).st_mode
-        if stat.S_ISDIR(mode):
-            raise InputError(f"{path}: is a folder, where a file is needed")
         if not stat.S_ISREG(mode):
-            raise InputError(f"{path}: is no regular file")
-        return file.read(most + 1)
+            fault = "is a folder, where a file is needed" if stat.S_ISDIR(mode) else "is no regular file"
+            raise InputError(f"{path}: {fault}")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(most + 1)
+    finally:
+        os.close(handle)
 
 
 def _size(count: int) -> str:

@@ -72,7 +72,7 @@ def test_configurations_that_are_not_there(refuse: Refuse, here: Path) -> None:
     for name in ("nope", "nope.yaml", ""):
         known = "no such file, and no shipped configuration of this command (retrain_cifar10, retrain_demo, retrain_digits)"
         assert refuse("retrain", "--config", name) == f"--config {name!r}: {known}"
-    assert refuse("retrain", "--config", "folder") == "folder: cannot be read: Is a directory"
+    assert refuse("retrain", "--config", "folder") == "folder: is a folder, where a file is needed"
     assert refuse("search.darts", "--config") == "--config: expected one argument"
     of_the_other = refuse("retrain", "--config", "digits")
     ours = "retrain_cifar10, retrain_demo, retrain_digits"

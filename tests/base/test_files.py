@@ -106,8 +106,10 @@ def test_reads_nothing_else(tmp_path: Path, kind: str) -> None:
         path = Path("/dev/zero")
     elif kind == "link to nothing":
         path.symlink_to(tmp_path / "nothing")
+    before = os.listdir("/proc/self/fd")
     with pytest.raises(InputError, match=f"^{path}: "):
         read_limited(path, 1024)
+    assert len(os.listdir("/proc/self/fd")) == len(before)  # nothing stays open
 
 
 def test_a_file_grows_at_its_end_and_nothing_else_does(tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_python_tags_are_not_run(refused, tmp_path):
 
 
 def test_files_that_are_no_files(refused, tmp_path):
-    assert refused("--config", str(tmp_path)).endswith(": Is a directory")
+    assert refused("--config", str(tmp_path)).endswith(": is a folder, where a file is needed")
     missing = refused("--config", "nothing_of_the_kind")
     assert missing.startswith("--config 'nothing_of_the_kind': no such file")
     assert "File name too long" in refused("--config", "a" * 5000)
