@@ -159,7 +159,7 @@ def _class_names(train: _Files, folder: str, root: Path) -> tuple[str, ...]:
             mend = (f"; or is {within} the folder to name?",)
         elif deeper > 1:
             # Beside it lies a test part, which may be packed in the same way.
-            own = f" {excerpt(within.relative_to(root))}"
+            own = f" {excerpt(os.path.relpath(within, root))}"
             mend = ("; if that is the folder of the classes, --", Name("data.train_folder"), own, ", with --")
             mend += (Name("data.test_folder"), " for that of the test part")
         raise FieldError("data.root", f"{root}: only one class, {excerpt(only)!r}, has images; {expected}", *mend)

@@ -218,6 +218,10 @@ def test_parts_that_were_packed_in_a_folder_more(tmp_path: Path) -> None:
         "; if that is the folder of the classes, --data.train_folder training_set/training_set, with --data.test_folder for "
     )
     assert said.endswith(f"{answer}that of the test part")
+    assert refused(tmp_path / "test_set", train_folder=f"{tmp_path}/training_set").endswith(
+        "; if that is the folder of the classes, --data.train_folder ../training_set/training_set, with --data.test_folder for "
+        "that of the test part"
+    )
     settings = config(tmp_path, train_folder="training_set/training_set", test_folder="test_set/test_set")
     assert [len(load_images(settings, part)) for part in PARTS] == [6, 6]
 
