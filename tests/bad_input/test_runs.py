@@ -273,7 +273,9 @@ def test_checkpoints(
     file = here / "run/checkpoints/epoch_0002.pt"
     file.write_bytes(damage(file.read_bytes()))
     told = refuse(command, "--run=run", "--resume")
-    assert told == f"run/checkpoints/epoch_0002.pt: {message}; undo what has changed since, or begin anew with --overwrite"
+    is_damaged = "damaged" in message or "not a checkpoint" in message
+    undo = "put back the file as it was" if is_damaged else "undo what has changed since"
+    assert told == f"run/checkpoints/epoch_0002.pt: {message}; {undo}, or begin anew with --overwrite"
     assert not (here / "pwned").exists()
 
 

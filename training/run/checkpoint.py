@@ -155,7 +155,7 @@ class Checkpoints:
         except Exception as error:  # errors of any type; as the bytes are those that were saved, the versions differ
             raise InputError("this version of torch cannot read the checkpoint") from error
         if type(content) is not dict or type(content.get("header")) is not dict or "state" not in content:
-            raise InputError("not a checkpoint of this program")
+            raise _Damaged("not a checkpoint of this program")
         epochs, header = content.get("epoch"), content["header"]
         integer(1)("epoch", epochs)
         if epochs != _epoch(path):
