@@ -404,14 +404,14 @@ def test_nasbench201_has_no_auxiliary_head(refused, tmp_path):
     ("argv", "message"),
     [
         (["--stop.accuracy", "0.9"], "stop.accuracy: needs images to validate on"),
-        (["--batch_size", "151"], "batch_size: 151 is larger than the 150 images"),
+        (["--batch_size", "151"], "batch_size: 151 is larger than the number of images, 150"),
         (["--weights.lr", "nan"], "weights.lr: must be a number, not nan"),
         (["--epochs", "-1"], "epochs: must be at least 1, not -1"),
         (["--cells", "2"], "cells: the darts skeleton needs at least 3 cells, not 2"),
         (["--stem", "imagenet", "--channels", "5"], "channels: must be even with stem imagenet"),
         (["--stem", "mobile"], "stem: must be one of cifar, imagenet"),
         (["--validation_fraction", "0.999"], "validation_fraction: 0.999 of 150 images leaves a part empty"),
-        (["--validation_fraction", "0.8"], "batch_size: 50 is larger than the 29 images"),
+        (["--validation_fraction", "0.8"], "batch_size: 50 is larger than the number of images, 29"),
         (["--device", "abacus"], "device: 'abacus' cannot be used here"),
         (
             ["--device", "cpu", "--graph", "true"],
