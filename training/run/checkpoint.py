@@ -108,22 +108,21 @@ class Checkpoints:
         Raises:
             InputError: none is good, or the newest is of another run.
         """
-        skipped: list[str] = []
-        newest: InputError | None = None
+        skipped: list[tuple[str, str]] = []  # why, and the way out; an error would keep the whole state by its traceback
         for path in reversed(self._files()):
             try:
                 found = self._read(path, structure)
             except _Foreign as error:
                 raise InputError(f"{path}: {error}; delete it, or begin anew with --overwrite") from error
             except InputError as error:
-                skipped.append(f"{path}: {error}")
-                newest = newest or error
+                skipped.append((f"{path}: {error}", _mend(error)))
             else:
-                return *found, tuple(skipped)
-        if newest is None:
+                return *found, tuple(why for why, _ in skipped)
+        if not skipped:
             return None
+        why, mend = skipped[0]
         others = "" if len(skipped) == 1 else f"; of {len(skipped)} checkpoints none is good"
-        raise InputError(f"{skipped[0]}{others}; {_mend(newest)}")
+        raise InputError(f"{why}{others}; {mend}")
 
     def newest_epoch(self) -> int | None:
         """Returns the epoch of the newest checkpoint, by its name alone; None where there is
