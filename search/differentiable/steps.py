@@ -1,6 +1,6 @@
 """The steps of a search over one supernet: how alphas and weights move, and what can be measured of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -177,7 +177,7 @@ class Steps:
     @torch.no_grad()
     def evaluate(
         self,
-        batches: Batches,
+        batches: Iterable[Batch],
         mixture: Mixture,
         path: Path | None = None,
         training: bool = False,
@@ -190,7 +190,16 @@ class Steps:
         """
         self.network.train(training)
         with statistics_kept(self.network):
-            return self.task.read(self._under(mixture, path, bypass), batches.epoch(0), self.hardware.device)
+            return self.task.read(self._under(mixture, path, bypass), batches, self.hardware.device)
+
+    def score(self, batches: Iterable[Batch], mixture: Mixture) -> float:
+        """Score over `batches` under a mixture from which something was taken away, by the weight 0, with each batch's
+        statistics.
+
+        Channels that pass the operations by stay as they are, until the whole edge is gone: the operation is what is missing.
+        """
+        shares = {kind: table.sum(-1) * mixture[kind].any(-1) for kind, table in self.architecture.mean().items()}
+        return self.task.score(self.evaluate(batches, mixture, training=True, bypass=shares))
 
     def alpha_gradient(self, batches: Batches, alphas: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of the mean loss of `batches` at other alphas: nothing random, each batch's own statistics, float32."""

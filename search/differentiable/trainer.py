@@ -195,13 +195,7 @@ class BilevelSearch:
         log(f"selection, round {number + 1} of {self.perturbation.rounds}: {left} edges are undecided")
 
     def _score(self, mixture: Mixture) -> float:
-        """Score under a mixture from which something was taken away.
-
-        Channels that pass the operations by stay as they are, until the whole edge is gone: the
-        operation is what is missing.
-        """
-        shares = {kind: table.sum(-1) * mixture[kind].any(-1) for kind, table in self.architecture.mean().items()}
-        return self.task.score(self.step.evaluate(self.evaluation_batches, mixture, training=True, bypass=shares))
+        return self.step.score(self.evaluation_batches.epoch(0), mixture)
 
     def _rebuild(self, keep: Candidates, partial: int) -> None:
         """Leaves only the candidates in `keep`, and sends 1 / `partial` of the channels through
