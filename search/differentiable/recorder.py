@@ -142,7 +142,7 @@ class Recorder:
         return value if math.isfinite(value) else None
 
     def _curves(self, entry: SearchEpoch, watch: Watch, rate: float) -> None:
-        values = {"lr/weights": rate, "lr/alphas": self.steps.alphas.lr}
+        values = {"lr/weights": rate} | ({} if self.schedule.by_shapley else {"lr/alphas": self.steps.alphas.lr})
         values |= {f"schedule/{name}": value for name, value in self.architecture.schedule().items()}
         values |= {f"alphas/entropy_{kind}": value for kind, value in entry.entropy.items()}
         values |= {f"genotype/skips_{kind}": value for kind, value in entry.skips.items()}

@@ -1,10 +1,11 @@
 """A search from the command line to its files."""
 
+import copy
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -23,11 +24,13 @@ from ops import register_op
 from ops.banks import ChainBank, ModuleBank
 from ops.registry import OPERATIONS
 from retrain.weights import Trained
+from search.attribution.players import Players
+from search.attribution.update import ShapleyConfig
 from search.darts import main
 from search.differentiable import recorder as report
 from search.differentiable.config import AlphaConfig, SearchConfig, StagesConfig
 from search.differentiable.recorder import Recorder
-from search.differentiable.relaxations import RelaxationConfig
+from search.differentiable.relaxations import Mixture, RelaxationConfig
 from search.differentiable.steps import Steps
 from search.differentiable.trainer import BilevelSearch
 from supernet import Genotype, Supernet, get_space
@@ -790,6 +793,73 @@ def test_an_epoch_of_one_level_is_one_pass_over_the_training_images(tmp_path: Pa
     for batch in search.batches_of(0):
         search.step(*batch)
     assert [search.meters[level].read().count for level in ("train", "valid")] == [48, 0]
+
+
+# Alphas by Shapley values
+
+
+def by_shapley(tmp_path: Path, **settings: Any) -> BilevelSearch:
+    shapley = ShapleyConfig(permutations=2, batch=16)
+    return new_search(tmp_path, epochs=2, alphas=AlphaConfig(update="shapley", warmup=0.5), shapley=shapley, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tie_cells": False, "cells": 2}, {"auxiliary_skip": 1.0}])
+def test_alphas_take_one_step_along_shapley_values_before_the_weights_of_an_epoch(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is that of an estimate made anew, with candidates taken out of the mixture of the steps one by one."""
+    search = by_shapley(tmp_path, **settings)
+    begun = {kind: alpha.detach().clone() for kind, alpha in search.architecture.alphas.items()}
+    run_epoch(search, 0)
+    assert all(torch.equal(alpha, begun[kind]) for kind, alpha in search.architecture.alphas.items())
+    other = by_shapley(tmp_path, **settings)
+    other.load_state_dict(copy.deepcopy(search.state_dict()))
+    other.begin_epoch(1, print)
+    assert other.shapley is not None
+    players = Players({"cell": torch.ones_like(begun["cell"], dtype=torch.bool)})
+    skip = other.space.candidates.index("skip_connect")
+    mean = other.architecture.mean()["cell"].detach()
+
+    def score(batches: Iterable[Batch], mixture: Mixture) -> float:
+        (batch,) = batches
+        table = mixture["cell"].clone()
+        assert torch.equal(table[table != 0], mean[table != 0])
+        table[..., skip] += other.architecture.schedule().get("auxiliary_skip", 0.0)
+        with torch.no_grad():
+            return float((other.network(batch.inputs, {"cell": table}).argmax(1) == batch.targets).double().mean())
+
+    found = other.shapley.estimate(1, players, other.architecture.mean(), score)
+    other.shapley.move(other.architecture.alphas, players, found)
+    step, taken = Steps.__call__, []
+
+    def recorded(self: Steps, *batch: Batch) -> None:
+        taken.append(self.architecture.alphas["cell"].detach().clone())
+        assert len(batch) == 1
+        step(self, *batch)
+
+    monkeypatch.setattr(Steps, "__call__", recorded)
+    run_epoch(search, 1)
+    assert len(taken) == search.steps and not torch.equal(taken[0], begun["cell"])
+    assert all(torch.equal(table, other.architecture.alphas["cell"]) for table in (*taken, search.architecture.alphas["cell"]))
+    readings = search.recorder.history[1].readings
+    assert readings["shapley/evaluations"] == found.evaluations
+    assert readings["shapley/reached"] == float(found.reached.double().mean())
+    assert not {"shapley/evaluations", "speed/shapley_seconds"} & set(search.recorder.history[0].readings)
+    assert "speed/shapley_seconds" not in readings
+
+
+def test_curves_of_shapley_values_begin_with_them(tmp_path: Path) -> None:
+    more = {"alphas__update": "shapley", "alphas__warmup": 0.5, "shapley__permutations": 2, "shapley__stop": 0}
+    assert quick(argv(tmp_path / "run", **more)) == 0
+    seen = events(tmp_path / "run")
+    last = 2 * len(seen.Scalars("train/loss"))
+    for tag, value in {"shapley/evaluations": 2 * 31, "shapley/reached": 1.0}.items():
+        assert [(point.step, point.value) for point in seen.Scalars(tag)] == [(last, value)]
+    assert [point.value > 0 for point in seen.Scalars("speed/shapley_seconds")] == [True]
+    assert not {"lr/alphas", "valid/loss"} & set(seen.Tags()["scalars"])
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert log.count("Shapley values of 30 candidates: at most 62 evaluations on 32 of the 32 validation images\n") == 1
+    assert "shapley evaluations 62.0000 reached 1.0000" in log
 
 
 # One operation an edge
