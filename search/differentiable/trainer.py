@@ -289,10 +289,13 @@ class BilevelSearch:
         readings = [f"train/{name}" for name in ("loss", *self.meters["train"].names)]
         parts = {name: fields(dict.fromkeys(self.space.kinds, part)) for name, part in of_kinds.items()}
         entry = fields({**parts, **dict.fromkeys(readings, numeric), "genotype": _genotype}, may_have_more=True)
+        estimate = fields({"shapley/evaluations": integer(1), "shapley/reached": numeric}, may_have_more=True)
         pair = [f"{whose}_{self.task.score_name}" for whose in ("supernet", "derived")]
 
         def check(name: str, value: Any) -> None:
             entry(name, value)
+            if self.schedule.plan(value["epoch"] - 1).takes_shapley:
+                estimate(name, value)
             for one, other in (pair, reversed(pair)):
                 if one in value and other not in value:
                     raise InputError(f"{name}.{other}: is missing")
