@@ -192,6 +192,13 @@ class Steps:
         with statistics_kept(self.network):
             return self.task.read(self._under(mixture, path, bypass), batches.epoch(0), self.hardware.device)
 
+    def perturbed(self, batches: Batches, mixture: Mixture) -> Reading:
+        """Loss and values of the supernet over `batches` under a mixture from which something was taken away.
+
+        Its channels that pass operations by are as `Architecture.bypass` says, and batch norm takes each batch's statistics.
+        """
+        return self.evaluate(batches, mixture, training=True, bypass=self.architecture.bypass(mixture))
+
     def alpha_gradient(self, batches: Batches, alphas: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of the mean loss of `batches` at other alphas: nothing random, each batch's own statistics, float32."""
         self.network.train()
