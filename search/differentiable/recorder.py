@@ -123,10 +123,10 @@ class Recorder:
         is_due = not (epoch + 1) % self.validate_every or epoch + 1 >= self.schedule.epochs
         if not is_due and epoch + 1 not in self.schedule.phases.ends:
             return None, None
-        reading = self.steps.evaluate(self.batches, *self.architecture.evaluated())
+        reading = self.steps.evaluate(self.batches.epoch(0), *self.architecture.evaluated())
         check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "evaluation loss after the step")
         path = Path.of_genotype(genotype, self.space)
-        derived = self.steps.evaluate(self.batches, self._one_hot(path), path, training=True)
+        derived = self.steps.evaluate(self.batches.epoch(0), self._one_hot(path), path, training=True)
         watch.monitor.scalars(watch.step, {"evaluation/loss": reading.loss})
         return reading, derived
 

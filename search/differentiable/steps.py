@@ -1,6 +1,6 @@
 """The steps of a search over one supernet: how alphas and weights move, and what can be measured of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -177,7 +177,7 @@ class Steps:
     @torch.no_grad()
     def evaluate(
         self,
-        batches: Batches,
+        batches: Iterable[Batch],
         mixture: Mixture,
         path: Path | None = None,
         training: bool = False,
@@ -190,14 +190,14 @@ class Steps:
         """
         self.network.train(training)
         with statistics_kept(self.network):
-            return self.task.read(self._under(mixture, path, bypass), batches.epoch(0), self.hardware.device)
+            return self.task.read(self._under(mixture, path, bypass), batches, self.hardware.device)
 
-    def perturbed(self, batches: Batches, mixture: Mixture) -> Reading:
-        """Loss and values of the supernet over `batches` under a mixture from which something was taken away.
-
-        Its channels that pass operations by are as `Architecture.bypass` says, and batch norm takes each batch's statistics.
+    def score(self, batches: Iterable[Batch], mixture: Mixture) -> float:
+        """Score over `batches` under a mixture from which something was taken away, by the weight 0, with each batch's
+        statistics; channels that pass the operations by are scaled as `Architecture.bypass` says.
         """
-        return self.evaluate(batches, mixture, training=True, bypass=self.architecture.bypass(mixture))
+        bypass = self.architecture.bypass(mixture)
+        return self.task.score(self.evaluate(batches, mixture, training=True, bypass=bypass))
 
     def alpha_gradient(self, batches: Batches, alphas: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of the mean loss of `batches` at other alphas: nothing random, each batch's own statistics, float32."""

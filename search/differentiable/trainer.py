@@ -204,8 +204,7 @@ class BilevelSearch:
         log(f"selection, round {number + 1} of {self.perturbation.rounds}: {left} edges are undecided")
 
     def _score(self, mixture: Mixture) -> float:
-        """Returns the score under a mixture from which something was taken away."""
-        return self.task.score(self.step.perturbed(self.evaluation_batches, mixture))
+        return self.step.score(self.evaluation_batches.epoch(0), mixture)
 
     def _rebuild(self, keep: Candidates, partial: int) -> None:
         """Leaves only the candidates in `keep`, and sends 1 / `partial` of the channels through
