@@ -145,9 +145,11 @@ class Steps:
         path: Path | None = None,
         precision: Precision | None = None,
         weights: Weights | None = None,
+        bypass: Mixture | None = None,
     ) -> Tensor:
-        """Outputs [B, ...] in float32, computed in `precision` (None: the configured one), with other `weights` if given."""
-        return self.task.forward(self._under(mixture, path, precision=precision, weights=weights), batch)
+        """Outputs [B, ...] in float32, computed in `precision` (None: the configured one), with other `weights` if given; for
+        `bypass` see `Supernet.forward`."""
+        return self.task.forward(self._under(mixture, path, bypass, precision, weights), batch)
 
     def _under(
         self,

@@ -74,7 +74,9 @@ class TrainedSupernet:
                 f"{run.path}: its {len(self.valid)} validation examples are too few for {LEAST_BATCHES} batches, which an "
                 f"interval needs; search with {2 * LEAST_BATCHES} or more"
             )
-        self.steps_of_epoch = min(len(train) // config.batch_size, len(self.valid) // config.batch_size or 1) or 1
+        parts = (train, self.valid) if config.bilevel else (train,)
+        self.steps_of_epoch = min(len(part) // config.batch_size for part in parts)
+        """Steps of an epoch of the search."""
         cells = None if config.tie_cells else network.cells_of_kind
         self.architecture = new_architecture(config, self.space, cells, options.device)
         self.architecture.load_state_dict(run.architecture.state_dict())
@@ -104,6 +106,11 @@ class TrainedSupernet:
             for edge, column in enumerate(choices[kind])
             if column >= 0
         ]
+
+    @property
+    def in_percent(self) -> bool:
+        """Returns whether the score is a share that reports write as a percentage."""
+        return self.task.written(self.task.score_name, 1.0).endswith("%")
 
     def has(self, candidate: Candidate) -> bool:
         """Returns whether the supernet still has it."""
@@ -136,16 +143,16 @@ class TrainedSupernet:
         """Returns the number of examples in a whole batch of the selection by perturbation."""
         return next(self._as_selected(len(self.valid)).epoch(0)).size
 
-    def first(self, count: int) -> Batches:
+    def first(self, count: int, least: int = 1) -> Batches:
         """Returns the first `count` validation examples, drawn by chance when the data were split, in
-        at least `LEAST_BATCHES` batches.
+        at least so many batches.
 
-        They have the size of those of a selection by perturbation, or a fourth of the examples
-        where that is less. So all of them are the batches of the selection, if there are as many.
+        They have the size of those of a selection by perturbation, or less where there would be too
+        few. So all of the examples are the batches of the selection, if it has as many.
         """
-        if count >= LEAST_BATCHES * self.most_in_batch:
+        if count >= least * self.most_in_batch:
             return self._as_selected(count)
-        return self.valid.take(count).in_order(count // LEAST_BATCHES, "drop_single")
+        return self.valid.take(count).in_order(count // least, "drop_single")
 
     def _as_selected(self, count: int) -> Batches:
         config = self.config
@@ -155,21 +162,21 @@ class TrainedSupernet:
         """Returns the scores over `batches` under a mixture from which candidates were taken
         away."""
         outputs: list[Tensor] = []
-        taken: list[Batch] = []
+        parts: list[float] = []
+        counts: list[int] = []
 
         def passing() -> Iterator[Batch]:
             for batch in batches.epoch(0):
-                # The outputs are kept for a second reading, which needs the answers alone.
-                taken.append(Batch(batch.inputs[:0], batch.targets))
                 yield batch
+                parts.append(self._score_of(batch, outputs.pop()))
+                counts.append(batch.size)
 
         hook = self.steps.network.register_forward_hook(lambda _network, _inputs, output: outputs.append(output))
         try:
             score = self.steps.score(passing(), dict(mixture))
         finally:
             hook.remove()
-        parts = [self._score_of(batch, found) for batch, found in zip(taken, outputs, strict=True)]
-        return Scores(score, np.array(parts), np.array([batch.size for batch in taken]))
+        return Scores(score, np.array(parts), np.array(counts))
 
     @torch.no_grad()
     def _score_of(self, batch: Batch, outputs: Tensor) -> float:
