@@ -114,6 +114,15 @@ class Architecture:
         return {kind: self._normalized(kind, self.relaxation.mean(alpha, self._keep[kind])) for kind, alpha in alphas.items()}
 
     @torch.no_grad()
+    def bypass(self, mixture: Mixture) -> Mixture:
+        """Returns the scales, {kind: [..., edges]}, of the channels that pass the operations by
+        (`Supernet.forward`) under a mixture from which something was taken away.
+
+        They stay as they are, until the whole edge is gone: the operation is what is missing.
+        """
+        return {kind: table.sum(-1) * mixture[kind].any(-1) for kind, table in self.mean().items()}
+
+    @torch.no_grad()
     def evaluated(self) -> Drawn:
         """Returns the mixture for the supernet's accuracy: nothing random, the strongest path if
         steps have one path."""

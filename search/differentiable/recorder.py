@@ -12,7 +12,7 @@ from search.differentiable.early_stop import new_signs
 from search.differentiable.measures import dominant_eigenvalue, entropy, largest_entropy, skip_connections, skip_share
 from search.differentiable.schedule import SupernetSchedule
 from search.differentiable.steps import Steps
-from search.history import SearchEpoch
+from search.history import Decided, SearchEpoch
 from supernet import Genotype, Path
 from supernet.drawing.draw import draw_alphas, draw_cell
 from training.loop import Watch
@@ -62,8 +62,16 @@ class Recorder:
         self.pictures = pictures
         self.history: list[SearchEpoch] = []
 
-    def epoch(self, epoch: int, watch: Watch, rate: float, readings: dict[str, float], genotype: Genotype) -> float | None:
-        """Records everything about the epoch that ends.
+    def epoch(
+        self,
+        epoch: int,
+        watch: Watch,
+        rate: float,
+        readings: dict[str, float],
+        genotype: Genotype,
+        decided: Decided | None = None,
+    ) -> float | None:
+        """Records everything about the epoch that ends; `decided` as `SearchEpoch` has it.
 
         Returns the supernet's score where it was measured.
         """
@@ -84,6 +92,7 @@ class Recorder:
             skip_share=skip_share(genotype),
             mixture={kind: _rounded(table) for kind, table in mixture.items()},
             eigenvalue=self._eigenvalue(epoch),
+            decided=decided,
         )
         self.history.append(entry)
         write_history(self.directory, self.history)

@@ -146,9 +146,11 @@ class Steps:
         path: Path | None = None,
         precision: Precision | None = None,
         weights: Weights | None = None,
+        bypass: Mixture | None = None,
     ) -> Tensor:
-        """Outputs [B, ...] in float32, computed in `precision` (None: the configured one), with other `weights` if given."""
-        return self.task.forward(self._under(mixture, path, precision=precision, weights=weights), batch)
+        """Outputs [B, ...] in float32, computed in `precision` (None: the configured one), with other `weights` if given; for
+        `bypass` see `Supernet.forward`."""
+        return self.task.forward(self._under(mixture, path, bypass, precision, weights), batch)
 
     def _under(
         self,
@@ -195,12 +197,10 @@ class Steps:
 
     def score(self, batches: Iterable[Batch], mixture: Mixture) -> float:
         """Score over `batches` under a mixture from which something was taken away, by the weight 0, with each batch's
-        statistics.
-
-        Channels that pass the operations by stay as they are, until the whole edge is gone: the operation is what is missing.
+        statistics; channels that pass the operations by are scaled as `Architecture.bypass` says.
         """
-        shares = {kind: table.sum(-1) * mixture[kind].any(-1) for kind, table in self.architecture.mean().items()}
-        return self.task.score(self.evaluate(batches, mixture, training=True, bypass=shares))
+        bypass = self.architecture.bypass(mixture)
+        return self.task.score(self.evaluate(batches, mixture, training=True, bypass=bypass))
 
     def alpha_gradient(self, batches: Batches, alphas: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of the mean loss of `batches` at other alphas: nothing random, each batch's own statistics, float32."""

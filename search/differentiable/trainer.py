@@ -27,7 +27,8 @@ from training.loop import Watch
 from training.metrics import Batch
 from training.optim import load_optimizer, new_optimizer, optimizer_structure, set_lr
 from training.run.directory import RunDirectory
-from training.run.structure import Part, equal, fields, history, integer, like, numeric, row, text
+from training.run.structure import Part, equal, fields, history, integer, like, numeric, optional, row, text
+from training.run.structure import table as table_of
 from training.tasks.task import Batches, Dataset, Task
 
 MEASURED_EXAMPLES = 128
@@ -116,6 +117,8 @@ class BilevelSearch:
         self.schedule = SupernetSchedule.of(config, self.space)
         self.epochs = self.schedule.planned_epochs
         self.perturbation = Perturbation(self.space, config.seed) if self.schedule.rounds else None
+        self.decided: dict[str, dict[str, dict[str, float]]] = {}
+        """The scores that the decisions before this epoch compared; see `SearchEpoch.decided`."""
         self.recorder = Recorder(
             self.step,
             self.evaluation_batches,
@@ -167,7 +170,7 @@ class BilevelSearch:
             watch.images += sum(part.size for part in batch)
         watch.monitor.scalars(watch.step, found)
         readings = watch.finish() | found
-        return self.recorder.epoch(epoch, watch, plan.rate, readings, self.genotype())
+        return self.recorder.epoch(epoch, watch, plan.rate, readings, self.genotype(), self.decided or None)
 
     def batches_of(self, epoch: int) -> Iterator[tuple[Batch, ...]]:
         """The batches of each step: one of the training part and, where alphas descend the loss on
@@ -189,6 +192,7 @@ class BilevelSearch:
         if plan.fresh_optimizer:
             self.step.weight_optimizer = new_optimizer(self.config.weights, self.network.parameters())
             self.graphed.release()
+        self.decided = {}
         if plan.decides is not None:
             self._decide(plan.decides, log)
         set_lr(self.step.weight_optimizer, plan.rate)
@@ -218,8 +222,13 @@ class BilevelSearch:
         """Makes the decisions of that round of the selection by perturbation."""
         assert self.perturbation is not None
         for kind in self.space.kinds:
-            keep = self.perturbation.decide(number, kind, self.architecture.keep[kind], self.architecture.mean(), self._score)
-            self._rebuild(self.architecture.keep | {kind: keep}, self.network.partial)
+            found = self.perturbation.decide(number, kind, self.architecture.keep[kind], self.architecture.mean(), self._score)
+            self._rebuild(self.architecture.keep | {kind: found.keep}, self.network.partial)
+            self.decided[kind] = {
+                f"{source}->{target}": dict(found.scores[edge])
+                for edge, (source, target) in enumerate(self.space.edges)
+                if edge in found.scores
+            }
         left = sum(int((table.sum(-1) > 1).sum()) for table in self.architecture.keep.values())
         log(f"selection, round {number + 1} of {self.perturbation.rounds}: {left} edges are undecided")
 
@@ -292,10 +301,13 @@ class BilevelSearch:
         estimate = fields({"shapley/evaluations": integer(1), "shapley/reached": numeric}, may_have_more=True)
         pair = [f"{whose}_{self.task.score_name}" for whose in ("supernet", "derived")]
 
+        decided = optional(table_of(text, table_of(text, table_of(text, numeric))))
+
         def check(name: str, value: Any) -> None:
             entry(name, value)
             if self.schedule.plan(value["epoch"] - 1).takes_shapley:
                 estimate(name, value)
+            decided(f"{name}.decided", value.get("decided"))
             for one, other in (pair, reversed(pair)):
                 if one in value and other not in value:
                     raise InputError(f"{name}.{other}: is missing")
