@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from base.checks import InputError
 from search.costs.tabular import Table
@@ -209,6 +210,12 @@ class BilevelSearch:
         self.network.rebuild(keep, partial, [self.step.weight_optimizer])
         self.architecture.restrict(keep)
         self.graphed.release()
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self.network.named_parameters()
+        if self.step.moves_alphas:
+            for part in ("alphas", "betas"):
+                yield from ((f"{part}_{kind}", table) for kind, table in getattr(self.architecture, part).items())
 
     def state_dict(self) -> dict[str, Any]:
         return {

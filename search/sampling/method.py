@@ -156,7 +156,7 @@ def sample(
             table.save_description(run.path)
         for note in [*notes, *trainer.notes]:
             monitor.log(note)
-        done = run_epochs(trainer, config, run, monitor, method, start)
+        done = run_epochs(trainer, config, run, monitor, method, start, options.profile)
         findings = trainer.recorder.conclude(trainer.trials, monitor, done * trainer.steps)
         genotype = None if findings is None else findings.genotype
         if genotype is None:
