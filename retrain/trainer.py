@@ -40,7 +40,8 @@ class Retraining:
         self.format = task.train.format
         genotype.skeleton.check(self.format.shape)
         self.train_batches, self.valid_batches = self._batches()
-        self.epochs, self.steps = config.epochs, len(self.train_batches)
+        self.epochs = self.trained_epochs = config.epochs
+        self.steps = len(self.train_batches)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network = DiscreteNetwork(
             genotype,

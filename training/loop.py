@@ -100,6 +100,8 @@ class Trainer(Protocol):
 
     epochs: int
     """Epochs in all."""
+    trained_epochs: int
+    """The first of them, which train weights; the others have no steps."""
     steps: int
     """Steps an epoch."""
     meters: dict[str, Meter]
@@ -233,7 +235,7 @@ def run_epochs(
     stop = StopConditions(config.stop)
     with (
         monitor.bar(trainer.epochs * trainer.steps, done * trainer.steps, kind) as bar,
-        profile.profiled(trace, trainer.epochs - done, trainer.steps, trainer.device, monitor.log),
+        profile.profiled(trace, max(0, trainer.trained_epochs - done), trainer.steps, trainer.device, monitor.log),
     ):
         while done < trainer.epochs:
             # A run without an epoch has nothing to show: neither a trained network nor a measurement.

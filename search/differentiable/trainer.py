@@ -106,7 +106,7 @@ class BilevelSearch:
         self._one_path = get_relaxation(config.relaxation.name).one_path
         self.graphed = GraphedStep(self.step, new_capture(hardware.graph, self.device, config.weights.name, not self._one_path))
         self.schedule = SupernetSchedule.of(config, self.space)
-        self.epochs = self.schedule.planned_epochs
+        self.epochs = self.trained_epochs = self.schedule.planned_epochs
         self.perturbation = Perturbation(self.space, config.seed) if self.schedule.rounds else None
         self.recorder = Recorder(
             self.step,

@@ -138,6 +138,8 @@ def sample(
     began = time.monotonic()
     config = extended(config, options)
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
+    if options.profile is not None and not config.trains:
+        raise InputError("--profile: this search trains no weights, so there is no step to record; leave it out")
     table = None if config.tabular is None else Table.of_run(config.tabular, options)
     if table is not None and table.is_changed and config.evaluate == "table":
         raise FieldError("tabular", f"{table.notes[-1]}; bring it back, or begin anew with --overwrite")

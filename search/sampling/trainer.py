@@ -82,7 +82,7 @@ class SamplingSearch:
         self.notes = [] if self.weights is None else self.weights.notes
         """Lines for the log on where scores come from."""
         self.trials = Trials(self.sampler, evaluate)
-        self.epochs = config.planned_epochs
+        self.epochs, self.trained_epochs = config.planned_epochs, config.trained_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
         self.meters = {"train": Meter(self.device) if self.weights is None else self.weights.steps.meter}
         self.recorder = SamplingRecorder(
