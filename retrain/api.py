@@ -98,7 +98,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
         write_file(run.path, GENOTYPE_FILE, genotype.to_text("json"))
         if not start.epochs:
             _introduce(genotype, monitor, options.pictures)
-        epochs = run_epochs(trainer, config, run, monitor, KIND, start)
+        epochs = run_epochs(trainer, config, run, monitor, KIND, start, options.profile)
         result = _conclude(trainer, test, run, monitor, epochs)
         process = Process(start.epochs, epochs, time.monotonic() - began)
         story = Story(
@@ -148,7 +148,7 @@ def _random_runs(
         path = options.run / f"random_{number}"
         # Cut short they would be no match for the genotype that was not.
         alone = replace(config, random_genotypes=0, stop=StopConfig())
-        theirs = replace(options, run=path, resume=options.resume and path.exists())
+        theirs = replace(options, run=path, resume=options.resume and path.exists(), profile=None)
         RunDirectory.check(theirs.run, alone, theirs.resume, theirs.overwrite)
         runs.append((alone, theirs, other))
     return runs

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from base.checks import InputError
 from search.attribution.players import Players
@@ -115,7 +116,7 @@ class BilevelSearch:
         self._one_path = get_relaxation(config.relaxation.name).one_path
         self.graphed = GraphedStep(self.step, new_capture(hardware.graph, self.device, config.weights.name, not self._one_path))
         self.schedule = SupernetSchedule.of(config, self.space)
-        self.epochs = self.schedule.planned_epochs
+        self.epochs = self.trained_epochs = self.schedule.planned_epochs
         self.perturbation = Perturbation(self.space, config.seed) if self.schedule.rounds else None
         self.decided: dict[str, dict[str, dict[str, float]]] = {}
         """The scores that the decisions before this epoch compared; see `SearchEpoch.decided`."""
@@ -241,6 +242,12 @@ class BilevelSearch:
         self.network.rebuild(keep, partial, [self.step.weight_optimizer])
         self.architecture.restrict(keep)
         self.graphed.release()
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self.network.named_parameters()
+        if self.step.moves_alphas:
+            for part in ("alphas", "betas"):
+                yield from ((f"{part}_{kind}", table) for kind, table in getattr(self.architecture, part).items())
 
     def state_dict(self) -> dict[str, Any]:
         return {

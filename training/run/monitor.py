@@ -47,6 +47,13 @@ class Monitor:
         for tag, value in values.items():
             self._events.add(self._summary.scalar(tag, value), step)
 
+    def histograms(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
+        """Adds the distribution of the finite numbers of a tensor, in 64 bins, to the histograms of
+        each tag."""
+        for tag, tensor in values.items():
+            if (finite := tensor[tensor.isfinite()]).numel():
+                self._events.add(self._summary.histogram(tag, finite.double().cpu().numpy(), bins=64), step)
+
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Adds a text, shown as it is (indented, so that TensorBoard's Markdown keeps its
         lines)."""

@@ -20,6 +20,7 @@ from training.format import DATA_FILE, ImageFormat
 from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.metrics import Batch, Meter, Reading
+from training.run import profile
 from training.run.config import RunOptions
 from training.run.monitor import StopConfig
 from training.run.ownership.files import write_file
@@ -224,7 +225,7 @@ class Task(ABC):
         """Returns the mean loss and values of `network`, in whichever mode the caller put it, over
         `batches`."""
         meter = self.new_meter(device)
-        for batch in batches:
+        for batch in profile.batches(batches, "evaluation"):
             outputs = self.forward(network, batch)
             meter.update(self.evaluation_loss(outputs, batch), outputs, batch)
         return meter.read()
