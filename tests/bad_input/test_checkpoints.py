@@ -113,7 +113,8 @@ HARMLESS = [
     r"(scores|proposed|passed|running|losses)\.[^.]*$",  # one more is known, or one less
     r"history\.\d+\.(unknown|\(1, 2\)|valid/\w+|supernet_accuracy|derived_accuracy)$",
     r"history\.\d+\.(baseline|entropy|prediction|reconstruction)$",
-    r"history\.\d+\.(mean_score|best_score|genotype|test_accuracy|exhausted|eigenvalue|evaluations)$",
+    r"history\.\d+\.(mean_score|best_score|genotype|test_accuracy|exhausted|eigenvalue|evaluations|decided)$",
+    r"history\.\d+\.decided(\.[^.]+)*$",  # scores that were compared, of which there may be fewer or more
     r"(baseline|entropy|here|theta|waiting|accuracy)$",  # None is one of their values
     r"random\.2$",
     r"trials\.\d+\.2$",
