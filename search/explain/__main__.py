@@ -89,13 +89,18 @@ def _main(argv: list[str] | None, pictures: bool) -> None:
 def explain(run: SearchRun, options: ExplainOptions) -> Explanation:
     """Explains a finished search of either family."""
     # Each has slow imports of its own.
+    from search.differentiable.method import DifferentiableRun
     from search.sampling.method import SamplingRun
 
     if isinstance(run, SamplingRun):
         from search.explain.tables.sampled import explain as explain_sampled
 
         return explain_sampled(run, options)
-    raise InputError(f"{run.path}: a search of the family of {run.method.name} has no explanation")
+    if isinstance(run, DifferentiableRun):
+        from search.explain.differentiable import explain as explain_differentiable
+
+        return explain_differentiable(run, options)
+    raise InputError(f"{run.path}: a search by {run.method.name} is of a family of its own, for which there is no explanation")
 
 
 def _check_together(options: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from search.costs.tabular import Table
 from search.explain import decomposition
 from search.explain.explanation import Explanation
 from search.explain.landscape import Landscape, landscape
-from search.explain.parts import draw_bars, draw_heat_map, percent
+from search.explain.tables.parts import draw_bars, draw_heat_map, percent
 from training.report.html import Markup, Page, details, drawing, element, facts, figure, paragraph, table, warning
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from base.checks import FieldError, InputError
 from search.explain import decomposition
 from search.explain.explanation import ExplainOptions, Explanation
 from search.explain.landscape import landscape
-from search.explain.parts import counted, draw_bars, draw_heat_map, interval, percent
 from search.explain.tables.exact import Measure, analyse
 from search.explain.tables.forest import (
     DEFAULT_TREES,
@@ -24,6 +23,7 @@ from search.explain.tables.forest import (
     seconds_of_a_tree,
 )
 from search.explain.tables.motifs import Difference, Motif, motifs
+from search.explain.tables.parts import counted, draw_bars, draw_heat_map, interval, percent
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.method import SamplingRun
 from training.report.html import Markup, Page, details, drawing, duration, element, facts, figure, paragraph, table, warning
