@@ -7,7 +7,6 @@ majority vote. Each directory gets evaluation.json, with all figures, and confus
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from base.checks import FieldError, InputError, check_whole
-from base.files import write_atomically
+from base.files import check_writable, write_atomically
 from base.texts import as_wide, escape, label, width
 from retrain.evaluation.confusion import draw_confusion
 from retrain.evaluation.networks import NetworkScore, Run, evaluate_runs
@@ -77,12 +76,12 @@ def _main(argv: list[str] | None) -> None:
     for name in ("batch_size", "threads"):
         check_whole(name, options[name])
     if output is not None:
-        _check_writable(output, "--output: ", "")
+        check_writable(output, "--output: ")
     device = choose_device(options["device"], options["threads"])
     runs = read_runs(options["runs"], data_fields(options))
     for run in runs if options["files"] else ():
         for name in (EVALUATION_FILE, CONFUSION_FILE):
-            _check_writable(run.path / name, "", "; with --files false the result is only shown")
+            check_writable(run.path / name, "", "; with --files false the result is only shown")
         check_own(run.path, EVALUATION_FILE, CONFUSION_FILE)
     images = load_test_images(runs, device)
     datasets = [ImageData(one, Hardware(device, run.settings.precision)) for one, run in zip(images, runs, strict=True)]
@@ -163,20 +162,6 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
             print(note)
         found.append(images)
     return found
-
-
-def _check_writable(file: Path, what: str, instead: str) -> None:
-    """Raises ValueError, before any work is done, if `file` cannot be written; the message ends
-    with a way out."""
-    fault = None
-    if file.is_dir():
-        fault = "a directory"
-    elif not file.parent.is_dir():
-        fault = "no such directory"
-    elif not os.access(file.parent, os.W_OK | os.X_OK):
-        fault = f"no permission for {file.parent}"
-    if fault is not None:
-        raise InputError(f"{what}{file} cannot be written: {fault}{instead}")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

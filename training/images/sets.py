@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from base.checks import InputError
-from training.format import BYTE, ImageFormat
+from training.format import BYTE, ImageFormat, Resizing
 from training.images.prints import Prints
 
 # The number of values of 4096 images of CIFAR-10, 100 MB in float64.
@@ -19,6 +19,7 @@ VALUES_AT_ONCE = 4096 * 3 * 32 * 32
 LONGEST = 4 / 3
 """Longer over shorter side of a part of an image that is drawn at random (Szegedy et al.,
 arXiv:1409.4842)."""
+_AS_ARRAYS = Resizing(filter="area")
 
 
 class Images(Protocol):
@@ -37,6 +38,10 @@ class Images(Protocol):
 
     @property
     def classes(self) -> int: ...
+
+    @property
+    def resizing(self) -> Resizing:
+        """The way in which they were brought to one size."""
 
     @property
     def prints(self) -> Prints | None:
@@ -114,6 +119,8 @@ class ImageSet:
     """Bits that were used of the 16 of a pixel in files; None: there are no such files."""
     prints: Prints | None = None
     """Names and prints of the images; None where they were not taken."""
+    resizing: Resizing = _AS_ARRAYS
+    """The way in which they were brought to one size."""
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
@@ -193,6 +200,13 @@ def resize(images: Tensor, size: int, stretch: bool = True, shorter: int | None 
             values = F.interpolate(values, (size, size), mode="bilinear", align_corners=False)
         target.copy_(values if images.is_floating_point() else values.round_())
     return resized
+
+
+def resized(images: Tensor, resizing: Resizing) -> Tensor:
+    """Returns images [N, C, H, W] as `resizing` has them, by its filter for arrays."""
+    if resizing.size is None:
+        return images
+    return resize(images, resizing.size, resizing.fit == "stretch", resizing.resize)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,0 +1,172 @@
+"""The answers of a trained network for images that have no labels."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from base.checks import InputError, check_whole
+from training.format import ImageFormat, Layout, Resizing
+from training.hardware import Hardware, move_to
+from training.images.inputs import Inputs, PixelReader
+
+_ANSWERS = 3  # most probable classes that a prediction names
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The outputs of a network for some images, one after the other."""
+
+    names: Sequence[str]
+    """Path of each image, or its place in an array."""
+    outputs: Tensor
+    """Outputs, float32 [n, outputs], on the CPU; NaN for images without an answer."""
+    faults: Mapping[int, str]
+    """Why an image has no answer, in one line, by its place among the n."""
+
+
+def answer(
+    network: nn.Module,
+    reader: PixelReader,
+    inputs: Inputs,
+    hardware: Hardware,
+    batch_size: int = 256,
+    workers: int | None = None,
+) -> Iterator[Answers]:
+    """Moves `network` to the device and yields its answers for all inputs in their order, as it
+    computes them: what waits in memory are a few batches.
+
+    Raises InputError for a network that answers with NaN.
+    """
+    move_to(network, hardware.device)
+    network.eval()
+    run = hardware.running(network)
+
+    def outputs_of(pixels: Tensor) -> Tensor:
+        images = reader.form.normalised(pixels.to(hardware.device)).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            return run(images).float().cpu()
+
+    width = _width(outputs_of(_mean_image(reader)))
+    for part in inputs.read(reader, batch_size, workers):
+        found = torch.full((len(part.names), width), torch.nan)
+        readable = [place for place in range(len(part.names)) if place not in part.faults]
+        faults = dict(part.faults)
+        if readable:
+            outputs = outputs_of(part.pixels)
+            finite = outputs.isfinite().all(1)
+            outputs[~finite] = torch.nan
+            found[readable] = outputs
+            for place in (~finite).nonzero()[:, 0].tolist():
+                faults[readable[place]] = "the network answers with NaN or infinity"
+        yield Answers(part.names, found, faults)
+
+
+def _mean_image(reader: PixelReader) -> Tensor:
+    """Returns a batch of one image whose pixels are the means of the training images."""
+    mean = torch.tensor(reader.form.mean)[:, None, None] * reader.form.scale
+    return mean.expand(1, *reader.shape)
+
+
+def _width(outputs: Tensor) -> int:
+    """Returns the number of outputs [1, outputs]."""
+    if outputs.ndim != 2:
+        raise InputError(f"the network has outputs of shape {list(outputs.shape[1:])}, which are no row of numbers")
+    if not outputs.isfinite().all():
+        raise InputError("gives logits that are NaN or infinite; the training had diverged")
+    return outputs.shape[1]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image."""
+
+    name: str
+    """Path of the image, or its place in an array: FILE#0."""
+    top: tuple[tuple[str, float], ...]
+    """Names and probabilities of the most probable classes, three at most; empty without an
+    answer."""
+    error: str = ""
+    """Why there is no answer."""
+
+    @property
+    def class_name(self) -> str | None:
+        """Returns the most probable class; None without an answer."""
+        return self.top[0][0] if self.top else None
+
+    @property
+    def probability(self) -> float | None:
+        """Returns the probability of that class; None without an answer."""
+        return self.top[0][1] if self.top else None
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions(Sequence[Prediction]):
+    """The answers of a network for N images; a sequence of `Prediction`."""
+
+    names: tuple[str, ...]
+    """Path of each image, or its place in an array."""
+    probabilities: Tensor
+    """Probability of each class, float32 [N, classes], on the CPU; NaN for an image without an
+    answer."""
+    class_names: tuple[str, ...]
+    errors: Mapping[int, str]
+    """Why an image has no answer, in one line, by its place."""
+
+    @classmethod
+    def of(cls, form: ImageFormat, parts: Iterator[Answers]) -> "Predictions":
+        """Gathers the answers of a classifier; its outputs are logits."""
+        names: list[str] = []
+        probabilities: list[Tensor] = []
+        errors: dict[int, str] = {}
+        for part in parts:
+            errors |= {len(names) + place: fault for place, fault in part.faults.items()}
+            names += part.names
+            probabilities.append(part.outputs.double().softmax(1).float())
+        return cls(tuple(names), torch.cat(probabilities), form.class_names, errors)
+
+    @property
+    def classes(self) -> Tensor:
+        """Returns the number of the most probable class of each image, int64 [N]; -1 without an
+        answer."""
+        found = self.probabilities.argmax(1)
+        found[list(self.errors)] = -1
+        return found
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, place: int) -> Prediction: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Prediction]: ...
+
+    def __getitem__(self, place: int | slice) -> Prediction | Sequence[Prediction]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        if place in self.errors:
+            return Prediction(self.names[place], (), self.errors[place])
+        chances, order = self.probabilities[place].sort(descending=True, stable=True)
+        most = zip(order.tolist()[:_ANSWERS], chances.tolist(), strict=False)
+        return Prediction(self.names[place], tuple((self.class_names[one], chance) for one, chance in most))
+
+
+def predict(
+    network: nn.Module,
+    form: ImageFormat,
+    resizing: Resizing,
+    images: object,
+    hardware: Hardware,
+    batch_size: int = 256,
+    workers: int | None = None,
+    layout: Layout = "auto",
+) -> Predictions:
+    """Returns the answers of a classifier for images that are read as those of `form` were; see
+    `retrain.weights.Trained.predict`."""
+    check_whole("batch_size", batch_size)
+    reader = PixelReader(form, resizing)
+    return Predictions.of(form, answer(network, reader, Inputs.of(images, reader, layout), hardware, batch_size, workers))
