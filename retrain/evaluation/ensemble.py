@@ -11,10 +11,9 @@ from base.checks import InputError
 
 ROUNDS = 50
 """Networks that the greedy selection takes, one after the other; a weight is a multiple of 1 / 50."""
-LARGEST_GAP = 1e-7
+LARGEST_GAP = 1e-6
 """Nats that fitted weights may lie above the least loss."""
 _ABSENT = 1e-7  # a weight below it is none
-_MOST_POLISHES = 10_000
 
 
 def average_log_probabilities(logits: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -75,22 +74,14 @@ def fitted_weights(logits: Tensor, labels: Tensor) -> Tensor:
         method="SLSQP",
         bounds=[(0, 1)] * count,
         constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: 0 * weights + 1},
-        options={"ftol": 1e-14, "maxiter": 1000},
+        options={"ftol": 1e-15, "maxiter": 1000},
     )
-    # A little of the mean keeps each network in play until the polish, which can take a weight away
-    # but never bring one back.
-    weights = 0.999 * torch.tensor(found.x).clamp_min(0) + 0.001 / count
+    weights = torch.where((given := torch.tensor(found.x)) < _ABSENT, 0, given)
     weights /= weights.sum()
-    for _ in range(_MOST_POLISHES):
-        gains = _gains(weights, ratios)
-        if gains.max() - 1 <= LARGEST_GAP / 2:
-            break
-        weights = weights * gains  # expectation and maximisation: the loss falls, the sum stays 1
-    kept = torch.where(weights < _ABSENT, 0, weights)
-    kept /= kept.sum()
-    if (gap := _gains(kept, ratios).max().item() - 1) > LARGEST_GAP:
-        raise InputError(f"weights of the ensemble are not found: {gap:.1e} nats above the least loss at most")
-    return kept
+    gap = _gains(weights, ratios).max().item() - 1
+    if not gap <= LARGEST_GAP:
+        raise InputError(f"the least loss is not found: it may lie {gap:.1e} nats below that of the weights that were found")
+    return weights
 
 
 def _gains(weights: Tensor, ratios: Tensor) -> Tensor:
