@@ -34,10 +34,14 @@ _DESCRIPTION = "fusenas"  # key of the file's metadata; a file with several keys
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network and the images that it is for."""
+    """A trained network, the images that it is for, and the task that it was trained for."""
 
     network: DiscreteNetwork
     format: ImageFormat
+    task: str = "classification"
+    """Name of the task: "classification", whose outputs are a logit for each class; "regression",
+    whose outputs are standardised numbers, which `format.values` brings back into their unit; or a
+    task that was added."""
 
     def save(self, directory: Path) -> None:
         """Writes weights, statistics and description to `directory`/weights.safetensors.
@@ -52,6 +56,7 @@ class Trained:
             "channels": network.channels,
             "cells": network.cell_count,
             "stem": network.stem_name,
+            "task": self.task,
             "images": self.format.to_dict(),
         }
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -97,7 +102,7 @@ class Trained:
         with torch.random.fork_rng([]):
             network = description.network()
         network.load_state_dict({name: file.get_tensor(name) for name in names})
-        return cls(network, description.images)
+        return cls(network, description.images, description.task)
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class _Description:
     channels: int
     cells: int
     stem: Stem
+    task: str
     images: ImageFormat
 
     @classmethod
@@ -119,7 +125,7 @@ class _Description:
             content = json.loads(text)
         except RecursionError:
             raise InputError("the description is nested too deeply") from None
-        kinds = {"genotype": str, "channels": int, "cells": int, "stem": str, "images": dict}
+        kinds = {"genotype": str, "channels": int, "cells": int, "stem": str, "task": str, "images": dict}
         if not isinstance(content, dict) or set(content) != set(kinds):
             raise InputError(f"the description must have {', '.join(kinds)}, but is {show(content)}")
         for name, kind in kinds.items():
@@ -127,8 +133,11 @@ class _Description:
                 raise InputError(f"{name} of the description must be of type {kind.__name__}, not {show(content[name])}")
         for name in ("channels", "cells"):
             check_whole(name, content[name])
-        genotype = Genotype.parse(content.pop("genotype"))
-        return cls(genotype, images=ImageFormat.from_dict(content.pop("images")), **content)
+        genotype, images = Genotype.parse(content.pop("genotype")), ImageFormat.from_dict(content.pop("images"))
+        if {"classification": True, "regression": False}.get(content["task"], images.values is None) != (images.values is None):
+            kind = "classes" if images.values is None else "numbers"
+            raise InputError(f"the task is {content['task']}, but the images of the description have {kind}")
+        return cls(genotype, images=images, **content)
 
     def network(self) -> DiscreteNetwork:
         """Returns the network with new weights."""
