@@ -75,7 +75,12 @@ def _main(argv: list[str] | None) -> int:
     for name in ("batch_size", "threads"):
         check_whole(name, options[name])
     run = RetrainRun.open(options["run"])
-    trained, task = run.trained, _task(run)
+    trained = run.trained
+    if trained.task not in TASKS:
+        raise InputError(
+            f"{run.path}: task: {TASKS.unknown(trained.task)}; a task of your own is known once its file is imported"
+        )
+    task = TASKS[trained.task]
     target: Path | None = options["csv"]
     if target is not None:
         _check_new(target, options["overwrite"])
@@ -108,14 +113,6 @@ def _main(argv: list[str] | None) -> int:
     if target is not None:
         print(f"written: {target}")
     return 1 if seen.unread else 0
-
-
-def _task(run: RetrainRun) -> type[Task]:
-    """Returns the task of a run; without config.yaml it is a classification."""
-    name = run.config.task if (run.path / CONFIG_FILE).exists() else "classification"
-    if name not in TASKS:
-        raise InputError(f"{run.path}: task: {TASKS.unknown(name)}")
-    return TASKS[name]
 
 
 def _precision(run: RetrainRun) -> Precision:

@@ -36,10 +36,14 @@ _DESCRIPTION = "fusenas"  # key of the file's metadata; a file with several keys
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network and the images that it is for."""
+    """A trained network, the images that it is for, and the task that it was trained for."""
 
     network: DiscreteNetwork
     format: ImageFormat
+    task: str = "classification"
+    """Name of the task: "classification", whose outputs are a logit for each class; "regression",
+    whose outputs are standardised numbers, which `format.values` brings back into their unit; or a
+    task that was added."""
     resizing: Resizing = AS_THEY_ARE
     """The way in which images of other sizes become such as the network was trained on."""
 
@@ -56,6 +60,7 @@ class Trained:
             "channels": network.channels,
             "cells": network.cell_count,
             "stem": network.stem_name,
+            "task": self.task,
             "images": self.format.to_dict(),
             "resizing": asdict(self.resizing),
         }
@@ -72,7 +77,7 @@ class Trained:
         layout: Layout = "auto",
     ) -> Predictions:
         """Returns the class of each image with its probability, and the probabilities of all
-        classes.
+        classes; of a network for numbers these.
 
         The network moves to the device, and is in evaluation mode afterwards. Images are read and
         resized as those of the training were; `dataclasses.replace(trained, resizing=Resizing(64))`
@@ -92,7 +97,8 @@ class Trained:
         that answers with NaN.
         """
         where = next(self.network.parameters()).device if device is None else torch.device(device)
-        return predict(self.network, self.format, self.resizing, images, Hardware(where), batch_size, workers, layout)
+        kind = self.format, self.resizing, self.task == "classification"
+        return predict(self.network, *kind, images, Hardware(where), batch_size, workers, layout)
 
     @classmethod
     def load(cls, directory: Path) -> "Trained":
@@ -134,7 +140,7 @@ class Trained:
         with torch.random.fork_rng([]):
             network = description.network()
         network.load_state_dict({name: file.get_tensor(name) for name in names})
-        return cls(network, description.images, description.resizing)
+        return cls(network, description.images, description.task, description.resizing)
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,7 @@ class _Description:
     channels: int
     cells: int
     stem: Stem
+    task: str
     images: ImageFormat
     resizing: Resizing
 
@@ -157,9 +164,8 @@ class _Description:
             content = json.loads(text)
         except RecursionError:
             raise InputError("the description is nested too deeply") from None
-        kinds = {"genotype": str, "channels": int, "cells": int, "stem": str, "images": dict}
-        # Without "resizing" nothing is known of it.
-        if not isinstance(content, dict) or set(content) - {"resizing"} != set(kinds):
+        kinds = {"genotype": str, "channels": int, "cells": int, "stem": str, "task": str, "images": dict, "resizing": dict}
+        if not isinstance(content, dict) or set(content) != set(kinds):
             raise InputError(f"the description must have {', '.join(kinds)}, but is {show(content)}")
         for name, kind in kinds.items():
             if type(content[name]) is not kind:
@@ -167,7 +173,10 @@ class _Description:
         for name in ("channels", "cells"):
             check_whole(name, content[name])
         genotype, images = Genotype.parse(content.pop("genotype")), ImageFormat.from_dict(content.pop("images"))
-        resizing = Resizing.from_dict(content.pop("resizing")) if "resizing" in content else AS_THEY_ARE
+        resizing = Resizing.from_dict(content.pop("resizing"))
+        if {"classification": True, "regression": False}.get(content["task"], images.values is None) != (images.values is None):
+            kind = "classes" if images.values is None else "numbers"
+            raise InputError(f"the task is {content['task']}, but the images of the description have {kind}")
         return cls(genotype, images=images, resizing=resizing, **content)
 
     def network(self) -> DiscreteNetwork:

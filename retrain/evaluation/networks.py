@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.checks import InputError
+from base.texts import excerpt
 from retrain.config import RetrainConfig
 from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
 from retrain.evaluation.speed import Speed, measure_speed
@@ -22,6 +23,8 @@ from training.tasks.task import Dataset, Evaluation, Network, Task
 
 Forward = Callable[[Network, Batch], Tensor]
 AVERAGE, VOTE = "average of probabilities", "majority vote"
+EVALUATED = ("classification",)
+"""The tasks whose networks the commands for finished retrainings know how to use."""
 _AT_ONCE = 4096  # images whose logits are evaluated together
 
 
@@ -79,22 +82,20 @@ class Run:
 
         Raises InputError if the directory or a file is absent or damaged.
         """
-        run = open_classifier(path)
+        run = open_trained(path)
         return cls(path, run.trained, run.settings(data), not data)
 
 
-def open_classifier(path: Path) -> RetrainRun:
-    """Opens the retraining in the directory `path`.
+def open_trained(path: Path, tasks: Sequence[str] = EVALUATED) -> RetrainRun:
+    """Opens the finished retraining in the directory `path`.
 
-    Raises InputError where there is none or its task is another one.
+    Raises InputError where there is none, or its task is none of `tasks`.
     """
     run = RetrainRun.open(path)
-    try:
-        task = run.config.task
-    except InputError:
-        return run  # the weights may do without their configuration
-    if task != "classification":
-        raise InputError(f"{path}: its task is {task}, and this command is for classification; metrics.json has its numbers")
+    task = run.trained.task
+    if task not in tasks:
+        known = " and ".join(tasks)
+        raise InputError(f"{path}: its task is {excerpt(task)}, and this command is for {known}; metrics.json has its numbers")
     return run
 
 

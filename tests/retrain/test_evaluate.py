@@ -118,7 +118,13 @@ def test_files_that_hold_no_network_are_refused(network, tmp_path):
     with pytest.raises(ValueError, match="not those of a retrained genotype"):
         Trained.load(tmp_path)
     images = trained_on(network).format.to_dict()
-    good = {"genotype": get_genotype("DARTS_V2").to_text("json"), "channels": 4, "cells": 3, "images": images}
+    good = {
+        "genotype": get_genotype("DARTS_V2").to_text("json"),
+        "channels": 4,
+        "cells": 3,
+        "task": "classification",
+        "images": images,
+    }
     for description in (
         "[]",
         "{",
@@ -144,7 +150,7 @@ def test_what_a_description_says_is_checked_before_a_network_is_built(network, t
     path = tmp_path / "weights.safetensors"
     tensors = load_file(path)
     good = {"genotype": network.genotype.to_text("json"), "channels": 4, "cells": 3, "stem": "cifar"}
-    good["images"] = trained.format.to_dict()
+    good |= {"task": "classification", "images": trained.format.to_dict()}
     save_file(tensors, path, {"fusenas": json.dumps(good)})
     assert Trained.load(tmp_path).network.genotype == network.genotype
     wide = str([("sep_conv_5x5", 0)] * 124)
@@ -161,7 +167,15 @@ def test_what_a_description_says_is_checked_before_a_network_is_built(network, t
         ({"images": good["images"] | {"class_names": ["a" * 2**22]}}, "longer than the 4194304 allowed"),
         ({"genotype": large, "cells": 1000}, "are those of another network"),
         ({"cells": 1000}, "are those of another network"),
-        ({"more": 1}, "must have genotype, channels, cells, stem, images, but is "),
+        ({"more": 1}, "must have genotype, channels, cells, stem, task, images, but is "),
+        ({"task": 1}, "task of the description must be of type str, not 1"),
+        ({"task": "regression"}, "the task is regression, but the images of the description have classes"),
+        ({"images": good["images"] | {"values": {"mean": [0], "std": [1]}}}, "values must be 3, as there are names"),
+        ({"images": good["images"] | {"values": {"mean": [0], "std": [0]}}}, "std positive"),
+        (
+            {"images": good["images"] | {"values": {"mean": [1, 2, 3], "std": [1, 1, 1]}}},
+            "but the images of the description have n",
+        ),
     ]:
         save_file(tensors, path, {"fusenas": json.dumps(good | change)})
         began = time.process_time()

@@ -12,7 +12,7 @@ from training.format import ImageFormat, Layout, Resizing
 from training.hardware import Hardware, move_to
 from training.images.inputs import Inputs, PixelReader
 
-_ANSWERS = 3  # most probable classes that a prediction names
+_ANSWERS = 3  # the most probable classes
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,11 @@ class Prediction:
 
     name: str
     """Path of the image, or its place in an array: FILE#0."""
-    top: tuple[tuple[str, float], ...]
-    """Names and probabilities of the most probable classes, three at most; empty without an
-    answer."""
+    answers: tuple[tuple[str, float], ...]
+    """Of a classifier names and probabilities of the most probable classes, three at most; of
+    another network names and values of its outputs; empty without an answer."""
     error: str = ""
     """Why there is no answer."""
-
-    @property
-    def class_name(self) -> str | None:
-        """Returns the most probable class; None without an answer."""
-        return self.top[0][0] if self.top else None
-
-    @property
-    def probability(self) -> float | None:
-        """Returns the probability of that class; None without an answer."""
-        return self.top[0][1] if self.top else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,30 +98,42 @@ class Predictions(Sequence[Prediction]):
 
     names: tuple[str, ...]
     """Path of each image, or its place in an array."""
-    probabilities: Tensor
-    """Probability of each class, float32 [N, classes], on the CPU; NaN for an image without an
-    answer."""
-    class_names: tuple[str, ...]
+    outputs: Tensor
+    """Of a classifier the probability of each class, of another network its outputs, numbers in
+    the unit of the data; float64 [N, outputs] on the CPU, NaN for an image without an answer."""
+    output_names: tuple[str, ...]
+    """Name of each class, or of each output."""
+    is_classifier: bool
     errors: Mapping[int, str]
     """Why an image has no answer, in one line, by its place."""
 
     @classmethod
-    def of(cls, form: ImageFormat, parts: Iterator[Answers]) -> "Predictions":
-        """Gathers the answers of a classifier; its outputs are logits."""
+    def of(cls, form: ImageFormat, is_classifier: bool, parts: Iterator[Answers]) -> "Predictions":
+        """Gathers the answers of a network; the outputs of a classifier are logits."""
         names: list[str] = []
-        probabilities: list[Tensor] = []
+        found: list[Tensor] = []
         errors: dict[int, str] = {}
         for part in parts:
             errors |= {len(names) + place: fault for place, fault in part.faults.items()}
             names += part.names
-            probabilities.append(part.outputs.double().softmax(1).float())
-        return cls(tuple(names), torch.cat(probabilities), form.class_names, errors)
+            outputs = part.outputs.double()
+            if is_classifier:
+                outputs = outputs.softmax(1)
+            elif form.values is not None:
+                outputs = form.values.restored(outputs)
+            found.append(outputs)
+        return cls(tuple(names), torch.cat(found), form.class_names, is_classifier, errors)
 
     @property
     def classes(self) -> Tensor:
         """Returns the number of the most probable class of each image, int64 [N]; -1 without an
-        answer."""
-        found = self.probabilities.argmax(1)
+        answer.
+
+        Raises ValueError for a network that is no classifier.
+        """
+        if not self.is_classifier:
+            raise InputError("the network is no classifier; its outputs are numbers")
+        found = self.outputs.argmax(1)
         found[list(self.errors)] = -1
         return found
 
@@ -150,23 +152,26 @@ class Predictions(Sequence[Prediction]):
         place = range(len(self))[place]
         if place in self.errors:
             return Prediction(self.names[place], (), self.errors[place])
-        chances, order = self.probabilities[place].sort(descending=True, stable=True)
-        most = zip(order.tolist()[:_ANSWERS], chances.tolist(), strict=False)
-        return Prediction(self.names[place], tuple((self.class_names[one], chance) for one, chance in most))
+        values, order = self.outputs[place], range(self.outputs.shape[1])
+        if self.is_classifier:
+            order = values.sort(descending=True, stable=True).indices[:_ANSWERS].tolist()
+        return Prediction(self.names[place], tuple((self.output_names[one], float(values[one])) for one in order))
 
 
 def predict(
     network: nn.Module,
     form: ImageFormat,
     resizing: Resizing,
+    is_classifier: bool,
     images: object,
     hardware: Hardware,
     batch_size: int = 256,
     workers: int | None = None,
     layout: Layout = "auto",
 ) -> Predictions:
-    """Returns the answers of a classifier for images that are read as those of `form` were; see
+    """Returns the answers of a network for images that are read as those of `form` were; see
     `retrain.weights.Trained.predict`."""
     check_whole("batch_size", batch_size)
     reader = PixelReader(form, resizing)
-    return Predictions.of(form, answer(network, reader, Inputs.of(images, reader, layout), hardware, batch_size, workers))
+    parts = answer(network, reader, Inputs.of(images, reader, layout), hardware, batch_size, workers)
+    return Predictions.of(form, is_classifier, parts)

@@ -260,14 +260,15 @@ class Task(ABC):
 
     @classmethod
     def answer_cells(cls, form: ImageFormat, outputs: Tensor) -> list[tuple[str | float, ...]]:
-        """Returns the content of these columns for each of the outputs [B, ...]: the numbers.
+        """Returns the content of these columns for each of the outputs [B, ...]: the numbers, in the
+        unit of the data.
 
         Raises InputError for outputs that are not one number for each column.
         """
         columns = len(cls.answer_columns(form))
         if outputs.shape[1:] != (columns,):
             raise InputError(f"outputs of shape {list(outputs.shape[1:])} are no row of {columns} numbers")
-        return [tuple(row) for row in outputs.tolist()]
+        return [tuple(row) for row in (outputs if form.values is None else form.values.restored(outputs)).tolist()]
 
     @classmethod
     def written(cls, name: str, value: float) -> str:
