@@ -77,9 +77,8 @@ def _main(argv: list[str] | None) -> int:
     run = RetrainRun.open(options["run"])
     trained = run.trained
     if trained.task not in TASKS:
-        raise InputError(
-            f"{run.path}: task: {TASKS.unknown(trained.task)}; a task of your own is known once its file is imported"
-        )
+        mend = "; a task of your own is known once its file is imported"
+        raise InputError(f"{run.path}: task: {TASKS.unknown(trained.task)}{mend}")
     task = TASKS[trained.task]
     target: Path | None = options["csv"]
     if target is not None:

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from retrain.evaluation.networks import (
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.published import get_genotype
-from training.format import ImageFormat
+from training.format import AS_THEY_ARE, ImageFormat
 from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.images.prints import SeenImages
@@ -123,6 +124,7 @@ def test_files_that_hold_no_network_are_refused(network, tmp_path):
         "channels": 4,
         "cells": 3,
         "task": "classification",
+        "resizing": asdict(AS_THEY_ARE),
         "images": images,
     }
     for description in (
@@ -150,7 +152,7 @@ def test_what_a_description_says_is_checked_before_a_network_is_built(network, t
     path = tmp_path / "weights.safetensors"
     tensors = load_file(path)
     good = {"genotype": network.genotype.to_text("json"), "channels": 4, "cells": 3, "stem": "cifar"}
-    good |= {"task": "classification", "images": trained.format.to_dict()}
+    good |= {"task": "classification", "images": trained.format.to_dict(), "resizing": asdict(trained.resizing)}
     save_file(tensors, path, {"fusenas": json.dumps(good)})
     assert Trained.load(tmp_path).network.genotype == network.genotype
     wide = str([("sep_conv_5x5", 0)] * 124)
@@ -162,12 +164,16 @@ def test_what_a_description_says_is_checked_before_a_network_is_built(network, t
         ({"cells": True}, "cells of the description must be of type int, not True"),
         ({"cells": 10**6}, "cells: must be at most 1000"),
         ({"channels": 10**9}, "channels: must be at most 4096"),
+        ({"resizing": {"size": 8}}, "resizing: must have size, fit, resize, filter"),
+        ({"resizing": good["resizing"] | {"fit": "squeeze"}}, "resizing: fit must be one of crop, stretch, not 'squeeze'"),
+        ({"resizing": good["resizing"] | {"size": 10**9}}, "resizing: size must be from 1 to 8192 pixels, not 1000000000"),
+        ({"resizing": good["resizing"] | {"resize": 8}}, "resizing: resize must be from size to 8192 pixels"),
         ({"images": good["images"] | huge}, r"shape \(1, 20000, 20000\) has more than 67108864 numbers in an image"),
         ({"images": good["images"] | {"shape": [1, 10**400, 1]}}, "more than 67108864 numbers"),
         ({"images": good["images"] | {"class_names": ["a" * 2**22]}}, "longer than the 4194304 allowed"),
         ({"genotype": large, "cells": 1000}, "are those of another network"),
         ({"cells": 1000}, "are those of another network"),
-        ({"more": 1}, "must have genotype, channels, cells, stem, task, images, but is "),
+        ({"more": 1}, "must have genotype, channels, cells, stem, task, images, resizing, but is "),
         ({"task": 1}, "task of the description must be of type str, not 1"),
         ({"task": "regression"}, "the task is regression, but the images of the description have classes"),
         ({"images": good["images"] | {"values": {"mean": [0], "std": [1]}}}, "values must be 3, as there are names"),

@@ -152,7 +152,8 @@ class Predictions(Sequence[Prediction]):
         place = range(len(self))[place]
         if place in self.errors:
             return Prediction(self.names[place], (), self.errors[place])
-        values, order = self.outputs[place], range(self.outputs.shape[1])
+        values = self.outputs[place]
+        order = list(range(len(values)))
         if self.is_classifier:
             order = values.sort(descending=True, stable=True).indices[:_ANSWERS].tolist()
         return Prediction(self.names[place], tuple((self.output_names[one], float(values[one])) for one in order))
