@@ -95,14 +95,19 @@ def greedy_weights(logits: Tensor, labels: Tensor, rounds: int = ROUNDS) -> Tens
 
     `logits` are [K, N, classes], `labels` [N]. In each of the rounds the network is taken with which
     the mean of the probabilities of all that were taken has the highest accuracy; of equal ones the
-    first. The weights are the shares of the rounds.
+    one with the lowest log loss, then the first: otherwise a network that adds nothing would be
+    taken wherever it does no harm. The weights are the shares of the rounds.
     """
     chances = logits.double().softmax(2)
+    images = torch.arange(len(labels))
     taken = torch.zeros(len(logits), dtype=torch.float64)
     total = torch.zeros_like(chances[0])
     for _ in range(rounds):
-        hits = torch.stack([((total + one).argmax(1) == labels).sum() for one in chances])
-        best = int(hits.argmax())
+        scores = []
+        for one in chances:
+            mean = total + one
+            scores.append((int((mean.argmax(1) == labels).sum()), mean[images, labels].log().sum().item()))
+        best = scores.index(max(scores))
         taken[best] += 1
         total += chances[best]
     return taken / rounds
