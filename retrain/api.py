@@ -192,7 +192,7 @@ def _conclude(trainer: Retraining, data: Dataset, run: RunDirectory, monitor: Mo
     """Saves the weights, evaluates what was saved on the test part, and writes and shows the
     outcome."""
     config = trainer.config
-    Trained(trainer.network, trainer.format).save(run.path)
+    Trained(trainer.network, trainer.format, config.task, trainer.task.train.resizing).save(run.path)
     trained = Trained.load(run.path)
     network = trained.network
     parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.format.shape)

@@ -130,7 +130,8 @@ class Bar:
     Close it, or use it in `with`.
     """
 
-    def __init__(self, total: int, done: int = 0, description: str = "") -> None:
+    def __init__(self, total: int, done: int = 0, description: str = "", of: str = "step") -> None:
+        """`of` is the word for what there are `total` of."""
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -138,7 +139,7 @@ class Bar:
             file=sys.stderr,
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}, {remaining} left",
+            bar_format=f"{{desc}} {{percentage:3.0f}}%|{{bar}}| {of} {{n_fmt}}/{{total_fmt}}{{postfix}}, {{remaining}} left",
         )
 
     def advance(self, steps: int = 1) -> None:

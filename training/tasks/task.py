@@ -16,7 +16,7 @@ from torch import Tensor
 
 from base.checks import FieldError, InputError
 from base.registry import Registry
-from training.format import DATA_FILE, ImageFormat
+from training.format import AS_THEY_ARE, DATA_FILE, ImageFormat, Resizing
 from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.metrics import Batch, Meter, Reading
@@ -57,6 +57,12 @@ class Dataset(ABC):
     @abstractmethod
     def format(self) -> ImageFormat:
         """The form of the inputs, and the names of the outputs."""
+
+    @property
+    def resizing(self) -> Resizing:
+        """The way in which inputs of other sizes are brought to that form; where a dataset does not
+        say, they are not."""
+        return AS_THEY_ARE
 
     @abstractmethod
     def __len__(self) -> int:
@@ -246,6 +252,24 @@ class Task(ABC):
         """Returns the name of a value, such as `score_name`, as logs and reports write it, or what
         they call "outputs"."""
         return name.replace("_", " ")
+
+    @classmethod
+    def answer_columns(cls, form: ImageFormat) -> tuple[str, ...]:
+        """Returns the names of the columns in which a table has the answers of a network for inputs
+        of that form: those of the outputs."""
+        return cls.output_names(form)
+
+    @classmethod
+    def answer_cells(cls, form: ImageFormat, outputs: Tensor) -> list[tuple[str | float, ...]]:
+        """Returns the content of these columns for each of the outputs [B, ...]: the numbers, in the
+        unit of the data.
+
+        Raises InputError for outputs that are not one number for each column.
+        """
+        columns = len(cls.answer_columns(form))
+        if outputs.shape[1:] != (columns,):
+            raise InputError(f"outputs of shape {list(outputs.shape[1:])} are no row of {columns} numbers")
+        return [tuple(row) for row in (outputs if form.values is None else form.values.restored(outputs)).tolist()]
 
     @classmethod
     def written(cls, name: str, value: float) -> str:
