@@ -175,8 +175,8 @@ class _Description:
         genotype, images = Genotype.parse(content.pop("genotype")), ImageFormat.from_dict(content.pop("images"))
         resizing = Resizing.from_dict(content.pop("resizing"))
         if {"classification": True, "regression": False}.get(content["task"], images.values is None) != (images.values is None):
-            kind = "classes" if images.values is None else "numbers"
-            raise InputError(f"the task is {content['task']}, but the images of the description have {kind}")
+            given = "classes" if images.values is None else "numbers"
+            raise InputError(f"the task is {content['task']}, but the images of the description have {given}")
         return cls(genotype, images=images, resizing=resizing, **content)
 
     def network(self) -> DiscreteNetwork:

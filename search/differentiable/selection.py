@@ -15,7 +15,7 @@ from supernet import SearchSpace
 Candidates = dict[str, Tensor]
 """The candidates that there are, for each kind of cell, bool [edges, candidates] on the CPU."""
 Score = Callable[[Mixture], float]
-"""Score of the supernet under a mixture, as it is maximised; more is better."""
+"""Score of the supernet under a mixture; more is better."""
 WHOLE = "*"
 """The name, among candidates, of all those of an edge together."""
 

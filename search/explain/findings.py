@@ -202,8 +202,7 @@ def _taus(measures: Mapping[str, Values], those: Sequence[Candidate]) -> dict[tu
 def numbers(found: Findings) -> dict[str, Any]:
     """Returns everything in plain values, as explanation.json has it.
 
-    Scores and falls are in the unit of the score: an accuracy is a share, and a loss that becomes
-    larger is a fall.
+    Scores and falls are in the unit of the score: an accuracy is a share.
     """
     supernet = found.supernet
 
@@ -217,10 +216,15 @@ def numbers(found: Findings) -> dict[str, Any]:
     def several(gone: Together) -> dict[str, Any]:
         return {"without": list(map(place, gone.candidates)), **interval(gone.margin), "sum_of_margins": gone.sum}
 
-    score, plan = supernet.task.scored_by, found.plan
+    scored_by, plan = supernet.task.scored_by, found.plan
     permutations = {"permutations": found.permutations, "examples_each": plan.permutation, "left": found.reached}
     return {
-        "score": {"name": score.name, "supernet": score.own(found.score), "examples": found.examples, "batches": found.batches},
+        "score": {
+            "name": scored_by.name,
+            "supernet": scored_by.own(found.score),
+            "examples": found.examples,
+            "batches": found.batches,
+        },
         "cost": {
             "examples_through_the_supernet": found.images,
             "at_most": plan.most,
