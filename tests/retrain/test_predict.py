@@ -294,9 +294,9 @@ def test_a_table_on_the_terminal(photos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "... and 10 more; --csv FILE has all" in capsys.readouterr().out
 
 
-def test_a_table_is_safe_for_spreadsheets(photos: Path, tmp_path: Path) -> None:
+def test_a_table_is_safe_for_spreadsheets(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = plain(tmp_path / "run", form_of(names=("=1+1", "@b")))
-    os.chdir(photos)
+    monkeypatch.chdir(photos)
     os.rename("0.png", "=cmd|x.png")
     os.rename("1.png", b"\xff\n,.png")
     os.unlink("5.png")
