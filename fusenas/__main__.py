@@ -3,10 +3,12 @@ it."""
 
 from fusenas.fit import fit_configured
 from fusenas.settings import FitConfig
+from retrain.evaluation.kinds import KINDS, decimals
 from training.run.command import command
 from training.run.config import parse_command_line
 
 PROG = "fusenas"
+_TOLD = {"accuracy": "accuracy", "macro_recall": "macro recall", **KINDS["regression"].columns}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
             repeats=False,
         )
         fitted = fit_configured(config, options)
-        print(f"{PROG}: test accuracy {fitted.test.accuracy:.4f}, macro recall {fitted.test.macro_recall:.4f}")
+        told = [f"{_TOLD[name]} {decimals(value)}" for name, value in fitted.test.values.items() if name in _TOLD]
+        print(f"{PROG}: test {', '.join(told)}")
         print(f"{PROG}: report {fitted.report}; exported: {', '.join(map(str, fitted.files)) or 'nothing'}")
 
     return command(PROG, run)

@@ -1,30 +1,26 @@
 """The evaluation of retrained networks on the test part, each alone and all as an ensemble."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.checks import InputError
 from base.texts import excerpt
 from retrain.config import RetrainConfig
-from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
+from retrain.evaluation.kinds import KINDS, Kind
 from retrain.evaluation.speed import Speed, measure_speed
 from retrain.finished import RetrainRun
 from retrain.weights import WEIGHTS_FILE, Trained
+from training.format import ImageFormat
 from training.hardware import Hardware, move_to
 from training.metrics import Batch, count_multiply_adds, count_parameters
-from training.tasks.classification import ClassificationEvaluation, evaluate
 from training.tasks.task import Dataset, Evaluation, Network, Task
 
 Forward = Callable[[Network, Batch], Tensor]
-AVERAGE, VOTE = "average of probabilities", "majority vote"
-EVALUATED = ("classification",)
-"""The tasks whose networks the commands for finished retrainings know how to use."""
 _AT_ONCE = 4096  # images whose logits are evaluated together
 
 
@@ -59,13 +55,6 @@ def _parts(outputs: Batch) -> Iterator[Batch]:
     return map(Batch, outputs.inputs.split(_AT_ONCE), outputs.targets.split(_AT_ONCE))
 
 
-def _evaluate(combine: Callable[[Tensor], Tensor], logits: Tensor, labels: Tensor, classes: int) -> ClassificationEvaluation:
-    """Evaluates what `combine` makes, [B, classes], of the networks' logits [K, N, classes];
-    `labels` [N]."""
-    batches = zip(logits.split(_AT_ONCE, 1), labels.split(_AT_ONCE), strict=True)
-    return evaluate(combine, batches, classes, "cpu")
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished retraining: its network, and the settings that it is evaluated with."""
@@ -86,7 +75,7 @@ class Run:
         return cls(path, run.trained, run.settings(data), not data)
 
 
-def open_trained(path: Path, tasks: Sequence[str] = EVALUATED) -> RetrainRun:
+def open_trained(path: Path, tasks: Collection[str] = KINDS) -> RetrainRun:
     """Opens the finished retraining in the directory `path`.
 
     Raises InputError where there is none, or its task is none of `tasks`.
@@ -110,8 +99,8 @@ class NetworkScore:
     """Multiply-adds of one image, as `training.metrics.count_multiply_adds` counts them; of an
     ensemble the sum, as of its parameters."""
     metrics: dict[str, Any]
-    """Fields of `ClassificationEvaluation`; loss, top5 and calibration_error of a majority vote are
-    None."""
+    """The numbers of `evaluation` for JSON; those that an ensemble does not have are None."""
+    evaluation: Evaluation
     speed: Speed | None = None
     """Speed of the network; None if it was not measured."""
 
@@ -125,45 +114,48 @@ class NetworkScore:
 def evaluate_runs(
     runs: Sequence[Run], datasets: Sequence[Dataset], batch_size: int, device: torch.device, speed: bool
 ) -> list[NetworkScore]:
-    """Returns a row for each of `runs` and, if there are several, those of the ensemble: `AVERAGE`
-    and `VOTE`.
+    """Returns a row for each of `runs`, all of one task, and, if there are several, those of the
+    ensemble: one for each of the ways that the task has.
 
     Args:
         datasets: for each of `runs` the same images, normalised as its network wants them.
         speed: measure how fast each network is, before the evaluation: a failure then has taken no
             time.
 
-    Raises InputError for a network whose logits are not finite.
+    Raises InputError for a network whose outputs are not finite.
     """
     rows, all_outputs = [], []
+    kind, first = KINDS[runs[0].trained.task], runs[0].trained.format
     for run, data in zip(runs, datasets, strict=True):
-        network, shape, classes = run.trained.network, data.format.shape, len(data.format.class_names)
+        network, form, shape = run.trained.network, run.trained.format, data.format.shape
         hardware = Hardware(device, run.settings.precision)
         measured = measure_speed(network, shape, device, hardware.precision) if speed else None
         outputs = network_outputs(network, data, batch_size, hardware)
         if not outputs.inputs.isfinite().all():
-            raise InputError(f"{run.path / WEIGHTS_FILE}: gives logits that are NaN or infinite; the training had diverged")
+            raise InputError(f"{run.path / WEIGHTS_FILE}: gives outputs that are NaN or infinite; the training had diverged")
+        if form.values is not None and first.values is not None and form.values != first.values:
+            # Networks that learnt numbers of other means and deviations answer in units of their own.
+            outputs = Batch(*(first.values.standardised(form.values.restored(part)) for part in outputs))
         all_outputs.append(outputs)
         size = count_parameters(network), count_multiply_adds(network, shape)
-        scores = _evaluate(_only, outputs.inputs[None], outputs.targets, classes).to_dict()
-        rows.append(NetworkScore(str(run.path), *size, scores, measured))
+        found = kind.evaluate(lambda part: part, _parts(outputs), first)
+        rows.append(NetworkScore(str(run.path), *size, found.to_dict(), found, measured))
     if len(rows) == 1:
         return rows
-    return rows + _ensemble_rows(rows, torch.stack([outputs.inputs for outputs in all_outputs]), all_outputs[0].targets)
+    together = torch.stack([outputs.inputs for outputs in all_outputs])
+    return rows + _ensemble_rows(rows, kind, together, all_outputs[0].targets, first)
 
 
-def _only(logits: Tensor) -> Tensor:
-    """The logits [B, classes] of a single network, from [1, B, classes]."""
-    return logits[0]
-
-
-def _ensemble_rows(rows: Sequence[NetworkScore], logits: Tensor, labels: Tensor) -> list[NetworkScore]:
-    """Returns the rows of the ensemble of the networks of `rows`, from their logits
-    [K, N, classes] and the labels [N]."""
-    classes = logits.shape[2]
-    average = _evaluate(average_log_probabilities, logits, labels, classes).to_dict()
-    vote = _evaluate(lambda batch: F.one_hot(majority_vote(batch), classes), logits, labels, classes).to_dict()
-    # A vote gives one class an image, with no probability and no second place.
-    vote |= {"loss": None, "top5": None, "calibration_error": None}
+def _ensemble_rows(
+    rows: Sequence[NetworkScore], kind: Kind[Any], outputs: Tensor, targets: Tensor, form: ImageFormat
+) -> list[NetworkScore]:
+    """Returns the rows of the ensemble of the networks of `rows`, from their outputs [K, N, ...]
+    and the targets [N, ...]."""
     size = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
-    return [NetworkScore(AVERAGE, *size, average), NetworkScore(VOTE, *size, vote)]
+    made = []
+    for name, combine in kind.ensembles.items():
+        batches = map(Batch, outputs.split(_AT_ONCE, 1), targets.split(_AT_ONCE))
+        found = kind.evaluate(combine, batches, form)
+        absent = dict.fromkeys(kind.without.get(name, ()))
+        made.append(NetworkScore(name, *size, found.to_dict() | absent, found))
+    return made

@@ -170,10 +170,10 @@ def test_what_a_description_says_is_checked_before_a_network_is_built(network, t
         ({"more": 1}, "must have genotype, channels, cells, stem, task, images, but is "),
         ({"task": 1}, "task of the description must be of type str, not 1"),
         ({"task": "regression"}, "the task is regression, but the images of the description have classes"),
-        ({"images": good["images"] | {"values": {"mean": [0], "std": [1]}}}, "values must be 3, as there are names"),
+        ({"images": good["images"] | {"values": {"mean": [0], "std": [1]}}}, "values must be 7, as there are names"),
         ({"images": good["images"] | {"values": {"mean": [0], "std": [0]}}}, "std positive"),
         (
-            {"images": good["images"] | {"values": {"mean": [1, 2, 3], "std": [1, 1, 1]}}},
+            {"images": good["images"] | {"values": {"mean": [0] * 7, "std": [1] * 7}}},
             "but the images of the description have n",
         ),
     ]:
