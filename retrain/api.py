@@ -102,7 +102,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
         result = _conclude(trainer, test, run, monitor, epochs)
         process = Process(start.epochs, epochs, time.monotonic() - began)
         story = Story(
-            config, type(task), result, trainer.history, trainer.device, process, run.config_hash, pictures=options.pictures
+            config, task, result, trainer.history, trainer.device, process, run.config_hash, pictures=options.pictures
         )
         monitor.log(f"{KIND}: report in {retrain_page(story).write(run.path)}")
         if others and epochs < trainer.epochs:
@@ -207,10 +207,10 @@ def _conclude(trainer: Retraining, data: Dataset, run: RunDirectory, monitor: Mo
         "config_hash": run.config_hash,
         "genotype": trainer.genotype.to_text(trainer.genotype.text_form),
     }
-    name = trainer.task.score_name
+    score = trainer.scored_by
     write_history(run.path, trainer.history)
     write_file(run.path, METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
-    monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, f"test/{name}": test.values[name]})
+    monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, f"test/{score.name}": trainer.task.value(test)})
     said = ", ".join(f"{trainer.task.words(one)} {value:.4f}" for one, value in test.values.items())
     monitor.log(
         f"{KIND}: {epochs} epochs, {parameters:,} parameters, {multiply_adds / 1e6:.2f} M multiply-adds"

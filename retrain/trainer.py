@@ -31,6 +31,7 @@ class Retraining:
         self.config = config
         self.genotype = genotype
         self.task = task
+        self.scored_by = task.scored_by
         self.hardware = hardware
         self.device = hardware.device
         self.meters = {"train": task.new_meter(self.device)}
@@ -75,7 +76,8 @@ class Retraining:
         return train_batches, None if valid is None else valid.in_order(config.batch_size)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """Trains one epoch. Returns the score on the held-out examples where there are any."""
+        """Trains one epoch. Returns the score on the held-out examples, in its own sign, where there
+        are any."""
         config = self.config
         behind, length = config.phases.place(epoch)
         rate = cosine(behind, length, config.weights.lr, config.weights.lr_min)
@@ -95,7 +97,7 @@ class Retraining:
         self.history.append(RetrainEpoch(epoch=epoch + 1, readings={**trained, **valid}, lr=rate))
         said = in_words({**trained, **valid})
         watch.monitor.log(f"epoch {epoch + 1}/{config.epochs}: {said}, {readings['speed/images_per_second']:.0f} images/s")
-        return None if reading is None else self.task.score(reading)
+        return None if reading is None else self.task.value(reading)
 
     def _step(self, batch: Batch) -> None:
         loss, outputs, auxiliary = self._loss(batch)

@@ -13,9 +13,9 @@ class SearchEpoch(HistoryEntry):
     """An epoch of a differentiable search.
 
     Its readings are those of the meters, "train/loss" and so on. Where the search was evaluated,
-    "supernet_accuracy" and "derived_accuracy" are what the supernet, and the derived cell with its
-    weights, have on the search's validation examples; a task whose score has another name than
-    accuracy has that name there.
+    "supernet_accuracy" and "derived_accuracy" are the scores that the supernet, and the derived cell
+    with its weights, have on the search's validation examples; a search by another score than
+    accuracy has the name of that there.
     """
 
     genotype: str
@@ -52,9 +52,10 @@ class SamplingRound(HistoryEntry):
     evaluations: float
     """Cost of all evaluations so far, in whole ones."""
     mean_score: float | None = None
-    """Mean score of the evaluations of this round; None where there was none."""
+    """Mean score, in its own sign, of the evaluations of this round; None where there was none."""
     best_score: float | None = None
-    """Best score of an architecture that was evaluated wholly; None before there is one."""
+    """Best score, in its own sign, of an architecture that was evaluated wholly; None before there is
+    one."""
     genotype: str | None = None
     """Text of that architecture."""
     test_accuracy: float | None = None

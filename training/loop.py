@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from base.checks import InputError
 from base.seeds import derive_seed
-from training.metrics import Meter
+from training.metrics import Meter, Score
 from training.run.base import RunConfig
 from training.run.checkpoint import Checkpoints
 from training.run.command import resumable
@@ -103,10 +103,12 @@ class Trainer(Protocol):
     """Meters by level: "train", and "valid" if alphas are trained. They are the same in every
     epoch, as a CUDA graph refers to them."""
     device: torch.device
+    scored_by: Score
+    """The score that `run_epoch` returns."""
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """Trains epoch `epoch` (from 0); returns the validation accuracy, a share, where there is
-        one."""
+        """Trains epoch `epoch` (from 0); returns the score on the validation data, in its own sign,
+        where there is one."""
 
     def reason_to_stop(self) -> str | None:
         """Why no further epoch should be run, in words, as far as the trainer itself can tell; None
@@ -138,8 +140,8 @@ class Progress:
 
     epochs: int = 0
     """Epochs behind."""
-    accuracy: float | None = None
-    """Validation accuracy after the last of them, where there is one."""
+    score: float | None = None
+    """Score on the validation data after the last of them, in its own sign, where there is one."""
     skipped: tuple[str, ...] = ()
     """A line for each later checkpoint that the run does not go on from: its file, and why."""
 
@@ -153,7 +155,7 @@ def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
     """
 
     def structure(epochs: int) -> Part:
-        return fields({"trainer": trainer.structure(epochs), "accuracy": optional(numeric)})
+        return fields({"trainer": trainer.structure(epochs), "score": optional(numeric)})
 
     found = checkpoints.last_good(structure)
     if found is None:
@@ -166,7 +168,7 @@ def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
             f"{checkpoints.directory}: the checkpoint of epoch {epochs} cannot be loaded ({type(error).__name__}: {error}); "
             "begin anew with --overwrite"
         ) from error
-    return Progress(epochs, state["accuracy"], skipped)
+    return Progress(epochs, state["score"], skipped)
 
 
 @contextmanager
@@ -207,28 +209,28 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
     is written.
     """
     checkpoints = run.checkpoints(kind)
-    done, accuracy = start.epochs, start.accuracy
+    done, score = start.epochs, start.score
     for line in start.skipped:
         monitor.log(f"not gone on from: {line}")
     if done:
         monitor.log(f"resumed after epoch {done} of {trainer.epochs}")
-    stop = StopConditions(config.stop)
+    stop = StopConditions(config.stop, trainer.scored_by)
     with monitor.bar(trainer.epochs * trainer.steps, done * trainer.steps, kind) as bar:
         while done < trainer.epochs:
             # A run without an epoch has nothing to show: neither a trained network nor a measurement.
-            if done and (reason := stop.reason(accuracy) or trainer.reason_to_stop()):
+            if done and (reason := stop.reason(score) or trainer.reason_to_stop()):
                 monitor.log(f"stopped after epoch {done}: {reason}")
                 break
             torch.manual_seed(derive_seed(config.seed, "epoch", done))
             watch = Watch(monitor, bar, trainer.device, trainer.meters, done, trainer.steps, config.log_every)
-            accuracy = trainer.run_epoch(done, watch)
+            score = trainer.run_epoch(done, watch)
             state = trainer.state_dict()
             # The loss of an epoch's last step may be finite and the weights that it leads to not.
             check_finite(None if _is_finite(state, trainer.device) else watch.step - 1, 0, "result of the step")
             done += 1
             monitor.flush()
             run.confirm()
-            checkpoints.save(done, {"trainer": state, "accuracy": accuracy})
+            checkpoints.save(done, {"trainer": state, "score": score})
             run.keep()
     return done
 

@@ -139,6 +139,6 @@ def search(
         process = Process(start.epochs, done, time.monotonic() - began)
         asked = method, paper, defaults or SearchConfig()
         facts = RunFacts(*asked, run.path, run.config_hash, trainer.device, trainer.epochs, process, options.pictures)
-        story = Story(facts, config, type(task), trainer.space, trainer.format, trainer.recorder.history, genotype, table)
+        story = Story(facts, config, task, trainer.space, trainer.format, trainer.recorder.history, genotype, table)
         monitor.log(f"{method}: report in {search_page(story).write(run.path)}")
     return genotype

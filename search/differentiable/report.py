@@ -43,7 +43,7 @@ class Story:
 
     facts: RunFacts
     config: SearchConfig
-    task: type[Task]
+    task: Task
     space: SearchSpace
     format: ImageFormat
     """Format of the images of the search."""
@@ -59,7 +59,7 @@ def search_page(story: Story) -> Page:
     config, history, genotype, run = story.config, story.history, story.genotype, story.facts
     page = Page(f"Search: {run.method}, {config.data.name}", *introduction(run, config.space))
     costs = default_costs(genotype, story.space, config.stem, story.format)
-    task, name = story.task, story.task.score_name
+    task, name = story.task, story.task.scored_by.name
     measured = next((entry.readings for entry in reversed(history) if f"supernet_{name}" in entry.readings), None)
     page.section(
         "Result",
@@ -103,9 +103,7 @@ def _ended(story: Story) -> list[Markup]:
     return parts
 
 
-def _of_default_network(
-    genotype: Genotype, stem: Stem, task: type[Task], images: ImageFormat, costs: Mapping[str, float]
-) -> Markup:
+def _of_default_network(genotype: Genotype, stem: Stem, task: Task, images: ImageFormat, costs: Mapping[str, float]) -> Markup:
     skeleton = genotype.skeleton
     channels, cells = skeleton.default_size(stem)
     wide, height, width = images.shape
@@ -114,7 +112,7 @@ def _of_default_network(
         "that ",
         element("code", "python -m retrain"),
         f" builds by default for images of {wide}x{height}x{width} and {len(images.class_names)} {task.words('outputs')}: "
-        f"C = {channels}, {cells} {skeleton.unit}. The {task.words(task.score_name)} here is that of the "
+        f"C = {channels}, {cells} {skeleton.unit}. The {task.words(task.scored_by.name)} here is that of the "
         "supernet on the images held out from its training; it does not say how well the cell does when it is retrained.",
     )
 
@@ -134,7 +132,7 @@ def _of_table(story: Story) -> list[Markup]:
 
 
 def _curves(story: Story) -> list[Markup | None]:
-    history, kinds, name = story.history, story.space.kinds, story.task.score_name
+    history, kinds, name = story.history, story.space.kinds, story.task.scored_by.name
     words = story.task.words(name)
 
     def of_kinds(values: Callable[[SearchEpoch], Mapping[str, float]]) -> list[Curve]:

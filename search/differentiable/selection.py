@@ -15,7 +15,7 @@ from supernet import SearchSpace
 Candidates = dict[str, Tensor]
 """The candidates that there are, for each kind of cell, bool [edges, candidates] on the CPU."""
 Score = Callable[[Mixture], float]
-"""Accuracy of the supernet under a mixture."""
+"""Score of the supernet under a mixture; more is better."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class SelectionConfig:
 
     name: Literal["strength", "perturbation"] = "strength"
     """strength: the space's rule on the weights of the candidates; perturbation: what costs most
-    accuracy when it is missing (DARTS-PT), edge by edge, with more training in between."""
+    of the score when it is missing (DARTS-PT), edge by edge, with more training in between."""
     tune_epochs: int = 5
     """Perturbation: epochs of training between two decisions."""
 
@@ -76,7 +76,7 @@ class Perturbation:
     """Selection by perturbation (DARTS-PT, Wang et al. 2021, algorithm 1).
 
     Each round decides one edge of every kind of cell, in an order drawn from `seed`: the operation
-    without which accuracy falls most stays. If the space keeps only some inputs of a node, rounds
+    without which the score falls most stays. If the space keeps only some inputs of a node, rounds
     follow that decide one such node of every kind: the edges that are missed least are taken away.
 
     It looks at the whole mixture, even if every step of the search ran a single path (GDAS).
@@ -110,8 +110,8 @@ class Perturbation:
     def _decide_operation(self, edge: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
         present = (keep[edge] & _choosable(self.space)).nonzero().flatten().tolist()
         if len(present) > 1:
-            accuracies = [score(_without(mixture, kind, edge, column)) for column in present]
-            present = [present[accuracies.index(min(accuracies))]]
+            scores = [score(_without(mixture, kind, edge, column)) for column in present]
+            present = [present[scores.index(min(scores))]]
         kept = keep.clone()
         kept[edge] = False
         kept[edge, present] = True
@@ -120,8 +120,8 @@ class Perturbation:
     def _decide_inputs(self, node: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
         kept = keep.clone()
         into = [edge for edge, (_, target) in enumerate(self.space.edges) if target == node and kept[edge].any()]
-        accuracies = {edge: score(_without(mixture, kind, edge)) for edge in into}
-        kept[sorted(into, key=accuracies.__getitem__)[self.space.derived_inputs :]] = False
+        scores = {edge: score(_without(mixture, kind, edge)) for edge in into}
+        kept[sorted(into, key=scores.__getitem__)[self.space.derived_inputs :]] = False
         return kept
 
 

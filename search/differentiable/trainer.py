@@ -70,6 +70,7 @@ class BilevelSearch:
     ) -> None:
         self.config = config
         self.task = task
+        self.scored_by = task.scored_by
         self.run = run
         self.device = hardware.device
         self.space = get_space(config.space)
@@ -264,7 +265,7 @@ class BilevelSearch:
         readings = [f"train/{name}" for name in ("loss", *self.meters["train"].names)]
         parts = {name: fields(dict.fromkeys(self.space.kinds, part)) for name, part in of_kinds.items()}
         entry = fields({**parts, **dict.fromkeys(readings, numeric), "genotype": _genotype}, may_have_more=True)
-        pair = [f"{whose}_{self.task.score_name}" for whose in ("supernet", "derived")]
+        pair = [f"{whose}_{self.task.scored_by.name}" for whose in ("supernet", "derived")]
 
         def check(name: str, value: Any) -> None:
             entry(name, value)

@@ -171,7 +171,7 @@ def sample(
         story = Story(
             facts,
             config,
-            None if task is None else type(task),
+            task,
             trainer.recorder.history,
             trials.done,
             trials.spent,

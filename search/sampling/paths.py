@@ -113,7 +113,8 @@ def fair_paths(encoding: Encoding, random: Random) -> list[Genome]:
 
 
 class SupernetScores:
-    """The task's score of an architecture on validation examples with the shared weights.
+    """The task's score of an architecture on validation examples with the shared weights, as it is
+    maximised.
 
     Whole evaluations take the examples that `SamplingConfig.evaluated_images` says, always the
     same, and a share the first of them. Nothing of the network changes. With `recalibrate`, running
@@ -136,6 +137,7 @@ class SupernetScores:
 
         Raises InputError where more examples are to be evaluated than there are.
         """
+        self.scored_by = paths.task.scored_by
         self._paths = paths
         self._train = train
         self._recalibrate = recalibrate

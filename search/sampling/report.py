@@ -20,7 +20,7 @@ class Story:
 
     facts: RunFacts
     config: SamplingConfig
-    task: type[Task] | None
+    task: Task | None
     """None where scores come from a table alone."""
     history: Sequence[SamplingEntry]
     trials: Sequence[Trial]
@@ -91,7 +91,7 @@ def _best(findings: Findings, count: int, pictures: bool) -> list[Markup]:
     return parts
 
 
-def _curves(history: Sequence[SamplingEntry], trials: Sequence[Trial], task: type[Task] | None) -> list[Markup | None]:
+def _curves(history: Sequence[SamplingEntry], trials: Sequence[Trial], task: Task | None) -> list[Markup | None]:
     epochs = [entry for entry in history if isinstance(entry, SamplingEpoch)]
     rounds = [entry for entry in history if isinstance(entry, SamplingRound)]
     spent, best = 0.0, None
@@ -116,7 +116,7 @@ def _curves(history: Sequence[SamplingEntry], trials: Sequence[Trial], task: typ
         None
         if task is None
         else chart(
-            f"{task.words(task.score_name)} of the shared weights", [of_reading(epochs, f"train/{task.score_name}", "train")]
+            f"{task.scored_by.words} of the shared weights", [of_reading(epochs, f"train/{task.scored_by.name}", "train")]
         ),
         *(chart(f"sampler: {name}", [of_reading(history, name)], "epoch or round") for name in readings),
     ]

@@ -15,7 +15,7 @@ from search.sampling.recorder import SamplingRecorder
 from search.sampling.samplers.sampler import Sampler
 from search.sampling.scores.proxies import ProxyScores
 from search.sampling.scores.table import TableScores, check_covers
-from search.sampling.trials import Evaluate, Trials
+from search.sampling.trials import ScoreSource, Trials
 from search.sampling.weights import Weights
 from supernet import get_space
 from training.hardware import Hardware
@@ -59,7 +59,7 @@ class SamplingSearch:
             self.sampler = Prefiltered(self.sampler, score, config.prefilter.factor)
         _check_sampler(config, self.sampler)
         self.weights: Weights | None = None
-        evaluate: Evaluate
+        evaluate: ScoreSource
         if config.evaluate == "table":
             assert table is not None
             evaluate = TableScores(self.encoding, table)
@@ -78,6 +78,7 @@ class SamplingSearch:
         self.sampler.begin(identity)
         self.notes = [] if self.weights is None else self.weights.notes
         """Lines for the log on where scores come from."""
+        self.scored_by = evaluate.scored_by
         self.trials = Trials(self.sampler, evaluate)
         self.epochs = config.planned_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
@@ -111,7 +112,7 @@ class SamplingSearch:
         )
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """An epoch of the weights, or a round of evaluations: then returns the best accuracy so far, where scores are one."""
+        """An epoch of the weights, or a round of evaluations: then returns the best score so far, in its own sign."""
         if epoch < self.config.trained_epochs:
             assert self.weights is not None
             rate = self.weights.run_epoch(epoch, watch)
@@ -122,7 +123,7 @@ class SamplingSearch:
         watch.advance(self.steps)
         self.recorder.round(epoch, watch, self.trials, new, self.sampler.readings())
         best = self.trials.best()
-        return best.score if best is not None and self.config.evaluate in ("supernet", "table") else None
+        return None if best is None else self.scored_by.own(best.score)
 
     def reason_to_stop(self) -> str | None:
         return "there is nothing left to evaluate" if self.trials.exhausted else None

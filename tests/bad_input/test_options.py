@@ -47,7 +47,7 @@ both = pytest.mark.parametrize("command", ["search.darts", "retrain"])
         (["--weights.lr=nan"], "weights.lr: must be a number, not nan"),
         (["--weights.lr=.inf"], "weights.lr: must be finite, not inf"),
         (["--stop.hours=-1"], "stop.hours: must be positive, not -1.0"),
-        (["--stop.accuracy=2"], "stop.accuracy: must be a share above 0 and at most 1, not 2.0"),
+        (["--stop.score=2"], "stop.score: accuracy must be above 0 and at most 1 to stop at, not 2.0"),
         (
             ["--data.name=imagenet"],
             "data.name: unknown data set 'imagenet'; known: cifar10, cifar100, digits, fashion_mnist, folder, mnist, npz, svhn",
@@ -224,7 +224,7 @@ def test_every_method_refuses_what_it_does_not_know(method: str, capsys: pytest.
         ("--validation_fraction=0.999", "validation_fraction: 0.999 of 64 images leaves a part empty"),
         ("--batch_size=1", "batch_size: must be at least 2, which batch norm needs, not 1"),
         ("--precision=float16", "precision: must be one of auto, float32, bfloat16, not float16"),
-        ("--stop.accuracy=0.5", "stop.accuracy: needs images to validate on; hold some out with validation_fraction above 0"),
+        ("--stop.score=0.5", "stop.score: needs images to validate on; hold some out with validation_fraction above 0"),
         ("--cells=2", "cells: the darts skeleton needs at least 3 cells, not 2"),
     ],
 )

@@ -337,7 +337,7 @@ def test_resume_trains_the_genotype_that_the_run_began_with(tmp_path, monkeypatc
 
 
 def test_a_target_accuracy_ends_a_run_early_and_all_is_written(tmp_path):
-    config = small(epochs=50, validation_fraction=0.3, stop=StopConfig(accuracy=0.01), auxiliary_weight=0.0)
+    config = small(epochs=50, validation_fraction=0.3, stop=StopConfig(score=0.01), auxiliary_weight=0.0)
     path = tmp_path / "run"
     result = retrain(config, options(path))
     assert result.epochs < 50
@@ -403,7 +403,7 @@ def test_nasbench201_has_no_auxiliary_head(refused, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--stop.accuracy", "0.9"], "stop.accuracy: needs images to validate on"),
+        (["--stop.score", "0.9"], "stop.score: needs images to validate on"),
         (["--batch_size", "151"], "batch_size: 151 is larger than the number of images, 150"),
         (["--weights.lr", "nan"], "weights.lr: must be a number, not nan"),
         (["--epochs", "-1"], "epochs: must be at least 1, not -1"),

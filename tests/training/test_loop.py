@@ -9,7 +9,7 @@ import torch
 
 from training.hardware import choose_device
 from training.loop import Progress, Watch, restore, run_epochs
-from training.metrics import Batch
+from training.metrics import Batch, Score
 from training.run.base import MAY_CHANGE, RunConfig
 from training.run.command import TrainingDiverged
 from training.run.directory import RunDirectory
@@ -29,6 +29,7 @@ class OneWeight:
 
     steps = 3
     device = torch.device("cpu")
+    scored_by = Score.share("accuracy")
 
     def __init__(
         self, bad_loss: int | None = None, bad_weight: int | None = None, epochs: int = 4, enough: float | None = None
@@ -77,7 +78,7 @@ def run(path: Path, trainer: OneWeight, config: Config, resume: bool = False) ->
 def test_a_stopped_run_ends_like_one_that_was_never_stopped(tmp_path: Path) -> None:
     whole = OneWeight()
     assert run(tmp_path / "whole", whole, Config()) == 4
-    assert run(tmp_path / "parts", OneWeight(), Config(stop=StopConfig(accuracy=0.2))) == 2
+    assert run(tmp_path / "parts", OneWeight(), Config(stop=StopConfig(score=0.2))) == 2
     rest = OneWeight()
     assert run(tmp_path / "parts", rest, Config(), resume=True) == 4
     assert rest.ran == [2, 3]
@@ -85,7 +86,7 @@ def test_a_stopped_run_ends_like_one_that_was_never_stopped(tmp_path: Path) -> N
 
 
 def test_a_run_that_reached_its_target_does_not_go_on_when_resumed(tmp_path: Path) -> None:
-    config = Config(stop=StopConfig(accuracy=0.2))
+    config = Config(stop=StopConfig(score=0.2))
     run(tmp_path / "run", OneWeight(), config)
     again = OneWeight()
     assert run(tmp_path / "run", again, config, resume=True) == 2

@@ -298,7 +298,7 @@ def test_a_stop_before_any_evaluation_says_so_and_goes_on(tmp_path: Path, capsys
 
 
 def test_a_reached_accuracy_ends_it(tmp_path: Path, table_file: Path) -> None:
-    settings = {"evaluate": "table", "tabular": table_file, "evaluations": 100, "round": 10, "stop.accuracy": 0.3}
+    settings = {"evaluate": "table", "tabular": table_file, "evaluations": 100, "round": 10, "stop.score": 0.3}
     assert run_search("random", [*options("random", "nasbench201", **settings), f"--run={tmp_path / 'run'}"]) == 0
     check_results(tmp_path / "run", "nasbench201", 10)
 
