@@ -123,6 +123,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str
         yield "  ".join([as_wide(name, widths[0]), *map(str.rjust, numbers, widths[1:])])
 
 
+def decimals(value: float | None) -> str:
+    """Returns a number with four decimals or, where these would say nothing or too much, with four
+    digits; None as a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1e5 else f"{value:.4g}"
+
+
 def csv_cell(text: object) -> str:
     """Returns a text for a cell of a CSV file, escaped; one that a spreadsheet would take for a
     formula, with = + - or @ at its beginning, has an apostrophe before it."""

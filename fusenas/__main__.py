@@ -1,9 +1,10 @@
 """`python -m fusenas --data FOLDER`: searches a cell for images, trains its network and exports
 it."""
 
+from base.texts import decimals
 from fusenas.fit import fit_configured
 from fusenas.settings import FitConfig
-from retrain.evaluation.kinds import KINDS, decimals
+from retrain.evaluation.kinds import KINDS
 from training.run.command import command
 from training.run.config import parse_command_line
 

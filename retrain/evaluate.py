@@ -18,8 +18,8 @@ import torch
 
 from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
-from base.texts import escape, table
-from retrain.evaluation.kinds import KINDS, Kind, decimals
+from base.texts import decimals, escape, table
+from retrain.evaluation.kinds import KINDS, Kind
 from retrain.evaluation.networks import NetworkScore, Run, evaluate_runs
 from retrain.evaluation.speed import Speed
 from supernet.drawing.draw import save_figure
@@ -187,7 +187,8 @@ def _described(data: DataConfig, images: Images) -> dict[str, Any]:
     """Returns a description of the images of the evaluation, ready for JSON."""
     form = images.format
     named = {"name": data.name, "root": data.root, "size": data.size}
-    return named | {"images": len(images), "shape": list(form.shape), "class_names": list(form.class_names)}
+    names = "class_names" if form.values is None else "number_names"
+    return named | {"images": len(images), "shape": list(form.shape), names: list(form.class_names)}
 
 
 def _report(runs: Sequence[Run], images: Images, rows: Sequence[NetworkScore], kind: Kind[Any]) -> Iterator[str]:

@@ -20,7 +20,8 @@ from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
 from base.plain_json import read_json
 from base.seeds import new_generator
-from retrain.evaluation.kinds import KINDS, Kind, decimals
+from base.texts import decimals
+from retrain.evaluation.kinds import KINDS, Kind
 from retrain.evaluation.networks import open_trained
 from retrain.portable import (
     DESCRIPTION_FILE,

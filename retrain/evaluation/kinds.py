@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from base.texts import label, table
+from base.texts import decimals, label, table
 from retrain.evaluation.confusion import draw_confusion
 from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
 from retrain.evaluation.scatter import draw_predictions
@@ -134,13 +134,6 @@ class OfNumbers(Kind[RegressionEvaluation]):
 
 KINDS: Mapping[str, Kind[Any]] = {"classification": OfClasses(), "regression": OfNumbers()}
 """The kind of each task, by its name."""
-
-
-def decimals(value: float | None) -> str:
-    """Returns a number for a table: with four decimals or, where these would say nothing, digits."""
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1e5 else f"{value:.4g}"
 
 
 def _class_lines(names: Sequence[str], found: ClassificationEvaluation, file: str) -> Iterator[str]:

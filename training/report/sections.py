@@ -124,7 +124,7 @@ def images(run: Path, config: DataConfig) -> Markup:
 def _spread(names: Sequence[str], values: Mapping[str, Sequence[float]], ranges: Sequence[Sequence[float]]) -> Markup:
     """Returns the table of the numbers that belong to the training images."""
     lines = [
-        (name, *(f"{number:.6g}" for number in (*pair, mean, std)))
+        (name, *(f"{number:.8g}" for number in (*pair, mean, std)))
         for name, pair, mean, std in zip(names, ranges, values["mean"], values["std"], strict=True)
     ][:MOST_CLASSES]
     left_out = f"The first {MOST_CLASSES} of {len(names)} numbers. " if len(names) > MOST_CLASSES else ""

@@ -296,11 +296,7 @@ def test_scores_have_names_and_bounds() -> None:
     assert Classification.score_named(None) == known["accuracy"]
     assert Classification.words("macro_f1") == "macro F1" and Classification.words("balanced_accuracy") == "balanced accuracy"
     assert Classification.written("macro_f1", 0.5) == "50.00%" and Classification.written("loss", 0.5) == "0.5000"
-    with pytest.raises(
-        FieldError, match=r"^score: unknown score 'balanced_acuracy'; did you mean balanced_accuracy\? "
-    ):
+    with pytest.raises(FieldError, match=r"^score: unknown score 'balanced_acuracy'; did you mean balanced_accuracy\? "):
         Classification.score_named("balanced_acuracy")
-    with pytest.raises(
-        FieldError, match=r"^score: unknown score 'auroc'; the task has accuracy, loss, macro_recall, macro"
-    ):
+    with pytest.raises(FieldError, match=r"^score: unknown score 'auroc'; the task has accuracy, loss, macro_recall, macro"):
         Classification.score_named("auroc")
