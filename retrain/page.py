@@ -174,7 +174,7 @@ def _predicted(test: RegressionEvaluation, names: Sequence[str], pictures: bool)
     parts = [table([], [*zip(heads, cells(test), strict=True), ("mean squared error of standardised numbers", loss)])]
     said = "Errors are in the unit of each number, squared errors in its square."
     if len(names) > 1:
-        said += " Those of all are their means, in which a number in a small unit weighs more; R2 has no unit."
+        said += " Those of all are their means, in which the number of the widest spread weighs most; R2 has no unit."
     if test.r2 is None:
         said += " A number that is the same in all test images has no R2."
     parts.append(paragraph(said))
