@@ -2,14 +2,21 @@
 it."""
 
 from base.texts import decimals
-from fusenas.fit import fit_configured
+from fusenas.fit import Fitted, fit_configured
 from fusenas.settings import FitConfig
-from retrain.evaluation.kinds import KINDS
 from training.run.command import command
 from training.run.config import parse_command_line
+from training.tasks.task import TASKS
 
 PROG = "fusenas"
-_TOLD = {"accuracy": "accuracy", "macro_recall": "macro recall", **KINDS["regression"].columns}
+
+
+def _told(fitted: Fitted, score: str | None) -> str:
+    """Returns the numbers that matter most, in words: first the score that was asked for."""
+    task, values = TASKS[fitted.result.trained.task], {"loss": fitted.test.loss, **fitted.test.values}
+    asked = [] if score is None else [score]
+    names = dict.fromkeys([*asked, "accuracy", "macro_recall", "r2", "mse", "mae"])
+    return ", ".join(f"{task.words(name)} {decimals(values[name])}" for name in names if name in values)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,8 +31,7 @@ def main(argv: list[str] | None = None) -> int:
             repeats=False,
         )
         fitted = fit_configured(config, options)
-        told = [f"{_TOLD[name]} {decimals(value)}" for name, value in fitted.test.values.items() if name in _TOLD]
-        print(f"{PROG}: test {', '.join(told)}")
+        print(f"{PROG}: test {_told(fitted, config.score)}")
         print(f"{PROG}: report {fitted.report}; exported: {', '.join(map(str, fitted.files)) or 'nothing'}")
 
     return command(PROG, run)

@@ -34,6 +34,7 @@ from training.run.config import RunOptions
 from training.run.directory import RunDirectory
 from training.run.ownership.files import record, write_file
 from training.run.schema import fields_in_order
+from training.tasks.regression import R2
 from training.tasks.task import Evaluation
 
 Arrays = Sequence[Any]
@@ -109,7 +110,7 @@ def fit(
                 npz.image_set(arrays, part, config.size is not None, config.layout, numbers) for part in ("train", "test")
             )
             summary = _summarise(train)
-            _check_spread(test)
+            _check_spread(test, config.score)
         except InputError as error:
             raise FieldError("data", *error.parts) from error
         content = _packed(arrays)
@@ -184,7 +185,7 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
     device = choose_device(config.device, config.threads)
     search_config, retrain_config = suitable(config, data, summary, device)
     if arrays is None and not options.resume:
-        _check_images(retrain_config.data, device, summary.numbers)
+        _check_spread(_read_all(retrain_config.data, device, summary.numbers), config.score)
     method = get_method(config.method)
     with RunDirectory.open(options.run, config, options.resume, options.overwrite) as run:
         # The two runs below are looked at before anything is written for this one.
@@ -207,18 +208,18 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
     return Fitted(module, names, result.test, genotype, result.run / "report.html", files, run.path, result)
 
 
-def _check_images(data: DataConfig, device: torch.device, numbers: bool) -> None:
-    """Reads every image once and keeps none, so that bad images are found before anything is
-    written."""
+def _read_all(data: DataConfig, device: torch.device, numbers: bool) -> Images:
+    """Reads every image once, so that bad images are found before anything is written; returns the
+    test part."""
     # The test part asked for alone brings the training part with it. Search and retraining log the
     # files that are left out.
-    test = load_images(replace(data, loading="workers"), "test", device, log=lambda line: None, numbers=numbers)
-    _check_spread(test)
+    return load_images(replace(data, loading="workers"), "test", device, log=lambda line: None, numbers=numbers)
 
 
-def _check_spread(test: Images) -> None:
-    """Raises FieldError for test images that have no R2, before a search takes its time."""
-    if (name := constant(test)) is not None:
+def _check_spread(test: Images, score: str | None) -> None:
+    """Raises FieldError for test images without R2 where that is the score, before a search takes
+    its time."""
+    if score in (None, R2.name) and (name := constant(test)) is not None:
         raise FieldError("data", f"{name} is the same in all {len(test)} test images, which have no R2; give others")
 
 

@@ -17,6 +17,7 @@ from training.images.data import DataConfig, Layout
 from training.images.depth import check_bits
 from training.optim import OptimizerConfig
 from training.run.base import MAY_CHANGE, RunConfig
+from training.tasks.task import TASKS
 
 Effort = Literal["auto", "quick", "normal", "full"]
 Export = Literal["none", "torch_export", "onnx"]
@@ -47,6 +48,10 @@ class FitConfig(RunConfig):
     """For a data set by name: download it into root where it is absent or damaged."""
     method: str = "darts"
     """Method of the search, any of those that are called as python -m search.METHOD."""
+    score: str | None = None
+    """The score that is searched for and reported: accuracy, loss, macro_recall, macro_f1 or
+    balanced_accuracy (in the last three every class counts alike, however few images it has), or
+    r2, mse, mae or loss where images have numbers; null: accuracy or r2."""
     effort: Effort = "auto"
     """The amount of computation: quick (small networks, for a CPU), normal (for a GPU), full (as
     published); auto: quick on a CPU, normal on a GPU."""
@@ -106,6 +111,11 @@ class DataSummary:
     @property
     def images(self) -> int:
         return sum(self.counts)
+
+    @property
+    def task(self) -> str:
+        """Returns the task that suits them."""
+        return "regression" if self.numbers else "classification"
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,7 @@ def suitable(
     `quick` searches on smaller images and, of many, on a part. Raises ValueError if there are too
     few images.
     """
+    TASKS[summary.task].score_named(config.score)
     if summary.images < _FEWEST_IMAGES:
         raise FieldError("data", f"{summary.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
     if not all(summary.counts):
@@ -277,8 +288,8 @@ def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, summary: D
 
 
 def _common(config: FitConfig, summary: DataSummary) -> dict[str, Any]:
-    task = "regression" if summary.numbers else "classification"
-    return {"seed": config.seed, "device": config.device, "threads": config.threads, "task": task}
+    shared = {name: getattr(config, name) for name in ("seed", "device", "threads", "score")}
+    return shared | {"task": summary.task}
 
 
 def _batch_size(images: int, most: int) -> int:

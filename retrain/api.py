@@ -33,7 +33,7 @@ from training.run.history import write_history
 from training.run.monitor import Monitor, StopConfig, check_finite
 from training.run.ownership.files import record, write_file
 from training.schedule import in_words
-from training.tasks.task import Dataset, check_parts, open_task
+from training.tasks.task import Dataset, asked_score, check_parts, open_task
 
 
 def run(
@@ -84,6 +84,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     others = _random_runs(config, options, genotype)
     notes = [*([chosen] if chosen else []), *in_words(config.extended)]
     hardware = Hardware.of(config, config.graph)
+    config.stop.check(asked_score(config))
     task = open_task(config, hardware, options, notes.append)
     # Before anything is trained: what is wrong with it is better known then.
     test = task.load_test(notes.append)

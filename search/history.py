@@ -51,6 +51,9 @@ class SamplingRound(HistoryEntry):
 
     evaluations: float
     """Cost of all evaluations so far, in whole ones."""
+    score: str | None = None
+    """Name of the score that the search was asked to compare by; None: the first of its task, or
+    that of the table or proxy."""
     mean_score: float | None = None
     """Mean score, in its own sign, of the evaluations of this round; None where there was none."""
     best_score: float | None = None

@@ -73,10 +73,19 @@ class Score:
         """Says whether the value is at least as good as the target; a NaN is not."""
         return value >= target if self.larger_is_better else value <= target
 
+    @property
+    def best(self) -> float:
+        """The best value that there can be."""
+        return self.highest if self.larger_is_better else self.lowest
+
+    @property
+    def worst(self) -> float:
+        """The worst value that there can be."""
+        return self.lowest if self.larger_is_better else self.highest
+
     def is_target(self, value: float) -> bool:
         """Says whether the value is one that can be reached and that not every network reaches."""
-        worst, best = (self.lowest, self.highest) if self.larger_is_better else (self.highest, self.lowest)
-        return math.isfinite(value) and self.lowest <= value <= self.highest and (value == best or value != worst)
+        return math.isfinite(value) and self.lowest <= value <= self.highest and value != self.worst
 
     @property
     def targets(self) -> str:

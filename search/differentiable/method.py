@@ -31,7 +31,7 @@ from training.run.extension import extended
 from training.run.ownership.files import write_file
 from training.run.structure import like
 from training.schedule import in_words
-from training.tasks.task import TASKS, check_parts, open_task
+from training.tasks.task import TASKS, asked_score, check_parts, open_task
 
 
 class DifferentiableRun(SearchRun):
@@ -117,6 +117,7 @@ def search(
     notes: list[str] = in_words(config.extended)
     notes += [] if table is None else table.notes
     hardware = Hardware.of(config, config.graph)
+    config.stop.check(asked_score(config))
     task = open_task(config, hardware, options, notes.append)
     if options.resume:
         check_parts(task, options.run, config.train_fraction, config.seed)

@@ -14,6 +14,7 @@ from search.reporting import RunFacts, close, default_costs, introduction
 from supernet import Genotype, SearchSpace
 from supernet.spaces.skeleton import Stem
 from training.format import ImageFormat
+from training.metrics import LOSS
 from training.report.charts import Curve, chart, charts, of_history, of_reading, raster, scale
 from training.report.html import (
     Markup,
@@ -140,7 +141,7 @@ def _curves(story: Story) -> list[Markup | None]:
 
     drawn = [
         chart("loss", [of_reading(history, "train/loss", "train"), of_reading(history, "valid/loss", "validation")]),
-        chart(f"{words} while training", [
+        None if name == LOSS.name else chart(f"{words} while training", [
             of_reading(history, f"train/{name}", "train"), of_reading(history, f"valid/{name}", "validation"),
         ]),
         chart(f"{words} on held-out images", [

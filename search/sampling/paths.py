@@ -49,7 +49,7 @@ class PathNetwork:
         return self.task.forward(self.of(genome), batch)
 
     def score(self, genome: Genome, batches: Iterable[Batch]) -> float:
-        """Returns the score that one architecture has over `batches`; more is better."""
+        """Returns the score that one architecture has over `batches`, as it is maximised."""
         return self.task.score(self.task.read(self.of(genome), batches, self.device))
 
 
@@ -137,7 +137,6 @@ class SupernetScores:
 
         Raises InputError where more examples are to be evaluated than there are.
         """
-        self.scored_by = paths.task.scored_by
         self._paths = paths
         self._train = train
         self._recalibrate = recalibrate
@@ -167,8 +166,8 @@ class SupernetScores:
 
 
 class GuideScores:
-    """The task's score on the next batch of validation examples: quick and noisy, for a sampler
-    that learns meanwhile.
+    """The task's score, as it is maximised, on the next batch of validation examples: quick and
+    noisy, for a sampler that learns meanwhile.
 
     Batch norm takes the batch's own statistics, as running ones fit no single path and would cost
     more than the evaluation.

@@ -13,9 +13,10 @@ from search.sampling.identity import score_identity
 from search.sampling.prefilter import Prefiltered
 from search.sampling.recorder import SamplingRecorder
 from search.sampling.samplers.sampler import Sampler
+from search.sampling.scores.chosen import chosen_score
 from search.sampling.scores.proxies import ProxyScores
 from search.sampling.scores.table import TableScores, check_covers
-from search.sampling.trials import ScoreSource, Trials
+from search.sampling.trials import Evaluate, Trials
 from search.sampling.weights import Weights
 from supernet import get_space
 from training.hardware import Hardware
@@ -59,7 +60,7 @@ class SamplingSearch:
             self.sampler = Prefiltered(self.sampler, score, config.prefilter.factor)
         _check_sampler(config, self.sampler)
         self.weights: Weights | None = None
-        evaluate: ScoreSource
+        evaluate: Evaluate
         if config.evaluate == "table":
             assert table is not None
             evaluate = TableScores(self.encoding, table)
@@ -78,7 +79,7 @@ class SamplingSearch:
         self.sampler.begin(identity)
         self.notes = [] if self.weights is None else self.weights.notes
         """Lines for the log on where scores come from."""
-        self.scored_by = evaluate.scored_by
+        self.scored_by = chosen_score(config)
         self.trials = Trials(self.sampler, evaluate)
         self.epochs = config.planned_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
@@ -91,9 +92,11 @@ class SamplingSearch:
             self.epochs,
             config.evaluations,
             config.evaluate,
+            self.scored_by,
             config.best,
             config.seed,
             pictures,
+            config.score,
         )
 
     def _proxy(self, name: str, task: Task) -> ProxyScores:

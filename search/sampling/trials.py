@@ -2,27 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from base.checks import InputError
 from search.sampling.encoding import Genome
 from search.sampling.samplers.sampler import Sampler, Scored, genome_of
-from training.metrics import Score
 from training.run.structure import Part, fields, numeric, row, rows, share, truth, within
 
 Evaluate = Callable[[Genome, float], float]
 """The score of an architecture from a share of a whole evaluation, as it is maximised; more is
 better."""
 _ROUNDING = 1e-9  # rounding of sums of shares
-
-
-class ScoreSource(Protocol):
-    """An `Evaluate` that says which score it gives."""
-
-    scored_by: Score
-
-    def __call__(self, genome: Genome, share: float) -> float:
-        """Returns the score of an architecture, as it is maximised."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from training.tasks.task import Task
 
 _OF_ITS_OWN = (
     *("epochs", "extended", "weights", "tabular", "kernels", "precision", "recompute"),
-    *("log_every", "stop", "device", "threads"),
+    *("log_every", "stop", "device", "threads", "score"),
 )
 SHARED = tuple(name for name in map(attrgetter("name"), fields_in_order(SupernetSearchConfig)) if name not in _OF_ITS_OWN)
 """Settings in which a search and the run that its weights come from are equal: the network, and the images that it has not

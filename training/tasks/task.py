@@ -22,7 +22,6 @@ from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.metrics import LOSS, Batch, Meter, Reading, Score
 from training.run.config import RunOptions
-from training.run.monitor import StopConfig
 from training.run.ownership.files import write_file
 
 Rest = Literal["keep", "drop", "drop_single"]
@@ -287,19 +286,24 @@ class TaskConfig(Protocol):
     task: str
     score: str | None
     data: DataConfig
-    stop: StopConfig
+
+
+def asked_score(config: TaskConfig) -> Score:
+    """Returns the score that `config` asks for of its task.
+
+    Raises FieldError for a task or a score that is not known.
+    """
+    if config.task not in TASKS:
+        raise FieldError("task", TASKS.unknown(config.task))
+    return TASKS[config.task].score_named(config.score)
 
 
 def open_task(config: TaskConfig, hardware: Hardware, options: RunOptions | None = None, log: Log = print) -> Task:
     """Reads the training part of the task that `config` names; see `Task.open`. Logs its summary.
 
-    Raises InputError for a task or a score that is not known, and for a target that is no value of
-    the score.
+    Raises InputError for a task or a score that is not known.
     """
-    if config.task not in TASKS:
-        raise FieldError("task", TASKS.unknown(config.task))
-    score = TASKS[config.task].score_named(config.score)
-    config.stop.check(score)
+    score = asked_score(config)
     task = TASKS[config.task].open(config.data, hardware, options, log)
     task.scored_by = score
     for line in task.summary():

@@ -24,7 +24,7 @@ from search.costs.counted import CostTable
 from search.sampling.encoding import Encoding, Genome
 from supernet import DiscreteNetwork
 from supernet.spaces.skeleton import Stem
-from training.metrics import Batch, Convolution, Score, TransposedConvolution, count_multiply_adds, count_parameters
+from training.metrics import Batch, Convolution, TransposedConvolution, count_multiply_adds, count_parameters
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """Outputs [B, ...] of a network and their batch to the mean loss, a scalar."""
@@ -161,7 +161,6 @@ class ProxyScores:
         seed: int,
         stem: Stem = "cifar",
     ) -> None:
-        self.scored_by = Score(name)
         self._encoding = encoding
         self._proxy = get_proxy(name)
         self._name = name

@@ -5,7 +5,6 @@ import re
 from base.checks import FieldError
 from search.costs.tabular import Table
 from search.sampling.encoding import Encoding, Genome
-from training.metrics import Score
 
 
 def check_covers(table: Table, encoding: Encoding) -> None:
@@ -21,8 +20,6 @@ def check_covers(table: Table, encoding: Encoding) -> None:
 class TableScores:
     """The accuracy, a share, on the validation images after 12 epochs of training that a benchmark
     table has."""
-
-    scored_by = Score.share("valid_accuracy_12", "validation accuracy after 12 epochs")
 
     def __init__(self, encoding: Encoding, table: Table) -> None:
         self._encoding = encoding
