@@ -13,7 +13,8 @@ from search.differentiable.config import SearchConfig
 from search.methods import get_method
 from supernet import get_space
 from supernet.spaces.skeleton import Stem
-from training.images.data import DataConfig, Layout
+from training.format import Layout
+from training.images.data import DataConfig
 from training.images.depth import check_bits
 from training.optim import OptimizerConfig
 from training.run.base import MAY_CHANGE, RunConfig

@@ -99,7 +99,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
         write_file(run.path, GENOTYPE_FILE, genotype.to_text("json"))
         if not start.epochs:
             _introduce(genotype, monitor, options.pictures)
-        epochs = run_epochs(trainer, config, run, monitor, KIND, start)
+        epochs = run_epochs(trainer, config, run, monitor, KIND, start, options.profile)
         result = _conclude(trainer, test, run, monitor, epochs)
         process = Process(start.epochs, epochs, time.monotonic() - began)
         story = Story(
@@ -149,7 +149,7 @@ def _random_runs(
         path = options.run / f"random_{number}"
         # Cut short they would be no match for the genotype that was not.
         alone = replace(config, random_genotypes=0, stop=StopConfig())
-        theirs = replace(options, run=path, resume=options.resume and path.exists())
+        theirs = replace(options, run=path, resume=options.resume and path.exists(), profile=None)
         RunDirectory.check(theirs.run, alone, theirs.resume, theirs.overwrite)
         runs.append((alone, theirs, other))
     return runs
@@ -193,7 +193,7 @@ def _conclude(trainer: Retraining, data: Dataset, run: RunDirectory, monitor: Mo
     """Saves the weights, evaluates what was saved on the test part, and writes and shows the
     outcome."""
     config = trainer.config
-    Trained(trainer.network, trainer.format, config.task).save(run.path)
+    Trained(trainer.network, trainer.format, config.task, trainer.task.train.resizing).save(run.path)
     trained = Trained.load(run.path)
     network = trained.network
     parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.format.shape)

@@ -1,9 +1,10 @@
 """Retraining from configuration to weights and metrics."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from base.checks import FieldError, InputError
 from base.seeds import derive_seed
@@ -17,6 +18,7 @@ from training.loop import Watch
 from training.metrics import Batch, Reading, in_words
 from training.optim import cosine, descend, load_optimizer, new_optimizer, optimizer_structure, set_lr
 from training.run.monitor import check_finite
+from training.run.profile import span
 from training.run.structure import Part, fields, history, like, numeric
 from training.tasks.task import Batches, Task
 
@@ -39,7 +41,8 @@ class Retraining:
         self.format = task.train.format
         genotype.skeleton.check(self.format.shape)
         self.train_batches, self.valid_batches = self._batches()
-        self.epochs, self.steps = config.epochs, len(self.train_batches)
+        self.epochs = self.trained_epochs = config.epochs
+        self.steps = len(self.train_batches)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network = DiscreteNetwork(
             genotype,
@@ -111,7 +114,7 @@ class Retraining:
         auxiliary: list[Tensor] = []
 
         def network(inputs: Tensor) -> Tensor:
-            with self.hardware.autocast():
+            with span("forward"), self.hardware.autocast():
                 outputs, *others = self.network.forward_with_auxiliary(inputs) if weight else (self.network(inputs),)
             auxiliary.extend(others)
             return outputs
@@ -140,6 +143,9 @@ class Retraining:
         for batches in (self.train_batches, self.valid_batches):
             if batches is not None:
                 batches.close()
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.network.named_parameters()
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -7,6 +7,10 @@ from typing import Any
 
 from training.run.history import HistoryEntry, read_history
 
+Decided = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""The supernet's score without a candidate, by kind of cell, edge ("0->3") and candidate; "*" is
+all candidates of the edge."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchEpoch(HistoryEntry):
@@ -32,6 +36,9 @@ class SearchEpoch(HistoryEntry):
     eigenvalue: float | None
     """Dominant eigenvalue of the Hessian of the validation loss in the alphas; None where it was
     not measured or not finite."""
+    decided: Decided | None = None
+    """The scores that a selection by perturbation compared before the epoch; None where it decided
+    nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

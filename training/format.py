@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -17,8 +17,56 @@ DATA_FILE = "data.json"
 """The file in the directory of a run that has the format of its training part."""
 BYTE = 255.0
 """Scale of images of bytes."""
+Fit = Literal["crop", "stretch"]
+Layout = Literal["auto", "nhwc", "nchw"]
+Filter = Literal["bilinear", "area"]
 _MOST_NUMBERS = 2**26  # of an image that a file speaks of: 4096 x 4096 pixels of four channels
 _LARGEST = 1e30  # beyond it, and below its inverse, the arithmetic of float32 ends in infinity
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """The way in which images of any size were brought to the one of an `ImageFormat`.
+
+    `size`, `fit` and `resize` are the fields of `DataConfig`. Raises ValueError for values that do
+    not fit together.
+    """
+
+    size: int | None = None
+    """Pixels a side; None: images stay as they are."""
+    fit: Fit = "crop"
+    """A square is cut from the middle, or all of an image is squeezed into one."""
+    resize: int | None = None
+    """With crop: pixels of the shorter side before the square is cut out; None: `size`."""
+    filter: Filter = "bilinear"
+    """Resampling: "bilinear" is Pillow's, of image files as they are decoded; "area" that of arrays
+    (`training.images.sets.resize`)."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("fit", get_args(Fit)), ("filter", get_args(Filter))):
+            if getattr(self, name) not in known:
+                raise InputError(f"resizing: {name} must be one of {', '.join(known)}, not {show(getattr(self, name))}")
+        if self.size is not None and not (type(self.size) is int and 1 <= self.size <= 8192):
+            raise InputError(f"resizing: size must be from 1 to 8192 pixels, not {show(self.size)}")
+        if self.resize is not None and not (
+            type(self.resize) is int and self.fit == "crop" and self.size is not None and self.size <= self.resize <= 8192
+        ):
+            raise InputError(f"resizing: resize must be from size to 8192 pixels, and needs fit crop, not {show(self.resize)}")
+
+    @classmethod
+    def from_dict(cls, content: object) -> Self:
+        """Returns what `dataclasses.asdict` made the content of.
+
+        Raises ValueError for any other content.
+        """
+        names = ("size", "fit", "resize", "filter")
+        if not isinstance(content, dict) or set(content) != set(names):
+            raise InputError(f"resizing: must have {', '.join(names)}, but is {show(content)}")
+        return cls(**content)
+
+
+AS_THEY_ARE = Resizing()
+"""Images of one size already."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from base.texts import decimals, label, table
 from retrain.evaluation.confusion import draw_confusion
-from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
+from retrain.evaluation.ensemble import average_log_probabilities, fitted_weights, greedy_weights, majority_vote
+from retrain.evaluation.ensemble_of_numbers import average_numbers, fitted_to_numbers, greedy_for_numbers
 from retrain.evaluation.scatter import draw_predictions
 from training.format import ImageFormat
 from training.metrics import Batch
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=Evaluation)
 Batches = Iterable[Batch]
 """Batches whose targets are as a network is trained for them."""
+AVERAGE, VOTE = "average of probabilities", "majority vote"
+FITTED, GREEDY = "fitted weights", "greedy selection"
 MOST_CLASSES, WORST_CLASSES = 20, 10  # a longer table is cut to the worst
 _MOST_CONFUSIONS = 5
 
@@ -40,10 +43,18 @@ class Kind(ABC, Generic[E]):
     ensembles: ClassVar[Mapping[str, Callable[[Tensor], Tensor]]]
     """Ways in which networks decide together: from their outputs [K, B, ...] to those of all, [B,
     ...], by name."""
+    choices: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]]
+    """Ways to choose the weights of networks, [K], from their outputs [K, N, ...] and the targets
+    [N, ...], by name."""
     without: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Numbers that an ensemble does not have, by its name."""
     picture: ClassVar[str]
     """Name of the file with the picture of an evaluation."""
+
+    @abstractmethod
+    def average(self, outputs: Tensor, weights: Tensor) -> Tensor:
+        """Returns the average of outputs [K, B, ...] of networks with `weights` [K], which are not
+        negative and add up to 1."""
 
     @abstractmethod
     def evaluate(self, outputs_of: Network, batches: Batches, form: ImageFormat) -> E:
@@ -72,12 +83,16 @@ class OfClasses(Kind[ClassificationEvaluation]):
     columns: ClassVar[Mapping[str, str]] = {"accuracy": "accuracy", "loss": "loss", "calibration_error": "calibration error"}
     compared = ("accuracy",)
     ensembles: ClassVar[Mapping[str, Callable[[Tensor], Tensor]]] = {
-        "average of probabilities": average_log_probabilities,
-        "majority vote": lambda logits: F.one_hot(majority_vote(logits), logits.shape[2]),
+        AVERAGE: average_log_probabilities,
+        VOTE: lambda logits: F.one_hot(majority_vote(logits), logits.shape[2]),
     }
+    choices: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {FITTED: fitted_weights, GREEDY: greedy_weights}
     # A vote gives one class an image, with no probability and no second place.
-    without: ClassVar[Mapping[str, Sequence[str]]] = {"majority vote": ("loss", "top5", "calibration_error")}
+    without: ClassVar[Mapping[str, Sequence[str]]] = {VOTE: ("loss", "top5", "calibration_error")}
     picture = "confusion.png"
+
+    def average(self, outputs: Tensor, weights: Tensor) -> Tensor:
+        return average_log_probabilities(outputs, weights)
 
     def evaluate(self, outputs_of: Network, batches: Batches, form: ImageFormat) -> ClassificationEvaluation:
         return classification.evaluate(outputs_of, batches, len(form.class_names), "cpu")
@@ -106,8 +121,15 @@ class OfNumbers(Kind[RegressionEvaluation]):
 
     columns: ClassVar[Mapping[str, str]] = {score.name: score.words for score in (R2, MSE, MAE)}
     compared = tuple(columns)
-    ensembles: ClassVar[Mapping[str, Callable[[Tensor], Tensor]]] = {"average of predictions": lambda outputs: outputs.mean(0)}
+    ensembles: ClassVar[Mapping[str, Callable[[Tensor], Tensor]]] = {"average of predictions": average_numbers}
+    choices: ClassVar[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
+        FITTED: fitted_to_numbers,
+        GREEDY: greedy_for_numbers,
+    }
     picture = "predictions.png"
+
+    def average(self, outputs: Tensor, weights: Tensor) -> Tensor:
+        return average_numbers(outputs, weights)
 
     def evaluate(self, outputs_of: Network, batches: Batches, form: ImageFormat) -> RegressionEvaluation:
         assert form.values is not None

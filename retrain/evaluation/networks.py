@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class Run:
     settings: RetrainConfig
     has_own_images: bool = True
     """Whether it is evaluated on the test part of its configuration."""
+    limit: int | None = None
+    """Training images that it used; None: all."""
 
     @classmethod
     def read(cls, path: Path, data: Mapping[str, Any]) -> "Run":
@@ -72,7 +75,9 @@ class Run:
         Raises InputError if the directory or a file is absent or damaged.
         """
         run = open_trained(path)
-        return cls(path, run.trained, run.settings(data), not data)
+        settings = run.settings(data)
+        limit = run.config.data.limit if settings.validation_fraction else None
+        return cls(path, run.trained, settings, not data, limit)
 
 
 def open_trained(path: Path, tasks: Collection[str] = KINDS) -> RetrainRun:
@@ -103,39 +108,49 @@ class NetworkScore:
     evaluation: Evaluation
     speed: Speed | None = None
     """Speed of the network; None if it was not measured."""
+    weights: tuple[float, ...] | None = None
+    """Weight of each network in an ensemble; None: all count alike."""
+    validation_images: int | None = None
+    """Number of images that the weights were chosen on; None: they were not chosen."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it, ready for JSON."""
         size = {"parameters": self.parameters, "multiply_adds": self.multiply_adds}
         speed = {} if self.speed is None else {"speed": asdict(self.speed)}
-        return {"name": self.name, **size, **self.metrics, **speed}
+        chosen = {} if self.weights is None else {"weights": self.weights, "validation_images": self.validation_images}
+        return {"name": self.name, **size, **chosen, **self.metrics, **speed}
 
 
 def evaluate_runs(
-    runs: Sequence[Run], datasets: Sequence[Dataset], batch_size: int, device: torch.device, speed: bool
+    runs: Sequence[Run],
+    datasets: Sequence[Dataset],
+    batch_size: int,
+    device: torch.device,
+    speed: bool,
+    held_out: Sequence[Dataset] = (),
 ) -> list[NetworkScore]:
     """Returns a row for each of `runs`, all of one task, and, if there are several, those of the
-    ensemble: one for each of the ways that the task has.
+    ensemble: one for each of the ways that the task has, and with images that were `held_out` from
+    all trainings one for each way to choose weights.
 
     Args:
         datasets: for each of `runs` the same images, normalised as its network wants them.
         speed: measure how fast each network is, before the evaluation: a failure then has taken no
             time.
+        held_out: the same for the images that weights of the networks are chosen on.
 
     Raises InputError for a network whose outputs are not finite.
     """
     rows, all_outputs = [], []
     kind, first = KINDS[runs[0].trained.task], runs[0].trained.format
     for run, data in zip(runs, datasets, strict=True):
-        network, form, shape = run.trained.network, run.trained.format, data.format.shape
+        network, shape = run.trained.network, data.format.shape
         hardware = Hardware(device, run.settings.precision)
         measured = measure_speed(network, shape, device, hardware.precision) if speed else None
         outputs = network_outputs(network, data, batch_size, hardware)
         if not outputs.inputs.isfinite().all():
             raise InputError(f"{run.path / WEIGHTS_FILE}: gives outputs that are NaN or infinite; the training had diverged")
-        if form.values is not None and first.values is not None and form.values != first.values:
-            # Networks that learnt numbers of other means and deviations answer in units of their own.
-            outputs = Batch(*(first.values.standardised(form.values.restored(part)) for part in outputs))
+        outputs = _comparable(outputs, run, first)
         all_outputs.append(outputs)
         size = count_parameters(network), count_multiply_adds(network, shape)
         found = kind.evaluate(lambda part: part, _parts(outputs), first)
@@ -143,7 +158,26 @@ def evaluate_runs(
     if len(rows) == 1:
         return rows
     together = torch.stack([outputs.inputs for outputs in all_outputs])
-    return rows + _ensemble_rows(rows, kind, together, all_outputs[0].targets, first)
+    rows += _ensemble_rows(rows, kind, together, all_outputs[0].targets, first)
+    if held_out:
+        found = [
+            _comparable(
+                network_outputs(run.trained.network, data, batch_size, Hardware(device, run.settings.precision)), run, first
+            )
+            for run, data in zip(runs, held_out, strict=True)
+        ]
+        chosen_on = Batch(torch.stack([outputs.inputs for outputs in found]), found[0].targets)
+        rows += _weighted_rows(rows[: len(runs)], kind, chosen_on, together, all_outputs[0].targets, first)
+    return rows
+
+
+def _comparable(outputs: Batch, run: Run, first: ImageFormat) -> Batch:
+    """Returns outputs and targets of a run's network in the unit of those of the `first` one:
+    networks that learnt numbers of other means and deviations answer in units of their own."""
+    own = run.trained.format.values
+    if own is None or first.values is None or own == first.values:
+        return outputs
+    return Batch(*(first.values.standardised(own.restored(part)) for part in outputs))
 
 
 def _ensemble_rows(
@@ -154,8 +188,30 @@ def _ensemble_rows(
     size = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
     made = []
     for name, combine in kind.ensembles.items():
-        batches = map(Batch, outputs.split(_AT_ONCE, 1), targets.split(_AT_ONCE))
-        found = kind.evaluate(combine, batches, form)
+        found = _evaluate(kind, combine, outputs, targets, form)
         absent = dict.fromkeys(kind.without.get(name, ()))
         made.append(NetworkScore(name, *size, found.to_dict() | absent, found))
     return made
+
+
+def _weighted_rows(
+    rows: Sequence[NetworkScore], kind: Kind[Any], chosen_on: Batch, outputs: Tensor, targets: Tensor, form: ImageFormat
+) -> Iterator[NetworkScore]:
+    """Yields the rows of weighted averages, whose weights are chosen on outputs [K, M, ...] and
+    targets [M, ...] of other images than those that are evaluated."""
+    for name, choose in kind.choices.items():
+        weights = choose(chosen_on.inputs, chosen_on.targets)
+        found = _evaluate(kind, partial(kind.average, weights=weights), outputs, targets, form)
+        # Networks without a weight need not be run.
+        used = [row for row, weight in zip(rows, weights.tolist(), strict=True) if weight]
+        size = sum(row.parameters for row in used), sum(row.multiply_adds for row in used)
+        shares = tuple(weights.tolist())
+        yield NetworkScore(name, *size, found.to_dict(), found, weights=shares, validation_images=len(chosen_on.targets))
+
+
+def _evaluate(
+    kind: Kind[Any], combine: Callable[[Tensor], Tensor], outputs: Tensor, targets: Tensor, form: ImageFormat
+) -> Evaluation:
+    """Evaluates what `combine` makes, [B, ...], of the networks' outputs [K, N, ...]."""
+    found: Evaluation = kind.evaluate(combine, map(Batch, outputs.split(_AT_ONCE, 1), targets.split(_AT_ONCE)), form)
+    return found

@@ -128,7 +128,7 @@ def search(
             table.save_description(run.path)
         for note in notes:
             monitor.log(note)
-        done = run_epochs(trainer, config, run, monitor, method, start)
+        done = run_epochs(trainer, config, run, monitor, method, start, options.profile)
         if done == trainer.epochs and (reason := trainer.reason_to_stop()):
             monitor.log(f"collapsed in the last epoch: {reason}")
         if trainer.perturbation is not None and done < trainer.epochs:

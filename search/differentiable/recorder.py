@@ -12,7 +12,7 @@ from search.differentiable.early_stop import new_signs
 from search.differentiable.measures import dominant_eigenvalue, entropy, largest_entropy, skip_connections, skip_share
 from search.differentiable.schedule import SupernetSchedule
 from search.differentiable.steps import Steps
-from search.history import SearchEpoch
+from search.history import Decided, SearchEpoch
 from supernet import Genotype, Path
 from supernet.drawing.draw import draw_alphas, draw_cell
 from training.loop import Watch
@@ -62,8 +62,16 @@ class Recorder:
         self.pictures = pictures
         self.history: list[SearchEpoch] = []
 
-    def epoch(self, epoch: int, watch: Watch, rate: float, readings: dict[str, float], genotype: Genotype) -> float | None:
-        """Records everything about the epoch that ends.
+    def epoch(
+        self,
+        epoch: int,
+        watch: Watch,
+        rate: float,
+        readings: dict[str, float],
+        genotype: Genotype,
+        decided: Decided | None = None,
+    ) -> float | None:
+        """Records everything about the epoch that ends; `decided` as `SearchEpoch` has it.
 
         Returns the supernet's score, in its own sign, where it was measured.
         """
@@ -76,13 +84,15 @@ class Recorder:
         }  # fmt: skip
         entry = SearchEpoch(
             epoch=epoch + 1,
-            readings={tag: value for tag, value in readings.items() if tag.startswith(("train/", "valid/"))} | values,
+            readings={tag: value for tag, value in readings.items() if tag.startswith(("train/", "valid/", "shapley/"))}
+            | values,
             genotype=genotype.to_text(genotype.text_form),
             entropy=entropy(mixture),
             skips=skip_connections(genotype),
             skip_share=skip_share(genotype),
             mixture={kind: _rounded(table) for kind, table in mixture.items()},
             eigenvalue=self._eigenvalue(epoch),
+            decided=decided,
         )
         self.history.append(entry)
         write_history(self.directory, self.history)
@@ -114,10 +124,10 @@ class Recorder:
         is_due = not (epoch + 1) % self.validate_every or epoch + 1 >= self.schedule.epochs
         if not is_due and epoch + 1 not in self.schedule.phases.ends:
             return None, None
-        reading = self.steps.evaluate(self.batches, *self.architecture.evaluated())
+        reading = self.steps.evaluate(self.batches.epoch(0), *self.architecture.evaluated())
         check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "evaluation loss after the step")
         path = Path.of_genotype(genotype, self.space)
-        derived = self.steps.evaluate(self.batches, self._one_hot(path), path, training=True)
+        derived = self.steps.evaluate(self.batches.epoch(0), self._one_hot(path), path, training=True)
         return reading, derived
 
     def _one_hot(self, path: Path) -> dict[str, Tensor]:
@@ -140,7 +150,7 @@ class Recorder:
         return value if math.isfinite(value) else None
 
     def _curves(self, entry: SearchEpoch, watch: Watch, rate: float, supernet: Reading | None) -> None:
-        values = {"lr/weights": rate, "lr/alphas": self.steps.alphas.lr}
+        values = {"lr/weights": rate} | ({} if self.schedule.by_shapley else {"lr/alphas": self.steps.alphas.lr})
         values |= {f"schedule/{name}": value for name, value in self.architecture.schedule().items()}
         values |= {f"alphas/entropy_{kind}": value for kind, value in entry.entropy.items()}
         values |= {f"genotype/skips_{kind}": value for kind, value in entry.skips.items()}

@@ -148,6 +148,8 @@ def sample(
     began = time.monotonic()
     config = extended(config, options)
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
+    if options.profile is not None and not config.trains:
+        raise InputError("--profile: this search trains no weights, so there is no step to record; leave it out")
     table = None if config.tabular is None else Table.of_run(config.tabular, options)
     if table is not None and table.is_changed and config.evaluate == "table":
         raise FieldError("tabular", f"{table.notes[-1]}; bring it back, or begin anew with --overwrite")
@@ -167,7 +169,7 @@ def sample(
             table.save_description(run.path)
         for note in [*notes, *trainer.notes]:
             monitor.log(note)
-        done = run_epochs(trainer, config, run, monitor, method, start)
+        done = run_epochs(trainer, config, run, monitor, method, start, options.profile)
         findings = trainer.recorder.conclude(trainer.trials, monitor, done * trainer.steps)
         genotype = None if findings is None else findings.genotype
         if genotype is None:

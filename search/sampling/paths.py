@@ -19,6 +19,7 @@ from supernet import Supernet
 from training.hardware import Hardware
 from training.metrics import Batch
 from training.optim import OptimizerConfig, descend, freezing_slices, new_optimizer, statistics_kept
+from training.run.profile import span
 from training.tasks.task import Batches, Dataset, Network, Task
 
 
@@ -38,7 +39,7 @@ class PathNetwork:
         """Returns one architecture as a function of its inputs alone."""
 
         def network(inputs: Tensor) -> Tensor:
-            with self._hardware.autocast():
+            with span("forward"), self._hardware.autocast():
                 outputs: Tensor = self.network(inputs, self._mixture, self.encoding.path(genome))
             return outputs
 

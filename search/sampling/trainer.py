@@ -1,7 +1,10 @@
 """A search that samples whole architectures, epoch by epoch and round by round."""
 
+from collections.abc import Iterable
 from pathlib import Path as FilePath
 from typing import Any
+
+from torch import nn
 
 from base.checks import FieldError, InputError
 from search.costs.tabular import Table
@@ -81,7 +84,7 @@ class SamplingSearch:
         """Lines for the log on where scores come from."""
         self.scored_by = chosen_score(config)
         self.trials = Trials(self.sampler, evaluate)
-        self.epochs = config.planned_epochs
+        self.epochs, self.trained_epochs = config.planned_epochs, config.trained_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
         self.meters = {"train": Meter(self.device) if self.weights is None else self.weights.steps.meter}
         self.recorder = SamplingRecorder(
@@ -130,6 +133,10 @@ class SamplingSearch:
 
     def reason_to_stop(self) -> str | None:
         return "there is nothing left to evaluate" if self.trials.exhausted else None
+
+    def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
+        in_training = len(self.recorder.history) <= self.config.trained_epochs
+        return self.weights.trained() if self.weights is not None and in_training else ()
 
     def state_dict(self) -> dict[str, Any]:
         weights = {} if self.weights is None else {"weights": self.weights.state_dict()}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def events(path: Path):
     """Returns the events that TensorBoard itself reads in the directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0, "histograms": 0})
     accumulator.Reload()
     return accumulator
 
@@ -259,6 +260,28 @@ def test_cells_that_are_computed_again_change_no_bit(finished, tmp_path):
     (tmp_path / "resumed" / "checkpoints" / "epoch_0002.pt").unlink()
     retrain(small(recompute="cells"), options(tmp_path / "resumed", resume=True))
     assert results(tmp_path / "resumed") == results(path)
+
+
+def test_histograms_and_a_trace_change_no_bit(finished, tmp_path):
+    """Networks of random genotypes have histograms of their own, and no trace."""
+    watched = small(histograms_every=2, random_genotypes=1)
+    retrain(watched, replace(options(tmp_path / "run"), profile=tmp_path / "trace", pictures=False))
+    assert results(tmp_path / "run") == results(finished[0])
+    trace = json.loads((tmp_path / "trace" / "trace.json").read_text())["traceEvents"]
+    ranges = {event["name"] for event in trace if event.get("cat") == "user_annotation"}
+    assert {name for name in ranges if not name.startswith("Optimizer.")} == {
+        "step",
+        "loading",
+        "forward",
+        "backward",
+        "optimiser of weights",
+    }
+    assert [path.name for path in tmp_path.glob("**/trace.json")] == ["trace.json"]
+    for run in (tmp_path / "run", tmp_path / "run" / "random_0"):
+        read = events(run)
+        parts = ("stem", "head", "auxiliary", "layers.0.nodes")
+        assert set(read.Tags()["histograms"]) >= {f"{of}/{part}" for of in ("weights", "gradients") for part in parts}
+        assert len(read.Histograms("weights/stem")) == 1
 
 
 def test_the_mobile_stem_brings_the_size_of_networks_for_imagenet():

@@ -11,17 +11,16 @@ from base.checks import FieldError, Name, at_least, between, check_seed, choices
 from base.registry import Registry
 from base.seeds import new_generator
 from base.texts import excerpt, label, show
-from training.format import BYTE, ImageFormat
+from training.format import BYTE, Fit, ImageFormat, Layout, Resizing
 from training.images.augment import Augmentation
 from training.images.depth import DEPTHS, check_bits, check_colour, used_bits
 from training.images.files import ImageFiles, in_memory, survey
 from training.images.memory import free_on
 from training.images.prints import of_files, of_pixels
-from training.images.sets import Images, ImageSet, resize
+from training.images.sets import Images, ImageSet, resized
 from training.images.workers import available_cores
 
 Part = Literal["train", "test"]
-Layout = Literal["auto", "nhwc", "nchw"]
 AnyImages = TypeVar("AnyImages", bound=Images)
 
 # The share of the free memory that images on the device may take. A search holds them up to four
@@ -60,7 +59,7 @@ class DataConfig:
     time; null = all."""
     size: int | None = None
     """Resize images to that many pixels on each side; null: as they are."""
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Fit = "crop"
     """The way of size with an image that is no square: crop cuts one from its middle, stretch
     squeezes all of it in."""
     resize: int | None = None
@@ -221,7 +220,8 @@ def load_images(
         images = with_notes(images, [note])
     if isinstance(images, ImageSet):
         if config.size is not None:
-            images = replace(images, images=resize(images.images, config.size, config.fit == "stretch", config.resize))
+            resizing = Resizing(config.size, config.fit, config.resize, "area")
+            images = replace(images, images=resized(images.images, resizing), resizing=resizing)
         images = replace(images, workers=_workers(images, config, torch.device(device)))
     elif isinstance(images, ImageFiles):
         images = _prepared(images, config, part, torch.device(device), known, log, surveyed)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from base.checks import InputError
-from training.format import BYTE, ImageFormat, Standardisation
+from training.format import BYTE, ImageFormat, Resizing, Standardisation
 from training.images.prints import Prints
 
 # The number of values of 4096 images of CIFAR-10, 100 MB in float64.
@@ -19,6 +19,7 @@ VALUES_AT_ONCE = 4096 * 3 * 32 * 32
 LONGEST = 4 / 3
 """Longer over shorter side of a part of an image that is drawn at random (Szegedy et al.,
 arXiv:1409.4842)."""
+_AS_ARRAYS = Resizing(filter="area")
 
 
 class Images(Protocol):
@@ -39,6 +40,10 @@ class Images(Protocol):
     @property
     def classes(self) -> int:
         """Number of classes, or of numbers that each image has."""
+
+    @property
+    def resizing(self) -> Resizing:
+        """The way in which they were brought to one size."""
 
     @property
     def prints(self) -> Prints | None:
@@ -122,6 +127,8 @@ class ImageSet:
     values: Standardisation | None = None
     """Mean and standard deviation of numbers over the training part; None where images belong to
     classes."""
+    resizing: Resizing = _AS_ARRAYS
+    """The way in which they were brought to one size."""
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
@@ -213,6 +220,13 @@ def resize(images: Tensor, size: int, stretch: bool = True, shorter: int | None 
             values = F.interpolate(values, (size, size), mode="bilinear", align_corners=False)
         target.copy_(values if images.is_floating_point() else values.round_())
     return resized
+
+
+def resized(images: Tensor, resizing: Resizing) -> Tensor:
+    """Returns images [N, C, H, W] as `resizing` has them, by its filter for arrays."""
+    if resizing.size is None:
+        return images
+    return resize(images, resizing.size, resizing.fit == "stretch", resizing.resize)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -48,6 +48,13 @@ class Monitor:
         for tag, value in values.items():
             self._events.add(self._summary.scalar(tag, value), step)
 
+    def histograms(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
+        """Adds the distribution of the finite numbers of a tensor, in 64 bins, to the histograms of
+        each tag."""
+        for tag, tensor in values.items():
+            if (finite := tensor[tensor.isfinite()]).numel():
+                self._events.add(self._summary.histogram(tag, finite.double().cpu().numpy(), bins=64), step)
+
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Adds a text, shown as it is (indented, so that TensorBoard's Markdown keeps its
         lines)."""
@@ -124,7 +131,8 @@ class Bar:
     Close it, or use it in `with`.
     """
 
-    def __init__(self, total: int, done: int = 0, description: str = "") -> None:
+    def __init__(self, total: int, done: int = 0, description: str = "", of: str = "step") -> None:
+        """`of` is the word for what there are `total` of."""
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -132,7 +140,7 @@ class Bar:
             file=sys.stderr,
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}, {remaining} left",
+            bar_format=f"{{desc}} {{percentage:3.0f}}%|{{bar}}| {of} {{n_fmt}}/{{total_fmt}}{{postfix}}, {{remaining}} left",
         )
 
     def advance(self, steps: int = 1) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from base.checks import FieldError, InputError
+from training.format import ImageFormat
 from training.images.data import DataConfig, class_weights
 from training.metrics import Batch, Meter, Score
 from training.tasks.images import ImageData, ImageTask
@@ -19,6 +20,7 @@ from training.vision import import_torchvision
 CALIBRATION_BINS = 15
 """Bins of equal width that the confidences are divided into."""
 _TOP = 5
+_ANSWERS = 3  # classes that a prediction names
 
 
 ACCURACY = Score.share("accuracy")
@@ -189,6 +191,24 @@ class Classification(ImageTask):
         """Returns the format of the training images, and how many there are of each class."""
         images = self.train.images
         return super().describe() | {"train_images_of_class": images.labels.bincount(minlength=images.classes).tolist()}
+
+    @classmethod
+    def answer_columns(cls, form: ImageFormat) -> tuple[str, ...]:
+        """Returns the names of the columns for the most probable classes, three at most."""
+        columns = ("class", "probability", "second", "second_probability", "third", "third_probability")
+        return columns[: 2 * len(form.class_names)]
+
+    @classmethod
+    def answer_cells(cls, form: ImageFormat, outputs: Tensor) -> list[tuple[str | float, ...]]:
+        """Returns names and probabilities of the most probable classes by logits [B, classes]; of
+        equal ones the first."""
+        # As argmax does, and unlike topk, a stable sort has the first of equals first.
+        order = outputs.sort(dim=1, descending=True, stable=True).indices[:, :_ANSWERS]
+        chances = outputs.double().softmax(1).gather(1, order)
+        return [
+            tuple(cell for place, chance in zip(*row, strict=True) for cell in (form.class_names[place], chance))
+            for row in zip(order.tolist(), chances.tolist(), strict=True)
+        ]
 
     @classmethod
     def written(cls, name: str, value: float) -> str:

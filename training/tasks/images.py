@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from base.checks import FieldError, InputError, Name
-from training.format import ImageFormat, saved_format, saved_notes
+from training.format import ImageFormat, Resizing, saved_format, saved_notes
 from training.hardware import Hardware
 from training.images.augment import Augmentation
 from training.images.batches import Batches
@@ -44,6 +44,11 @@ class ImageData(Dataset):
         """The form of the images, and the names of the outputs."""
         form = self.images.format
         return replace(form, class_names=self.names) if self.names else form
+
+    @property
+    def resizing(self) -> Resizing:
+        """The way in which the images were brought to one size."""
+        return self.images.resizing
 
     def __len__(self) -> int:
         return len(self.images)

@@ -17,10 +17,11 @@ from torch import Tensor
 from base.checks import FieldError, InputError
 from base.registry import Registry
 from base.texts import did_you_mean, show
-from training.format import DATA_FILE, ImageFormat
+from training.format import AS_THEY_ARE, DATA_FILE, ImageFormat, Resizing
 from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.metrics import LOSS, Batch, Meter, Reading, Score
+from training.run import profile
 from training.run.config import RunOptions
 from training.run.ownership.files import write_file
 
@@ -56,6 +57,12 @@ class Dataset(ABC):
     @abstractmethod
     def format(self) -> ImageFormat:
         """The form of the inputs, and the names of the outputs."""
+
+    @property
+    def resizing(self) -> Resizing:
+        """The way in which inputs of other sizes are brought to that form; where a dataset does not
+        say, they are not."""
+        return AS_THEY_ARE
 
     @abstractmethod
     def __len__(self) -> int:
@@ -229,7 +236,7 @@ class Task(ABC):
         """Returns the mean loss and values of `network`, in whichever mode the caller put it, over
         `batches`."""
         meter = self.new_meter(device)
-        for batch in batches:
+        for batch in profile.batches(batches, "evaluation"):
             outputs = self.forward(network, batch)
             meter.update(self.evaluation_loss(outputs, batch), outputs, batch)
         return meter.read()
@@ -273,6 +280,24 @@ class Task(ABC):
         """Returns the name of a value, such as a score, as logs and reports write it, or what they
         call "outputs"."""
         return cls._known_scores().get(name, Score(name)).words
+
+    @classmethod
+    def answer_columns(cls, form: ImageFormat) -> tuple[str, ...]:
+        """Returns the names of the columns in which a table has the answers of a network for inputs
+        of that form: those of the outputs."""
+        return cls.output_names(form)
+
+    @classmethod
+    def answer_cells(cls, form: ImageFormat, outputs: Tensor) -> list[tuple[str | float, ...]]:
+        """Returns the content of these columns for each of the outputs [B, ...]: the numbers, in the
+        unit of the data.
+
+        Raises InputError for outputs that are not one number for each column.
+        """
+        columns = len(cls.answer_columns(form))
+        if outputs.shape[1:] != (columns,):
+            raise InputError(f"outputs of shape {list(outputs.shape[1:])} are no row of {columns} numbers")
+        return [tuple(row) for row in (outputs if form.values is None else form.values.restored(outputs)).tolist()]
 
     @classmethod
     def written(cls, name: str, value: float) -> str:

@@ -23,7 +23,7 @@ def events(directory):
     """Returns the events that TensorBoard itself reads in the directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0, "images": 0, "tensors": 0, "histograms": 0})
     accumulator.Reload()
     return accumulator
 
@@ -54,6 +54,20 @@ def test_tensorboard_reads_everything_back(tmp_path):
     assert text == "    epochs: 3\n    rate: 0.1"
     (image,) = read.Images("alphas")
     assert (image.step, image.width, image.height) == (2, 100, 50)
+
+
+def test_histograms_leave_out_what_is_not_finite(tmp_path):
+    numbers = torch.tensor([float("nan"), -1.0, 3.0, float("inf"), 3.0])
+    with Monitor(tmp_path) as monitor:
+        monitor.histograms(
+            3, {"some": numbers, "none": numbers[:1], "one": torch.zeros(5), "huge": torch.tensor([-3e38, 3e38])}
+        )
+    read = events(tmp_path)
+    assert set(read.Tags()["histograms"]) == {"some", "one", "huge"}
+    (event,) = read.Histograms("some")
+    found = event.histogram_value
+    assert (event.step, found.min, found.max, found.num, found.sum) == (3, -1.0, 3.0, 3, 5.0)
+    assert read.Histograms("one")[0].histogram_value.num == 5
 
 
 @pytest.mark.parametrize("first_step", [0, 4])

@@ -2,7 +2,8 @@
 
 import math
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,9 +14,9 @@ from einops import rearrange
 from torch import Tensor
 
 from base.checks import FieldError, InputError, Name
-from base.texts import one_line
-from training.format import Standardisation
-from training.images.data import DataConfig, Layout, Part
+from base.texts import excerpt, one_line
+from training.format import BYTE, ImageFormat, Layout, Standardisation
+from training.images.data import DataConfig, Part
 from training.images.memory import available_memory
 from training.images.sets import ImageSet, channel_statistics
 
@@ -92,11 +93,10 @@ def _load(config: DataConfig, part: Part, numbers: bool) -> ImageSet:
         raise FieldError("data.root", f"{path}: {fault}; name an .npz file that holds {', '.join(ARRAYS)}")
     mend = f"write it with numpy.savez, arrays {', '.join(ARRAYS)}"
     try:
-        with zipfile.ZipFile(path) as archive:
-            present = {info.filename.removesuffix(".npy") for info in archive.infolist()}
+        with _opened(path, mend) as archive:
+            present = _present(archive)
             if missing := [name for name in ARRAYS if name not in present]:
-                held = one_line(", ".join(sorted(present)[:8])) or "nothing"
-                raise InputError(f"has no array {missing[0]}, only {held}; {mend}")
+                raise InputError(f"has no array {missing[0]}, only {_in_short(present)}; {mend}")
             names = [*ARRAYS, *([NAMES] if NAMES in present else [])]
             size = _check_sizes(archive, names)
             headers = {name: _read_header(archive, name) for name in names}
@@ -104,19 +104,102 @@ def _load(config: DataConfig, part: Part, numbers: bool) -> ImageSet:
             def read(name: str) -> np.ndarray[Any, Any]:
                 if size > _READ_AT_ONCE and name.startswith("x_"):
                     _look_through(archive, name, headers[name])
-                with archive.open(f"{name}.npy") as member:
-                    return np.lib.format.read_array(member, allow_pickle=False)
+                return _read_array(archive, name)
 
             return _image_set(headers, read, part, config.size is not None, config.layout, numbers)
     except InputError as error:
-        raise FieldError("data.root", f"{path}: ", *error.parts) from error
+        raise FieldError("data.root", *error.parts) from error
+
+
+def load_pixels(path: Path, form: ImageFormat, name: str | None = None, layout: Layout = "auto") -> Tensor:
+    """Reads the images of one array in a file, without labels, for a network that was trained on
+    images of `form`: [N, C, H, W], as `as_pixels` has them.
+
+    The array is `name`; None: the only one there is, or x_test.
+
+    Raises InputError for a file or an array that cannot be used.
+    """
+    with _opened(path, "write it with numpy.savez") as archive:
+        present = _present(archive)
+        if name is None and len(present) > 1 and "x_test" not in present:
+            raise InputError(f"holds {_in_short(present)}; say which has the images, --array NAME")
+        chosen = name or (present[0] if len(present) == 1 else "x_test")
+        if chosen not in present:
+            raise InputError(f"has no array {excerpt(chosen)}, only {_in_short(present)}")
+        _check_sizes(archive, [chosen])
+        _check_pixels(excerpt(chosen), _read_header(archive, chosen), form)
+        return as_pixels(excerpt(chosen), _read_array(archive, chosen), form, layout)
+
+
+def as_pixels(name: str, array: np.ndarray[Any, Any], form: ImageFormat, layout: Layout = "auto") -> Tensor:
+    """Returns images [N, H, W], [N, H, W, C] or [N, C, H, W] as uint8 or float32 [N, C, H, W].
+
+    Images of one channel, in a network's `form`, may do without its axis. With `layout` "auto" the
+    order is the one that has the channels of `form` where they belong. Numbers that are not finite
+    stay.
+
+    Raises InputError, with `name`, for an array of another type or other axes.
+    """
+    _check_pixels(name, array, form)
+    channels = form.shape[0]
+    if array.ndim == 4 and layout == "auto":
+        layout = _layout_of(name, array.shape, channels)
+    found = 1 if array.ndim == 3 else array.shape[3 if layout == "nhwc" else 1]
+    if found != channels:
+        raise InputError(f"{name}: {list(array.shape)} has {found} channels, the network was trained on {channels}")
+    return _in_planes(array, layout)
+
+
+def _check_pixels(name: str, form: _Form, known: ImageFormat) -> None:
+    wanted = "uint8" if known.scale == BYTE else "floating numbers"
+    if not (form.dtype == np.uint8 if known.scale == BYTE else form.dtype.kind == "f"):
+        raise InputError(f"{name}: must be {wanted}, as the images that the network was trained on, not {form.dtype}")
+    if len(form.shape) not in (3, 4) or 0 in form.shape[1:]:
+        raise InputError(f"{name}: must be [N, H, W, C], [N, C, H, W] or [N, H, W], not {list(form.shape)}")
+
+
+def _layout_of(name: str, shape: tuple[int, ...], channels: int) -> Layout:
+    """Returns the order of the axes of images that have so many channels.
+
+    Raises InputError where neither or both are possible.
+    """
+    second, third, last = shape[1:]
+    for of_last, of_second in ((last == channels, second == channels), (second == third, third == last)):
+        if of_last != of_second:
+            return "nhwc" if of_last else "nchw"
+    if channels not in (second, last):
+        raise InputError(f"{name}: {list(shape)} has no axis of {channels} channels, which the network was trained on")
+    raise InputError(f"{name}: {list(shape)} may be [N, H, W, C] or [N, C, H, W]; which is it? --", *_ANSWER)
+
+
+@contextmanager
+def _opened(path: Path, mend: str) -> Iterator[zipfile.ZipFile]:
+    """Opens a file of arrays; whatever is wrong with it is raised as an InputError that names it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except InputError as error:
+        raise InputError(f"{path}: ", *error.parts) from error
     except ValueError as error:
-        raise FieldError("data.root", f"{path}: {one_line(error)}") from error
+        raise InputError(f"{path}: {one_line(error)}") from error
     except PermissionError as error:
-        raise FieldError("data.root", f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:  # errors of any type: zipfile and numpy trust the header of a damaged file
         reason = one_line(error) or type(error).__name__
-        raise FieldError("data.root", f"{path}: damaged, or no .npz file ({reason}); {mend}") from error
+        raise InputError(f"{path}: damaged, or no .npz file ({reason}); {mend}") from error
+
+
+def _present(archive: zipfile.ZipFile) -> list[str]:
+    return sorted({info.filename.removesuffix(".npy") for info in archive.infolist()})
+
+
+def _in_short(names: Sequence[str]) -> str:
+    return one_line(", ".join(names[:8])) or "nothing"
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    with archive.open(f"{name}.npy") as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def image_set(
@@ -250,7 +333,7 @@ def _channels_and_size(shape: tuple[int, ...], layout: Layout) -> tuple[int, str
 
 
 def _check_sizes(archive: zipfile.ZipFile, names: Sequence[str]) -> int:
-    """Returns the bytes that the arrays take.
+    """Returns the bytes that the arrays of these names take.
 
     Raises InputError if they are more than the memory has room for.
     """
@@ -409,13 +492,17 @@ def count_classes(train: Tensor, test: Tensor) -> int:
 
 def _images(name: str, array: np.ndarray[Any, Any], layout: Layout) -> Tensor:
     """Returns the images as uint8 or float32 [N, C, H, W]."""
-    orders = {"nhwc": "n h w c -> n c h w", "nchw": "n c h w -> n c h w"}
-    planes = rearrange(array, orders[layout] if array.ndim == 4 else "n h w -> n 1 h w")
-    # A large number may become infinite here; the check finds it.
-    with np.errstate(over="ignore"):
-        pixels = torch.from_numpy(np.ascontiguousarray(planes, np.uint8 if array.dtype == np.uint8 else np.float32))
+    pixels = _in_planes(array, layout)
     if pixels.is_floating_point():
         bad = next((number for number, image in enumerate(pixels) if not image.isfinite().all()), None)
         if bad is not None:
             raise _not_finite(name, bad)
     return pixels
+
+
+def _in_planes(array: np.ndarray[Any, Any], layout: Layout) -> Tensor:
+    orders = {"nhwc": "n h w c -> n c h w", "nchw": "n c h w -> n c h w"}
+    planes = rearrange(array, orders[layout] if array.ndim == 4 else "n h w -> n 1 h w")
+    # A large number may become infinite here; whoever uses the pixels finds it.
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.ascontiguousarray(planes, np.uint8 if array.dtype == np.uint8 else np.float32))
