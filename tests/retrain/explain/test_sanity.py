@@ -1,20 +1,20 @@
 """Tests of retrain/explain/sanity.py: weights that are randomised from the head downwards."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 
 from retrain.explain.sanity import MOST_STAGES, randomised, stages
 from supernet.discrete import DiscreteNetwork
+from supernet.genotypes.genotype import Genotype
 from supernet.genotypes.published import get_genotype
 
 CELL = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 
 
 def new(genotype: str = "DARTS_V2", cells: int = 3) -> DiscreteNetwork:
-    from supernet.genotypes.genotype import Genotype
-
     known = get_genotype(genotype) if genotype == "DARTS_V2" else Genotype.parse(genotype)
     return DiscreteNetwork(known, channels=4, cells=cells, classes=3, image_channels=1)
 
@@ -25,7 +25,7 @@ def test_each_stage_has_the_one_before_and_the_last_all_weights(genotype: str, c
     found = stages(network)
     assert 2 <= len(found) <= MOST_STAGES
     assert found[0] == ("the head", [network.head]) and found[-1][0] == "all weights"
-    for (_, fewer), (_, more) in zip(found, found[1:], strict=False):
+    for (_, fewer), (_, more) in itertools.pairwise(found):
         assert more[: len(fewer)] == fewer and len(more) > len(fewer)
     held = {id(weight) for module in found[-1][1] for weight in module.parameters()}
     assert held == {id(weight) for weight in network.parameters()}
@@ -56,7 +56,7 @@ def test_random_weights_keep_their_size_and_the_statistics_fit_the_images() -> N
     network.eval()
     made = randomised(network, stages(network)[-1][1], images, seed=1)
     ours, theirs = network.stem[0].weight, made.stem[0].weight  # type: ignore[union-attr, index]
-    assert 0.7 < float(theirs.std() / ours.std()) < 1.4
+    assert 0.7 < float((theirs.std() / ours.std()).detach()) < 1.4
     with torch.no_grad():
         normed = made.stem(images)
     assert normed.mean((0, 2, 3)).abs().max() < 0.05 and (normed.std((0, 2, 3)) - 1).abs().max() < 0.05

@@ -36,7 +36,11 @@ def test_deeper_rules_are_indented() -> None:
     features = torch.rand(400, 2)
     predicted = ((features[:, 0] > 0.5) & (features[:, 1] > 0.5)).long()
     tree = fit_surrogate(features, predicted, ["a", "b"], CLASSES, depth=2, seed=0)
-    assert tree is not None and len([line for line in tree.rules.split("\n") if line.startswith("  if ")]) == 2
+    assert tree is not None
+    below = [line for line in tree.rules.split("\n") if line.startswith("  if ")]
+    # A line with an answer for each leaf; the questions before them stand in lines of their own.
+    assert below and all(line.endswith(" images)") for line in below)
+    assert sum(line.endswith(" images)") for line in tree.rules.split("\n")) == tree.leaves
 
 
 def test_too_little_to_fit() -> None:
