@@ -6,12 +6,13 @@ computes them, one module an edge.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ops.images import FactorizedReduce, batch_norm
 from ops.registry import register_op
@@ -46,28 +47,32 @@ class Attending(nn.Module, ABC):
         """
 
 
-def attention_maps(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Returns the weights of every `Attending` module that `network` runs for `inputs` [B, ...], by
-    the name of the module; an empty dictionary where none attends.
+@torch.no_grad()
+def attention_maps(network: nn.Module, *inputs: Any) -> dict[str, Tensor]:
+    """Returns the weights of every `Attending` module that `network` runs for `inputs`, such as
+    images [B, C, H, W], by the name of the module; an empty dictionary where none attends.
 
-    The network runs once, in its present mode and without gradients; a module that runs several
+    The network runs once, in evaluation mode, and is left as it was. A module that runs several
     times has the weights of its last call.
     """
     found: dict[str, Tensor] = {}
 
-    def watch(name: str, module: Attending) -> torch.utils.hooks.RemovableHandle:
+    def watch(name: str, module: Attending) -> RemovableHandle:
         def see(_: nn.Module, states: tuple[Tensor, ...]) -> None:
             found[name] = module.attention(states[0])
 
         return module.register_forward_pre_hook(see)
 
-    handles = [watch(name, module) for name, module in network.named_modules() if isinstance(module, Attending)]
+    was_training = [(part, part.training) for part in network.modules()]
+    handles = [watch(name, part) for name, part in network.named_modules() if isinstance(part, Attending)]
     try:
-        with torch.no_grad():
-            network(inputs)
+        network.eval()
+        network(*inputs)
     finally:
         for handle in handles:
             handle.remove()
+        for part, training in was_training:
+            part.training = training
     return found
 
 

@@ -154,7 +154,7 @@ def decide_all(
     for number in range(perturbation.rounds):
         for kind in space.kinds:
             mixture, before = mixture_of(alphas, keep), keep[kind].clone()
-            after = perturbation.decide(number, kind, keep[kind], mixture, score)
+            after = perturbation.decide(number, kind, keep[kind], mixture, score).keep
             assert torch.equal(keep[kind], before), "what it was given is as it was"
             edges = changed(before, after)
             if number < len(space.edges):
@@ -210,7 +210,9 @@ def test_an_edge_with_one_candidate_costs_no_evaluation() -> None:
 
     for number in range(6):
         assert torch.equal(
-            Perturbation(space, 0).decide(number, "cell", keep["cell"], mixture_of({"cell": torch.zeros(6, 5)}, keep), never),
+            Perturbation(space, 0)
+            .decide(number, "cell", keep["cell"], mixture_of({"cell": torch.zeros(6, 5)}, keep), never)
+            .keep,
             keep["cell"],
         )
 
@@ -287,7 +289,7 @@ def test_the_inputs_stay_without_which_a_supernet_is_worst(tmp_path: Path) -> No
     alphas = random_alphas(space, torch.Generator().manual_seed(0))
     search._rebuild(strongest(space, search.architecture.keep, alphas, 1), 1)
     keep, mixture = search.architecture.keep["normal"], search.architecture.mean()
-    kept = Perturbation(space, 0).decide(len(space.edges), "normal", keep, mixture, search._score)
+    kept = Perturbation(space, 0).decide(len(space.edges), "normal", keep, mixture, search._score).keep
     (node,) = {space.edges[edge][1] for edge in changed(keep, kept)}
     into = [edge for edge, (_, target) in enumerate(space.edges) if target == node]
     accuracy = brute_force(search)
