@@ -5,6 +5,7 @@ from fusenas.fit import fit_configured
 from fusenas.settings import FitConfig
 from training.run.command import command
 from training.run.config import parse_command_line
+from training.tasks.classification import Classification
 
 PROG = "fusenas"
 
@@ -21,7 +22,10 @@ def main(argv: list[str] | None = None) -> int:
             repeats=False,
         )
         fitted = fit_configured(config, options)
-        print(f"{PROG}: test accuracy {fitted.test.accuracy:.4f}, macro recall {fitted.test.macro_recall:.4f}")
+        # The score that was asked for comes first.
+        names = dict.fromkeys([config.score or "accuracy", "accuracy", "macro_recall"])
+        said = ", ".join(f"{Classification.words(name)} {getattr(fitted.test, name):.4f}" for name in names)
+        print(f"{PROG}: test {said}")
         print(f"{PROG}: report {fitted.report}; exported: {', '.join(map(str, fitted.files)) or 'nothing'}")
 
     return command(PROG, run)

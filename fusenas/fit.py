@@ -210,7 +210,8 @@ def _check_images(data: DataConfig, device: torch.device) -> None:
 
 
 def _below(path: Path, options: RunOptions) -> RunOptions:
-    return RunOptions(path, options.resume and path.exists(), options.overwrite)
+    profile = None if options.profile is None else options.profile / path.name
+    return RunOptions(path, options.resume and path.exists(), options.overwrite, profile=profile)
 
 
 def _data_config(config: FitConfig) -> DataConfig:

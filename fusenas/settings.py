@@ -13,10 +13,12 @@ from search.differentiable.config import SearchConfig
 from search.methods import get_method
 from supernet import get_space
 from supernet.spaces.skeleton import Stem
-from training.images.data import DataConfig, Layout
+from training.format import Layout
+from training.images.data import DataConfig
 from training.images.depth import check_bits
 from training.optim import OptimizerConfig
 from training.run.base import MAY_CHANGE, RunConfig
+from training.tasks.classification import Classification
 
 Effort = Literal["auto", "quick", "normal", "full"]
 Export = Literal["none", "torch_export", "onnx"]
@@ -46,6 +48,10 @@ class FitConfig(RunConfig):
     """For a data set by name: download it into root where it is absent or damaged."""
     method: str = "darts"
     """Method of the search, any of those that are called as python -m search.METHOD."""
+    score: str | None = None
+    """The score that is searched for and reported: accuracy, loss, macro_recall, macro_f1 or
+    balanced_accuracy (in the last three every class counts alike, however few images it has); null:
+    accuracy."""
     effort: Effort = "auto"
     """The amount of computation: quick (small networks, for a CPU), normal (for a GPU), full (as
     published); auto: quick on a CPU, normal on a GPU."""
@@ -83,6 +89,7 @@ class FitConfig(RunConfig):
             get_method(self.method)
         except InputError as error:
             raise FieldError("method", *error.parts) from error
+        Classification.score_named(self.score)
         between(4, 4096, self, "size", said="from 4 to 4096 pixels, or null")
         between(0, 1000, self, "random_genotypes")
         check_bits(self.bits)
@@ -271,7 +278,7 @@ def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, summary: D
 
 
 def _common(config: FitConfig) -> dict[str, Any]:
-    return {"seed": config.seed, "device": config.device, "threads": config.threads}
+    return {name: getattr(config, name) for name in ("seed", "device", "threads", "score")}
 
 
 def _batch_size(images: int, most: int) -> int:

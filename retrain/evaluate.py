@@ -2,12 +2,13 @@
 
 RUN is the directory of a finished retraining; it needs its weights.safetensors and, if it is there,
 genotype.json. For one network the classes are listed one by one. For several, which must be for the
-same images, two more lines have the ensemble: by the average of the softmax probabilities, and by
-majority vote. Each directory gets evaluation.json, with all figures, and confusion.png.
+same images, more lines have the ensemble: by the average of the softmax probabilities, by majority
+vote, and, on the images that all of them held out of their training (`validation_fraction`), by an
+average with fitted weights and with those of a greedy selection. Each directory gets
+evaluation.json, with all figures, and confusion.png.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 
 from base.checks import FieldError, InputError, check_whole
-from base.files import write_atomically
+from base.files import check_writable, write_atomically
 from base.texts import as_wide, escape, label, width
 from retrain.evaluation.confusion import draw_confusion
-from retrain.evaluation.networks import NetworkScore, Run, evaluate_runs
+from retrain.evaluation.networks import FITTED, GREEDY, NetworkScore, Run, evaluate_runs
 from retrain.evaluation.speed import Speed
 from supernet.drawing.draw import save_figure
+from training.format import ImageFormat
 from training.hardware import Hardware, choose_device
 from training.images.arguments import add_data_arguments, data_fields
 from training.images.data import DataConfig, load_images
@@ -30,6 +32,7 @@ from training.images.sets import Images
 from training.run.arguments import TRUTH, Parser, whole_number
 from training.run.command import command
 from training.run.ownership.files import check_own, record
+from training.tasks.held_out import Division, held_out_of_all
 from training.tasks.images import ImageData
 
 PROG = "retrain.evaluate"
@@ -39,6 +42,7 @@ CLASS_COLUMNS = ("class", "images", "precision", "recall", "F1")
 SPEED_COLUMNS = ("batch size", "ms a batch", "10th to 90th percentile", "images/s")
 MOST_CLASSES, WORST_CLASSES = 20, 10  # a longer table is cut to the worst
 _MOST_CONFUSIONS = 5
+_HOLD_OUT = "--validation_fraction 0.1 and one --seed, or a larger fraction where seeds differ"
 # What decides, with the network, on the images that it is evaluated on.
 _SAME_IMAGES = (
     "name", "root", "size", "fit", "resize", "gray", "layout", "bits", "train_folder", "test_folder", "test_fraction",
@@ -77,20 +81,24 @@ def _main(argv: list[str] | None) -> None:
     for name in ("batch_size", "threads"):
         check_whole(name, options[name])
     if output is not None:
-        _check_writable(output, "--output: ", "")
+        check_writable(output, "--output: ")
     device = choose_device(options["device"], options["threads"])
     runs = read_runs(options["runs"], data_fields(options))
     for run in runs if options["files"] else ():
         for name in (EVALUATION_FILE, CONFUSION_FILE):
-            _check_writable(run.path / name, "", "; with --files false the result is only shown")
+            check_writable(run.path / name, "", "; with --files false the result is only shown")
         check_own(run.path, EVALUATION_FILE, CONFUSION_FILE)
     images = load_test_images(runs, device)
     datasets = [ImageData(one, Hardware(device, run.settings.precision)) for one, run in zip(images, runs, strict=True)]
-    rows = evaluate_runs(runs, datasets, options["batch_size"], device, options["speed"])
+    held_out, without = load_held_out(runs, images[0], device)
+    to_choose = [ImageData(one, data.hardware) for one, data in zip(held_out, datasets, strict=False)]
+    rows = evaluate_runs(runs, datasets, options["batch_size"], device, options["speed"], to_choose)
     networks, ensembles = ([row.to_dict() for row in part] for part in (rows[: len(runs)], rows[len(runs) :]))
     data = _described(runs[0].settings.data, images[0])
     # The report is shown first: a full disk then loses nothing.
     print("\n".join(_report(runs, images[0], rows)))
+    if without:
+        print(f"{FITTED} and {GREEDY} are left out: {without}")
     for run, network in zip(runs, networks, strict=True) if options["files"] else ():
         figures, picture = run.path / EVALUATION_FILE, run.path / CONFUSION_FILE
         record(run.path, EVALUATION_FILE, CONFUSION_FILE)
@@ -165,18 +173,31 @@ def load_test_images(runs: Sequence[Run], device: torch.device) -> list[Images]:
     return found
 
 
-def _check_writable(file: Path, what: str, instead: str) -> None:
-    """Raises ValueError, before any work is done, if `file` cannot be written; the message ends
-    with a way out."""
-    fault = None
-    if file.is_dir():
-        fault = "a directory"
-    elif not file.parent.is_dir():
-        fault = "no such directory"
-    elif not os.access(file.parent, os.W_OK | os.X_OK):
-        fault = f"no permission for {file.parent}"
-    if fault is not None:
-        raise InputError(f"{what}{file} cannot be written: {fault}{instead}")
+def load_held_out(runs: Sequence[Run], test: Images, device: torch.device) -> tuple[list[Images], str]:
+    """Loads, for each of several runs, the images that all of them held out of their training and
+    that are not in the `test` part, normalised as for its network.
+
+    Where there are none, nothing is returned but a line that says why and how to get some.
+    """
+    if len(runs) < 2:
+        return [], ""
+    mend = f"; they need images that no network was trained on: retrain all with {_HOLD_OUT}"
+    for run in runs:
+        if not run.settings.validation_fraction:
+            return [], f"{run.path} held out no images{mend}"
+    read: list[tuple[DataConfig, ImageFormat, Images]] = []
+    divisions = []
+    try:
+        for run in runs:
+            config, form = replace(run.settings.data, limit=run.limit), run.trained.format
+            images = next((one for settings, other, one in read if (settings, other) == (config, form)), None)
+            if images is None:
+                images = load_images(config, "train", device, form, lambda line: None, surveyed=True)
+                read.append((config, form, images))
+            divisions.append(Division(run.path, images, run.settings.validation_fraction, run.settings.seed))
+        return held_out_of_all(divisions, test.prints), ""
+    except InputError as error:
+        return [], f"{error}{mend}"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -199,6 +220,11 @@ def _report(runs: Sequence[Run], images: Images, rows: Sequence[NetworkScore]) -
         if trained_on != images.format.shape:
             yield f"{run.path}: the network was trained on images of {_by(trained_on)}"
     yield from _table(COLUMNS, map(_cells, rows))
+    for row in rows:
+        if row.weights is not None:
+            parts = zip(row.weights, runs, strict=True)
+            shares = ", ".join(f"{weight:.4f} {run.path}" for weight, run in parts if weight)
+            yield f"{row.name}, on {row.validation_images:,} images that no network was trained on: {shares}"
     if len(rows) == 1:
         names = [label(name) for name in images.format.class_names]
         yield ""

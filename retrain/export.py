@@ -19,7 +19,7 @@ from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
 from base.plain_json import read_json
 from base.seeds import new_generator
-from retrain.evaluation.networks import open_classifier
+from retrain.evaluation.networks import open_trained
 from retrain.portable import (
     DESCRIPTION_FILE,
     OPSET,
@@ -96,7 +96,7 @@ class ExportInput:
         Raises ValueError where the network cannot be read, and where its images cannot although
         they are needed: to calibrate with, or because there is something in `data`.
         """
-        run = open_classifier(path)
+        run = open_trained(path)
         trained = run.trained
         try:
             config = run.settings(data).data

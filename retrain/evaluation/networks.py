@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.checks import InputError
+from base.texts import excerpt
 from retrain.config import RetrainConfig
-from retrain.evaluation.ensemble import average_log_probabilities, majority_vote
+from retrain.evaluation.ensemble import average_log_probabilities, fitted_weights, greedy_weights, majority_vote
 from retrain.evaluation.speed import Speed, measure_speed
 from retrain.finished import RetrainRun
 from retrain.weights import WEIGHTS_FILE, Trained
@@ -22,6 +24,9 @@ from training.tasks.task import Dataset, Evaluation, Network, Task
 
 Forward = Callable[[Network, Batch], Tensor]
 AVERAGE, VOTE = "average of probabilities", "majority vote"
+FITTED, GREEDY = "fitted weights", "greedy selection"
+EVALUATED = ("classification",)
+"""The tasks whose networks the commands for finished retrainings know how to use."""
 _AT_ONCE = 4096  # images whose logits are evaluated together
 
 
@@ -72,6 +77,8 @@ class Run:
     settings: RetrainConfig
     has_own_images: bool = True
     """Whether it is evaluated on the test part of its configuration."""
+    limit: int | None = None
+    """Training images that it used; None: all."""
 
     @classmethod
     def read(cls, path: Path, data: Mapping[str, Any]) -> "Run":
@@ -79,22 +86,22 @@ class Run:
 
         Raises InputError if the directory or a file is absent or damaged.
         """
-        run = open_classifier(path)
-        return cls(path, run.trained, run.settings(data), not data)
+        run = open_trained(path)
+        settings = run.settings(data)
+        limit = run.config.data.limit if settings.validation_fraction else None
+        return cls(path, run.trained, settings, not data, limit)
 
 
-def open_classifier(path: Path) -> RetrainRun:
-    """Opens the retraining in the directory `path`.
+def open_trained(path: Path, tasks: Sequence[str] = EVALUATED) -> RetrainRun:
+    """Opens the finished retraining in the directory `path`.
 
-    Raises InputError where there is none or its task is another one.
+    Raises InputError where there is none, or its task is none of `tasks`.
     """
     run = RetrainRun.open(path)
-    try:
-        task = run.config.task
-    except InputError:
-        return run  # the weights may do without their configuration
-    if task != "classification":
-        raise InputError(f"{path}: its task is {task}, and this command is for classification; metrics.json has its numbers")
+    task = run.trained.task
+    if task not in tasks:
+        known = " and ".join(tasks)
+        raise InputError(f"{path}: its task is {excerpt(task)}, and this command is for {known}; metrics.json has its numbers")
     return run
 
 
@@ -113,24 +120,35 @@ class NetworkScore:
     None."""
     speed: Speed | None = None
     """Speed of the network; None if it was not measured."""
+    weights: tuple[float, ...] | None = None
+    """Weight of each network in an ensemble; None: all count alike."""
+    validation_images: int | None = None
+    """Number of images that the weights were chosen on; None: they were not chosen."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it, ready for JSON."""
         size = {"parameters": self.parameters, "multiply_adds": self.multiply_adds}
         speed = {} if self.speed is None else {"speed": asdict(self.speed)}
-        return {"name": self.name, **size, **self.metrics, **speed}
+        chosen = {} if self.weights is None else {"weights": self.weights, "validation_images": self.validation_images}
+        return {"name": self.name, **size, **chosen, **self.metrics, **speed}
 
 
 def evaluate_runs(
-    runs: Sequence[Run], datasets: Sequence[Dataset], batch_size: int, device: torch.device, speed: bool
+    runs: Sequence[Run],
+    datasets: Sequence[Dataset],
+    batch_size: int,
+    device: torch.device,
+    speed: bool,
+    held_out: Sequence[Dataset] = (),
 ) -> list[NetworkScore]:
     """Returns a row for each of `runs` and, if there are several, those of the ensemble: `AVERAGE`
-    and `VOTE`.
+    and `VOTE`, and with images that were `held_out` from all trainings `FITTED` and `GREEDY`.
 
     Args:
         datasets: for each of `runs` the same images, normalised as its network wants them.
         speed: measure how fast each network is, before the evaluation: a failure then has taken no
             time.
+        held_out: the same for the images that weights of the networks are chosen on.
 
     Raises InputError for a network whose logits are not finite.
     """
@@ -148,7 +166,16 @@ def evaluate_runs(
         rows.append(NetworkScore(str(run.path), *size, scores, measured))
     if len(rows) == 1:
         return rows
-    return rows + _ensemble_rows(rows, torch.stack([outputs.inputs for outputs in all_outputs]), all_outputs[0].targets)
+    logits, labels = torch.stack([outputs.inputs for outputs in all_outputs]), all_outputs[0].targets
+    found = [
+        network_outputs(run.trained.network, data, batch_size, Hardware(device, run.settings.precision))
+        for run, data in zip(runs, held_out, strict=False)
+    ]
+    rows += _ensemble_rows(rows, logits, labels)
+    if found:
+        chosen_on = torch.stack([outputs.inputs for outputs in found]), found[0].targets
+        rows += _weighted_rows(rows[: len(runs)], chosen_on, logits, labels)
+    return rows
 
 
 def _only(logits: Tensor) -> Tensor:
@@ -166,3 +193,18 @@ def _ensemble_rows(rows: Sequence[NetworkScore], logits: Tensor, labels: Tensor)
     vote |= {"loss": None, "top5": None, "calibration_error": None}
     size = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
     return [NetworkScore(AVERAGE, *size, average), NetworkScore(VOTE, *size, vote)]
+
+
+def _weighted_rows(
+    rows: Sequence[NetworkScore], chosen_on: tuple[Tensor, Tensor], logits: Tensor, labels: Tensor
+) -> Iterator[NetworkScore]:
+    """Yields the rows of weighted averages, whose weights are chosen on logits [K, M, classes] and
+    labels [M] of other images than those that are evaluated."""
+    for name, choose in ((FITTED, fitted_weights), (GREEDY, greedy_weights)):
+        weights = choose(*chosen_on)
+        combine = partial(average_log_probabilities, weights=weights)
+        metrics = _evaluate(combine, logits, labels, logits.shape[2]).to_dict()
+        # Networks without a weight need not be run.
+        used = [row for row, weight in zip(rows, weights.tolist(), strict=True) if weight]
+        size = sum(row.parameters for row in used), sum(row.multiply_adds for row in used)
+        yield NetworkScore(name, *size, metrics, weights=tuple(weights.tolist()), validation_images=len(chosen_on[1]))

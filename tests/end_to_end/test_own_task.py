@@ -20,9 +20,9 @@ from retrain.weights import Trained
 from training.format import ImageFormat
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.metrics import Batch, Meter, Reading
+from training.metrics import Batch, Meter, Reading, Score
 from training.tasks.images import ImageTask
-from training.tasks.task import TASKS, Evaluation, register_task
+from training.tasks.task import TASKS, register_task
 
 COMMON = {"task": "digit_value", "threads": 1, "device": "cpu", "batch_size": 16, "data.limit": 96, "weights.lr": 0.02}
 SEARCH = COMMON | {"space": "nasbench201", "cells": 1, "channels": 4, "epochs": 2}
@@ -41,7 +41,7 @@ class ErrorMeter(Meter):
 class DigitValue(ImageTask):
     """The digit that an image shows, as a number from 0 to 1."""
 
-    score_name = "squared_error"
+    scores = (Score("squared_error", larger_is_better=False, lowest=0),)
 
     @classmethod
     def answers(cls, form: ImageFormat) -> Tensor:
@@ -56,10 +56,6 @@ class DigitValue(ImageTask):
 
     def new_meter(self, device: torch.device | str) -> Meter:
         return ErrorMeter(device)
-
-    @classmethod
-    def score(cls, found: Evaluation) -> float:
-        return -found.values["squared_error"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -179,4 +175,5 @@ def test_a_meter_of_its_own_gives_the_reading() -> None:
     meter = ErrorMeter("cpu")
     meter.update(torch.tensor(0.5), torch.tensor([[1.0], [0.0]]), Batch(torch.zeros(2), torch.tensor([0.0, 0.0])))
     assert meter.read() == Reading(0.5, {"squared_error": 0.5}, 2)
-    assert DigitValue.score(meter.read()) == -0.5
+    task = DigitValue.open(DataConfig(limit=96), Hardware(torch.device("cpu")))
+    assert task.value(meter.read()) == 0.5 and task.score(meter.read()) == -0.5

@@ -60,7 +60,7 @@ class Process:
             part = f"epochs {self.before + 1} to {self.done}" if self.before < self.done else "no further epoch"
             parts.append(paragraph(f"The run was resumed: the time is that of its last process, with {part}."))
         if stop is not None and self.done < epochs:
-            limits = {"stop.hours": stop.hours, "stop.accuracy": stop.accuracy}
+            limits = {"stop.hours": stop.hours, "stop.score": stop.score}
             given = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
             parts.append(
                 warning(

@@ -74,7 +74,7 @@ def events(path: Path) -> Any:
     """Returns the events that TensorBoard itself reads in the directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0, "histograms": 0})
     accumulator.Reload()
     return accumulator
 
@@ -947,3 +947,36 @@ def test_only_what_is_sampled_runs(one_path: bool, tmp_path: Path, monkeypatch: 
                 expected += [(kind, edge, column) for column in columns if column] * search.network.cells_of_kind[kind]
         assert sorted(ran) == sorted(expected)
     assert len(paths) == 2
+
+
+# Histograms and traces
+
+
+@pytest.mark.parametrize("settings", [{}, {"order": "second"}, {"bilevel": False}])
+def test_histograms_and_a_trace_change_no_bit(
+    settings: dict[str, Any], tmp_path: Path, assert_same: Callable[[Any, Any], None]
+) -> None:
+    watched = argv(tmp_path / "watched", "--profile", str(tmp_path / "trace"), histograms_every=1, **settings)
+    assert quick(argv(tmp_path / "plain", **settings)) == quick(watched) == 0
+    assert_same(saved(tmp_path / "watched"), saved(tmp_path / "plain"))
+    found = set(events(tmp_path / "watched").Tags()["histograms"])
+    parts = ("stem", "head", "layers.0.nor_conv_3x3", "alphas_cell")
+    assert found >= {f"{of}/{part}" for of in ("weights", "gradients") for part in parts}
+    assert not events(tmp_path / "plain").Tags()["histograms"]
+    names = ["step", "loading", "forward", "backward", "optimiser of weights", "optimiser of alphas", "evaluation"]
+    names += ["architecture step"] if settings.get("bilevel", True) else []
+    trace = json.loads((tmp_path / "trace" / "trace.json").read_text())["traceEvents"]
+    ranges = {event["name"] for event in trace if event.get("cat") == "user_annotation"}
+    assert {name for name in ranges if not name.startswith("Optimizer.")} == set(names)  # torch names its own
+
+
+def test_alphas_that_rest_have_no_histogram(tmp_path: Path) -> None:
+    assert quick(argv(tmp_path, histograms_every=1, epochs=2, alphas__warmup=0.5)) == 0
+    read = events(tmp_path)
+    assert len(read.Histograms("weights/stem")) == 2 and len(read.Histograms("weights/alphas_cell")) == 1
+
+
+def test_seeds_have_traces_of_their_own(tmp_path: Path) -> None:
+    assert quick(argv(tmp_path / "run", "--seeds=3,5", "--profile", str(tmp_path / "traces"))) == 0
+    assert sorted(path.name for path in (tmp_path / "traces").iterdir()) == ["seed_3", "seed_5"]
+    assert (tmp_path / "traces/seed_5/trace.json").is_file()

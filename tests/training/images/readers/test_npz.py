@@ -15,6 +15,7 @@ from training.images.data import DataConfig, Part, load_images
 from training.images.readers import npz
 from training.images.sets import ImageSet, channel_statistics
 
+WHOLE = "must be whole numbers, the classes counted from 0, not "
 PARTS: tuple[Part, ...] = ("train", "test")
 
 
@@ -95,7 +96,7 @@ def objects() -> np.ndarray[Any, Any]:
         ({"y_test": None}, "has no array y_test, only x_test, x_train, y_train; write it with numpy.savez, arrays x_train, "),
         ({"x_train": objects()}, "x_train: holds Python objects, which are never unpickled; save an array of numbers"),
         ({"y_train": objects()}, "y_train: holds Python objects, which are never unpickled; save an array of numbers"),
-        ({"y_train": np.arange(20) / 2}, "y_train: must be whole numbers, the classes counted from 0, not float64"),
+        ({"y_train": np.arange(20) / 2}, f"y_train: {WHOLE}float64; numbers to be predicted are for --task regression"),
         ({"y_train": np.arange(20) % 2 == 0}, "y_train: must be whole numbers, the classes counted from 0, not bool"),
         ({"y_train": np.array(list("abcd" * 5))}, "y_train: must be whole numbers, the classes counted from 0, not <U1"),
         ({"y_train": np.eye(20, dtype=int)}, "y_train: must be one label an image, [N], not [20, 20]"),
