@@ -7,15 +7,19 @@ from typing import Any
 
 from training.run.history import HistoryEntry, read_history
 
+Decided = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""The supernet's score without a candidate, by kind of cell, edge ("0->3") and candidate; "*" is
+all candidates of the edge."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchEpoch(HistoryEntry):
     """An epoch of a differentiable search.
 
     Its readings are those of the meters, "train/loss" and so on. Where the search was evaluated,
-    "supernet_accuracy" and "derived_accuracy" are what the supernet, and the derived cell with its
-    weights, have on the search's validation examples; a task whose score has another name than
-    accuracy has that name there.
+    "supernet_accuracy" and "derived_accuracy" are the scores that the supernet, and the derived cell
+    with its weights, have on the search's validation examples; a search by another score than
+    accuracy has the name of that there.
     """
 
     genotype: str
@@ -32,6 +36,9 @@ class SearchEpoch(HistoryEntry):
     eigenvalue: float | None
     """Dominant eigenvalue of the Hessian of the validation loss in the alphas; None where it was
     not measured or not finite."""
+    decided: Decided | None = None
+    """The scores, as they are maximised, that a selection by perturbation compared before the epoch;
+    None where it decided nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +58,14 @@ class SamplingRound(HistoryEntry):
 
     evaluations: float
     """Cost of all evaluations so far, in whole ones."""
+    score: str | None = None
+    """Name of the score that the search was asked to compare by; None: the first of its task, or
+    that of the table or proxy."""
     mean_score: float | None = None
-    """Mean score of the evaluations of this round; None where there was none."""
+    """Mean score, in its own sign, of the evaluations of this round; None where there was none."""
     best_score: float | None = None
-    """Best score of an architecture that was evaluated wholly; None before there is one."""
+    """Best score, in its own sign, of an architecture that was evaluated wholly; None before there is
+    one."""
     genotype: str | None = None
     """Text of that architecture."""
     test_accuracy: float | None = None

@@ -2,6 +2,7 @@
 bits."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.timing import random_images
 from retrain.config import RetrainConfig
 from retrain.trainer import Retraining
 from search.differentiable import trainer as loop
@@ -22,16 +24,27 @@ from search.differentiable.relaxations import RelaxationConfig
 from search.differentiable.trainer import BilevelSearch
 from supernet.genotypes.genotype import Genotype
 from supernet.recompute import Recompute
+from supernet.spaces.space import SPACES, SearchSpace, get_space, register_space
 from training.graph import Capture, CudaCapture, new_capture
 from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.loop import Watch
+from training.metrics import Batch
 from training.optim import OptimizerConfig
 from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"
+
+
+@pytest.fixture(autouse=True)
+def attending() -> Iterator[None]:
+    """A space whose candidates attend."""
+    candidates = ("none", "skip_connect", "nor_conv_3x3", "se", "self_attention")
+    with SPACES.temporarily():
+        register_space(SearchSpace("attending", get_space("nasbench201").skeleton, 2, candidates, (2,)))
+        yield
 
 
 def new_search(path: Path, **settings: Any) -> BilevelSearch:
@@ -107,6 +120,24 @@ def test_a_wait_would_be_noticed(wait: Callable[[Tensor], object]) -> None:
         wait(torch.ones(3))
 
 
+@pytest.mark.parametrize("name", ["accuracy", "loss", "macro_recall", "macro_f1", "balanced_accuracy"])
+def test_a_meter_of_every_score_counts_in_place_and_waits_for_nothing(name: str) -> None:
+    task = Classification.of_images(DataConfig(), random_images(6, 4, classes=6), Hardware(torch.device("cpu")))
+    task.scored_by = task.score_named(name)
+    meter = task.new_meter("cpu")
+    tensors = vars(meter) | meter._sums
+    logits, labels = torch.randn(5, 6), torch.tensor([0, 1, 1, 4, 5])
+    with waiting_refused():
+        meter.update(torch.tensor(2.0), logits, Batch(logits, labels))
+    assert all(value is tensors[key] for key, value in (vars(meter) | meter._sums).items())
+    first = meter.read()
+    assert task.score(first) == (-2.0 if name == "loss" else first.values[name])
+    meter.reset()
+    assert math.isnan(task.value(meter.read()))
+    meter.update(torch.tensor(2.0), logits, Batch(logits, labels))
+    assert meter.read() == first
+
+
 SEARCHES: dict[str, dict[str, Any]] = {
     "first order": {},
     "second order": {"order": "second"},
@@ -131,6 +162,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "excluded candidates": {"exclude": ["none", "avg_pool_3x3"]},
     "cells computed again": {"recompute": "cells"},
     "cells computed again, second order": {"recompute": "cells", "order": "second"},
+    "attending": {"space": "attending"},
+    "attending, second order, exact": {"space": "attending", "order": "second", "hessian_vector": "exact"},
 }
 
 
@@ -243,6 +276,9 @@ GPU_SEARCHES: dict[str, dict[str, Any]] = {
     "cells computed again": {"space": "darts", "cells": 3, "recompute": "cells"},
     "cells computed again, second order": {"recompute": "cells", "order": "second"},
     "cells computed again in plain torch": {"recompute": "cells", "kernels": "reference"},
+    "attending": {"space": "attending"},
+    "attending, second order, exact": {"space": "attending", "order": "second", "hessian_vector": "exact"},
+    "attending, cells computed again": {"space": "attending", "recompute": "cells"},
 }
 
 

@@ -12,7 +12,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
+
+from training.run.profile import span
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]
@@ -82,7 +85,9 @@ def second_order(
     """
     weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     if hessian_vector == "exact":
-        gradients = _gradient(train_loss(weights), list(weights.values()), create_graph=True)
+        # Of the ways to compute attention this one alone has a second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients = _gradient(train_loss(weights), list(weights.values()), create_graph=True)
         return _gradient(valid_loss(step(weights, gradients)), alphas)
 
     gradients = _gradient(train_loss(weights), list(weights.values()))
@@ -109,4 +114,6 @@ def _gradient(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
     if not loss.requires_grad:
         # The loss may depend on none of the inputs: every operation into the last node may be none.
         return [torch.zeros_like(tensor) for tensor in inputs]
-    return list(torch.autograd.grad(loss, list(inputs), create_graph=create_graph, allow_unused=True, materialize_grads=True))
+    with span("backward"):
+        found = torch.autograd.grad(loss, list(inputs), create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    return list(found)

@@ -15,7 +15,20 @@ from supernet import SearchSpace
 Candidates = dict[str, Tensor]
 """The candidates that there are, for each kind of cell, bool [edges, candidates] on the CPU."""
 Score = Callable[[Mixture], float]
-"""Accuracy of the supernet under a mixture."""
+"""Score of the supernet under a mixture; more is better."""
+WHOLE = "*"
+"""The name, among candidates, of all those of an edge together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """A decision of a selection by perturbation on one kind of cell."""
+
+    keep: Tensor
+    """The candidates that are kept, bool [edges, candidates]."""
+    scores: Mapping[int, Mapping[str, float]]
+    """The score of the supernet without a candidate, by edge and candidate (`WHOLE`: without the
+    edge), of all that was compared."""
 
 
 @dataclass
@@ -24,7 +37,7 @@ class SelectionConfig:
 
     name: Literal["strength", "perturbation"] = "strength"
     """strength: the space's rule on the weights of the candidates; perturbation: what costs most
-    accuracy when it is missing (DARTS-PT), edge by edge, with more training in between."""
+    of the score when it is missing (DARTS-PT), edge by edge, with more training in between."""
     tune_epochs: int = 5
     """Perturbation: epochs of training between two decisions."""
 
@@ -52,7 +65,7 @@ def strongest(space: SearchSpace, keep: Candidates, mixture: Mapping[str, Tensor
         weights = weights if weights.ndim == 2 else weights.mean(0)
         weights = weights.masked_fill(~keep[kind], -torch.inf)
         if count == 1:
-            weights = weights.masked_fill(~_choosable(space), -torch.inf)
+            weights = weights.masked_fill(~choosable(space), -torch.inf)
         # The sort is stable, so that ties go to the earlier candidate, as when a genotype is
         # derived.
         best = weights.sort(dim=-1, descending=True, stable=True).indices[:, :count]
@@ -76,7 +89,7 @@ class Perturbation:
     """Selection by perturbation (DARTS-PT, Wang et al. 2021, algorithm 1).
 
     Each round decides one edge of every kind of cell, in an order drawn from `seed`: the operation
-    without which accuracy falls most stays. If the space keeps only some inputs of a node, rounds
+    without which the score falls most stays. If the space keeps only some inputs of a node, rounds
     follow that decide one such node of every kind: the edges that are missed least are taken away.
 
     It looks at the whole mixture, even if every step of the search ran a single path (GDAS).
@@ -95,9 +108,9 @@ class Perturbation:
         }
         self.rounds = perturbation_rounds(space)
 
-    def decide(self, number: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
-        """Returns the candidates, bool [edges, candidates], that one kind of cell keeps after round
-        `number` (from 0).
+    def decide(self, number: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Decision:
+        """Decides round `number` (from 0) for one kind of cell, of which `keep`, bool
+        [edges, candidates], are the candidates so far.
 
         `mixture` is that of the supernet now. A candidate is taken away by the weight 0; other
         weights stay as they are.
@@ -107,31 +120,36 @@ class Perturbation:
             return self._decide_operation(edges[number], kind, keep, mixture, score)
         return self._decide_inputs(self._nodes[kind][number - len(edges)], kind, keep, mixture, score)
 
-    def _decide_operation(self, edge: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
-        present = (keep[edge] & _choosable(self.space)).nonzero().flatten().tolist()
-        if len(present) > 1:
-            accuracies = [score(_without(mixture, kind, edge, column)) for column in present]
-            present = [present[accuracies.index(min(accuracies))]]
+    def _decide_operation(self, edge: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Decision:
+        present = (keep[edge] & choosable(self.space)).nonzero().flatten().tolist()
+        scores = {column: score(without(mixture, kind, edge, column)) for column in present} if len(present) > 1 else {}
+        if scores:
+            present = [min(scores, key=scores.__getitem__)]
         kept = keep.clone()
         kept[edge] = False
         kept[edge, present] = True
-        return kept
+        named = {self.space.candidates[column]: value for column, value in scores.items()}
+        return Decision(kept, {edge: named} if named else {})
 
-    def _decide_inputs(self, node: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Tensor:
+    def _decide_inputs(self, node: int, kind: str, keep: Tensor, mixture: Mixture, score: Score) -> Decision:
         kept = keep.clone()
         into = [edge for edge, (_, target) in enumerate(self.space.edges) if target == node and kept[edge].any()]
-        accuracies = {edge: score(_without(mixture, kind, edge)) for edge in into}
-        kept[sorted(into, key=accuracies.__getitem__)[self.space.derived_inputs :]] = False
-        return kept
+        scores = {edge: score(without(mixture, kind, edge)) for edge in into}
+        kept[sorted(into, key=scores.__getitem__)[self.space.derived_inputs :]] = False
+        return Decision(kept, {edge: {WHOLE: value} for edge, value in scores.items()})
 
 
-def _choosable(space: SearchSpace) -> Tensor:
+def choosable(space: SearchSpace) -> Tensor:
     """Returns the candidates that a genotype of the space can have, bool [candidates]."""
     return torch.tensor([space.derived_inputs is None or name != "none" for name in space.candidates])
 
 
-def _without(mixture: Mixture, kind: str, edge: int, column: int | None = None) -> Mixture:
-    """Returns the mixture with weight 0 for one candidate of an edge, or for all of them."""
+def without(mixture: Mixture, kind: str, edge: int, column: int | None = None) -> Mixture:
+    """Returns the mixture with weight 0 for one candidate of an edge, or for all of them; other
+    weights stay as they are.
+
+    Untied cells lose it all together.
+    """
     table = mixture[kind].clone()
     table[..., edge, slice(None) if column is None else column] = 0
     return mixture | {kind: table}

@@ -1,6 +1,6 @@
 """The steps of a search over one supernet: how alphas and weights move, and what can be measured of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -15,6 +15,8 @@ from supernet import Path, Supernet
 from training.hardware import Hardware, Precision
 from training.metrics import Batch, Reading
 from training.optim import OptimizerConfig, descend, freezing_slices, frozen, new_optimizer, parameters_of, statistics_kept
+from training.run import profile
+from training.run.profile import span
 from training.tasks.task import Batches, Network, Task
 
 
@@ -49,7 +51,7 @@ class Steps:
         self.task = task
         self.hardware = hardware
         self.moves_alphas = True
-        """False while only the weights are trained."""
+        """False while only the weights are trained by their gradient."""
         self.meters = {level: task.new_meter(hardware.device) for level in ("train", "valid")}
         self.weight_optimizer = new_optimizer(weights, network.parameters())
         self.alpha_optimizer = torch.optim.Adam(
@@ -63,12 +65,15 @@ class Steps:
 
     def __call__(self, train: Batch, valid: Batch | None = None) -> None:
         """One step on a training batch and, where the levels are two, a validation batch."""
-        if valid is None:
+        if valid is not None:
+            if self.moves_alphas:
+                with span("architecture step"):
+                    self.alpha_step(train, valid)
+            self.weight_step(train)
+        elif self.moves_alphas:
             self.joint_step(train)
-            return
-        if self.moves_alphas:
-            self.alpha_step(train, valid)
-        self.weight_step(train)
+        else:
+            self.weight_step(train)
 
     def alpha_step(self, train: Batch, valid: Batch) -> None:
         """Moves the alphas down the validation loss, by the configured order."""
@@ -92,18 +97,18 @@ class Steps:
         mixture, path = self.architecture.draw()
         leaves = _leaves(mixture)
         self._move_weights(self._loss("train", train, leaves, path), path)
-        if self.moves_alphas:
-            self._move_alphas(mixture, [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values()])
+        self._move_alphas(mixture, [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values()])
 
     def _move_alphas(self, mixture: Mixture, gradients: Sequence[Tensor]) -> None:
         """One step of their optimiser along gradients with respect to the mixture, and the regulariser's."""
-        self.alpha_optimizer.zero_grad(set_to_none=True)
-        penalty = self.architecture.penalty()
-        if penalty is None:
-            torch.autograd.backward(list(mixture.values()), list(gradients))
-        else:
-            torch.autograd.backward([*mixture.values(), penalty], [*gradients, torch.ones_like(penalty)])
-        self.alpha_optimizer.step()
+        with span("optimiser of alphas"):
+            self.alpha_optimizer.zero_grad(set_to_none=True)
+            penalty = self.architecture.penalty()
+            if penalty is None:
+                torch.autograd.backward(list(mixture.values()), list(gradients))
+            else:
+                torch.autograd.backward([*mixture.values(), penalty], [*gradients, torch.ones_like(penalty)])
+            self.alpha_optimizer.step()
 
     def _move_weights(self, loss: Tensor, path: Path | None) -> None:
         if path is None:
@@ -145,9 +150,11 @@ class Steps:
         path: Path | None = None,
         precision: Precision | None = None,
         weights: Weights | None = None,
+        bypass: Mixture | None = None,
     ) -> Tensor:
-        """Outputs [B, ...] in float32, computed in `precision` (None: the configured one), with other `weights` if given."""
-        return self.task.forward(self._under(mixture, path, precision=precision, weights=weights), batch)
+        """Outputs [B, ...] in float32, computed in `precision` (None: the configured one), with other `weights` if given; for
+        `bypass` see `Supernet.forward`."""
+        return self.task.forward(self._under(mixture, path, bypass, precision, weights), batch)
 
     def _under(
         self,
@@ -162,7 +169,7 @@ class Steps:
         def network(inputs: Tensor) -> Tensor:
             arguments = (inputs, mixture, path, bypass)
             outputs: Tensor
-            with self.hardware.autocast(precision):
+            with span("forward"), self.hardware.autocast(precision):
                 outputs = self.network(*arguments) if weights is None else functional_call(self.network, weights, arguments)
             return outputs
 
@@ -177,7 +184,7 @@ class Steps:
     @torch.no_grad()
     def evaluate(
         self,
-        batches: Batches,
+        batches: Iterable[Batch],
         mixture: Mixture,
         path: Path | None = None,
         training: bool = False,
@@ -190,7 +197,14 @@ class Steps:
         """
         self.network.train(training)
         with statistics_kept(self.network):
-            return self.task.read(self._under(mixture, path, bypass), batches.epoch(0), self.hardware.device)
+            return self.task.read(self._under(mixture, path, bypass), batches, self.hardware.device)
+
+    def score(self, batches: Iterable[Batch], mixture: Mixture) -> float:
+        """Score over `batches` under a mixture from which something was taken away, by the weight 0, with each batch's
+        statistics; channels that pass the operations by are scaled as `Architecture.bypass` says.
+        """
+        bypass = self.architecture.bypass(mixture)
+        return self.task.score(self.evaluate(batches, mixture, training=True, bypass=bypass))
 
     def alpha_gradient(self, batches: Batches, alphas: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of the mean loss of `batches` at other alphas: nothing random, each batch's own statistics, float32."""
@@ -202,7 +216,7 @@ class Steps:
             frozen(parameters_of(self.weight_optimizer)),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
-            for batch in batches.epoch(0):
+            for batch in profile.batches(batches.epoch(0), "evaluation"):
                 mixture = self.architecture.mean(dict(zip(self.architecture.alphas, points, strict=True)))
                 loss = self.task.loss(self.outputs(batch, mixture, precision="float32"), batch)
                 torch._foreach_add_(total, first_order(loss, points), alpha=1 / len(batches))

@@ -113,7 +113,8 @@ HARMLESS = [
     r"(scores|proposed|passed|running|losses)\.[^.]*$",  # one more is known, or one less
     r"history\.\d+\.(unknown|\(1, 2\)|valid/\w+|supernet_accuracy|derived_accuracy)$",
     r"history\.\d+\.(baseline|entropy|prediction|reconstruction)$",
-    r"history\.\d+\.(mean_score|best_score|genotype|test_accuracy|exhausted|eigenvalue|evaluations)$",
+    r"history\.\d+\.(mean_score|best_score|genotype|test_accuracy|exhausted|eigenvalue|evaluations|decided)$",
+    r"history\.\d+\.decided(\.[^.]+)*$",  # scores that were compared, of which there may be fewer or more
     r"(baseline|entropy|here|theta|waiting|accuracy)$",  # None is one of their values
     r"random\.2$",
     r"trials\.\d+\.2$",
@@ -213,6 +214,7 @@ SIZE = {"space": "nasbench201", "cells": 1, "channels": 2, "batch_size": 16, "da
 OF_METHOD: dict[str, dict[str, Any]] = {
     "drnas": {"channels": 12, "stages.keep": [3], "alphas.warmup": 0},
     "pcdarts": {"channels": 8},
+    "shapley": {"channels": 4, "alphas.warmup": 0, "shapley.permutations": 1},
     "darts_pt": {"epochs": 1, "selection.tune_epochs": 1},
     "evolution": {"evolution.population": 3, "evolution.sample": 2},
     "bayes": {"bayes.initial": 3, "bayes.batch": 2},

@@ -135,10 +135,10 @@ class ImageSet:
             given = f"{self.images.dtype} {list(self.images.shape)}"
             raise InputError(f"images: must be uint8 or float32 [N, C, H, W], not {given}")
         self._check_labels()
-        names = map(str, range(self.classes))
+        names = tuple(map(str, range(self.classes)))
         if self.values is not None:
-            names = (f"y{name}" for name in names) if self.classes > 1 else iter(["y"])
-        object.__setattr__(self, "class_names", self.class_names or tuple(names))
+            names = tuple(f"y{name}" for name in names) if self.classes > 1 else ("y",)
+        object.__setattr__(self, "class_names", self.class_names or names)
         if len(self.class_names) != self.classes:
             raise InputError(f"class_names: must be {self.classes}, one a class, not {len(self.class_names)}")
         self.format  # noqa: B018  # checks mean and std

@@ -1,0 +1,1 @@
+"""Attribution: the share of a score that each part of a supernet has."""
