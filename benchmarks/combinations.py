@@ -77,6 +77,7 @@ PARTS = (
     Part("stop: eigenvalue", "ends a search whose Hessian becomes sharp", {"early_stop.when": "eigenvalue"}),
     Part("second order", "DARTS: the gradient through a step of the weights", {"order": "second"}),
     Part("one level", "SNAS: alphas and weights descend the same loss", {"bilevel": False}),
+    Part("shapley", "Shapley-NAS: alphas follow contributions to the score", {"alphas.update": "shapley"}),
     Part("untied cells", "each cell has alphas of its own", {"tie_cells": False}),
 )
 

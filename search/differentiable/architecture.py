@@ -103,7 +103,7 @@ class Architecture:
             kind: self._normalized(kind, self.relaxation.sample(alpha, self._keep[kind], self._temperature))
             for kind, alpha in self.alphas.items()
         }
-        return self._with_skip(tables), self._path(tables)
+        return self.with_skip(tables), self._path(tables)
 
     def mean(self, alphas: Mapping[str, Tensor] | None = None) -> Mixture:
         """Returns the mixture that a genotype is derived from: nothing random, no auxiliary skip.
@@ -128,7 +128,7 @@ class Architecture:
         steps have one path."""
         mean = self.mean()
         if not self.relaxation.one_path:
-            return self._with_skip(mean), None
+            return self.with_skip(mean), None
         hard = {kind: torch.zeros_like(table).scatter(-1, table.argmax(-1, keepdim=True), 1.0) for kind, table in mean.items()}
         tables = {kind: self._normalized(kind, table * self._keep[kind]) for kind, table in hard.items()}
         return tables, self._path(tables)
@@ -150,7 +150,8 @@ class Architecture:
         shares = masked_softmax(self.betas[kind].unsqueeze(-2), self._same_node & present)
         return table * shares.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
 
-    def _with_skip(self, tables: Mixture) -> Mixture:
+    def with_skip(self, tables: Mixture) -> Mixture:
+        """Returns the mixture with the auxiliary skip connection on every edge, as it is in this epoch."""
         if not self._auxiliary_skip:
             return tables
         return {kind: table + self._auxiliary * (self._skip & self._keep[kind]) for kind, table in tables.items()}

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from base.checks import FieldError, above_zero, at_least, below_one, between, whole
+from base.checks import FieldError, above_zero, at_least, below_one, between, choices, whole
 from base.texts import show
+from search.attribution.update import ShapleyConfig
 from search.config import SupernetSearchConfig
 from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.regularisers import RegulariserConfig, get_regulariser
@@ -23,7 +24,8 @@ HessianVector = Literal["finite", "exact"]
 
 @dataclass
 class AlphaConfig:
-    """The training of architecture parameters: Adam (DARTS, appendix A.1)."""
+    """The training of architecture parameters: Adam (DARTS, appendix A.1), unless they follow
+    Shapley values."""
 
     lr: float = 3e-4
     """Learning rate, constant."""
@@ -38,8 +40,12 @@ class AlphaConfig:
     warmup: float = 0.0
     """Share of the epochs (of each stage) in which only the weights are trained, before the alphas
     are."""
+    update: Literal["gradient", "shapley"] = "gradient"
+    """gradient: in every step, by Adam; shapley: once an epoch, along the contributions of the
+    candidates to the score on validation images (Shapley-NAS), which takes many evaluations."""
 
     def __post_init__(self) -> None:
+        choices(self)
         at_least(0, self, "lr", "weight_decay", "scale", most=1000)
         below_one(self, "beta1", "beta2")
         below_one(self, "warmup")
@@ -111,6 +117,8 @@ class SearchConfig(SupernetSearchConfig):
     (not with adagrad)."""
     alphas: AlphaConfig = field(default_factory=AlphaConfig)
     """The training of the architecture parameters."""
+    shapley: ShapleyConfig = field(default_factory=ShapleyConfig)
+    """The estimate of Shapley values, with alphas.update shapley."""
     relaxation: RelaxationConfig = field(default_factory=RelaxationConfig)
     """The way from alphas to weights of the candidates."""
     regulariser: RegulariserConfig = field(default_factory=RegulariserConfig)
@@ -134,6 +142,7 @@ class SearchConfig(SupernetSearchConfig):
         self._check_stages(space)
         self._check_auxiliary_skip(space)
         self._check_gradient()
+        self._check_shapley()
         self._check_early_stop(space)
 
     def changing(self) -> list[str]:
@@ -199,6 +208,25 @@ class SearchConfig(SupernetSearchConfig):
         if relaxation.one_path and self.graph:
             other = "runs other operations in every step, which no CUDA graph can; set it to null"
             raise FieldError("graph", f"{self.relaxation.name} {other}")
+
+    def _check_shapley(self) -> None:
+        """Raises FieldError if alphas that follow Shapley values meet parts that need their
+        gradient, or paths from which no candidate can leave."""
+        if self.alphas.update != "shapley":
+            return
+        mend = "or set alphas.update to gradient"
+        if get_relaxation(self.relaxation.name).one_path:
+            runs = f"shapley takes candidates out of a mixture, and {self.relaxation.name} runs one operation an edge"
+            raise FieldError("alphas.update", f"{runs}; take another relaxation, {mend}")
+        followed = {
+            "edge_normalization": (self.edge_normalization, "weights of edges follow the gradient", "false"),
+            "regulariser.name": (self.regulariser.name != "none", f"{self.regulariser.name} adds to the gradient", "none"),
+            "order": (self.order == "second", "second is a way to the gradient", "first"),
+            "bilevel": (not self.bilevel, "false says that alphas follow the gradient of the training loss", "true"),
+        }
+        for name, (is_set, gradient, usual) in followed.items():
+            if is_set:
+                raise FieldError(name, f"{gradient}, which alphas.update shapley does not take; set it to {usual}, {mend}")
 
     def _check_early_stop(self, space: SearchSpace) -> None:
         """Raises FieldError if the search cannot end early, or if the sign that it ends for cannot

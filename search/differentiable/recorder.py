@@ -84,7 +84,8 @@ class Recorder:
         }  # fmt: skip
         entry = SearchEpoch(
             epoch=epoch + 1,
-            readings={tag: value for tag, value in readings.items() if tag.startswith(("train/", "valid/"))} | values,
+            readings={tag: value for tag, value in readings.items() if tag.startswith(("train/", "valid/", "shapley/"))}
+            | values,
             genotype=genotype.to_text(genotype.text_form),
             entropy=entropy(mixture),
             skips=skip_connections(genotype),

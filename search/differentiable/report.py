@@ -150,6 +150,7 @@ def _curves(story: Story) -> list[Markup | None]:
         ]),
         chart("mean entropy of an edge, in nats", of_kinds(lambda entry: entry.entropy)),
         chart("skip connections in the cell", of_kinds(lambda entry: entry.skips)),
+        chart("share of candidates reached before a stop", [of_reading(history, "shapley/reached", "reached")]),
         chart("dominant eigenvalue of the Hessian", [of_history(history, "eigenvalue", lambda entry: entry.eigenvalue)]),
     ]  # fmt: skip
     if (known := story.table) is not None:

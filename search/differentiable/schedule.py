@@ -37,7 +37,9 @@ class EpochPlan:
     rate: float
     """Learning rate of the weights."""
     moves_alphas: bool = True
-    """Whether alphas are trained beside the weights."""
+    """Whether alphas are trained beside the weights, by their gradient."""
+    takes_shapley: bool = False
+    """Whether alphas move by Shapley values before the weights are trained."""
     begins: tuple[Stage, ...] = ()
     """Stages that begin with the epoch."""
     fresh_optimizer: bool = False
@@ -71,6 +73,8 @@ class SupernetSchedule:
     extended: Sequence[tuple[int, Extension]] = ()
     """Times that the search went on for longer. Stages and warm-up belong to the epochs that it was
     begun for."""
+    by_shapley: bool = False
+    """Whether alphas follow Shapley values instead of their gradient (Shapley-NAS)."""
 
     @classmethod
     def of(cls, config: SearchConfig, space: SearchSpace) -> "SupernetSchedule":
@@ -85,6 +89,7 @@ class SupernetSchedule:
             config.selection.tune_epochs,
             config.early_stop,
             tuple(config.extended),
+            config.alphas.update == "shapley",
         )
 
     @property
@@ -109,12 +114,14 @@ class SupernetSchedule:
         )
         return EpochPlan(
             cosine(*self.phases.place(epoch), self.weights.lr, self.weights.lr_min),
-            moves_alphas=behind >= self.warmup,
+            moves_alphas=behind >= self.warmup and not self.by_shapley,
+            takes_shapley=behind >= self.warmup and self.by_shapley,
             begins=begins,
         )
 
     def has_moved_alphas(self, epochs: int) -> bool:
-        """Returns whether alphas were trained in one of the first so many epochs."""
+        """Returns whether alphas were trained by their gradient in one of the first so many
+        epochs."""
         return any(self.plan(epoch).moves_alphas for epoch in range(epochs))
 
     def _stage(self, epoch: int) -> tuple[int, float]:
@@ -134,7 +141,13 @@ class SupernetSchedule:
         rate.
         """
         number, rest = divmod(epoch, self.tune_epochs)
-        return EpochPlan(self.weights.lr / 10, fresh_optimizer=epoch == 0, decides=None if rest else number)
+        return EpochPlan(
+            self.weights.lr / 10,
+            moves_alphas=not self.by_shapley,
+            takes_shapley=self.by_shapley,
+            fresh_optimizer=epoch == 0,
+            decides=None if rest else number,
+        )
 
     def collapse(self, history: Sequence[SearchEpoch]) -> Collapse | None:
         """Returns the collapse that ends the search after the last epoch of `history`, as

@@ -49,7 +49,7 @@ class Steps:
         self.task = task
         self.hardware = hardware
         self.moves_alphas = True
-        """False while only the weights are trained."""
+        """False while only the weights are trained by their gradient."""
         self.meters = {level: task.new_meter(hardware.device) for level in ("train", "valid")}
         self.weight_optimizer = new_optimizer(weights, network.parameters())
         self.alpha_optimizer = torch.optim.Adam(
@@ -63,12 +63,14 @@ class Steps:
 
     def __call__(self, train: Batch, valid: Batch | None = None) -> None:
         """One step on a training batch and, where the levels are two, a validation batch."""
-        if valid is None:
+        if valid is not None:
+            if self.moves_alphas:
+                self.alpha_step(train, valid)
+            self.weight_step(train)
+        elif self.moves_alphas:
             self.joint_step(train)
-            return
-        if self.moves_alphas:
-            self.alpha_step(train, valid)
-        self.weight_step(train)
+        else:
+            self.weight_step(train)
 
     def alpha_step(self, train: Batch, valid: Batch) -> None:
         """Moves the alphas down the validation loss, by the configured order."""
@@ -92,8 +94,7 @@ class Steps:
         mixture, path = self.architecture.draw()
         leaves = _leaves(mixture)
         self._move_weights(self._loss("train", train, leaves, path), path)
-        if self.moves_alphas:
-            self._move_alphas(mixture, [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values()])
+        self._move_alphas(mixture, [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values()])
 
     def _move_alphas(self, mixture: Mixture, gradients: Sequence[Tensor]) -> None:
         """One step of their optimiser along gradients with respect to the mixture, and the regulariser's."""

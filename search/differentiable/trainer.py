@@ -1,11 +1,14 @@
 """A search from configuration to genotype: what every differentiable method runs."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from base.checks import InputError
+from search.attribution.players import Players
+from search.attribution.update import ShapleyUpdate
 from search.costs.tabular import Table
 from search.differentiable.architecture import Architecture
 from search.differentiable.config import SearchConfig
@@ -26,7 +29,7 @@ from training.optim import load_optimizer, new_optimizer, optimizer_structure, s
 from training.run.directory import RunDirectory
 from training.run.structure import Part, equal, fields, history, integer, like, numeric, optional, row, text
 from training.run.structure import table as table_of
-from training.tasks.task import Batches, Task
+from training.tasks.task import Batches, Dataset, Task
 
 MEASURED_EXAMPLES = 128
 """Validation examples, always the same, on whose loss the curvature is measured: so many, in whole
@@ -76,7 +79,8 @@ class BilevelSearch:
         self.space = get_space(config.space)
         self.format = task.train.format
         self.space.skeleton.check(self.format.shape)
-        self.train_batches, self.valid_batches, self.evaluation_batches, self.measured_batches = self._batches()
+        train, valid = task.train.split(config.train_fraction, config.seed)
+        self.train_batches, self.valid_batches, self.evaluation_batches, self.measured_batches = self._batches(train, valid)
         self.steps = min(len(batches) for batches in (self.train_batches, self.valid_batches) if batches is not None)
         # A kernel has no second derivative, which a double backward needs.
         exact = config.order == "second" and config.hessian_vector == "exact"
@@ -91,6 +95,10 @@ class BilevelSearch:
         ).to(self.device)
         cells = None if config.tie_cells else self.network.cells_of_kind
         self.architecture = new_architecture(config, self.space, cells, self.device)
+        self.shapley = None
+        if config.alphas.update == "shapley":
+            alphas = self.architecture.alphas
+            self.shapley = ShapleyUpdate(config.shapley, valid, alphas, config.seed, config.alphas.scale)
         self.step = Steps(
             self.network,
             self.architecture,
@@ -102,6 +110,7 @@ class BilevelSearch:
             config.hessian_vector,
             config.hessian_epsilon,
         )
+        self.step.moves_alphas = self.shapley is None
         self.meters = self.step.meters
         self._one_path = get_relaxation(config.relaxation.name).one_path
         self.graphed = GraphedStep(self.step, new_capture(hardware.graph, self.device, config.weights.name, not self._one_path))
@@ -123,16 +132,16 @@ class BilevelSearch:
             pictures,
         )
 
-    def _batches(self) -> tuple[Batches, Batches | None, Batches, Batches]:
-        """Makes four sets of batches: training, validation (None with a single level), all
+    def _batches(self, train: Dataset, valid: Dataset) -> tuple[Batches, Batches | None, Batches, Batches]:
+        """Makes four sets of batches: training, validation (None where no step takes one), all
         validation examples as they are, and the few used to measure curvature."""
         config = self.config
-        train, valid = self.task.train.split(config.train_fraction, config.seed)
+        takes_valid = config.bilevel and config.alphas.update == "gradient"
         # In batches of the size that the memory is known to hold.
         measured = valid.take(max(MEASURED_EXAMPLES, config.batch_size))
         return (
             train.shuffled(config.batch_size, config.seed, "train"),
-            valid.shuffled(config.batch_size, config.seed, "valid") if config.bilevel else None,
+            valid.shuffled(config.batch_size, config.seed, "valid") if takes_valid else None,
             valid.in_order(config.batch_size, "drop_single", has_independent_examples(config)),
             measured.in_order(config.batch_size, "drop"),
         )
@@ -155,15 +164,17 @@ class BilevelSearch:
         Returns the supernet's validation score where it is due, otherwise None.
         """
         plan = self.begin_epoch(epoch, watch.monitor.log)
+        found = self.take_shapley(epoch, watch.monitor.log) if plan.takes_shapley else {}
         for batch in watch.batches(self.batches_of(epoch)):
             self.graphed(*batch)
             watch.images += sum(part.size for part in batch)
-        readings = watch.finish()
+        watch.monitor.scalars(watch.step, found)
+        readings = watch.finish() | found
         return self.recorder.epoch(epoch, watch, plan.rate, readings, self.genotype(), self.decided or None)
 
     def batches_of(self, epoch: int) -> Iterator[tuple[Batch, ...]]:
-        """The batches of each step: one of the training part and, where the levels are two, one of
-        the validation part."""
+        """The batches of each step: one of the training part and, where alphas descend the loss on
+        another one, one of the validation part."""
         streams = [batches.epoch(epoch) for batches in (self.train_batches, self.valid_batches) if batches is not None]
         yield from zip(*streams, strict=False)
 
@@ -188,6 +199,24 @@ class BilevelSearch:
         self.architecture.begin_epoch(epoch)
         self.network.train()
         return plan
+
+    def take_shapley(self, epoch: int, log: Callable[[str], None]) -> dict[str, float]:
+        """Moves the alphas by the Shapley values of the candidates that there are; returns readings
+        of their estimate."""
+        assert self.shapley is not None
+        architecture, began = self.architecture, time.monotonic()
+        players = Players({kind: architecture.keep[kind].expand(alpha.shape) for kind, alpha in architecture.alphas.items()})
+        log(self.shapley.cost(len(players)))
+        mixture = {kind: table.detach() for kind, table in architecture.mean().items()}
+        found = self.shapley.estimate(
+            epoch, players, mixture, lambda batches, left: self.step.score(batches, architecture.with_skip(left))
+        )
+        self.shapley.move(architecture.alphas, players, found)
+        return {
+            "shapley/evaluations": found.evaluations,
+            "shapley/reached": float(found.reached.double().mean()),
+            "speed/shapley_seconds": time.monotonic() - began,
+        }
 
     def _decide(self, number: int, log: Callable[[str], None]) -> None:
         """Makes the decisions of that round of the selection by perturbation."""
@@ -221,6 +250,7 @@ class BilevelSearch:
             "weight_optimizer": self.step.weight_optimizer.state_dict(),
             "alpha_optimizer": self.step.alpha_optimizer.state_dict(),
             "history": [entry.to_plain() for entry in self.recorder.history],
+            **({} if self.shapley is None else {"shapley": self.shapley.average}),
         }
 
     def structure(self, epochs: int) -> Part:
@@ -242,6 +272,7 @@ class BilevelSearch:
                         "all" if self.schedule.has_moved_alphas(epochs) else "none",
                     ),
                     "history": history([SearchEpoch] * epochs, {SearchEpoch: self._entry()}),
+                    **({} if self.shapley is None else {"shapley": like(self.shapley.average)}),
                 }
             )(name, value)
 
@@ -286,6 +317,8 @@ class BilevelSearch:
         self.architecture.load_state_dict(state)
         load_optimizer(self.step.weight_optimizer, state["weight_optimizer"])
         load_optimizer(self.step.alpha_optimizer, state["alpha_optimizer"])
+        if self.shapley is not None:
+            self.shapley.average = {kind: table.clone() for kind, table in state["shapley"].items()}
         self.recorder.history = [SearchEpoch.from_plain(entry) for entry in state["history"]]
         self.graphed.release()
 

@@ -45,7 +45,8 @@ class EdgeFinding:
 
     chosen: Candidate
     margin: Margin | None
-    """None where the supernet does not have the operation any more."""
+    """None where the supernet does not have the operation any more, and for `none` beside others,
+    without which nothing changes."""
     runner_up: RunnerUp | None
     """None where there was no other one to compare it with."""
     first: Mapping[str, str]
@@ -111,10 +112,8 @@ def find(
         account(examples)
         return paired(whole, found)
 
-    present = [one for one in supernet.chosen if supernet.has(one)]
-    zero = Margin(0.0, 0.0, 0.0)
-    margins = {one: zero if supernet.is_inert(one) else measure([one]) for one in present}
-    order = sorted(present, key=lambda one: margins[one].fall)
+    margins = {one: measure([one]) for one in supernet.weighed}
+    order = sorted(margins, key=lambda one: margins[one].fall)
     free = [one for one in order if margins[one].can_be_left_out]
 
     def single(one: Candidate) -> float:

@@ -111,7 +111,8 @@ def _margin_row(edge: EdgeFinding, words: Words, low: float, high: float) -> Seq
     marked = [None if name is None else "the same" if name == operation else name for name in first]
     runner_up = None if edge.runner_up is None else f"{edge.runner_up.operation} ({words.number(edge.runner_up.behind)})"
     if margin is None:
-        return [words.supernet.edge(edge.chosen), operation, None, None, "not there any more", runner_up, *marked]
+        why = "gives nothing" if words.supernet.has(edge.chosen) else "not there any more"
+        return [words.supernet.edge(edge.chosen), operation, None, None, why, runner_up, *marked]
     said = f"{words.number(margin.fall)} ({words.number(margin.low)} to {words.number(margin.high)})"
     free = "could be left out" if margin.can_be_left_out else ""
     return [words.supernet.edge(edge.chosen), operation, said, _bar(margin, low, high, said), free, runner_up, *marked]

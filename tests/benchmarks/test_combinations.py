@@ -49,6 +49,7 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "data.limit": 32,
     "selection.tune_epochs": 1,
+    "shapley.permutations": 1,
 }
 CELLS = {"darts": 3, "nasbench201": 1}
 # The candidates that take longest, of the kinds of those that stay.
@@ -144,6 +145,12 @@ def check_what_comes_later(search: BilevelSearch) -> None:
         search.begin_epoch(config.epochs, print)
         assert decided(search) == dict.fromkeys(search.space.kinds, 1)
         two_steps(search)
+    if config.alphas.update == "shapley":
+        before = {kind: alpha.detach().clone() for kind, alpha in search.architecture.alphas.items()}
+        search.take_shapley(0, print)
+        keep = search.architecture.keep
+        moved = {kind: alpha != before[kind] for kind, alpha in search.architecture.alphas.items()}
+        assert all(torch.equal(table, keep[kind].expand(table.shape)) for kind, table in moved.items())
     if config.early_stop.when != "never":
         check_verdict(search)
 
@@ -280,6 +287,7 @@ def test_a_method_has_the_parts_of_its_paper() -> None:
         "darts_minus": {"softmax", "auxiliary_skip"},
         "beta_darts": {"softmax", "beta"},
         "darts_pt": {"softmax", "perturbation"},
+        "shapley": {"softmax", "partial", "shapley"},
     }
 
 

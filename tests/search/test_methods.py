@@ -19,6 +19,7 @@ from base.checks import InputError
 from search.differentiable.config import SearchConfig
 from search.differentiable.early_stop import EarlyStopConfig
 from search.differentiable.method import DifferentiableMethod
+from search.differentiable.schedule import SupernetSchedule
 from search.differentiable.selection import Perturbation, SelectionConfig
 from search.differentiable.steps import Steps
 from search.differentiable.trainer import new_architecture
@@ -38,7 +39,12 @@ SIZE: dict[str, Any] = {
     "batch_size": 8, "epochs": 2, "channels": 4, "data.limit": 16, "device": "cpu", "selection.tune_epochs": 1,
     "eigenvalue_every": 2,
 }  # fmt: skip
-OF_METHOD: dict[str, dict[str, Any]] = {"drnas": {"channels": 12, "epochs": 4}, "darts_pt": {"epochs": 1}}
+OF_METHOD: dict[str, dict[str, Any]] = {
+    "drnas": {"channels": 12, "epochs": 4},
+    "darts_pt": {"epochs": 1},
+    # The second epoch goes on with the moving average of the first.
+    "shapley": {"alphas.warmup": 0, "shapley.permutations": 2},
+}
 # Of the four candidates that its defaults leave there, DrNAS has to prune one.
 OF_BOTH: dict[tuple[str, str], dict[str, Any]] = {("drnas", "nasbench201"): {"stages.keep": [3]}}
 OF_SPACE: dict[str, dict[str, Any]] = {
@@ -151,7 +157,8 @@ def check_result(method: str, space: str, run: Path, state: dict[str, Any]) -> N
         assert state["epoch"] == 1 + Perturbation(searched, 0).rounds
     else:
         assert state["epoch"] == 2 and all(torch.equal(trainer["keep"][kind], allowed[kind]) for kind in allowed)
-    assert trainer["alpha_optimizer"]["state"], "the alphas have moved"
+    assert bool(trainer["alpha_optimizer"]["state"]) == (method != "shapley"), "the alphas have moved"
+    assert ("shapley" in trainer) == (method == "shapley")
     assert bool(trainer["betas"]) == (method == "pcdarts")
 
 
@@ -194,6 +201,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "beta_darts": {"regulariser.name": "beta", "regulariser.weight": 0.0, "regulariser.weight_end": 25.0},
     # Wang et al. 2021, section 4
     "darts_pt": {"exclude": ["none"], "selection.name": "perturbation", "selection.tune_epochs": 5},
+    # Xiao et al. 2022, section 4.1, and their code
+    "shapley": {
+        "channels": 16, "cells": 8, "epochs": 50, "batch_size": 256, "exclude": ["none"], "partial": 4, "weights.lr": 0.1,
+        "weights.lr_min": 0.0, "alphas.update": "shapley", "alphas.warmup": 25 / 50, "shapley.permutations": 10,
+        "shapley.batch": 1024, "shapley.stop": 0.5, "shapley.momentum": 0.8, "shapley.step": 0.1,
+    },
 }  # fmt: skip
 """By method what it changes in DARTS."""
 
@@ -242,6 +255,9 @@ def test_stages_and_warm_ups_begin_where_they_were_published() -> None:
     assert trained == [*range(10, 25), *range(35, 50)]
     candidates = drnas.candidates(get_space("darts"))
     assert all((table.sum(-1) == 7).all() for table in candidates.values())
+    shapley = SupernetSchedule.of(get_method("shapley").defaults(), get_space("darts"))
+    assert [epoch for epoch in range(50) if shapley.plan(epoch).takes_shapley] == list(range(25, 50))
+    assert not any(shapley.plan(epoch).moves_alphas for epoch in range(50))
     pcdarts = get_method("pcdarts").defaults()
     assert [epoch for epoch in range(50) if pcdarts.stages.at(epoch, 50)[1] >= pcdarts.alphas.warmup] == list(range(15, 50))
 
@@ -260,6 +276,7 @@ def test_a_shipped_config_is_the_method_in_the_space_of_the_benchmark(method: st
     assert config.regulariser.name == own.regulariser.name
     assert config.selection == own.selection
     assert config.edge_normalization == own.edge_normalization
+    assert config.alphas.update == own.alphas.update and config.shapley == own.shapley
     assert config.auxiliary_skip == own.auxiliary_skip
     assert bool(config.stages.keep) == bool(own.stages.keep)
     assert (config.partial > 1) == (own.partial > 1)
