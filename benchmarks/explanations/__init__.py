@@ -1,0 +1,1 @@
+"""Whether explanations of searches are true, and the time that they take."""
