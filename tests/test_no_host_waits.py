@@ -22,6 +22,7 @@ from search.differentiable.relaxations import RelaxationConfig
 from search.differentiable.trainer import BilevelSearch
 from supernet.genotypes.genotype import Genotype
 from supernet.recompute import Recompute
+from supernet.spaces.space import SPACES, SearchSpace, get_space, register_space
 from training.graph import Capture, CudaCapture, new_capture
 from training.hardware import Hardware
 from training.images.data import DataConfig
@@ -32,6 +33,15 @@ from training.tasks.classification import Classification
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 CONVOLUTIONS = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|skip_connect~1|nor_conv_3x3~2|"
+
+
+@pytest.fixture(autouse=True)
+def attending() -> Iterator[None]:
+    """A space whose candidates attend."""
+    candidates = ("none", "skip_connect", "nor_conv_3x3", "se", "self_attention")
+    with SPACES.temporarily():
+        register_space(SearchSpace("attending", get_space("nasbench201").skeleton, 2, candidates, (2,)))
+        yield
 
 
 def new_search(path: Path, **settings: Any) -> BilevelSearch:
@@ -131,6 +141,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "excluded candidates": {"exclude": ["none", "avg_pool_3x3"]},
     "cells computed again": {"recompute": "cells"},
     "cells computed again, second order": {"recompute": "cells", "order": "second"},
+    "attending": {"space": "attending"},
+    "attending, second order, exact": {"space": "attending", "order": "second", "hessian_vector": "exact"},
 }
 
 
@@ -243,6 +255,9 @@ GPU_SEARCHES: dict[str, dict[str, Any]] = {
     "cells computed again": {"space": "darts", "cells": 3, "recompute": "cells"},
     "cells computed again, second order": {"recompute": "cells", "order": "second"},
     "cells computed again in plain torch": {"recompute": "cells", "kernels": "reference"},
+    "attending": {"space": "attending"},
+    "attending, second order, exact": {"space": "attending", "order": "second", "hessian_vector": "exact"},
+    "attending, cells computed again": {"space": "attending", "recompute": "cells"},
 }
 
 

@@ -128,8 +128,10 @@ def count_multiply_adds(
 
     Counts as NAS-Bench-201 does (Dong and Yang, arXiv:2001.00326): convolutions without their bias,
     linear layers with it, no batch norm, no pooling. Only layers that are `torch.nn` modules are
-    seen. The module is run once where its parameters live (a module on the meta device is counted
-    without computing anything) and is left as it was, random state included.
+    seen, and modules that have a method `multiply_adds`: called with the inputs of the module, it
+    returns those of its own arithmetic for the whole batch. The module is run once where its
+    parameters live (a module on the meta device is counted without computing anything) and is left
+    as it was, random state included.
 
     Args:
         forward: what to call with the images [2, C, H, W] in place of the module itself, where that
@@ -142,11 +144,13 @@ def count_multiply_adds(
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        total += _multiply_adds(layer, inputs[0], output)
+        count = getattr(layer, "multiply_adds", None)
+        total += _multiply_adds(layer, inputs[0], output) if count is None else count(*inputs)
 
     was_training = [(part, part.training) for part in module.modules()]
     counted = Convolution | TransposedConvolution | nn.Linear
-    hooks = [part.register_forward_hook(add) for part in module.modules() if isinstance(part, counted)]
+    parts = [part for part in module.modules() if isinstance(part, counted) or hasattr(part, "multiply_adds")]
+    hooks = [part.register_forward_hook(add) for part in parts]
     devices = [parameter.device] if parameter.is_cuda else []
     try:
         module.eval()

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 Weights = dict[str, Tensor]
@@ -82,7 +83,9 @@ def second_order(
     """
     weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     if hessian_vector == "exact":
-        gradients = _gradient(train_loss(weights), list(weights.values()), create_graph=True)
+        # Of the ways to compute attention this one alone has a second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients = _gradient(train_loss(weights), list(weights.values()), create_graph=True)
         return _gradient(valid_loss(step(weights, gradients)), alphas)
 
     gradients = _gradient(train_loss(weights), list(weights.values()))

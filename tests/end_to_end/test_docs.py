@@ -231,6 +231,7 @@ SMALL = shlex.split("--data.limit 64 --batch_size 32 --epochs 1 --channels 2 --t
 SMALLER = {
     "my_sampler.py": ["--cells", "1", "--evaluations", "8", "--round", "4"],
     "my_proxy.py": ["--cells", "1", "--evaluations", "4"],
+    "runs/attending_random": ["--cells", "3", "--evaluations", "4"],
     "nasbench201": ["--cells", "1", "--eigenvalue_every", "0"],
     "darts": ["--cells", "3", "--eigenvalue_every", "0"],
     "retrain": ["--cells", "3"],
@@ -247,7 +248,12 @@ for line in sys.stdin:
         status = 70
         try:
             sys.argv = argv[1:] if argv[0] == "-c" else argv
-            exec(argv[1], {"__name__": "__main__"}) if argv[0] == "-c" else runpy.run_path(argv[0], run_name="__main__")
+            if argv[0] == "-c":
+                exec(argv[1], {"__name__": "__main__"})
+            elif argv[0] == "-m":
+                raise SystemExit(sys.modules[argv[1] + ".__main__"].main(argv[2:]))
+            else:
+                runpy.run_path(argv[0], run_name="__main__")
             status = 0
         except SystemExit as end:
             status = end.code
@@ -269,7 +275,7 @@ def smaller(arguments: list[str]) -> list[str]:
     if "--run" not in arguments:
         return arguments
     for name, options in SMALLER.items():
-        if name in arguments[:1] or (name in arguments and arguments[arguments.index(name) - 1] == "--space"):
+        if name in arguments[:1] or (name in arguments and arguments[arguments.index(name) - 1] in ("--space", "--run")):
             return [*arguments, *SMALL, *options]
     return [*arguments, *SMALL, *SMALLER["retrain" if "--genotype" in arguments else "darts"]]
 
@@ -297,7 +303,7 @@ def test_examples_run(tmp_path: Path) -> None:
     for run in runs:
         assert (tmp_path / run / "genotype.json").is_file(), run
     assert '"mine"' in (tmp_path / "runs/mine/genotype.json").read_text()
-    for run in ("mine_retrained", "tower_retrained", "stripes_retrained", "values_retrained"):
+    for run in ("mine_retrained", "attending_retrained", "tower_retrained", "stripes_retrained", "values_retrained"):
         assert (tmp_path / "runs" / run / "weights.safetensors").is_file()
     scores = [json.loads(line) for line in (tmp_path / "runs/climber/evaluations.jsonl").open()]
     assert len(scores) == 8

@@ -56,10 +56,14 @@ def assert_bank_equals_modules(name: str, channels: int, stride: int, height: in
             continue
         our_weights = torch.autograd.grad(our_loss, parameters)
         for edge, module in enumerate(modules):
-            for ours, reference in zip(
-                our_weights, torch.autograd.grad(their_loss, list(module.parameters()), retain_graph=True), strict=True
-            ):
-                torch.testing.assert_close(ours[edge], reference, rtol=1e-10, atol=1e-10)
+            their_weights = torch.autograd.grad(their_loss, list(module.parameters()), retain_graph=True)
+            count = len(their_weights)
+            # Weights are stacked, or one after the other.
+            of_edge = (
+                our_weights[edge * count :][:count] if isinstance(bank, ModuleBank) else [stack[edge] for stack in our_weights]
+            )
+            for ours, reference in zip(of_edge, their_weights, strict=True):
+                torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", list_ops())
@@ -94,6 +98,8 @@ def test_bank_equals_its_modules_at_any_size(name: str, channels: int, stride: i
         ("dil_conv_3x3", 1, ChainBank),
         ("nor_conv_3x3", 1, ChainBank),
         ("noise", 1, ModuleBank),
+        ("se", 2, ModuleBank),
+        ("self_attention", 1, ModuleBank),
     ],
 )
 def test_operations_get_the_bank_that_shares_most(name: str, stride: int, kind: type) -> None:

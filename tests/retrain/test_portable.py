@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ops.attention import SelfAttention
 from ops.registry import OPERATIONS, register_op
 from retrain.portable import IR_VERSION, OPSET, PixelNetwork, describe, export_onnx, export_torch
 from retrain.weights import Trained
@@ -21,7 +22,8 @@ from training.format import ImageFormat
 
 # What one user or another may call; with all operations of NAS-Bench-201 in it.
 NASBENCH201 = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
-ALL = [NASBENCH201, *(pytest.param(name, marks=pytest.mark.slow) for name in list_genotypes())]
+ATTENDING = "|self_attention~0|+|none~0|se~1|+|nor_conv_3x3~0|skip_connect~1|self_attention~2|"
+ALL = [NASBENCH201, ATTENDING, *(pytest.param(name, marks=pytest.mark.slow) for name in list_genotypes())]
 
 
 def trained(genotype: str, shape: tuple[int, int, int] = (3, 8, 8), scale: float = 255.0, auxiliary: bool = False) -> Trained:
@@ -29,6 +31,9 @@ def trained(genotype: str, shape: tuple[int, int, int] = (3, 8, 8), scale: float
     parsed = get_genotype(genotype) if genotype in list_genotypes() else Genotype.parse(genotype)
     network = DiscreteNetwork(parsed, 2, parsed.skeleton.fewest_cells, 5, shape[0], auxiliary)
     network(torch.randn(16, *shape))  # moves the running statistics
+    for module in network.modules():
+        if isinstance(module, SelfAttention):
+            nn.init.normal_(module.project.weight)  # else it computes nothing
     form = ImageFormat(shape, scale, (0.4, 0.5, 0.6)[: shape[0]], (0.2, 0.3, 0.25)[: shape[0]], ("cat", "dog", "é", '"', "e"))
     return Trained(network.eval(), form)
 
@@ -54,13 +59,18 @@ def test_a_program_gives_the_logits_of_the_network_at_any_batch(genotype: str, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("genotype", [NASBENCH201, *list_genotypes()])
-def test_an_onnx_file_gives_the_logits_of_the_network_at_any_batch(genotype: str, tmp_path: Path) -> None:
-    source = trained(genotype, (1, 7, 10), scale=1.0)
+@pytest.mark.parametrize(
+    ("genotype", "size"),
+    [*((name, (7, 10)) for name in (NASBENCH201, ATTENDING, *list_genotypes())), (ATTENDING, (35, 18))],
+)
+def test_an_onnx_file_gives_the_logits_of_the_network_at_any_batch(
+    genotype: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    source = trained(genotype, (1, *size), scale=1.0)
     exported = export_onnx(source, tmp_path / "model.onnx")
     assert set(exported.differences) == {1, 7} and max(exported.differences.values()) < 1e-4
     for batch in (1, 2, 5):
-        images = torch.randn(batch, 1, 7, 10)
+        images = torch.randn(batch, 1, *size)
         torch.testing.assert_close(exported.model(images), logits(source, images), rtol=1e-4, atol=1e-4)
 
 

@@ -29,7 +29,7 @@ VIEWS = (
     "split",
     "split_with_sizes",
 )
-REARRANGED = ("clone", "stack", "new_zeros", "randn")
+REARRANGED = ("clone", "stack", "new_zeros", "randn", "_scaled_dot_product_flash_attention_for_cpu")
 """Operations whose results `rearrange` reads in another order of axes than [B, C, H, W]; and the images."""
 
 
@@ -140,6 +140,7 @@ def test_states_of_every_cell_by_every_executor(space: str, kernels: Any, partia
 
 NONE = "|none~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
 NOTHING = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+ATTENDING = "|self_attention~0|+|none~0|se~1|+|nor_conv_3x3~0|skip_connect~1|self_attention~2|"
 DISCRETE: dict[str, dict[str, Any]] = {
     "DARTS_V2": {"auxiliary": True, "drop_path": 0.3},
     "DARTS_V2, 7x7 maps": {"auxiliary": True, "size": 28},
@@ -149,6 +150,7 @@ DISCRETE: dict[str, dict[str, Any]] = {
     "AmoebaNet-A": {"stem": "imagenet", "size": 44, "drop_path": 0.1},
     NONE: {"drop_path": 0.2},
     NOTHING: {},
+    ATTENDING: {"size": 34},
 }
 
 
