@@ -77,7 +77,7 @@ def test_the_wings_of_search_know_nothing_of_each_other(wing: str, other: str) -
 def may_import_images(file: str) -> bool:
     """The domain of images itself, the tasks on it, reports, and what a user or a benchmark starts."""
     folders = ("training/images/", "training/tasks/", "training/report/", "fusenas/", "benchmarks/")
-    commands = ("retrain/evaluate.py", "retrain/export.py")
+    commands = ("search/explain/__main__.py", "retrain/evaluate.py", "retrain/export.py")
     return file.startswith(folders) or file in commands or Path(file).name in ("report.py", "reporting.py", "page.py")
 
 

@@ -1,0 +1,1 @@
+"""Explanations from numbers alone: a whole benchmark table, or the trials of a search."""
