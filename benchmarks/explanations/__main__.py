@@ -24,9 +24,9 @@ from benchmarks.options import at_least, command_line
 from benchmarks.timing import header
 from search.costs.tabular import Table
 from search.differentiable.method import DifferentiableMethod, DifferentiableRun
-from search.explain.differentiable import measure
 from search.explain.explanation import ExplainOptions
-from search.explain.findings import numbers
+from search.explain.supernets.explain import measure
+from search.explain.supernets.findings import numbers
 from search.methods import list_methods
 from supernet import Genotype
 from supernet.drawing.draw import save_figure

@@ -32,13 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = Parser(prog=PROG, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--tabular", required=True, type=Path, metavar="FILE", help="a table of the benchmark (CSV, .gz)")
-    parser.add_argument(
-        "--trials", type=at_least(30), default=500, metavar="N", help="of a sample (default: 500)"
-    )
+    parser.add_argument("--trials", type=at_least(30), default=500, metavar="N", help="of a sample (default: 500)")
     parser.add_argument("--samples", type=at_least(1), default=100, metavar="N", help="samples (default: 100)")
-    parser.add_argument(
-        "--trees", type=at_least(LEAST_TREES), default=100, metavar="N", help="of a forest (default: 100)"
-    )
+    parser.add_argument("--trees", type=at_least(LEAST_TREES), default=100, metavar="N", help="of a forest (default: 100)")
 
     def run() -> None:
         options = parser.parse_args(argv)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from search.explain.measures import MEASURES
-from search.explain.truth import SCALES, TRUTHS
+from search.explain.supernets.measures import MEASURES
+from search.explain.supernets.truth import SCALES, TRUTHS
 from supernet.drawing.draw import DOTS, INK, TEXT
 from training.report.markdown import table as markdown
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from base.seeds import new_generator
 from search.explain.landscape import Landscape
-from search.explain.margins import TOLERATED, Margin, Together, in_order, paired
-from search.explain.measures import (
+from search.explain.supernets.margins import TOLERATED, Margin, Together, in_order, paired
+from search.explain.supernets.measures import (
     ALPHAS,
     GRADIENT,
     MEASURES,
@@ -23,9 +23,9 @@ from search.explain.measures import (
     perturbation,
     shapley,
 )
-from search.explain.plan import Account, Plan, permutations
-from search.explain.trained import LEAST_BATCHES, Candidate, TrainedSupernet
-from search.explain.truth import Truth, truths
+from search.explain.supernets.plan import Account, Plan, permutations
+from search.explain.supernets.trained import LEAST_BATCHES, Candidate, TrainedSupernet
+from search.explain.supernets.truth import Truth, truths
 from search.history import SearchEpoch
 
 

@@ -3,11 +3,11 @@ else."""
 
 from collections.abc import Iterable, Iterator
 
-from search.explain.findings import EdgeFinding, Findings
-from search.explain.margins import TOLERATED, Margin
-from search.explain.measures import MEASURES
-from search.explain.trained import Candidate, TrainedSupernet
-from search.explain.truth import Truth
+from search.explain.supernets.findings import EdgeFinding, Findings
+from search.explain.supernets.margins import TOLERATED, Margin
+from search.explain.supernets.measures import MEASURES
+from search.explain.supernets.trained import Candidate, TrainedSupernet
+from search.explain.supernets.truth import Truth
 
 
 class Words:

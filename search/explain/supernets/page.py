@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.explain.findings import EdgeFinding, Findings
-from search.explain.margins import CONFIDENCE, Margin
-from search.explain.measures import GRADIENT, MEASURES, PERTURBATION, SHAPLEY, Values
-from search.explain.plan import PERMUTATIONS
-from search.explain.sentences import Words, of_agreement, of_edge, of_several, of_truth
-from search.explain.trained import Candidate, TrainedSupernet
+from search.explain.supernets.findings import EdgeFinding, Findings
+from search.explain.supernets.margins import CONFIDENCE, Margin
+from search.explain.supernets.measures import GRADIENT, MEASURES, PERTURBATION, SHAPLEY, Values
+from search.explain.supernets.plan import PERMUTATIONS
+from search.explain.supernets.sentences import Words, of_agreement, of_edge, of_several, of_truth
+from search.explain.supernets.trained import Candidate, TrainedSupernet
 from supernet import Genotype
 from supernet.drawing.draw import draw_alphas
 from training.report.charts import charts, raster, scale

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from base.checks import FieldError
 from search.differentiable.relaxations import get_relaxation
-from search.explain.measures import players_of
-from search.explain.trained import LEAST_BATCHES, TrainedSupernet
+from search.explain.supernets.measures import players_of
+from search.explain.supernets.trained import LEAST_BATCHES, TrainedSupernet
 from training.metrics import Batch
 from training.run.monitor import Bar
 
