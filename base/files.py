@@ -3,7 +3,7 @@
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -47,7 +47,20 @@ def _size(count: int) -> str:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replaces the file at `path` by `content` (text as UTF-8), wholly or, if that fails, not at
-    all.
+    all; see `replacing`.
+
+    Raises:
+        OSError: the file could not be written (no space, no permission, no such directory); it
+            names `path`.
+    """
+    with replacing(path) as write:
+        write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Yields a function that writes further bytes of a file, which replaces the one at `path` at
+    the end of the block; after an error, or a stop, all is as before.
 
     The content goes to a file beside it and is on the disk before it takes the name. That file has
     a name that nobody can guess and is made anew: nothing that lies there before, such as a link
@@ -60,20 +73,47 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with naming_errors(path):
+    try:
+        # Exclusive creation follows no link. A stop may come as soon as the file is there.
+        with naming_errors(path):
+            file = open(temporary, "xb")  # noqa: SIM115  # it is closed below
         try:
-            # Exclusive creation follows no link. A stop may come as soon as the file is there.
-            with open(temporary, "xb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+
+            def write(content: bytes) -> None:
+                with naming_errors(path):
+                    file.write(content)
+
+            yield write
+            with naming_errors(path):
                 file.flush()
                 os.fsync(file.fileno())
+        finally:
+            with naming_errors(path):  # it writes what is left
+                file.close()
+        with naming_errors(path):
             os.replace(temporary, path)
             _sync_directory(path.parent)
-        except FileExistsError:
-            raise  # another one has made it
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    except FileExistsError:
+        raise  # another one has made it
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_writable(path: Path, what: str = "", instead: str = "") -> None:
+    """Raises InputError, before any work is done, where a file could not be written at `path`.
+
+    `what` begins the message, and `instead`, the way out, ends it.
+    """
+    fault = None
+    if path.is_dir():
+        fault = "a directory"
+    elif not path.parent.is_dir():
+        fault = "no such directory"
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        fault = f"no permission for {path.parent}"
+    if fault is not None:
+        raise InputError(f"{what}{path} cannot be written: {fault}{instead}")
 
 
 def open_to_append(path: Path) -> TextIO:

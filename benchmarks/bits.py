@@ -38,6 +38,7 @@ _SAMPLING = "--evaluations 6 --round 3 --recalibrate 1"
 _OWN = {
     "drnas": "--channels 12 --stages.keep [2] --alphas.warmup 0.3",
     "darts_pt": "--selection.tune_epochs 1",
+    "shapley": "--alphas.warmup 0.3 --shapley.permutations 2 --shapley.batch 32",
     "evolution": "--evolution.population 3 --evolution.sample 2",
     "bayes": "--bayes.initial 3 --bayes.batch 2",
     "enas": "--guide 4 --controller.batch 2 --controller.hidden 8",

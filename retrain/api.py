@@ -10,7 +10,7 @@ from typing import Literal
 
 from base.checks import FieldError, InputError
 from base.seeds import new_generator
-from base.texts import excerpt
+from base.texts import decimals, excerpt
 from retrain.config import RetrainConfig
 from retrain.evaluation.networks import evaluate_network
 from retrain.finished import KIND, METRICS_FILE
@@ -33,7 +33,7 @@ from training.run.history import write_history
 from training.run.monitor import Monitor, StopConfig, check_finite
 from training.run.ownership.files import record, write_file
 from training.schedule import in_words
-from training.tasks.task import Dataset, check_parts, open_task
+from training.tasks.task import Dataset, asked_score, check_parts, open_task
 
 
 def run(
@@ -84,6 +84,7 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
     others = _random_runs(config, options, genotype)
     notes = [*([chosen] if chosen else []), *in_words(config.extended)]
     hardware = Hardware.of(config, config.graph)
+    config.stop.check(asked_score(config))
     task = open_task(config, hardware, options, notes.append)
     # Before anything is trained: what is wrong with it is better known then.
     test = task.load_test(notes.append)
@@ -98,11 +99,11 @@ def retrain(config: RetrainConfig, options: RunOptions, genotype: Genotype | Non
         write_file(run.path, GENOTYPE_FILE, genotype.to_text("json"))
         if not start.epochs:
             _introduce(genotype, monitor, options.pictures)
-        epochs = run_epochs(trainer, config, run, monitor, KIND, start)
+        epochs = run_epochs(trainer, config, run, monitor, KIND, start, options.profile)
         result = _conclude(trainer, test, run, monitor, epochs)
         process = Process(start.epochs, epochs, time.monotonic() - began)
         story = Story(
-            config, type(task), result, trainer.history, trainer.device, process, run.config_hash, pictures=options.pictures
+            config, task, result, trainer.history, trainer.device, process, run.config_hash, pictures=options.pictures
         )
         monitor.log(f"{KIND}: report in {retrain_page(story).write(run.path)}")
         if others and epochs < trainer.epochs:
@@ -148,7 +149,7 @@ def _random_runs(
         path = options.run / f"random_{number}"
         # Cut short they would be no match for the genotype that was not.
         alone = replace(config, random_genotypes=0, stop=StopConfig())
-        theirs = replace(options, run=path, resume=options.resume and path.exists())
+        theirs = replace(options, run=path, resume=options.resume and path.exists(), profile=None)
         RunDirectory.check(theirs.run, alone, theirs.resume, theirs.overwrite)
         runs.append((alone, theirs, other))
     return runs
@@ -192,7 +193,7 @@ def _conclude(trainer: Retraining, data: Dataset, run: RunDirectory, monitor: Mo
     """Saves the weights, evaluates what was saved on the test part, and writes and shows the
     outcome."""
     config = trainer.config
-    Trained(trainer.network, trainer.format).save(run.path)
+    Trained(trainer.network, trainer.format, config.task, trainer.task.train.resizing).save(run.path)
     trained = Trained.load(run.path)
     network = trained.network
     parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, trainer.format.shape)
@@ -207,15 +208,15 @@ def _conclude(trainer: Retraining, data: Dataset, run: RunDirectory, monitor: Mo
         "config_hash": run.config_hash,
         "genotype": trainer.genotype.to_text(trainer.genotype.text_form),
     }
-    name = trainer.task.score_name
+    score = trainer.scored_by
     write_history(run.path, trainer.history)
     write_file(run.path, METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
-    monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, f"test/{name}": test.values[name]})
-    said = ", ".join(f"{trainer.task.words(one)} {value:.4f}" for one, value in test.values.items())
+    monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, f"test/{score.name}": trainer.task.value(test)})
+    said = ", ".join(f"{trainer.task.words(one)} {decimals(value)}" for one, value in test.values.items())
     monitor.log(
         f"{KIND}: {epochs} epochs, {parameters:,} parameters, {multiply_adds / 1e6:.2f} M multiply-adds"
         f"{', balanced class weights' if config.data.class_weights == 'balanced' else ''}; "
-        f"on {test.count} test images: {said}, loss {test.loss:.4f}"
+        f"on {test.count} test images: {said}, loss {decimals(test.loss)}"
     )
     monitor.log(f"{KIND}: weights and metrics in {run.path}")
     return Result(trainer.genotype, epochs, parameters, multiply_adds, test, trained, run.path)

@@ -69,5 +69,5 @@ class RetrainConfig(TrainingConfig):
         at_least(0, self, "auxiliary_weight", most=1000)
         between(0, 1000, self, "random_genotypes")
         below_one(self, "drop_path", "validation_fraction")
-        if self.stop.accuracy is not None and self.validation_fraction == 0:
-            raise FieldError("stop.accuracy", "needs images to validate on; hold some out with validation_fraction above 0")
+        if self.stop.score is not None and self.validation_fraction == 0:
+            raise FieldError("stop.score", "needs images to validate on; hold some out with validation_fraction above 0")

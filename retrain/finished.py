@@ -118,7 +118,7 @@ class RetrainRun:
         except InputError as error:
             if "name" not in changes:
                 raise InputError(f"{error}; to do without this file, name the data set with --data.name") from error
-            config = RetrainConfig()
+            config = RetrainConfig(task=self.trained.task)
             _, height, width = self.trained.format.shape
             if height == width:
                 changes = {"size": height, **changes}

@@ -42,7 +42,7 @@ class Compared:
     """The value on the test part that the score is made from, as reports write it."""
 
     @classmethod
-    def of(cls, name: str, result: Result, task: type[Task]) -> "Compared":
+    def of(cls, name: str, result: Result, task: Task) -> "Compared":
         """Returns what `result` is compared by."""
-        value = task.written(task.score_name, result.test.values[task.score_name])
+        value = task.scored_by.written(task.value(result.test))
         return cls(name, result.parameters, result.multiply_adds, task.score(result.test), value)

@@ -1,9 +1,10 @@
 """Retraining from configuration to weights and metrics."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from base.checks import FieldError, InputError
 from base.seeds import derive_seed
@@ -17,6 +18,7 @@ from training.loop import Watch
 from training.metrics import Batch, Reading, in_words
 from training.optim import cosine, descend, load_optimizer, new_optimizer, optimizer_structure, set_lr
 from training.run.monitor import check_finite
+from training.run.profile import span
 from training.run.structure import Part, fields, history, like, numeric
 from training.tasks.task import Batches, Task
 
@@ -31,6 +33,7 @@ class Retraining:
         self.config = config
         self.genotype = genotype
         self.task = task
+        self.scored_by = task.scored_by
         self.hardware = hardware
         self.device = hardware.device
         self.meters = {"train": task.new_meter(self.device)}
@@ -38,7 +41,8 @@ class Retraining:
         self.format = task.train.format
         genotype.skeleton.check(self.format.shape)
         self.train_batches, self.valid_batches = self._batches()
-        self.epochs, self.steps = config.epochs, len(self.train_batches)
+        self.epochs = self.trained_epochs = config.epochs
+        self.steps = len(self.train_batches)
         torch.manual_seed(derive_seed(config.seed, "weights"))
         self.network = DiscreteNetwork(
             genotype,
@@ -75,7 +79,8 @@ class Retraining:
         return train_batches, None if valid is None else valid.in_order(config.batch_size)
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """Trains one epoch. Returns the score on the held-out examples where there are any."""
+        """Trains one epoch. Returns the score on the held-out examples, in its own sign, where there
+        are any."""
         config = self.config
         behind, length = config.phases.place(epoch)
         rate = cosine(behind, length, config.weights.lr, config.weights.lr_min)
@@ -95,7 +100,7 @@ class Retraining:
         self.history.append(RetrainEpoch(epoch=epoch + 1, readings={**trained, **valid}, lr=rate))
         said = in_words({**trained, **valid})
         watch.monitor.log(f"epoch {epoch + 1}/{config.epochs}: {said}, {readings['speed/images_per_second']:.0f} images/s")
-        return None if reading is None else self.task.score(reading)
+        return None if reading is None else self.task.value(reading)
 
     def _step(self, batch: Batch) -> None:
         loss, outputs, auxiliary = self._loss(batch)
@@ -109,7 +114,7 @@ class Retraining:
         auxiliary: list[Tensor] = []
 
         def network(inputs: Tensor) -> Tensor:
-            with self.hardware.autocast():
+            with span("forward"), self.hardware.autocast():
                 outputs, *others = self.network.forward_with_auxiliary(inputs) if weight else (self.network(inputs),)
             auxiliary.extend(others)
             return outputs
@@ -138,6 +143,9 @@ class Retraining:
         for batches in (self.train_batches, self.valid_batches):
             if batches is not None:
                 batches.close()
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.network.named_parameters()
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from ops import build_op
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.genotype import GENOTYPE_FILE, Genotype
 from supernet.spaces.skeleton import CellPosition, Size, Stem
-from training.format import ImageFormat
+from training.format import AS_THEY_ARE, ImageFormat, Layout, Resizing
+from training.hardware import Hardware
 from training.run.ownership.files import write_file
+from training.tasks.prediction import Predictions, predict
 
 WEIGHTS_FILE = "weights.safetensors"
 _OTHERS = "names, shapes or types of the weights are those of another network"
@@ -34,10 +36,16 @@ _DESCRIPTION = "fusenas"  # key of the file's metadata; a file with several keys
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network and the images that it is for."""
+    """A trained network, the images that it is for, and the task that it was trained for."""
 
     network: DiscreteNetwork
     format: ImageFormat
+    task: str = "classification"
+    """Name of the task: "classification", whose outputs are a logit for each class; "regression",
+    whose outputs are standardised numbers, which `format.values` brings back into their unit; or a
+    task that was added."""
+    resizing: Resizing = AS_THEY_ARE
+    """The way in which images of other sizes become such as the network was trained on."""
 
     def save(self, directory: Path) -> None:
         """Writes weights, statistics and description to `directory`/weights.safetensors.
@@ -52,10 +60,45 @@ class Trained:
             "channels": network.channels,
             "cells": network.cell_count,
             "stem": network.stem_name,
+            "task": self.task,
             "images": self.format.to_dict(),
+            "resizing": asdict(self.resizing),
         }
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         write_file(directory, WEIGHTS_FILE, save(tensors, {_DESCRIPTION: json.dumps(description)}))
+
+    def predict(
+        self,
+        images: object,
+        *,
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+        workers: int | None = None,
+        layout: Layout = "auto",
+    ) -> Predictions:
+        """Returns the class of each image with its probability, and the probabilities of all
+        classes; of a network for numbers these.
+
+        The network moves to the device, and is in evaluation mode afterwards. Images are read and
+        resized as those of the training were; `dataclasses.replace(trained, resizing=Resizing(64))`
+        reads them otherwise. One that cannot be read has an error in the place of a class.
+
+        Args:
+            images: a folder with images in it or below it, an image file, an .npz file (`python -m
+                retrain.predict --help` says which array), a sequence of these, or an array or
+                tensor, [N, H, W], [N, H, W, C] or [N, C, H, W], uint8 or floating as in the
+                training.
+            batch_size: images at once.
+            device: the device that computes; None: the one where the network is.
+            workers: processes that decode files; None: one for each core.
+            layout: the order of the axes of arrays; "auto": by the number of channels.
+
+        Raises ValueError for no images, for arrays that do not fit the network, and for a network
+        that answers with NaN.
+        """
+        where = next(self.network.parameters()).device if device is None else torch.device(device)
+        kind = self.format, self.resizing, self.task == "classification"
+        return predict(self.network, *kind, images, Hardware(where), batch_size, workers, layout)
 
     @classmethod
     def load(cls, directory: Path) -> "Trained":
@@ -97,7 +140,7 @@ class Trained:
         with torch.random.fork_rng([]):
             network = description.network()
         network.load_state_dict({name: file.get_tensor(name) for name in names})
-        return cls(network, description.images)
+        return cls(network, description.images, description.task, description.resizing)
 
 
 @dataclass(frozen=True)
@@ -108,7 +151,9 @@ class _Description:
     channels: int
     cells: int
     stem: Stem
+    task: str
     images: ImageFormat
+    resizing: Resizing
 
     @classmethod
     def parse(cls, text: str) -> "_Description":
@@ -119,7 +164,8 @@ class _Description:
             content = json.loads(text)
         except RecursionError:
             raise InputError("the description is nested too deeply") from None
-        kinds = {"genotype": str, "channels": int, "cells": int, "stem": str, "images": dict}
+        kinds: dict[str, type] = {"genotype": str, "channels": int, "cells": int, "stem": str, "task": str, "images": dict}
+        kinds["resizing"] = dict
         if not isinstance(content, dict) or set(content) != set(kinds):
             raise InputError(f"the description must have {', '.join(kinds)}, but is {show(content)}")
         for name, kind in kinds.items():
@@ -127,8 +173,12 @@ class _Description:
                 raise InputError(f"{name} of the description must be of type {kind.__name__}, not {show(content[name])}")
         for name in ("channels", "cells"):
             check_whole(name, content[name])
-        genotype = Genotype.parse(content.pop("genotype"))
-        return cls(genotype, images=ImageFormat.from_dict(content.pop("images")), **content)
+        genotype, images = Genotype.parse(content.pop("genotype")), ImageFormat.from_dict(content.pop("images"))
+        resizing = Resizing.from_dict(content.pop("resizing"))
+        if {"classification": True, "regression": False}.get(content["task"], images.values is None) != (images.values is None):
+            have = "classes" if images.values is None else "numbers"
+            raise InputError(f"the task is {content['task']}, but the images of the description have {have}")
+        return cls(genotype, images=images, resizing=resizing, **content)
 
     def network(self) -> DiscreteNetwork:
         """Returns the network with new weights."""

@@ -22,7 +22,7 @@ _KNOWN = "; one of your own is known once its file is imported"
 
 def _structure(epochs: int) -> Part:
     """Returns the structure of a checkpoint, as far as it is the same for all searches."""
-    return fields({"trainer": table(text, anything), "accuracy": optional(numeric)})
+    return fields({"trainer": table(text, anything), "score": optional(numeric)})
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ class SearchEpoch(HistoryEntry):
     """An epoch of a differentiable search.
 
     Its readings are those of the meters, "train/loss" and so on. Where the search was evaluated,
-    "supernet_accuracy" and "derived_accuracy" are what the supernet, and the derived cell with its
-    weights, have on the search's validation examples; a task whose score has another name than
-    accuracy has that name there.
+    "supernet_accuracy" and "derived_accuracy" are the scores that the supernet, and the derived cell
+    with its weights, have on the search's validation examples; a search by another score than
+    accuracy has the name of that there.
     """
 
     genotype: str
@@ -37,8 +37,8 @@ class SearchEpoch(HistoryEntry):
     """Dominant eigenvalue of the Hessian of the validation loss in the alphas; None where it was
     not measured or not finite."""
     decided: Decided | None = None
-    """The scores that a selection by perturbation compared before the epoch; None where it decided
-    nothing."""
+    """The scores, as they are maximised, that a selection by perturbation compared before the epoch;
+    None where it decided nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,14 @@ class SamplingRound(HistoryEntry):
 
     evaluations: float
     """Cost of all evaluations so far, in whole ones."""
+    score: str | None = None
+    """Name of the score that the search was asked to compare by; None: the first of its task, or
+    that of the table or proxy."""
     mean_score: float | None = None
-    """Mean score of the evaluations of this round; None where there was none."""
+    """Mean score, in its own sign, of the evaluations of this round; None where there was none."""
     best_score: float | None = None
-    """Best score of an architecture that was evaluated wholly; None before there is one."""
+    """Best score, in its own sign, of an architecture that was evaluated wholly; None before there is
+    one."""
     genotype: str | None = None
     """Text of that architecture."""
     test_accuracy: float | None = None

@@ -89,6 +89,8 @@ def retrain_command(config: SupernetSearchConfig, run: FilePath, genotype: Genot
     search."""
     usual = config_to_dict(DataConfig())
     options = {f"data.{name}": value for name, value in config_to_dict(config.data).items() if value != usual[name]}
+    if config.score is not None:
+        options["score"] = config.score
     if config.stem != "cifar":
         options["stem"] = config.stem
     if not genotype.skeleton.auxiliary:

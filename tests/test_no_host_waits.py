@@ -2,6 +2,7 @@
 bits."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.timing import random_images
 from retrain.config import RetrainConfig
 from retrain.trainer import Retraining
 from search.differentiable import trainer as loop
@@ -27,6 +29,7 @@ from training.graph import Capture, CudaCapture, new_capture
 from training.hardware import Hardware
 from training.images.data import DataConfig
 from training.loop import Watch
+from training.metrics import Batch
 from training.optim import OptimizerConfig
 from training.run.directory import RunDirectory
 from training.tasks.classification import Classification
@@ -115,6 +118,24 @@ def waiting_refused() -> Iterator[None]:
 def test_a_wait_would_be_noticed(wait: Callable[[Tensor], object]) -> None:
     with pytest.raises(Waited), waiting_refused():
         wait(torch.ones(3))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss", "macro_recall", "macro_f1", "balanced_accuracy"])
+def test_a_meter_of_every_score_counts_in_place_and_waits_for_nothing(name: str) -> None:
+    task = Classification.of_images(DataConfig(), random_images(6, 4, classes=6), Hardware(torch.device("cpu")))
+    task.scored_by = task.score_named(name)
+    meter = task.new_meter("cpu")
+    tensors = vars(meter) | meter._sums
+    logits, labels = torch.randn(5, 6), torch.tensor([0, 1, 1, 4, 5])
+    with waiting_refused():
+        meter.update(torch.tensor(2.0), logits, Batch(logits, labels))
+    assert all(value is tensors[key] for key, value in (vars(meter) | meter._sums).items())
+    first = meter.read()
+    assert task.score(first) == (-2.0 if name == "loss" else first.values[name])
+    meter.reset()
+    assert math.isnan(task.value(meter.read()))
+    meter.update(torch.tensor(2.0), logits, Batch(logits, labels))
+    assert meter.read() == first
 
 
 SEARCHES: dict[str, dict[str, Any]] = {

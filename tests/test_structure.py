@@ -77,8 +77,9 @@ def test_the_wings_of_search_know_nothing_of_each_other(wing: str, other: str) -
 def may_import_images(file: str) -> bool:
     """The domain of images itself, the tasks on it, reports, and what a user or a benchmark starts."""
     folders = ("training/images/", "training/tasks/", "training/report/", "fusenas/", "benchmarks/")
-    commands = ("search/explain/__main__.py", "retrain/evaluate.py", "retrain/export.py")
-    return file.startswith(folders) or file in commands or Path(file).name in ("report.py", "reporting.py", "page.py")
+    commands = ("search/explain/__main__.py", *(f"retrain/{name}.py" for name in ("evaluate", "export", "predict")))
+    files = (*commands, "retrain/explain/__main__.py", "retrain/explain/examples.py")
+    return file.startswith(folders) or file in files or Path(file).name in ("report.py", "reporting.py", "page.py")
 
 
 OTHERS = [file for file in GRAPH if not may_import_images(file)]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -14,7 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from base.checks import InputError
 from base.seeds import derive_seed
-from training.metrics import Meter
+from training.histograms import histograms
+from training.metrics import Meter, Score
+from training.run import profile
 from training.run.base import RunConfig
 from training.run.checkpoint import Checkpoints
 from training.run.command import resumable
@@ -57,7 +60,7 @@ class Watch:
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of `loader`; between them the bar moves on and, at times, the meters are
         read."""
-        for step, batch in enumerate(loader, start=1):
+        for step, batch in enumerate(profile.batches(loader, "step"), start=1):
             yield batch
             self._bar.advance()
             if step % self._log_every == 0:
@@ -97,20 +100,28 @@ class Trainer(Protocol):
 
     epochs: int
     """Epochs in all."""
+    trained_epochs: int
+    """The first of them, which train weights; the others have no steps."""
     steps: int
     """Steps an epoch."""
     meters: dict[str, Meter]
     """Meters by level: "train", and "valid" if alphas are trained. They are the same in every
     epoch, as a CUDA graph refers to them."""
     device: torch.device
+    scored_by: Score
+    """The score that `run_epoch` returns."""
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """Trains epoch `epoch` (from 0); returns the validation accuracy, a share, where there is
-        one."""
+        """Trains epoch `epoch` (from 0); returns the score on the validation data, in its own sign,
+        where there is one."""
 
     def reason_to_stop(self) -> str | None:
         """Why no further epoch should be run, in words, as far as the trainer itself can tell; None
         to go on."""
+
+    def trained(self) -> Iterable[tuple[str, torch.nn.Parameter]]:
+        """Returns the parameters that the last epoch has trained, by names as
+        `training.histograms.histograms` takes them; each has the gradient of its last step."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all state that an epoch changes, as tensors, numbers, text and containers of
@@ -129,6 +140,7 @@ class LoopConfig(Protocol):
 
     seed: int
     log_every: int
+    histograms_every: int
     stop: StopConfig
 
 
@@ -138,8 +150,8 @@ class Progress:
 
     epochs: int = 0
     """Epochs behind."""
-    accuracy: float | None = None
-    """Validation accuracy after the last of them, where there is one."""
+    score: float | None = None
+    """Score on the validation data after the last of them, in its own sign, where there is one."""
     skipped: tuple[str, ...] = ()
     """A line for each later checkpoint that the run does not go on from: its file, and why."""
 
@@ -153,7 +165,7 @@ def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
     """
 
     def structure(epochs: int) -> Part:
-        return fields({"trainer": trainer.structure(epochs), "accuracy": optional(numeric)})
+        return fields({"trainer": trainer.structure(epochs), "score": optional(numeric)})
 
     found = checkpoints.last_good(structure)
     if found is None:
@@ -166,7 +178,7 @@ def restore(trainer: Trainer, checkpoints: Checkpoints) -> Progress:
             f"{checkpoints.directory}: the checkpoint of epoch {epochs} cannot be loaded ({type(error).__name__}: {error}); "
             "begin anew with --overwrite"
         ) from error
-    return Progress(epochs, state["accuracy"], skipped)
+    return Progress(epochs, state["score"], skipped)
 
 
 @contextmanager
@@ -185,6 +197,8 @@ def open_run(
     began_as = kind_of_run(options.run) if options.resume else None
     if began_as not in (None, kind):
         raise InputError(f"{options.run}: is a run of {began_as}, not of {kind}; resume it with the command that began it")
+    if options.profile is not None:
+        profile.prepare(options.profile, options.run)
     with RunDirectory.open(options.run, config, options.resume, options.overwrite) as run:
         start = restore(trainer, run.checkpoints(kind)) if options.resume else Progress()
         run.begin(kind)
@@ -197,9 +211,17 @@ def open_run(
             yield run, monitor, start
 
 
-def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor: Monitor, kind: str, start: Progress) -> int:
+def run_epochs(
+    trainer: Trainer,
+    config: LoopConfig,
+    run: RunDirectory,
+    monitor: Monitor,
+    kind: str,
+    start: Progress,
+    trace: Path | None = None,
+) -> int:
     """Trains from `start` until the last epoch or a stop condition; returns the number of epochs
-    behind.
+    behind. A trace of some steps is written into the directory `trace`, if there is one.
 
     Every epoch starts from random states that depend on seed and epoch alone and ends with a
     checkpoint, so a run that was killed goes on from the last one and, on the CPU, ends with the
@@ -207,28 +229,33 @@ def run_epochs(trainer: Trainer, config: LoopConfig, run: RunDirectory, monitor:
     is written.
     """
     checkpoints = run.checkpoints(kind)
-    done, accuracy = start.epochs, start.accuracy
+    done, score = start.epochs, start.score
     for line in start.skipped:
         monitor.log(f"not gone on from: {line}")
     if done:
         monitor.log(f"resumed after epoch {done} of {trainer.epochs}")
-    stop = StopConditions(config.stop)
-    with monitor.bar(trainer.epochs * trainer.steps, done * trainer.steps, kind) as bar:
+    stop = StopConditions(config.stop, trainer.scored_by)
+    with (
+        monitor.bar(trainer.epochs * trainer.steps, done * trainer.steps, kind) as bar,
+        profile.profiled(trace, max(0, trainer.trained_epochs - done), trainer.steps, trainer.device, monitor.log),
+    ):
         while done < trainer.epochs:
             # A run without an epoch has nothing to show: neither a trained network nor a measurement.
-            if done and (reason := stop.reason(accuracy) or trainer.reason_to_stop()):
+            if done and (reason := stop.reason(score) or trainer.reason_to_stop()):
                 monitor.log(f"stopped after epoch {done}: {reason}")
                 break
             torch.manual_seed(derive_seed(config.seed, "epoch", done))
             watch = Watch(monitor, bar, trainer.device, trainer.meters, done, trainer.steps, config.log_every)
-            accuracy = trainer.run_epoch(done, watch)
+            score = trainer.run_epoch(done, watch)
+            if config.histograms_every and not (done + 1) % config.histograms_every:
+                monitor.histograms(watch.step, histograms(trainer.trained()))
             state = trainer.state_dict()
             # The loss of an epoch's last step may be finite and the weights that it leads to not.
             check_finite(None if _is_finite(state, trainer.device) else watch.step - 1, 0, "result of the step")
             done += 1
             monitor.flush()
             run.confirm()
-            checkpoints.save(done, {"trainer": state, "accuracy": accuracy})
+            checkpoints.save(done, {"trainer": state, "score": score})
             run.keep()
     return done
 

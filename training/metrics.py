@@ -1,11 +1,14 @@
 """Readings while a network is trained, and the costs of a network."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from base.texts import decimals
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -27,13 +30,84 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Score:
+    """A number that networks are compared by: its name, which values are better, and which there
+    can be."""
+
+    name: str
+    """The name that it has among the values of a `Reading`, or "loss"."""
+    larger_is_better: bool = True
+    """False for an error, which a search makes small."""
+    lowest: float = -math.inf
+    """The least value that there can be."""
+    highest: float = math.inf
+    """The largest value that there can be."""
+    title: str = ""
+    """Its name as logs and reports write it; where left out, `name` with spaces."""
+    percent: bool = False
+    """A share, 0 to 1, that reports write as 97.22%."""
+
+    @classmethod
+    def share(cls, name: str, title: str = "") -> "Score":
+        """Makes a score that is a share, 0 to 1, of which more is better."""
+        return cls(name, lowest=0, highest=1, title=title, percent=True)
+
+    @property
+    def words(self) -> str:
+        """Returns its name as logs and reports write it."""
+        return self.title or self.name.replace("_", " ")
+
+    def written(self, value: float) -> str:
+        """Returns a value, in its own sign, as reports write it."""
+        return f"{100 * value:.2f}%" if self.percent else f"{value:.4f}"
+
+    def maximised(self, value: float) -> float:
+        """Returns the value as a search has it, more being better: the negative of an error."""
+        return value if self.larger_is_better else -value
+
+    def own(self, maximised: float) -> float:
+        """Returns the value, in its own sign, that a search has as `maximised`."""
+        return maximised if self.larger_is_better else -maximised
+
+    def reaches(self, value: float, target: float) -> bool:
+        """Says whether the value is at least as good as the target; a NaN is not."""
+        return value >= target if self.larger_is_better else value <= target
+
+    @property
+    def best(self) -> float:
+        """The best value that there can be."""
+        return self.highest if self.larger_is_better else self.lowest
+
+    @property
+    def worst(self) -> float:
+        """The worst value that there can be."""
+        return self.lowest if self.larger_is_better else self.highest
+
+    def is_target(self, value: float) -> bool:
+        """Says whether the value is one that can be reached and that not every network reaches."""
+        return math.isfinite(value) and self.lowest <= value <= self.highest and value != self.worst
+
+    @property
+    def targets(self) -> str:
+        """Returns the values that may be a target, in words: "above 0 and at most 1"."""
+        above, below = ("above", "at most") if self.larger_is_better else ("at least", "below")
+        limits = [(above, self.lowest), (below, self.highest)]
+        return " and ".join(f"{word} {limit:g}" for word, limit in limits if math.isfinite(limit)) or "a finite number"
+
+
+LOSS = Score("loss", larger_is_better=False)
+"""The loss, which every task has."""
+
+
+@dataclass(frozen=True)
 class Reading:
-    """The means over the examples that a `Meter` has seen since it was last reset."""
+    """The loss and the values of all the examples that a `Meter` has seen since it was last
+    reset."""
 
     loss: float
     """Mean loss per example; NaN before the first update."""
     values: Mapping[str, float]
-    """Mean per example of each quantity that the meter measures, by name; NaN before the first
+    """Each quantity that the meter measures, over all examples, by name; NaN before the first
     update."""
     count: int
     """Number of examples."""
@@ -47,7 +121,7 @@ class Reading:
         return {f"{level}/{name}": value for name, value in {"loss": self.loss, **self.values}.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the number of examples, the loss and the other means by name, ready for JSON."""
+        """Returns the number of examples, the mean loss and the values by name, ready for JSON."""
         return {"count": self.count, "loss": self.loss, **self.values}
 
 
@@ -57,7 +131,7 @@ def in_words(named: Mapping[str, float]) -> str:
     levels: dict[str, list[str]] = {}
     for tag, value in named.items():
         level, _, name = tag.partition("/")
-        levels.setdefault(level, [level]).append(f"{name.replace('_', ' ')} {value:.4f}")
+        levels.setdefault(level, [level]).append(f"{name.replace('_', ' ')} {decimals(value)}")
     return ", ".join(" ".join(words) for words in levels.values())
 
 
@@ -66,23 +140,36 @@ class Meter:
     for the device.
 
     A task whose readings hold more than the loss has a subclass that names the quantities and
-    implements `sums`.
+    implements `sums`. A quantity that is no mean per example, such as the F1 of a class, is made by
+    `values` from sums that are; then the constructor gets the `shapes` of these.
     """
 
-    names: ClassVar[tuple[str, ...]] = ()
+    names: tuple[str, ...] = ()
     """Quantities that are measured beside the loss."""
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str, shapes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        """`shapes` are those of the tensors that `sums` returns, by name; None: scalars, one for
+        each of `names`."""
         self.device = torch.device(device)
+        shapes = dict.fromkeys(self.names, ()) if shapes is None else shapes
         self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in self.names}
+        self._sums = {name: torch.zeros(shape, dtype=torch.float64, device=self.device) for name, shape in shapes.items()}
         self._count = torch.zeros((), dtype=torch.int64, device=self.device)
         self._fine = torch.ones((), dtype=torch.bool, device=self.device)
         self._fine_steps = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def sums(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        """Returns for each of `names` its sum, a scalar, over the examples of a batch."""
+        """Returns the sums over the examples of a batch, by name and in the shapes that the meter
+        was made for.
+
+        Nothing in it may wait for the device.
+        """
         return {}
+
+    def values(self, sums: Mapping[str, Tensor], count: int) -> Mapping[str, float]:
+        """Returns each of `names` from the sums, float64 on the CPU, over all `count` examples (at
+        least 1): their means."""
+        return {name: sums[name].item() / count for name in self.names}
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -102,13 +189,14 @@ class Meter:
         self._count += batch.size
 
     def read(self) -> Reading:
-        """Returns the means so far; waits for the device once and changes nothing."""
-        numbers = [self._loss, *self._sums.values(), self._count, self._fine, self._fine_steps]
-        loss, *sums, count, fine, fine_steps = torch.stack([number.double() for number in numbers]).tolist()
-        values = {name: total / count if count else float("nan") for name, total in zip(self._sums, sums, strict=True)}
+        """Returns the readings so far; waits for the device once and changes nothing."""
+        numbers = [self._loss, self._count, self._fine, self._fine_steps, *self._sums.values()]
+        parts = torch.cat([number.double().flatten() for number in numbers]).cpu().split([number.numel() for number in numbers])
+        loss, count, fine, fine_steps = (part.item() for part in parts[:4])
+        sums = {name: part.view(total.shape) for (name, total), part in zip(self._sums.items(), parts[4:], strict=True)}
         return Reading(
-            loss=loss / count if count else float("nan"),
-            values=values,
+            loss=loss / count if count else math.nan,
+            values=self.values(sums, int(count)) if count else dict.fromkeys(self.names, math.nan),
             count=int(count),
             first_bad_step=None if fine else int(fine_steps),
         )

@@ -12,6 +12,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from base.checks import FieldError, Name, above_zero, at_least, below_one, choices
 from supernet.rebuild import twin
+from training.run.profile import span
 from training.run.structure import Part, equal, fields, like, misfit, optional, row, tensor, truth
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad"]
@@ -181,11 +182,13 @@ def descend(losses: Iterable[Tensor], optimizer: Optimizer, clip: float) -> None
     """
     optimizer.zero_grad(set_to_none=True)  # in a CUDA graph the gradients are then part of its memory
     for loss in losses:
-        loss.backward()
-    if clip:
-        # By name, since torch otherwise asks each gradient, twice, whether it may.
-        torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), clip, foreach=True)
-    optimizer.step()
+        with span("backward"):
+            loss.backward()
+    with span("optimiser of weights"):
+        if clip:
+            # By name, since torch otherwise asks each gradient, twice, whether it may.
+            torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), clip, foreach=True)
+        optimizer.step()
 
 
 def cosine(epoch: int, epochs: int, lr: float, lr_min: float) -> float:

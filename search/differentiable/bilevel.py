@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
+from training.run.profile import span
+
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]
 
@@ -112,4 +114,6 @@ def _gradient(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
     if not loss.requires_grad:
         # The loss may depend on none of the inputs: every operation into the last node may be none.
         return [torch.zeros_like(tensor) for tensor in inputs]
-    return list(torch.autograd.grad(loss, list(inputs), create_graph=create_graph, allow_unused=True, materialize_grads=True))
+    with span("backward"):
+        found = torch.autograd.grad(loss, list(inputs), create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    return list(found)

@@ -31,7 +31,7 @@ from training.run.extension import extended
 from training.run.ownership.files import write_file
 from training.run.structure import like
 from training.schedule import in_words
-from training.tasks.task import TASKS, check_parts, open_task
+from training.tasks.task import TASKS, asked_score, check_parts, open_task
 
 
 class DifferentiableRun(SearchRun):
@@ -117,6 +117,7 @@ def search(
     notes: list[str] = in_words(config.extended)
     notes += [] if table is None else table.notes
     hardware = Hardware.of(config, config.graph)
+    config.stop.check(asked_score(config))
     task = open_task(config, hardware, options, notes.append)
     if options.resume:
         check_parts(task, options.run, config.train_fraction, config.seed)
@@ -127,7 +128,7 @@ def search(
             table.save_description(run.path)
         for note in notes:
             monitor.log(note)
-        done = run_epochs(trainer, config, run, monitor, method, start)
+        done = run_epochs(trainer, config, run, monitor, method, start, options.profile)
         if done == trainer.epochs and (reason := trainer.reason_to_stop()):
             monitor.log(f"collapsed in the last epoch: {reason}")
         if trainer.perturbation is not None and done < trainer.epochs:
@@ -139,6 +140,6 @@ def search(
         process = Process(start.epochs, done, time.monotonic() - began)
         asked = method, paper, defaults or SearchConfig()
         facts = RunFacts(*asked, run.path, run.config_hash, trainer.device, trainer.epochs, process, options.pictures)
-        story = Story(facts, config, type(task), trainer.space, trainer.format, trainer.recorder.history, genotype, table)
+        story = Story(facts, config, task, trainer.space, trainer.format, trainer.recorder.history, genotype, table)
         monitor.log(f"{method}: report in {search_page(story).write(run.path)}")
     return genotype

@@ -73,14 +73,14 @@ class Recorder:
     ) -> float | None:
         """Records everything about the epoch that ends; `decided` as `SearchEpoch` has it.
 
-        Returns the supernet's score where it was measured.
+        Returns the supernet's score, in its own sign, where it was measured.
         """
         monitor, step = watch.monitor, watch.step
         mixture = {kind: table.detach() for kind, table in self.architecture.mean().items()}
         supernet, derived = self._evaluations(epoch, watch, genotype)
-        name = self.task.score_name
+        name = self.task.scored_by.name
         values = {} if supernet is None or derived is None else {
-            f"supernet_{name}": supernet.values[name], f"derived_{name}": derived.values[name],
+            f"supernet_{name}": self.task.value(supernet), f"derived_{name}": self.task.value(derived),
         }  # fmt: skip
         entry = SearchEpoch(
             epoch=epoch + 1,
@@ -96,7 +96,7 @@ class Recorder:
         )
         self.history.append(entry)
         write_history(self.directory, self.history)
-        self._curves(entry, watch, rate)
+        self._curves(entry, watch, rate, supernet)
         if self.pictures:
             self._draw(mixture, genotype, watch)
         row = None if self.table is None else self.table.rows.get(entry.genotype)
@@ -106,7 +106,7 @@ class Recorder:
         write_file(self.directory, "genotype.json", genotype.to_text("json"))
         monitor.log(f"{self._line(entry, row)}, {readings['speed/images_per_second']:.0f} images/s")
         self._warn(watch)
-        return None if supernet is None else self.task.score(supernet)
+        return None if supernet is None else self.task.value(supernet)
 
     def _warn(self, watch: Watch) -> None:
         """Logs a line for each sign of collapse that was not there an epoch ago."""
@@ -128,7 +128,6 @@ class Recorder:
         check_finite(None if reading.first_bad_step is None else watch.step - 1, 0, "evaluation loss after the step")
         path = Path.of_genotype(genotype, self.space)
         derived = self.steps.evaluate(self.batches.epoch(0), self._one_hot(path), path, training=True)
-        watch.monitor.scalars(watch.step, {"evaluation/loss": reading.loss})
         return reading, derived
 
     def _one_hot(self, path: Path) -> dict[str, Tensor]:
@@ -150,8 +149,8 @@ class Recorder:
         )
         return value if math.isfinite(value) else None
 
-    def _curves(self, entry: SearchEpoch, watch: Watch, rate: float) -> None:
-        values = {"lr/weights": rate, "lr/alphas": self.steps.alphas.lr}
+    def _curves(self, entry: SearchEpoch, watch: Watch, rate: float, supernet: Reading | None) -> None:
+        values = {"lr/weights": rate} | ({} if self.schedule.by_shapley else {"lr/alphas": self.steps.alphas.lr})
         values |= {f"schedule/{name}": value for name, value in self.architecture.schedule().items()}
         values |= {f"alphas/entropy_{kind}": value for kind, value in entry.entropy.items()}
         values |= {f"genotype/skips_{kind}": value for kind, value in entry.skips.items()}
@@ -159,11 +158,11 @@ class Recorder:
             values["maps/largest_offset"] = offset
         if entry.eigenvalue is not None:
             values["alphas/eigenvalue"] = entry.eigenvalue
-        name = self.task.score_name
-        if (supernet := entry.readings.get(f"supernet_{name}")) is not None:
-            derived = entry.readings[f"derived_{name}"]
-            values |= {f"evaluation/{name}": supernet, f"evaluation/derived_{name}": derived}
-            values["evaluation/gap"] = supernet - derived
+        if supernet is not None:
+            name = self.task.scored_by.name
+            whole, derived = (entry.readings[f"{whose}_{name}"] for whose in ("supernet", "derived"))
+            values |= {"evaluation/loss": supernet.loss, f"evaluation/{name}": whole, f"evaluation/derived_{name}": derived}
+            values["evaluation/gap"] = self.task.scored_by.maximised(whole - derived)
         watch.monitor.scalars(watch.step, values)
 
     def _draw(self, mixture: dict[str, Tensor], genotype: Genotype, watch: Watch) -> None:
@@ -175,7 +174,7 @@ class Recorder:
 
     def _line(self, entry: SearchEpoch, row: TableRow | None) -> str:
         parts = [in_words({tag: value for tag, value in entry.readings.items() if "/" in tag})]
-        name = self.task.score_name
+        name = self.task.scored_by.name
         if (supernet := entry.readings.get(f"supernet_{name}")) is not None:
             derived = entry.readings[f"derived_{name}"]
             parts.append(f"supernet {self.task.words(name)} {supernet:.4f}, derived cell {derived:.4f}")

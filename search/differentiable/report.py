@@ -14,6 +14,7 @@ from search.reporting import RunFacts, close, default_costs, introduction
 from supernet import Genotype, SearchSpace
 from supernet.spaces.skeleton import Stem
 from training.format import ImageFormat
+from training.metrics import LOSS
 from training.report.charts import Curve, chart, charts, of_history, of_reading, raster, scale
 from training.report.html import (
     Markup,
@@ -43,7 +44,7 @@ class Story:
 
     facts: RunFacts
     config: SearchConfig
-    task: type[Task]
+    task: Task
     space: SearchSpace
     format: ImageFormat
     """Format of the images of the search."""
@@ -59,7 +60,7 @@ def search_page(story: Story) -> Page:
     config, history, genotype, run = story.config, story.history, story.genotype, story.facts
     page = Page(f"Search: {run.method}, {config.data.name}", *introduction(run, config.space))
     costs = default_costs(genotype, story.space, config.stem, story.format)
-    task, name = story.task, story.task.score_name
+    task, name = story.task, story.task.scored_by.name
     measured = next((entry.readings for entry in reversed(history) if f"supernet_{name}" in entry.readings), None)
     page.section(
         "Result",
@@ -103,9 +104,7 @@ def _ended(story: Story) -> list[Markup]:
     return parts
 
 
-def _of_default_network(
-    genotype: Genotype, stem: Stem, task: type[Task], images: ImageFormat, costs: Mapping[str, float]
-) -> Markup:
+def _of_default_network(genotype: Genotype, stem: Stem, task: Task, images: ImageFormat, costs: Mapping[str, float]) -> Markup:
     skeleton = genotype.skeleton
     channels, cells = skeleton.default_size(stem)
     wide, height, width = images.shape
@@ -114,7 +113,7 @@ def _of_default_network(
         "that ",
         element("code", "python -m retrain"),
         f" builds by default for images of {wide}x{height}x{width} and {len(images.class_names)} {task.words('outputs')}: "
-        f"C = {channels}, {cells} {skeleton.unit}. The {task.words(task.score_name)} here is that of the "
+        f"C = {channels}, {cells} {skeleton.unit}. The {task.words(task.scored_by.name)} here is that of the "
         "supernet on the images held out from its training; it does not say how well the cell does when it is retrained.",
     )
 
@@ -134,7 +133,7 @@ def _of_table(story: Story) -> list[Markup]:
 
 
 def _curves(story: Story) -> list[Markup | None]:
-    history, kinds, name = story.history, story.space.kinds, story.task.score_name
+    history, kinds, name = story.history, story.space.kinds, story.task.scored_by.name
     words = story.task.words(name)
 
     def of_kinds(values: Callable[[SearchEpoch], Mapping[str, float]]) -> list[Curve]:
@@ -142,7 +141,7 @@ def _curves(story: Story) -> list[Markup | None]:
 
     drawn = [
         chart("loss", [of_reading(history, "train/loss", "train"), of_reading(history, "valid/loss", "validation")]),
-        chart(f"{words} while training", [
+        None if name == LOSS.name else chart(f"{words} while training", [
             of_reading(history, f"train/{name}", "train"), of_reading(history, f"valid/{name}", "validation"),
         ]),
         chart(f"{words} on held-out images", [

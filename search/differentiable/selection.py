@@ -15,7 +15,7 @@ from supernet import SearchSpace
 Candidates = dict[str, Tensor]
 """The candidates that there are, for each kind of cell, bool [edges, candidates] on the CPU."""
 Score = Callable[[Mixture], float]
-"""Score of the supernet under a mixture."""
+"""Score of the supernet under a mixture; more is better."""
 WHOLE = "*"
 """The name, among candidates, of all those of an edge together."""
 
@@ -37,7 +37,7 @@ class SelectionConfig:
 
     name: Literal["strength", "perturbation"] = "strength"
     """strength: the space's rule on the weights of the candidates; perturbation: what costs most
-    accuracy when it is missing (DARTS-PT), edge by edge, with more training in between."""
+    of the score when it is missing (DARTS-PT), edge by edge, with more training in between."""
     tune_epochs: int = 5
     """Perturbation: epochs of training between two decisions."""
 
@@ -89,7 +89,7 @@ class Perturbation:
     """Selection by perturbation (DARTS-PT, Wang et al. 2021, algorithm 1).
 
     Each round decides one edge of every kind of cell, in an order drawn from `seed`: the operation
-    without which accuracy falls most stays. If the space keeps only some inputs of a node, rounds
+    without which the score falls most stays. If the space keeps only some inputs of a node, rounds
     follow that decide one such node of every kind: the edges that are missed least are taken away.
 
     It looks at the whole mixture, even if every step of the search ran a single path (GDAS).

@@ -15,6 +15,8 @@ from supernet import Path, Supernet
 from training.hardware import Hardware, Precision
 from training.metrics import Batch, Reading
 from training.optim import OptimizerConfig, descend, freezing_slices, frozen, new_optimizer, parameters_of, statistics_kept
+from training.run import profile
+from training.run.profile import span
 from training.tasks.task import Batches, Network, Task
 
 
@@ -65,7 +67,8 @@ class Steps:
         """One step on a training batch and, where the levels are two, a validation batch."""
         if valid is not None:
             if self.moves_alphas:
-                self.alpha_step(train, valid)
+                with span("architecture step"):
+                    self.alpha_step(train, valid)
             self.weight_step(train)
         elif self.moves_alphas:
             self.joint_step(train)
@@ -98,13 +101,14 @@ class Steps:
 
     def _move_alphas(self, mixture: Mixture, gradients: Sequence[Tensor]) -> None:
         """One step of their optimiser along gradients with respect to the mixture, and the regulariser's."""
-        self.alpha_optimizer.zero_grad(set_to_none=True)
-        penalty = self.architecture.penalty()
-        if penalty is None:
-            torch.autograd.backward(list(mixture.values()), list(gradients))
-        else:
-            torch.autograd.backward([*mixture.values(), penalty], [*gradients, torch.ones_like(penalty)])
-        self.alpha_optimizer.step()
+        with span("optimiser of alphas"):
+            self.alpha_optimizer.zero_grad(set_to_none=True)
+            penalty = self.architecture.penalty()
+            if penalty is None:
+                torch.autograd.backward(list(mixture.values()), list(gradients))
+            else:
+                torch.autograd.backward([*mixture.values(), penalty], [*gradients, torch.ones_like(penalty)])
+            self.alpha_optimizer.step()
 
     def _move_weights(self, loss: Tensor, path: Path | None) -> None:
         if path is None:
@@ -165,7 +169,7 @@ class Steps:
         def network(inputs: Tensor) -> Tensor:
             arguments = (inputs, mixture, path, bypass)
             outputs: Tensor
-            with self.hardware.autocast(precision):
+            with span("forward"), self.hardware.autocast(precision):
                 outputs = self.network(*arguments) if weights is None else functional_call(self.network, weights, arguments)
             return outputs
 
@@ -212,7 +216,7 @@ class Steps:
             frozen(parameters_of(self.weight_optimizer)),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
-            for batch in batches.epoch(0):
+            for batch in profile.batches(batches.epoch(0), "evaluation"):
                 mixture = self.architecture.mean(dict(zip(self.architecture.alphas, points, strict=True)))
                 loss = self.task.loss(self.outputs(batch, mixture, precision="float32"), batch)
                 torch._foreach_add_(total, first_order(loss, points), alpha=1 / len(batches))

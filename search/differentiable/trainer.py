@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from base.checks import InputError
 from search.attribution.players import Players
@@ -74,6 +75,7 @@ class BilevelSearch:
     ) -> None:
         self.config = config
         self.task = task
+        self.scored_by = task.scored_by
         self.run = run
         self.device = hardware.device
         self.space = get_space(config.space)
@@ -115,7 +117,7 @@ class BilevelSearch:
         self._one_path = get_relaxation(config.relaxation.name).one_path
         self.graphed = GraphedStep(self.step, new_capture(hardware.graph, self.device, config.weights.name, not self._one_path))
         self.schedule = SupernetSchedule.of(config, self.space)
-        self.epochs = self.schedule.planned_epochs
+        self.epochs = self.trained_epochs = self.schedule.planned_epochs
         self.perturbation = Perturbation(self.space, config.seed) if self.schedule.rounds else None
         self.decided: dict[str, dict[str, dict[str, float]]] = {}
         """The scores that the decisions before this epoch compared; see `SearchEpoch.decided`."""
@@ -242,6 +244,12 @@ class BilevelSearch:
         self.architecture.restrict(keep)
         self.graphed.release()
 
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self.network.named_parameters()
+        if self.step.moves_alphas:
+            for part in ("alphas", "betas"):
+                yield from ((f"{part}_{kind}", table) for kind, table in getattr(self.architecture, part).items())
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "network": dict(self.network.state_dict()),
@@ -298,12 +306,15 @@ class BilevelSearch:
         readings = [f"train/{name}" for name in ("loss", *self.meters["train"].names)]
         parts = {name: fields(dict.fromkeys(self.space.kinds, part)) for name, part in of_kinds.items()}
         entry = fields({**parts, **dict.fromkeys(readings, numeric), "genotype": _genotype}, may_have_more=True)
-        pair = [f"{whose}_{self.task.score_name}" for whose in ("supernet", "derived")]
+        estimate = fields({"shapley/evaluations": integer(1), "shapley/reached": numeric}, may_have_more=True)
+        pair = [f"{whose}_{self.task.scored_by.name}" for whose in ("supernet", "derived")]
 
         decided = optional(table_of(text, table_of(text, table_of(text, numeric))))
 
         def check(name: str, value: Any) -> None:
             entry(name, value)
+            if self.schedule.plan(value["epoch"] - 1).takes_shapley:
+                estimate(name, value)
             decided(f"{name}.decided", value.get("decided"))
             for one, other in (pair, reversed(pair)):
                 if one in value and other not in value:

@@ -20,7 +20,8 @@ class PrefilterConfig:
     section 5)."""
 
     proxy: str | None = None
-    """Zero-cost proxy that ranks proposals; null: all of them are evaluated."""
+    """Zero-cost proxy that ranks proposals, by a score of its own whatever --score is; null: all of
+    them are evaluated."""
     factor: int = 10
     """Proposals of which the one that ranks highest is evaluated."""
 
@@ -38,9 +39,9 @@ class SamplingConfig(SupernetSearchConfig):
     """
 
     evaluate: str = "supernet"
-    """The source of scores: supernet, the accuracy of a path with the shared weights; table, the
-    accuracy after 12 epochs in the benchmark table; or a zero-cost proxy (synflow, jacob_cov, snip,
-    naswot, parameters, multiply_adds)."""
+    """The source of scores: supernet, the task's score (see --score) of a path with the shared
+    weights; table, the accuracy after 12 epochs in the benchmark table; or a zero-cost proxy
+    (synflow, jacob_cov, snip, naswot, parameters, multiply_adds)."""
     evaluations: int = field(default=100, metadata=MAY_CHANGE)
     """Architectures to evaluate with the trained weights (or table, or proxy)."""
     round: int = 10
@@ -51,8 +52,8 @@ class SamplingConfig(SupernetSearchConfig):
     """Training batches, at most all, from which a path takes batch-norm statistics of its own
     before it is evaluated; 0: those that the paths of the training have left."""
     guide: int = 0
-    """Evaluations after each epoch of the weights that guide the sampler, of one validation batch
-    each."""
+    """Evaluations after each epoch of the weights that guide the sampler, each the score of one
+    validation batch."""
     paths: PathPolicy = "uniform"
     """Paths that train the weights: uniform, one a step (SPOS); fair, each operation once a step
     (FairNAS); sampler, the method's own policy."""
@@ -85,6 +86,8 @@ class SamplingConfig(SupernetSearchConfig):
         if self.latency not in (None, "measured") and self.tabular is None:
             column = f"{excerpt(self.latency)} is a column of a table, and there is none"
             raise FieldError("latency", f"{column}; set tabular or take measured")
+        if self.score is not None and self.evaluate != "supernet":
+            raise FieldError("score", f"{self.evaluate} has a score of its own; leave it out or set evaluate to supernet")
         if self.weights_from is not None and self.evaluate != "supernet":
             raise FieldError(
                 "weights_from", f"{self.evaluate} scores without weights; leave it out or set evaluate to supernet"

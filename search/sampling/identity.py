@@ -13,7 +13,7 @@ from training.tasks.task import Task
 _NOT_OF_SCORES = frozenset(
     (
         *("evaluations", "round", "best", "latency", "prefilter", "device", "threads", "log_every", "stop", "kernels"),
-        *("recompute", "weights_from", "tabular", "data", "evaluate", "space", "exclude"),
+        *("recompute", "weights_from", "tabular", "data", "evaluate", "space", "exclude", "score"),
     )
 )
 """Fields that change which architectures are looked at, or how, but no score; and those whose part
@@ -27,8 +27,8 @@ def score_identity(config: SamplingConfig, task: Task | None, table: Table | Non
     have the same, an architecture has the same score.
 
     A table's scores depend on its figures; those of a proxy on one batch of the images, the size of
-    the network and the seed; those of a supernet on the images and on all settings that its weights
-    are trained with, or on the run that has them.
+    the network and the seed; those of a supernet on the score that is asked for, the images and all
+    settings that its weights are trained with, or on the run that has them.
     """
     identity = {"evaluate": config.evaluate}
     if config.evaluate == "table":
@@ -38,7 +38,9 @@ def score_identity(config: SamplingConfig, task: Task | None, table: Table | Non
     settings = config_to_dict(config)
     images = {name: value for name, value in settings["data"].items() if name not in _NOT_OF_IMAGES}
     identity["images"] = f"{task.train.fingerprint} {_short(images)}"
-    if config.evaluate != "supernet":
+    if config.evaluate == "supernet":
+        identity["score"] = task.scored_by.name
+    else:
         return identity | {"settings": _short({name: settings[name] for name in _OF_PROXIES})}
     # The fields of a sampler of its own change no score unless it is asked while weights are trained.
     is_asked = config.paths == "sampler" or config.guide > 0

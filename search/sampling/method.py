@@ -19,12 +19,14 @@ from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding
 from search.sampling.report import Story, sampling_page
 from search.sampling.samplers.sampler import Sampler, genome_of
+from search.sampling.scores.chosen import chosen_score
 from search.sampling.trainer import SamplingSearch
 from search.sampling.trials import Trial
 from search.sampling.weights import new_supernet
 from supernet import Genotype, Supernet, get_space
 from training.hardware import Hardware
 from training.loop import open_run, run_epochs
+from training.metrics import Score
 from training.report.sections import Process
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
@@ -43,6 +45,7 @@ class Evaluated:
 
     genotype: Genotype
     score: float
+    """The score in its own sign; see `SamplingRun.scored_by`."""
     share: float
     """Share of a whole evaluation that it was."""
 
@@ -74,6 +77,12 @@ class SamplingRun(SearchRun):
             network.load_state_dict(state["weights"]["network"])
         return network.eval()
 
+    @property
+    def scored_by(self) -> Score:
+        """Returns the score that architectures were compared by."""
+        with self.restoring():
+            return chosen_score(self.config)
+
     @cached_property
     def evaluations(self) -> list[Evaluated]:
         """Returns all evaluations that are done at the newest checkpoint, in their order."""
@@ -83,7 +92,8 @@ class SamplingRun(SearchRun):
             done = rows(row(genome_of(self.encoding), numeric, share))
             self.expect(trials=fields({"done": done}, may_have_more=True))
             trials = [Trial(*trial) for trial in self.state["trials"]["done"]]
-            return [Evaluated(self.encoding.genotype(trial.genome), trial.score, trial.share) for trial in trials]
+            own = self.scored_by.own
+            return [Evaluated(self.encoding.genotype(trial.genome), own(trial.score), trial.share) for trial in trials]
 
 
 @dataclass(frozen=True)
@@ -138,12 +148,15 @@ def sample(
     began = time.monotonic()
     config = extended(config, options)
     RunDirectory.check(options.run, config, options.resume, options.overwrite)
+    if options.profile is not None and not config.trains:
+        raise InputError("--profile: this search trains no weights, so there is no step to record; leave it out")
     table = None if config.tabular is None else Table.of_run(config.tabular, options)
     if table is not None and table.is_changed and config.evaluate == "table":
         raise FieldError("tabular", f"{table.notes[-1]}; bring it back, or begin anew with --overwrite")
     notes: list[str] = in_words(config.extended)
     notes += [] if table is None else table.notes
     hardware = Hardware.of(config)
+    config.stop.check(chosen_score(config))
     task = open_task(config, hardware, options, notes.append) if config.needs_images else None
     if task is not None and options.resume and config.trained_epochs:
         check_parts(task, options.run, config.train_fraction, config.seed)
@@ -156,7 +169,7 @@ def sample(
             table.save_description(run.path)
         for note in [*notes, *trainer.notes]:
             monitor.log(note)
-        done = run_epochs(trainer, config, run, monitor, method, start)
+        done = run_epochs(trainer, config, run, monitor, method, start, options.profile)
         findings = trainer.recorder.conclude(trainer.trials, monitor, done * trainer.steps)
         genotype = None if findings is None else findings.genotype
         if genotype is None:
@@ -171,7 +184,7 @@ def sample(
         story = Story(
             facts,
             config,
-            None if task is None else type(task),
+            trainer.scored_by,
             trainer.recorder.history,
             trials.done,
             trials.spent,

@@ -19,6 +19,7 @@ from supernet import Supernet
 from training.hardware import Hardware
 from training.metrics import Batch
 from training.optim import OptimizerConfig, descend, freezing_slices, new_optimizer, statistics_kept
+from training.run.profile import span
 from training.tasks.task import Batches, Dataset, Network, Task
 
 
@@ -38,7 +39,7 @@ class PathNetwork:
         """Returns one architecture as a function of its inputs alone."""
 
         def network(inputs: Tensor) -> Tensor:
-            with self._hardware.autocast():
+            with span("forward"), self._hardware.autocast():
                 outputs: Tensor = self.network(inputs, self._mixture, self.encoding.path(genome))
             return outputs
 
@@ -49,7 +50,7 @@ class PathNetwork:
         return self.task.forward(self.of(genome), batch)
 
     def score(self, genome: Genome, batches: Iterable[Batch]) -> float:
-        """Returns the score that one architecture has over `batches`; more is better."""
+        """Returns the score that one architecture has over `batches`, as it is maximised."""
         return self.task.score(self.task.read(self.of(genome), batches, self.device))
 
 
@@ -113,7 +114,8 @@ def fair_paths(encoding: Encoding, random: Random) -> list[Genome]:
 
 
 class SupernetScores:
-    """The task's score of an architecture on validation examples with the shared weights.
+    """The task's score of an architecture on validation examples with the shared weights, as it is
+    maximised.
 
     Whole evaluations take the examples that `SamplingConfig.evaluated_images` says, always the
     same, and a share the first of them. Nothing of the network changes. With `recalibrate`, running
@@ -165,8 +167,8 @@ class SupernetScores:
 
 
 class GuideScores:
-    """The task's score on the next batch of validation examples: quick and noisy, for a sampler
-    that learns meanwhile.
+    """The task's score, as it is maximised, on the next batch of validation examples: quick and
+    noisy, for a sampler that learns meanwhile.
 
     Batch norm takes the batch's own statistics, as running ones fit no single path and would cost
     more than the evaluation.

@@ -12,7 +12,7 @@ from search.sampling.trials import Trial, Trials
 from supernet import Genotype
 from supernet.drawing.draw import draw_cell
 from training.loop import Watch
-from training.metrics import in_words
+from training.metrics import Score, in_words
 from training.run.directory import RunDirectory
 from training.run.history import write_history
 from training.run.monitor import Monitor
@@ -31,14 +31,18 @@ class SamplingRecorder:
         run: RunDirectory,
         epochs: int,
         evaluations: int,
-        scored_by: str,
+        source: str,
+        scored_by: Score,
         best: int,
         seed: int,
         pictures: bool = True,
+        asked: str | None = None,
     ) -> None:
-        """`epochs` are epochs and rounds together, `evaluations` those that are planned; `scored_by`
-        is `SamplingConfig.evaluate`, and `best` architectures are kept at the end. With `pictures`
-        the best cells are drawn for TensorBoard."""
+        """`epochs` are epochs and rounds together, `evaluations` those that are planned; `source` is
+        `SamplingConfig.evaluate`, `asked` is `SamplingConfig.score`, and `best` architectures are
+        kept at the end. With `pictures` the best cells are drawn for TensorBoard."""
+        self.source = source
+        self.asked = asked
         self.evaluations = evaluations
         self.scored_by = scored_by
         self.best = best
@@ -71,8 +75,9 @@ class SamplingRecorder:
             epoch=epoch + 1,
             readings=readings,
             evaluations=round(trials.spent, 6),
-            mean_score=sum(trial.score for trial in new) / len(new) if new else None,
-            best_score=None if best is None else best.score,
+            score=self.asked,
+            mean_score=self.scored_by.own(sum(trial.score for trial in new) / len(new)) if new else None,
+            best_score=None if best is None else self.scored_by.own(best.score),
             genotype=None if genotype is None else as_text(genotype),
             test_accuracy=None if genotype is None or self.table is None else self.table[genotype].test_accuracy,
             exhausted=trials.exhausted or None,
@@ -85,8 +90,8 @@ class SamplingRecorder:
         self._write_evaluations(trials)
         numbers = {
             "evaluations": entry.evaluations,
-            "mean_score": entry.mean_score,
-            "best_score": entry.best_score,
+            f"mean_{self.scored_by.name}": entry.mean_score,
+            f"best_{self.scored_by.name}": entry.best_score,
             "test_accuracy": entry.test_accuracy,
         }
         measured = {f"search/{name}": value for name, value in numbers.items() if value is not None}
@@ -96,7 +101,7 @@ class SamplingRecorder:
     def _line(self, entry: SamplingRound) -> str:
         parts = [f"{entry.evaluations:g} of {self.evaluations} evaluations"]
         if entry.mean_score is not None:
-            parts.append(f"mean score of the round {entry.mean_score:.4f}")
+            parts.append(f"mean {self.scored_by.words} of the round {entry.mean_score:.4f}")
         if entry.best_score is not None:
             parts.append(f"best {entry.best_score:.4f}")
         if entry.test_accuracy is not None:
@@ -109,11 +114,11 @@ class SamplingRecorder:
 
     def conclude(self, trials: Trials, monitor: Monitor, step: int) -> Findings | None:
         """Writes the best architectures and what is said of them; returns them, or None where none was evaluated wholly."""
-        findings = find(trials, self.encoding, self.costs, self.table, self.seed, self.run.config_hash)
+        findings = find(trials, self.encoding, self.costs, self.table, self.scored_by, self.seed, self.run.config_hash)
         if findings is None:
             return None
         figure = draw_front(findings) if self.pictures else None
-        write_findings(findings, self.run.path, self.best, self.scored_by, figure)
+        write_findings(findings, self.run.path, self.best, self.source, figure)
         if figure is not None:
             monitor.figure("pareto", figure, step)
         if (tau := findings.tau) is not None:
@@ -129,7 +134,8 @@ class SamplingRecorder:
 
     def _write_evaluations(self, trials: Trials) -> None:
         texts = {trial.genome: as_text(self.genotype(trial.genome)) for trial in trials.done}
-        entries = [{"genotype": texts[trial.genome], "score": trial.score, "share": trial.share} for trial in trials.done]
+        own = self.scored_by.own
+        entries = [{"genotype": texts[trial.genome], "score": own(trial.score), "share": trial.share} for trial in trials.done]
         write_file(self.run.path, "evaluations.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
 
     def _show(self, genotype: Genotype, watch: Watch) -> None:

@@ -8,10 +8,10 @@ from search.reporting import RunFacts, close, introduction
 from search.sampling.config import SamplingConfig
 from search.sampling.findings import Findings, draw_front, rows
 from search.sampling.trials import Trial
+from training.metrics import LOSS, Score
 from training.report.charts import Curve, Point, chart, charts, of_reading
 from training.report.html import Markup, Page, drawing, duration, element, facts, figure, millions, paragraph, table, warning
 from training.report.sections import drawn_genotype, images
-from training.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Story:
 
     facts: RunFacts
     config: SamplingConfig
-    task: type[Task] | None
-    """None where scores come from a table alone."""
+    scored_by: Score
+    """The score that architectures are compared by."""
     history: Sequence[SamplingEntry]
     trials: Sequence[Trial]
     """All evaluations, in their order."""
@@ -43,9 +43,9 @@ def sampling_page(story: Story) -> Page:
     if findings is None:
         parts.append(warning("No architecture has been evaluated wholly yet; --resume goes on."))
     else:
-        best = findings.ranked[0]
+        best, score = findings.ranked[0], findings.scored_by
         numbers |= {
-            "best score": f"{best.score:.4f}",
+            f"best {score.words}": score.written(best.score),
             "parameters": millions(best.costs["parameters"]),
             "multiply-adds": millions(best.costs["multiply_adds"]),
             "test accuracy in the table": None if best.truth is None else f"{best.truth.test_accuracy:.2f}%",
@@ -55,7 +55,7 @@ def sampling_page(story: Story) -> Page:
         parts.append(drawn_genotype(findings.genotype, run.pictures))
     notes = run.process.notes(run.epochs, None if story.exhausted else config.stop, config.extended)
     page.section("Result", facts(numbers | {"time": duration(run.process.seconds)}), *notes, *parts)
-    page.section("Curves", charts(*_curves(story.history, story.trials, story.task)))
+    page.section("Curves", charts(*_curves(story)))
     if findings is not None:
         page.section(f"The best of {len(findings.ranked)} architectures", *_best(findings, config.best, run.pictures))
     seen = paragraph("None: scores are read from ", element("code", config.tabular), ".")
@@ -66,7 +66,7 @@ def sampling_page(story: Story) -> Page:
 
 
 def _best(findings: Findings, count: int, pictures: bool) -> list[Markup]:
-    columns, lines = rows(findings.ranked[:count])
+    columns, lines = rows(findings.ranked[:count], findings.scored_by)
     parts = [
         table(
             columns,
@@ -81,42 +81,41 @@ def _best(findings: Findings, count: int, pictures: bool) -> list[Markup]:
         ),
     ]
     if pictures:
-        objective = findings.objective.replace("_", " ")
+        objective, score = findings.objective.replace("_", " "), findings.scored_by.words
         parts.append(
             figure(
-                drawing(draw_front(findings), f"Scores against {objective}"),
-                f"Every architecture, and those that no other one beats in both score and {objective}.",
+                drawing(draw_front(findings), f"{score} against {objective}"),
+                f"Every architecture, and those that no other one beats in both {score} and {objective}.",
             )
         )
     return parts
 
 
-def _curves(history: Sequence[SamplingEntry], trials: Sequence[Trial], task: type[Task] | None) -> list[Markup | None]:
+def _curves(story: Story) -> list[Markup | None]:
+    history, score = story.history, story.scored_by
     epochs = [entry for entry in history if isinstance(entry, SamplingEpoch)]
     rounds = [entry for entry in history if isinstance(entry, SamplingRound)]
     spent, best = 0.0, None
     whole: list[Point] = []
     part: list[Point] = []
     so_far: list[Point] = []
-    for trial in trials:
+    for trial in story.trials:
         spent += trial.share
-        (whole if trial.share == 1 else part).append((spent, trial.score))
+        (whole if trial.share == 1 else part).append((spent, score.own(trial.score)))
         if trial.share == 1:
             best = trial.score if best is None else max(best, trial.score)
-            so_far.append((spent, best))
+            so_far.append((spent, score.own(best)))
     scores = [Curve("best so far", so_far), Curve("evaluated", whole, "dots"), Curve("in part", part, "dots")]
     readings = sorted({name for entry in history for name in entry.sampler_readings})
     truth = [(entry.evaluations, entry.test_accuracy) for entry in rounds if entry.test_accuracy is not None]
     means = [(entry.evaluations, entry.mean_score) for entry in rounds if entry.mean_score is not None]
     return [
-        chart("scores", scores, "evaluations"),
-        chart("mean score of a round", [Curve("mean", means)], "evaluations"),
+        chart(score.words, scores, "evaluations"),
+        chart(f"mean {score.words} of a round", [Curve("mean", means)], "evaluations"),
         chart("test accuracy of the best in the table, %", [Curve("best", truth)], "evaluations"),
         chart("loss of the shared weights", [of_reading(epochs, "train/loss", "train")]),
         None
-        if task is None
-        else chart(
-            f"{task.words(task.score_name)} of the shared weights", [of_reading(epochs, f"train/{task.score_name}", "train")]
-        ),
+        if score.name == LOSS.name
+        else chart(f"{score.words} of the shared weights", [of_reading(epochs, f"train/{score.name}", "train")]),
         *(chart(f"sampler: {name}", [of_reading(history, name)], "epoch or round") for name in readings),
     ]

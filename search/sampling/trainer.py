@@ -1,7 +1,10 @@
 """A search that samples whole architectures, epoch by epoch and round by round."""
 
+from collections.abc import Iterable
 from pathlib import Path as FilePath
 from typing import Any
+
+from torch import nn
 
 from base.checks import FieldError, InputError
 from search.costs.tabular import Table
@@ -13,6 +16,7 @@ from search.sampling.identity import score_identity
 from search.sampling.prefilter import Prefiltered
 from search.sampling.recorder import SamplingRecorder
 from search.sampling.samplers.sampler import Sampler
+from search.sampling.scores.chosen import chosen_score
 from search.sampling.scores.proxies import ProxyScores
 from search.sampling.scores.table import TableScores, check_covers
 from search.sampling.trials import Evaluate, Trials
@@ -78,8 +82,9 @@ class SamplingSearch:
         self.sampler.begin(identity)
         self.notes = [] if self.weights is None else self.weights.notes
         """Lines for the log on where scores come from."""
+        self.scored_by = chosen_score(config)
         self.trials = Trials(self.sampler, evaluate)
-        self.epochs = config.planned_epochs
+        self.epochs, self.trained_epochs = config.planned_epochs, config.trained_epochs
         self.steps = len(self.weights.train) if config.trained_epochs and self.weights else config.round
         self.meters = {"train": Meter(self.device) if self.weights is None else self.weights.steps.meter}
         self.recorder = SamplingRecorder(
@@ -90,9 +95,11 @@ class SamplingSearch:
             self.epochs,
             config.evaluations,
             config.evaluate,
+            self.scored_by,
             config.best,
             config.seed,
             pictures,
+            config.score,
         )
 
     def _proxy(self, name: str, task: Task) -> ProxyScores:
@@ -111,7 +118,7 @@ class SamplingSearch:
         )
 
     def run_epoch(self, epoch: int, watch: Watch) -> float | None:
-        """An epoch of the weights, or a round of evaluations: then returns the best accuracy so far, where scores are one."""
+        """An epoch of the weights, or a round of evaluations: then returns the best score so far, in its own sign."""
         if epoch < self.config.trained_epochs:
             assert self.weights is not None
             rate = self.weights.run_epoch(epoch, watch)
@@ -122,10 +129,14 @@ class SamplingSearch:
         watch.advance(self.steps)
         self.recorder.round(epoch, watch, self.trials, new, self.sampler.readings())
         best = self.trials.best()
-        return best.score if best is not None and self.config.evaluate in ("supernet", "table") else None
+        return None if best is None else self.scored_by.own(best.score)
 
     def reason_to_stop(self) -> str | None:
         return "there is nothing left to evaluate" if self.trials.exhausted else None
+
+    def trained(self) -> Iterable[tuple[str, nn.Parameter]]:
+        in_training = len(self.recorder.history) <= self.config.trained_epochs
+        return self.weights.trained() if self.weights is not None and in_training else ()
 
     def state_dict(self) -> dict[str, Any]:
         weights = {} if self.weights is None else {"weights": self.weights.state_dict()}

@@ -10,7 +10,8 @@ from search.sampling.samplers.sampler import Sampler, Scored, genome_of
 from training.run.structure import Part, fields, numeric, row, rows, share, truth, within
 
 Evaluate = Callable[[Genome, float], float]
-"""The score of an architecture from a share of a whole evaluation; more is better."""
+"""The score of an architecture from a share of a whole evaluation, as it is maximised; more is
+better."""
 _ROUNDING = 1e-9  # rounding of sums of shares
 
 
@@ -20,6 +21,7 @@ class Trial:
 
     genome: Genome
     score: float
+    """The score as it is maximised; more is better."""
     share: float
     """Share of a whole evaluation that it was."""
 

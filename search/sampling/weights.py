@@ -1,11 +1,13 @@
 """The shared weights of a sampling search: trained along paths, or taken from another run."""
 
 import hashlib
+from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from torch import nn
 
 from base.checks import FieldError, InputError
 from search.config import SupernetSearchConfig
@@ -25,7 +27,7 @@ from training.tasks.task import Task
 
 _OF_ITS_OWN = (
     *("epochs", "extended", "weights", "tabular", "kernels", "precision", "recompute"),
-    *("log_every", "stop", "device", "threads"),
+    *("log_every", "histograms_every", "stop", "device", "threads", "score"),
 )
 SHARED = tuple(name for name in map(attrgetter("name"), fields_in_order(SupernetSearchConfig)) if name not in _OF_ITS_OWN)
 """Settings in which a search and the run that its weights come from are equal: the network, and the images that it has not
@@ -86,6 +88,10 @@ class Weights:
             of_all.update(name.encode())
             of_all.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return of_all.hexdigest()
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Returns the weights by name."""
+        return self.network.named_parameters()
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": dict(self.network.state_dict()), "weight_optimizer": self.steps.optimizer.state_dict()}

@@ -214,6 +214,7 @@ SIZE = {"space": "nasbench201", "cells": 1, "channels": 2, "batch_size": 16, "da
 OF_METHOD: dict[str, dict[str, Any]] = {
     "drnas": {"channels": 12, "stages.keep": [3], "alphas.warmup": 0},
     "pcdarts": {"channels": 8},
+    "shapley": {"channels": 4, "alphas.warmup": 0, "shapley.permutations": 1},
     "darts_pt": {"epochs": 1, "selection.tune_epochs": 1},
     "evolution": {"evolution.population": 3, "evolution.sample": 2},
     "bayes": {"bayes.initial": 3, "bayes.batch": 2},

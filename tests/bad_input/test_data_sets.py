@@ -191,7 +191,11 @@ def bombs() -> np.ndarray[Any, Any]:
         ({"x_test": None}, "has no array x_test, only x_train, y_test, y_train; write it with numpy.savez, arrays x_train, y_"),
         ({"y_train": bombs()}, "y_train: holds Python objects, which are never unpickled; save an array of numbers"),
         ({"x_train": bombs()}, "x_train: holds Python objects, which are never unpickled; save an array of numbers"),
-        ({"y_train": np.arange(40) % 2 * 0.5}, "y_train: must be whole numbers, the classes counted from 0, not float64"),
+        (
+            {"y_train": np.arange(40) % 2 * 0.5},
+            "y_train: must be whole numbers, the classes counted from 0, not float64; numbers to be predicted are for --task "
+            "regression",
+        ),
         ({"y_train": np.arange(40) % 2 - 1}, "y_train: label -1 is out of range; classes are counted from 0"),
         (
             {"y_train": np.arange(40) % 2 * 5},

@@ -286,9 +286,9 @@ def test_the_figure_has_two_panels_a_method_and_a_mean_as_far_as_all_seeds_go(ta
     assert width == pytest.approx(1400)
 
 
-def test_every_method_has_a_published_row_and_a_protocol(tabular: str) -> None:
+def test_every_method_has_a_protocol_and_most_have_a_published_row(tabular: str) -> None:
     published = {name for name in list_methods() if get_method(name).published.nasbench201}
-    assert published == {*METHODS, "random", "enas"}
+    assert published == {*METHODS, "random", "enas"} - {"shapley"}
     epochs = {method: runner.configuration(method, tabular, []).epochs for method in list_methods()}
     assert epochs["darts"] == 50 and epochs["gdas"] == 250 and epochs["random"] == 250
 

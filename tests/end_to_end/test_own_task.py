@@ -20,9 +20,9 @@ from retrain.weights import Trained
 from training.format import ImageFormat
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.metrics import Batch, Meter, Reading
+from training.metrics import Batch, Meter, Reading, Score
 from training.tasks.images import ImageTask
-from training.tasks.task import TASKS, Evaluation, register_task
+from training.tasks.task import TASKS, register_task
 
 COMMON = {"task": "digit_value", "threads": 1, "device": "cpu", "batch_size": 16, "data.limit": 96, "weights.lr": 0.02}
 SEARCH = COMMON | {"space": "nasbench201", "cells": 1, "channels": 4, "epochs": 2}
@@ -41,7 +41,7 @@ class ErrorMeter(Meter):
 class DigitValue(ImageTask):
     """The digit that an image shows, as a number from 0 to 1."""
 
-    score_name = "squared_error"
+    scores = (Score("squared_error", larger_is_better=False, lowest=0),)
 
     @classmethod
     def answers(cls, form: ImageFormat) -> Tensor:
@@ -56,10 +56,6 @@ class DigitValue(ImageTask):
 
     def new_meter(self, device: torch.device | str) -> Meter:
         return ErrorMeter(device)
-
-    @classmethod
-    def score(cls, found: Evaluation) -> float:
-        return -found.values["squared_error"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,7 +112,7 @@ def test_a_sampling_search_maximises_its_score(tmp_path: Path) -> None:
     trained, *rounds = history(run)
     assert trained["train/loss"] == pytest.approx(trained["train/squared_error"])
     scores = [json.loads(line)["score"] for line in (run / "evaluations.jsonl").read_text().splitlines()]
-    assert rounds[-1]["best_score"] == max(scores) < 0  # the smallest error
+    assert rounds[-1]["best_score"] == min(scores) > 0
     assert says_nothing_of_classes(run)
 
 
@@ -152,14 +148,25 @@ def test_a_run_goes_on_to_the_same_bits(searched: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [search.darts.main, search.random.main, retrain.__main__.main])
-def test_a_target_that_its_score_does_not_have_is_refused(
-    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"stop.score": -0.5}, "stop.score: squared error must be at least 0 to stop at, not -0.5"),
+        ({"score": "accuracy"}, "score: unknown score 'accuracy'; the task has squared_error, loss"),
+        (
+            {"score": "squared_eror"},
+            "score: unknown score 'squared_eror'; did you mean squared_error? the task has",
+        ),
+    ],
+)
+def test_a_score_or_target_that_it_does_not_have_is_refused(
+    command: Any, given: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = (RETRAIN if command is retrain.__main__.main else SEARCH) | {"stop.accuracy": 0.5}
+    settings = (RETRAIN if command is retrain.__main__.main else SEARCH) | given
     more = ["--genotype=DARTS_V2"] if command is retrain.__main__.main else []
     with pytest.raises(SystemExit, match="2"):
         raise SystemExit(command(options(tmp_path / "run", settings, *more)))
-    assert "stop.accuracy: task digit_value has no accuracy but squared_error; leave it out" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -179,4 +186,5 @@ def test_a_meter_of_its_own_gives_the_reading() -> None:
     meter = ErrorMeter("cpu")
     meter.update(torch.tensor(0.5), torch.tensor([[1.0], [0.0]]), Batch(torch.zeros(2), torch.tensor([0.0, 0.0])))
     assert meter.read() == Reading(0.5, {"squared_error": 0.5}, 2)
-    assert DigitValue.score(meter.read()) == -0.5
+    task = DigitValue.open(DataConfig(limit=96), Hardware(torch.device("cpu")))
+    assert task.value(meter.read()) == 0.5 and task.score(meter.read()) == -0.5

@@ -37,8 +37,8 @@ def test_values_out_of_range_are_refused(name, value, message):
 
 
 def test_a_target_accuracy_needs_images_to_validate_on():
-    stop = StopConfig(accuracy=0.9)
-    with pytest.raises(ValueError, match=r"^stop.accuracy: .* validation_fraction above 0$"):
+    stop = StopConfig(score=0.9)
+    with pytest.raises(ValueError, match=r"^stop.score: .* validation_fraction above 0$"):
         RetrainConfig(stop=stop)
     assert RetrainConfig(stop=stop, validation_fraction=0.1).stop == stop
 

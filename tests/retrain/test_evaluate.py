@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ import retrain.__main__
 import retrain.evaluate
 import retrain.evaluation.networks
 import retrain.evaluation.speed
+from base.seeds import new_generator
 from retrain.config import RetrainConfig
-from retrain.evaluate import CONFUSION_FILE, EVALUATION_FILE, MOST_CLASSES, WORST_CLASSES, load_test_images, main, read_runs
+from retrain.evaluate import EVALUATION_FILE, load_test_images, main, read_runs
+from retrain.evaluation.ensemble import fitted_weights, greedy_weights
+from retrain.evaluation.kinds import AVERAGE, FITTED, GREEDY, KINDS, MOST_CLASSES, VOTE, WORST_CLASSES
 from retrain.evaluation.networks import (
-    AVERAGE,
-    VOTE,
     Run,
     evaluate_network,
     evaluate_runs,
@@ -30,9 +32,9 @@ from retrain.evaluation.networks import (
 from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from supernet.genotypes.published import get_genotype
-from training.format import ImageFormat
+from training.format import AS_THEY_ARE, ImageFormat
 from training.hardware import Hardware
-from training.images.data import DataConfig
+from training.images.data import DataConfig, load_images
 from training.images.prints import SeenImages
 from training.images.sets import ImageSet
 from training.metrics import count_parameters
@@ -118,7 +120,14 @@ def test_files_that_hold_no_network_are_refused(network, tmp_path):
     with pytest.raises(ValueError, match="not those of a retrained genotype"):
         Trained.load(tmp_path)
     images = trained_on(network).format.to_dict()
-    good = {"genotype": get_genotype("DARTS_V2").to_text("json"), "channels": 4, "cells": 3, "images": images}
+    good = {
+        "genotype": get_genotype("DARTS_V2").to_text("json"),
+        "channels": 4,
+        "cells": 3,
+        "task": "classification",
+        "resizing": asdict(AS_THEY_ARE),
+        "images": images,
+    }
     for description in (
         "[]",
         "{",
@@ -144,7 +153,7 @@ def test_what_a_description_says_is_checked_before_a_network_is_built(network, t
     path = tmp_path / "weights.safetensors"
     tensors = load_file(path)
     good = {"genotype": network.genotype.to_text("json"), "channels": 4, "cells": 3, "stem": "cifar"}
-    good["images"] = trained.format.to_dict()
+    good |= {"task": "classification", "images": trained.format.to_dict(), "resizing": asdict(trained.resizing)}
     save_file(tensors, path, {"fusenas": json.dumps(good)})
     assert Trained.load(tmp_path).network.genotype == network.genotype
     wide = str([("sep_conv_5x5", 0)] * 124)
@@ -156,12 +165,24 @@ def test_what_a_description_says_is_checked_before_a_network_is_built(network, t
         ({"cells": True}, "cells of the description must be of type int, not True"),
         ({"cells": 10**6}, "cells: must be at most 1000"),
         ({"channels": 10**9}, "channels: must be at most 4096"),
+        ({"resizing": {"size": 8}}, "resizing: must have size, fit, resize, filter"),
+        ({"resizing": good["resizing"] | {"fit": "squeeze"}}, "resizing: fit must be one of crop, stretch, not 'squeeze'"),
+        ({"resizing": good["resizing"] | {"size": 10**9}}, "resizing: size must be from 1 to 8192 pixels, not 1000000000"),
+        ({"resizing": good["resizing"] | {"resize": 8}}, "resizing: resize must be from size to 8192 pixels"),
         ({"images": good["images"] | huge}, r"shape \(1, 20000, 20000\) has more than 67108864 numbers in an image"),
         ({"images": good["images"] | {"shape": [1, 10**400, 1]}}, "more than 67108864 numbers"),
         ({"images": good["images"] | {"class_names": ["a" * 2**22]}}, "longer than the 4194304 allowed"),
         ({"genotype": large, "cells": 1000}, "are those of another network"),
         ({"cells": 1000}, "are those of another network"),
-        ({"more": 1}, "must have genotype, channels, cells, stem, images, but is "),
+        ({"more": 1}, "must have genotype, channels, cells, stem, task, images, resizing, but is "),
+        ({"task": 1}, "task of the description must be of type str, not 1"),
+        ({"task": "regression"}, "the task is regression, but the images of the description have classes"),
+        ({"images": good["images"] | {"values": {"mean": [0], "std": [1]}}}, "values must be 7, as there are names"),
+        ({"images": good["images"] | {"values": {"mean": [0], "std": [0]}}}, "std positive"),
+        (
+            {"images": good["images"] | {"values": {"mean": [0] * 7, "std": [1] * 7}}},
+            "but the images of the description have n",
+        ),
     ]:
         save_file(tensors, path, {"fusenas": json.dumps(good | change)})
         began = time.process_time()
@@ -319,6 +340,8 @@ def test_two_retrained_networks(tmp_path, capsys):
     assert about == "digits: 360 test images of 1x8x8, 10 classes"
     assert columns.split() == ["network", "parameters", "multiply-adds", "accuracy", "loss", "calibration", "error"]
     assert len({len(line) for line in (columns, *lines)}) == 1
+    why = f"{runs[0]} held out no images; they need images that no network was trained on: retrain all with "
+    assert written.pop(0).startswith(f"{FITTED} and {GREEDY} are left out: {why}--validation_fraction 0.1 ")
     assert written == [*(f"written: {run}/evaluation.json, {run}/confusion.png" for run in runs), f"written: {output}"]
 
     content = json.loads(output.read_text())
@@ -336,7 +359,88 @@ def test_two_retrained_networks(tmp_path, capsys):
             assert metrics[name] == pytest.approx(row[name], rel=1e-5)
         assert all(metrics[name] == row[name] for name in ("accuracy", "confusion", "per_class", "parameters", "multiply_adds"))
         assert json.loads((Path(run) / "evaluation.json").read_text()) == row | {"data": content["data"]}
-        assert {EVALUATION_FILE, CONFUSION_FILE} <= set(recorded(Path(run)))  # which --overwrite removes
+        assert {EVALUATION_FILE, KINDS["classification"].picture} <= set(recorded(Path(run)))  # which --overwrite removes
+
+
+def held_out(run: str, fraction: float, seed: int, limit: int | None = 400) -> None:
+    """Makes the run in a directory one on digits that held images out."""
+    data = DataConfig(limit=limit)
+    settings = RetrainConfig(data=data, validation_fraction=fraction, seed=seed, precision="float32")
+    (Path(run) / "config.yaml").write_text(config_to_yaml(settings))
+    parts = {part: load_images(data, part).prints for part in ("train", "test")}
+    SeenImages({part: prints for part, prints in parts.items() if prints is not None}).save(Path(run))
+
+
+def test_weights_are_chosen_on_images_that_no_network_was_trained_on(make_run, tmp_path, capsys):
+    """Runs of two seeds held out other images; the ones that both did are found by hand."""
+    runs = [make_run(name, seed) for seed, name in enumerate("abc")]
+    for run, seed in zip(runs, (5, 6, 5), strict=True):
+        held_out(run, 0.5, seed)
+    assert main([*runs, *QUIET, f"--output={tmp_path / 'found.json'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert [row["name"] for row in content["ensembles"]] == [AVERAGE, VOTE, FITTED, GREEDY]
+
+    images, test = load_images(DataConfig(limit=400), "train"), load_images(DataConfig(), "test")
+    held = [torch.randperm(400, generator=new_generator(seed, "split"))[200:].tolist() for seed in (5, 6)]
+    copies = {*images.pixels()[sorted({*range(400)} - (set(held[0]) & set(held[1])))], *test.pixels()}
+    seen = {image.numpy().tobytes() for image in copies}
+    both = [place for place in sorted(set(held[0]) & set(held[1])) if images.pixels()[place].numpy().tobytes() not in seen]
+    assert 60 < len(both) < 140
+
+    networks = [untrained(seed) for seed in range(3)]
+
+    def logits_of(pixels: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.stack([network((pixels / 255 - 0.5) / 0.25) for network in networks])
+
+    chosen_on = logits_of(images.pixels()[both]), images.labels[both]
+    on_test = logits_of(test.pixels())
+    for row, choose, line in zip(content["ensembles"][2:], (fitted_weights, greedy_weights), lines[-3:-1], strict=True):
+        weights = choose(*chosen_on)
+        assert row["validation_images"] == len(both)
+        assert row["weights"] == pytest.approx(weights.tolist(), abs=1e-4)
+        chances = sum(weight * logits.softmax(1) for weight, logits in zip(weights, on_test, strict=True))
+        assert row["accuracy"] == pytest.approx((chances.argmax(1) == test.labels).float().mean().item(), abs=0.01)
+        used = sum(weight > 0 for weight in row["weights"])
+        assert row["parameters"] == used * content["networks"][0]["parameters"]
+        shares = [f"{weight:.4f} {run}" for weight, run in zip(row["weights"], runs, strict=True) if weight]
+        assert line == f"{row['name']}, on {len(both)} images that no network was trained on: {', '.join(shares)}"
+    assert content["ensembles"][2]["weights"] != content["ensembles"][3]["weights"]
+    assert all("weights" not in row for row in content["ensembles"][:2])
+
+
+@pytest.mark.parametrize("change", ["fraction", "unknown", "images", "nothing in common", "trained before"])
+def test_without_images_that_no_network_was_trained_on_no_weights_are_chosen(make_run, capsys, change):
+    runs = [make_run("a", 0), make_run("b", 1)]
+    for run in runs:
+        held_out(run, 0.5, 5)
+    if change == "fraction":
+        held_out(runs[1], 0.0, 5)
+        reason = f"{runs[1]} held out no images"
+    elif change == "unknown":
+        (Path(runs[1]) / "images.safetensors").unlink()
+        reason = f"{runs[1]} has no images.safetensors, which says what it was trained on"
+    elif change == "images":
+        prints = load_images(DataConfig(limit=300), "train").prints
+        SeenImages({"train": prints}).save(Path(runs[0]))
+        reason = f"the training images of {runs[0]} have changed since: "
+    elif change == "nothing in common":
+        held_out(runs[0], 0.01, 5)
+        held_out(runs[1], 0.01, 6)
+        reason = "no image was held out by every one of them"
+    else:  # the weights were trained on them before the run was resumed with others
+        seen = SeenImages.read(Path(runs[0]))
+        before = SeenImages({"train": seen.parts["test"]}, seen.parts["train"].contents)
+        before.save(Path(runs[0]))
+        content = load_file(Path(runs[0]) / "images.safetensors")
+        held_out(runs[0], 0.5, 5)
+        now = load_file(Path(runs[0]) / "images.safetensors")
+        save_file({**now, "earlier": content["earlier"]}, Path(runs[0]) / "images.safetensors")
+        reason = "no image was held out by every one of them"
+    assert main([*runs, *QUIET]) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{FITTED} and {GREEDY} are left out: {reason}") and "--validation_fraction" in line
 
 
 def test_a_single_network_in_full(make_run, tmp_path, capsys, monkeypatch):

@@ -96,9 +96,9 @@ def test_a_run_that_is_stopped_and_goes_on_says_so_and_keeps_its_curves(
     finished: Path, tmp_path: Path, read_page: Read
 ) -> None:
     path = tmp_path / "run"
-    retrain(small(stop=StopConfig(accuracy=1e-9)), options(path))
+    retrain(small(stop=StopConfig(score=1e-9)), options(path))
     text = read_page(path)
-    assert "|epochs|1 of 2|" in text and "Ended after epoch 1 of 2, as asked by stop.accuracy 1e-09" in text
+    assert "|epochs|1 of 2|" in text and "Ended after epoch 1 of 2, as asked by stop.score 1e-09" in text
     assert len(history(path)) == 1
     retrain(small(), options(path, resume=True))
     text = read_page(path)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def events(path: Path):
     """Returns the events that TensorBoard itself reads in the directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0, "histograms": 0})
     accumulator.Reload()
     return accumulator
 
@@ -261,6 +262,28 @@ def test_cells_that_are_computed_again_change_no_bit(finished, tmp_path):
     assert results(tmp_path / "resumed") == results(path)
 
 
+def test_histograms_and_a_trace_change_no_bit(finished, tmp_path):
+    """Networks of random genotypes have histograms of their own, and no trace."""
+    watched = small(histograms_every=2, random_genotypes=1)
+    retrain(watched, replace(options(tmp_path / "run"), profile=tmp_path / "trace", pictures=False))
+    assert results(tmp_path / "run") == results(finished[0])
+    trace = json.loads((tmp_path / "trace" / "trace.json").read_text())["traceEvents"]
+    ranges = {event["name"] for event in trace if event.get("cat") == "user_annotation"}
+    assert {name for name in ranges if not name.startswith("Optimizer.")} == {
+        "step",
+        "loading",
+        "forward",
+        "backward",
+        "optimiser of weights",
+    }
+    assert [path.name for path in tmp_path.glob("**/trace.json")] == ["trace.json"]
+    for run in (tmp_path / "run", tmp_path / "run" / "random_0"):
+        read = events(run)
+        parts = ("stem", "head", "auxiliary", "layers.0.nodes")
+        assert set(read.Tags()["histograms"]) >= {f"{of}/{part}" for of in ("weights", "gradients") for part in parts}
+        assert len(read.Histograms("weights/stem")) == 1
+
+
 def test_the_mobile_stem_brings_the_size_of_networks_for_imagenet():
     network = new_trainer(small(stem="imagenet", channels=None, cells=None)).network
     assert (network.stem_name, network.channels, network.cell_count) == ("imagenet", 48, 14)
@@ -337,7 +360,7 @@ def test_resume_trains_the_genotype_that_the_run_began_with(tmp_path, monkeypatc
 
 
 def test_a_target_accuracy_ends_a_run_early_and_all_is_written(tmp_path):
-    config = small(epochs=50, validation_fraction=0.3, stop=StopConfig(accuracy=0.01), auxiliary_weight=0.0)
+    config = small(epochs=50, validation_fraction=0.3, stop=StopConfig(score=0.01), auxiliary_weight=0.0)
     path = tmp_path / "run"
     result = retrain(config, options(path))
     assert result.epochs < 50
@@ -403,7 +426,7 @@ def test_nasbench201_has_no_auxiliary_head(refused, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--stop.accuracy", "0.9"], "stop.accuracy: needs images to validate on"),
+        (["--stop.score", "0.9"], "stop.score: needs images to validate on"),
         (["--batch_size", "151"], "batch_size: 151 is larger than the number of images, 150"),
         (["--weights.lr", "nan"], "weights.lr: must be a number, not nan"),
         (["--epochs", "-1"], "epochs: must be at least 1, not -1"),

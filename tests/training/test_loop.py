@@ -9,7 +9,7 @@ import torch
 
 from training.hardware import choose_device
 from training.loop import Progress, Watch, restore, run_epochs
-from training.metrics import Batch
+from training.metrics import Batch, Score
 from training.run.base import MAY_CHANGE, RunConfig
 from training.run.command import TrainingDiverged
 from training.run.directory import RunDirectory
@@ -21,6 +21,7 @@ from training.tasks.classification import AccuracyMeter
 @dataclass
 class Config(RunConfig):
     log_every: int = 2
+    histograms_every: int = field(default=0, metadata=MAY_CHANGE)
     stop: StopConfig = field(default_factory=StopConfig, metadata=MAY_CHANGE)
 
 
@@ -29,12 +30,14 @@ class OneWeight:
 
     steps = 3
     device = torch.device("cpu")
+    scored_by = Score.share("accuracy")
 
     def __init__(
         self, bad_loss: int | None = None, bad_weight: int | None = None, epochs: int = 4, enough: float | None = None
     ):
         """`enough`: the weight from which on no further epoch is needed."""
-        self.epochs, self.enough = epochs, enough
+        self.epochs = self.trained_epochs = epochs
+        self.enough = enough
         self.meters = {"train": AccuracyMeter("cpu")}
         self.weight = torch.zeros(())
         self.bad_loss, self.bad_weight = bad_loss, bad_weight
@@ -56,6 +59,9 @@ class OneWeight:
     def reason_to_stop(self) -> str | None:
         return None if self.enough is None or self.weight < self.enough else "the weight is enough"
 
+    def trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [("weight", torch.nn.Parameter(self.weight.clone().view(1)))]
+
     def state_dict(self) -> dict[str, Any]:
         return {"nested": [{"weight": self.weight}]}
 
@@ -69,15 +75,15 @@ class OneWeight:
 def run(path: Path, trainer: OneWeight, config: Config, resume: bool = False) -> int:
     with RunDirectory.open(path, config, resume, False) as directory:
         directory.begin()
-        with Monitor(path) as monitor:
-            start = restore(trainer, directory.checkpoints("search")) if resume else Progress()
+        start = restore(trainer, directory.checkpoints("search")) if resume else Progress()
+        with Monitor(path, first_step=start.epochs * trainer.steps + 1 if start.epochs else 0) as monitor:
             return run_epochs(trainer, config, directory, monitor, "search", start)
 
 
 def test_a_stopped_run_ends_like_one_that_was_never_stopped(tmp_path: Path) -> None:
     whole = OneWeight()
     assert run(tmp_path / "whole", whole, Config()) == 4
-    assert run(tmp_path / "parts", OneWeight(), Config(stop=StopConfig(accuracy=0.2))) == 2
+    assert run(tmp_path / "parts", OneWeight(), Config(stop=StopConfig(score=0.2))) == 2
     rest = OneWeight()
     assert run(tmp_path / "parts", rest, Config(), resume=True) == 4
     assert rest.ran == [2, 3]
@@ -85,7 +91,7 @@ def test_a_stopped_run_ends_like_one_that_was_never_stopped(tmp_path: Path) -> N
 
 
 def test_a_run_that_reached_its_target_does_not_go_on_when_resumed(tmp_path: Path) -> None:
-    config = Config(stop=StopConfig(accuracy=0.2))
+    config = Config(stop=StopConfig(score=0.2))
     run(tmp_path / "run", OneWeight(), config)
     again = OneWeight()
     assert run(tmp_path / "run", again, config, resume=True) == 2
@@ -157,3 +163,41 @@ def test_the_bar_shows_images_a_second_from_the_first_reading_on(tmp_path: Path,
     run(tmp_path / "run", OneWeight(epochs=1), Config())
     assert len(shown) == 2  # after two of three steps, and at the end of the epoch
     assert all(values == {"loss": 1.0, "accuracy": 1.0} and rate > 0 for values, rate in shown)
+
+
+def histograms_of(path: Path) -> list[tuple[int, float]]:
+    """Step and sum of each histogram of the weight."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(path), size_guidance={"histograms": 0})
+    read.Reload()
+    if "weights/weight" not in read.Tags()["histograms"]:
+        return []
+    return [(event.step, event.histogram_value.sum) for event in read.Histograms("weights/weight")]
+
+
+def test_histograms_come_at_their_interval_and_once_a_step(tmp_path: Path) -> None:
+    run(tmp_path / "never", OneWeight(), Config())
+    assert histograms_of(tmp_path / "never") == []
+    whole = OneWeight()
+    run(tmp_path / "run", whole, Config(histograms_every=2, stop=StopConfig(score=0.3)))
+    assert [step for step, _ in histograms_of(tmp_path / "run")] == [6]
+    assert run(tmp_path / "run", whole, Config(histograms_every=1), resume=True) == 4
+    found = histograms_of(tmp_path / "run")
+    assert [step for step, _ in found] == [6, 12]
+    assert found[-1][1] == pytest.approx(float(whole.weight), abs=1e-6)
+
+
+def test_a_trace_of_a_run_is_written_and_its_result_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "trace").mkdir()
+    ends = []
+    for name, trace in (("plain", None), ("traced", tmp_path / "trace")):
+        trainer = OneWeight()
+        with RunDirectory.open(tmp_path / name, Config(), False, False) as directory:
+            directory.begin()
+            with Monitor(tmp_path / name) as monitor:
+                assert run_epochs(trainer, Config(), directory, monitor, "search", Progress(), trace) == 4
+        ends.append(trainer.weight)
+    assert torch.equal(*ends)
+    assert (tmp_path / "trace" / "trace.json").is_file()
+    assert "profile: 6 steps after 6 others" in (tmp_path / "traced" / "log.txt").read_text()

@@ -1,8 +1,7 @@
 """The images of a finished run as arguments of a command."""
 
 import argparse
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
 from typing import Any, get_args, get_type_hints
 
 from training.images.data import DataConfig, list_datasets
@@ -20,11 +19,19 @@ def _choice(field: str) -> dict[str, Any]:
     return {"type": one_of(names), "metavar": f"{{{','.join(names)}}}"}
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the fields of `DataConfig` that describe the images; only those that are given are
-    set."""
-    data = parser.add_argument_group("data", "Where left out, as in config.yaml of the run.")
-    given = partial(data.add_argument, default=argparse.SUPPRESS)
+UNLABELLED = ("size", "fit", "resize", "layout", "bits", "workers")
+"""Fields of `DataConfig` that say how images without labels are read."""
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, only: Collection[str] = ()) -> None:
+    """Adds the fields of `DataConfig` that describe the images, or `only` some of them; only those
+    that are given are set."""
+    data = parser.add_argument_group("data", f"Where left out, as in {'the training' if only else 'config.yaml of the run'}.")
+
+    def given(name: str, **options: Any) -> None:
+        if not only or name.removeprefix(f"--{_PREFIX}") in only:
+            data.add_argument(name, default=argparse.SUPPRESS, **options)
+
     known = f"Data set: {', '.join(list_datasets())}, or one that was added with @register_dataset."
     given("--data.name", metavar="NAME", help=known)
     given("--data.root", metavar="DIR", help="Folder that holds the files of the data set; npz: the file.")

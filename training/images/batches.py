@@ -171,6 +171,8 @@ class Batches:
         self._drop_last = drop_last
         self._dtype = dtype
         self._targets = None if targets is None else targets.to(self.device)
+        # They are on the device before the first batch, which then waits for nothing.
+        self._values = None if form.values is None else form.values.tensors(self.device)
         if self._augment.crop_area < 1 and not images.workers:
             raise FieldError("data.crop_area", "only worker processes cut out parts of images; set data.loading to workers")
         # Images that are read once in a while, unshuffled, are not worth processes that wait.
@@ -196,7 +198,8 @@ class Batches:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number`: images [B, C, H, W], normalised and in channels_last
-        memory, and labels [B] or what stands for them, [B, ...].
+        memory, and labels [B] or what stands for them, [B, ...]: numbers standardised, float32 [B,
+        numbers].
 
         The random choices of the whole epoch are made first.
         """
@@ -211,5 +214,12 @@ class Batches:
             values = torch.addcmul(self._shift, pixels.to(self._scale.dtype), self._scale).to(self._dtype)
             values = self._augment.cut_out(values, on_device.between(start, start + len(labels)))
             start += len(labels)
-            targets = labels if self._targets is None else self._targets[labels]
-            yield Batch(rearrange(values, "b h w c -> b c h w"), targets)
+            yield Batch(rearrange(values, "b h w c -> b c h w"), self._targets_of(labels))
+
+    def _targets_of(self, labels: Tensor) -> Tensor:
+        if self._targets is not None:
+            return self._targets[labels]
+        if self._values is None:
+            return labels
+        mean, std = self._values
+        return ((labels - mean) / std).float()

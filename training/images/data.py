@@ -10,18 +10,17 @@ from torch import Tensor
 from base.checks import FieldError, Name, at_least, between, check_seed, choices, whole
 from base.registry import Registry
 from base.seeds import new_generator
-from base.texts import excerpt, show
-from training.format import BYTE, ImageFormat
+from base.texts import excerpt, label, show
+from training.format import BYTE, Fit, ImageFormat, Layout, Resizing
 from training.images.augment import Augmentation
 from training.images.depth import DEPTHS, check_bits, check_colour, used_bits
 from training.images.files import ImageFiles, in_memory, survey
 from training.images.memory import free_on
 from training.images.prints import of_files, of_pixels
-from training.images.sets import Images, ImageSet, resize
+from training.images.sets import Images, ImageSet, resized
 from training.images.workers import available_cores
 
 Part = Literal["train", "test"]
-Layout = Literal["auto", "nhwc", "nchw"]
 AnyImages = TypeVar("AnyImages", bound=Images)
 
 # The share of the free memory that images on the device may take. A search holds them up to four
@@ -36,8 +35,8 @@ class DataConfig:
 
     name: str = "digits"
     """Data set: digits (part of scikit-learn), cifar10, cifar100, svhn, mnist, fashion_mnist,
-    folder (one folder of images for each class), npz (arrays x_train, y_train, x_test, y_test), or
-    one that was added with @register_dataset."""
+    folder (one folder of images for each class), npz (arrays x_train, y_train, x_test, y_test; for
+    regression, too), or one that was added with @register_dataset."""
     root: str = "data"
     """Folder that holds the files of the data set (cifar10: the folder above cifar-10-batches-py;
     folder: the one above the folders of the classes, or above train and, where there is one, test
@@ -60,7 +59,7 @@ class DataConfig:
     time; null = all."""
     size: int | None = None
     """Resize images to that many pixels on each side; null: as they are."""
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Fit = "crop"
     """The way of size with an image that is no square: crop cuts one from its middle, stretch
     squeezes all of it in."""
     resize: int | None = None
@@ -156,16 +155,20 @@ DATASETS: Registry[Loader] = Registry(
     },
 )
 
+NUMBERED: Registry[Loader] = Registry("data set with numbers", {"npz": "training.images.readers.npz:load_numbers"})
+"""The data sets whose images have numbers to be predicted; npz, which may have either, is in both
+tables."""
 
-def register_dataset(name: str) -> Callable[[Loader], Loader]:
+
+def register_dataset(name: str, numbers: bool = False) -> Callable[[Loader], Loader]:
     """Makes the decorated function the data set `name`.
 
     The function takes the settings and "train" or "test", and returns an `ImageSet` or
-    `ImageFiles`.
+    `ImageFiles`. With `numbers` it is a data set for regression, whose `ImageSet` has `values`.
 
     Raises InputError if there is another data set of that name.
     """
-    return DATASETS.register(name)
+    return (NUMBERED if numbers else DATASETS).register(name)
 
 
 def list_datasets() -> list[str]:
@@ -180,6 +183,7 @@ def load_images(
     known: ImageFormat | None = None,
     log: Callable[[str], None] = print,
     surveyed: bool = False,
+    numbers: bool = False,
 ) -> Images:
     """Reads one part of the data set that `config` names; `config.limit` applies to the training
     part.
@@ -192,19 +196,18 @@ def load_images(
         device: the device that uses the images. They stay there if they fit, else worker processes
             make the batches; see `DataConfig.loading`.
         known: the format of the images that a network was trained on, or is being trained on: these
-            get its mean and std.
+            get its mean and std, and have numbers if those have.
         log: called with a line for each file that is left out.
         surveyed: the files were decoded before, to find those that cannot be read, and need not be
             again.
+        numbers: the images have numbers to be predicted, and belong to no classes.
 
     Raises:
         ValueError: an unknown data set, absent or damaged files, a limit above the number of
             images, images of another format than `known`, or a random crop or cutout that could
             hide all of an image.
     """
-    if config.name not in DATASETS:
-        raise FieldError("data.name", DATASETS.unknown(config.name))
-    images = DATASETS[config.name](config, part)
+    images = _loader(config.name, numbers or (known is not None and known.values is not None))(config, part)
     if known is not None:
         _check_format(images.format, known)
     images = _with_prints(images, config.root)
@@ -217,14 +220,30 @@ def load_images(
         images = with_notes(images, [note])
     if isinstance(images, ImageSet):
         if config.size is not None:
-            images = replace(images, images=resize(images.images, config.size, config.fit == "stretch", config.resize))
+            resizing = Resizing(config.size, config.fit, config.resize, "area")
+            images = replace(images, images=resized(images.images, resizing), resizing=resizing)
         images = replace(images, workers=_workers(images, config, torch.device(device)))
     elif isinstance(images, ImageFiles):
         images = _prepared(images, config, part, torch.device(device), known, log, surveyed)
     _check_augmentation(config, images.format)
     if known is not None and isinstance(images, ImageSet):
-        return replace(images, mean=known.mean, std=known.std)
+        return replace(images, mean=known.mean, std=known.std, values=known.values)
     return images
+
+
+def _loader(name: str, numbers: bool) -> Loader:
+    """Returns the function that reads a data set. Raises FieldError where there is none of that
+    name, or it has no numbers."""
+    if numbers and name not in NUMBERED:
+        if name not in DATASETS:
+            raise FieldError("data.name", NUMBERED.unknown(name))
+        there = ", ".join(NUMBERED.names())
+        raise FieldError("data.name", f"{name} has classes and no numbers to be predicted; a regression takes {there}")
+    if not numbers and name not in DATASETS:
+        if name in NUMBERED:
+            raise FieldError("data.name", f"{name} has numbers and no classes; train it with --", Name("task"), " regression")
+        raise FieldError("data.name", DATASETS.unknown(name))
+    return (NUMBERED if numbers else DATASETS)[name]
 
 
 def with_notes(images: AnyImages, notes: Iterable[str]) -> AnyImages:
@@ -338,10 +357,13 @@ def _check_format(form: ImageFormat, known: ImageFormat) -> None:
 
 
 def stratified(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Returns ascending indices of `count` images in the proportions of the classes.
+    """Returns ascending indices of `count` images in the proportions of the classes; of images with
+    numbers any.
 
     A smaller choice is part of a larger one.
     """
+    if labels.is_floating_point():
+        labels = torch.zeros(len(labels), dtype=torch.int64)
     order = torch.randperm(len(labels), generator=generator)
     shuffled = labels[order]
     counts = shuffled.bincount()
@@ -361,8 +383,25 @@ def split_halves(images: AnyImages, fraction: float, seed: int) -> tuple[AnyImag
     Raises:
         ValueError: one of the parts would be empty.
     """
-    first, second = halves(len(images), fraction, seed)
-    return images.take(first), images.take(second)
+    parts = [images.take(places) for places in halves(len(images), fraction, seed)]
+    for part in parts:
+        if (name := constant(part)) is not None:
+            raise FieldError(
+                "seed",
+                f"with {show(seed)} one of the two parts has {len(part)} images whose {name} is the same in all; "
+                "it has no R2, take another seed or more images",
+            )
+    return parts[0], parts[1]
+
+
+def constant(images: Images) -> str | None:
+    """Returns the name of the first number that is the same in all of some images; None where none
+    is, or they belong to classes."""
+    if images.format.values is None or not len(images):
+        return None
+    least, most = images.labels.aminmax(dim=0)
+    alike = (least == most).tolist()
+    return label(images.format.class_names[alike.index(True)]) if any(alike) else None
 
 
 def halves(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -384,6 +423,22 @@ def in_classes(images: Images) -> str:
         each = f"{min(rest):,}" if min(rest) == max(rest) else f"{min(rest):,} to {max(rest):,}"
         shown.append(f"and {len(rest):,} more of {each} each")
     return f"{len(images):,} images of {images.classes:,} classes: {', '.join(shown)}"
+
+
+def in_numbers(images: Images) -> str:
+    """Returns one line: the count of images and, of the first of their numbers, name, range, mean
+    and standard deviation."""
+    names, labels = [label(name) for name in images.format.class_names], images.labels
+    shown = [
+        f"{name} from {least:.8g} to {most:.8g} (mean {mean:.8g}, deviation {std:.4g})"
+        for name, least, most, mean, std in zip(
+            names[:_SHOWN],
+            *(one.tolist() for one in (labels.amin(0), labels.amax(0), labels.mean(0), labels.std(0, correction=0))),
+            strict=False,
+        )
+    ]
+    rest = [f"and {len(names) - len(shown):,} more numbers"] if len(names) > len(shown) else []
+    return f"{len(images):,} images: {', '.join([*shown, *rest])}"
 
 
 def class_weights(images: Images, config: DataConfig) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from base.checks import FieldError, InputError, Name
-from training.format import BYTE, ImageFormat
+from training.format import BYTE, ImageFormat, Resizing
 from training.images.depth import ANSWER, BeyondBits, Seen, is_cut_colour, to_bytes
 from training.images.prints import Prints
 from training.images.sets import Crop, ImageSet, statistics_of_sums
@@ -71,11 +71,7 @@ class Decoding:
                     image = _in_bytes(file, self.gray, self.bits or 16, seen)
                     if is_cut:
                         seen.colour = max(seen.colour, int(np.asarray(image).max()))
-                    box = self._box(image) if crop is None else crop.box(image.height, image.width)
-                    size = image.size if self.size is None else (self.size, self.size)
-                    if size != image.size or box != (0, 0, *image.size):
-                        image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
-                    pixels = np.array(image)
+                    pixels = np.array(self._resized(image, crop))
         except BeyondBits as error:
             raise Mismatch("data.root", f"{path} ", *error.parts, *ANSWER) from error
         except UnidentifiedImageError as error:
@@ -85,6 +81,24 @@ class Decoding:
             reason = _one_line(said) or type(error).__name__
             raise InputError(f"{_one_line(path)}: cannot be read as an image ({reason})") from error
         return rearrange(torch.from_numpy(pixels), "h w -> 1 h w" if self.gray else "h w c -> c h w")
+
+    def of_pixels(self, pixels: Tensor) -> Tensor:
+        """Returns an image of bytes [C, H, W], one or three channels, as `read` returns a file of
+        these pixels."""
+        from PIL import Image
+
+        planes = rearrange(pixels, "1 h w -> h w" if len(pixels) == 1 else "c h w -> h w c")
+        found = torch.from_numpy(np.array(self._resized(Image.fromarray(planes.contiguous().numpy()), None)))
+        return rearrange(found, "h w -> 1 h w" if len(pixels) == 1 else "h w c -> c h w")
+
+    def _resized(self, image: "Image", crop: Crop | None) -> "Image":
+        from PIL import Image
+
+        box = self._box(image) if crop is None else crop.box(image.height, image.width)
+        size = image.size if self.size is None else (self.size, self.size)
+        if size == image.size and box == (0, 0, *image.size):
+            return image
+        return image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
 
     def _needed(self, image: "Image", crop: Crop | None) -> int:
         """Returns the pixels that the shorter side must have so that no pixel of the result is made
@@ -150,6 +164,13 @@ class ImageFiles:
     @property
     def classes(self) -> int:
         return len(self.format.class_names)
+
+    @property
+    def resizing(self) -> Resizing:
+        size, shorter = self.decoding.size, self.decoding.shorter
+        if self.decoding.stretch:
+            return Resizing(size, "stretch")
+        return Resizing(size, "crop", shorter if size and shorter and shorter >= size else None)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -313,4 +334,4 @@ def in_memory(images: ImageFiles, found: Survey) -> ImageSet:
     form = images.format
     left = images.take(found.readable)
     made = ImageSet(found.pixels, left.labels, images.classes, form.mean, form.std, form.class_names)
-    return replace(made, notes=images.notes, bits=form.bits, prints=left.prints)
+    return replace(made, notes=images.notes, bits=form.bits, prints=left.prints, resizing=images.resizing)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from base.checks import FieldError
@@ -56,9 +56,11 @@ class Listing:
         self._of_systems: Counter[str] = Counter()
         self._others: Counter[str] = Counter()
 
-    def images(self, folder: str) -> Listed:
+    def images(self, folder: str, add: Callable[[str], object] | None = None) -> Listed:
         """Lists all images in and below `folder`, by name, without hidden files and those of the
         system.
+
+        `add` is called with the path of each image, which then is not kept in the result.
 
         Raises OSError if a folder cannot be read, and InputError for too many files or folders too
         deep within one another.
@@ -81,7 +83,7 @@ class Listing:
                     raise FieldError("data.root", f"{folder}: has folders more than {MOST_DEEP} deep in one another")
                 waiting.append(self._sorted(entry.path))
             else:
-                self._sort(entry.name, entry.path, found)
+                self._sort(entry.name, entry.path, found, add or found.files.append)
         return found
 
     def folders(self, folder: str) -> tuple[list[os.DirEntry[str]], Listed]:
@@ -93,7 +95,7 @@ class Listing:
             if is_folder(entry):
                 entries.append(entry)
             else:
-                self._sort(entry.name, entry.path, beside)
+                self._sort(entry.name, entry.path, beside, beside.files.append)
         return entries, beside
 
     def notes(self) -> list[str]:
@@ -134,10 +136,10 @@ class Listing:
                     seen.append(entry)
         return iter(sorted(seen, key=lambda entry: entry.name))
 
-    def _sort(self, name: str, path: str, found: Listed) -> None:
+    def _sort(self, name: str, path: str, found: Listed, add: Callable[[str], object]) -> None:
         suffix = _suffix(name)
         if is_read(suffix):
-            found.files.append(path)
+            add(path)
         elif suffix in UNREAD or suffix in SUFFIXES:
             found.unread[suffix] += 1
         else:

@@ -38,7 +38,7 @@ class Prints:
     """The path of each file below the folder of its part, or the place of each image in its
     array."""
     labels: Tensor
-    """Class of each image, int64 [N]."""
+    """Class of each image, int64 [N]; of an image with numbers their print, from 0 to 2^31 - 1."""
     contents: Tensor
     """Print of each image's content, the bytes of its file or its pixels, int64 [N]."""
 
@@ -70,7 +70,7 @@ class Prints:
             "added": len(new) - len(both),
             "removed": len(old) - len(both),
             "of other content": int(other.sum()),
-            "of another class": int(moved.sum()),
+            "labelled otherwise": int(moved.sum()),
         }
         return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
@@ -95,10 +95,17 @@ def paths_below(folder: str, files: Sequence[str]) -> list[str]:
 
 
 def of_pixels(images: Tensor, labels: Tensor) -> Prints:
-    """Makes the prints of images [N, C, H, W], whose names are their places."""
-    values = images.contiguous().numpy()
-    contents = [_number(hashlib.blake2b(image, digest_size=_BYTES)) for image in values]
-    return Prints(tuple(map(str, range(len(images)))), labels, torch.tensor(contents, dtype=torch.int64))
+    """Makes the prints of images [N, C, H, W], whose names are their places; `labels` are classes
+    [N] or numbers [N, numbers]."""
+    contents = _of_rows(images)
+    if labels.is_floating_point():
+        labels = _of_rows(labels) & 0x7FFF_FFFF
+    return Prints(tuple(map(str, range(len(images)))), labels, contents)
+
+
+def _of_rows(values: Tensor) -> Tensor:
+    rows = values.contiguous().numpy()
+    return torch.tensor([_number(hashlib.blake2b(row, digest_size=_BYTES)) for row in rows], dtype=torch.int64)
 
 
 def _of_file(path: str) -> int:

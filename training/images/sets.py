@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from base.checks import InputError
-from training.format import BYTE, ImageFormat
+from training.format import BYTE, ImageFormat, Resizing, Standardisation
 from training.images.prints import Prints
 
 # The number of values of 4096 images of CIFAR-10, 100 MB in float64.
@@ -19,6 +19,7 @@ VALUES_AT_ONCE = 4096 * 3 * 32 * 32
 LONGEST = 4 / 3
 """Longer over shorter side of a part of an image that is drawn at random (Szegedy et al.,
 arXiv:1409.4842)."""
+_AS_ARRAYS = Resizing(filter="area")
 
 
 class Images(Protocol):
@@ -26,7 +27,8 @@ class Images(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """Class of each image, int64 [N], from 0 to `classes` - 1."""
+        """Class of each image, int64 [N], from 0 to `classes` - 1; or its numbers, float64 [N,
+        numbers]."""
 
     @property
     def format(self) -> ImageFormat: ...
@@ -36,7 +38,12 @@ class Images(Protocol):
         """Number of processes that make batches of them; 0: all stay on the device."""
 
     @property
-    def classes(self) -> int: ...
+    def classes(self) -> int:
+        """Number of classes, or of numbers that each image has."""
+
+    @property
+    def resizing(self) -> Resizing:
+        """The way in which they were brought to one size."""
 
     @property
     def prints(self) -> Prints | None:
@@ -97,14 +104,17 @@ class ImageSet:
     images: Tensor
     """Pixels, uint8 or float32 [N, C, H, W]."""
     labels: Tensor
-    """Class of each image, int64 [N], from 0 to `classes` - 1."""
+    """Class of each image, int64 [N], from 0 to `classes` - 1; or its numbers, float64 [N,
+    `classes`], in their own unit."""
     classes: int
+    """Number of classes, or of numbers that each image has."""
     mean: tuple[float, ...]
     """Mean for each of the C channels, of pixel / 255 where pixels are bytes."""
     std: tuple[float, ...]
     """Standard deviation for each of the C channels, of pixel / 255 where pixels are bytes."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes; left out, their numbers."""
+    """Names of the classes; left out, their numbers. Of numbers that images have: y, or y0, y1
+    ..."""
     workers: int = 0
     """Number of processes that make batches of them; 0: all stay on the device."""
     notes: tuple[str, ...] = ()
@@ -114,26 +124,43 @@ class ImageSet:
     """Bits that were used of the 16 of a pixel in files; None: there are no such files."""
     prints: Prints | None = None
     """Names and prints of the images; None where they were not taken."""
+    values: Standardisation | None = None
+    """Mean and standard deviation of numbers over the training part; None where images belong to
+    classes."""
+    resizing: Resizing = _AS_ARRAYS
+    """The way in which they were brought to one size."""
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (torch.uint8, torch.float32) or self.images.ndim != 4:
             given = f"{self.images.dtype} {list(self.images.shape)}"
             raise InputError(f"images: must be uint8 or float32 [N, C, H, W], not {given}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            given = f"{self.labels.dtype} {list(self.labels.shape)}"
-            raise InputError(f"labels: must be int64 [{len(self.images)}], one for each image, not {given}")
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
-            raise InputError(f"labels: must be from 0 to {self.classes - 1}")
-        object.__setattr__(self, "class_names", self.class_names or tuple(map(str, range(self.classes))))
+        self._check_labels()
+        names = tuple(map(str, range(self.classes)))
+        if self.values is not None:
+            names = tuple(f"y{name}" for name in names) if self.classes > 1 else ("y",)
+        object.__setattr__(self, "class_names", self.class_names or names)
         if len(self.class_names) != self.classes:
             raise InputError(f"class_names: must be {self.classes}, one a class, not {len(self.class_names)}")
         self.format  # noqa: B018  # checks mean and std
+
+    def _check_labels(self) -> None:
+        count, given = len(self.images), f"{self.labels.dtype} {list(self.labels.shape)}"
+        if self.values is not None:
+            if self.labels.dtype != torch.float64 or tuple(self.labels.shape) != (count, self.classes):
+                raise InputError(f"labels: must be float64 [{count}, {self.classes}], as values are given, not {given}")
+            if not self.labels.isfinite().all():
+                raise InputError("labels: must be finite")
+            return
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise InputError(f"labels: must be int64 [{count}], one for each image, not {given}")
+        if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
+            raise InputError(f"labels: must be from 0 to {self.classes - 1}")
 
     @property
     def format(self) -> ImageFormat:
         channels, height, width = self.images.shape[1:]
         scale = BYTE if self.images.dtype == torch.uint8 else 1.0
-        return ImageFormat((channels, height, width), scale, self.mean, self.std, self.class_names, self.bits)
+        return ImageFormat((channels, height, width), scale, self.mean, self.std, self.class_names, self.bits, self.values)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -193,6 +220,13 @@ def resize(images: Tensor, size: int, stretch: bool = True, shorter: int | None 
             values = F.interpolate(values, (size, size), mode="bilinear", align_corners=False)
         target.copy_(values if images.is_floating_point() else values.round_())
     return resized
+
+
+def resized(images: Tensor, resizing: Resizing) -> Tensor:
+    """Returns images [N, C, H, W] as `resizing` has them, by its filter for arrays."""
+    if resizing.size is None:
+        return images
+    return resize(images, resizing.size, resizing.fit == "stretch", resizing.resize)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

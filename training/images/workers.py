@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ def available_cores() -> int:
 
 
 def new_loader(
-    maker: "Dataset[Made | InputError]", requests: Sequence[Request], workers: int, **options: Any
+    maker: "Dataset[Made | InputError]", requests: Iterable[Request], workers: int, **options: Any
 ) -> "DataLoader[Made | InputError]":
     """Returns a loader of the results of `maker` on each of the `requests`, in their order.
 

@@ -20,6 +20,7 @@ from base.checks import FieldError, InputError, check_seed
 from base.numbers import parse_whole
 from base.plain_yaml import read_yaml, read_yaml_lines
 from base.texts import did_you_mean, excerpt, show
+from training.run import profile
 from training.run.command import foreseen
 from training.run.ownership.claim import restore
 from training.run.schema import (
@@ -60,6 +61,8 @@ class RunOptions:
     that of the configuration."""
     extend: Literal["restart", "tail"] | None = None
     """The way on of a run that is resumed with more epochs, whose schedules depend on them."""
+    profile: Path | None = None
+    """Directory into which the trace of some steps is written (`training.run.profile`)."""
     pictures: bool = True
     """Draw architectures and the like for TensorBoard and the report. It is no option of the
     command line but for callers in Python whose runs are so small that pictures would take most of
@@ -112,6 +115,7 @@ def parse_command_line(
             check_text("--run", values["run"])
         run = Path(values["run"] or _default_run(values["config"] or default_config, prog))
         seeds = _seeds(values.get("seeds"))
+        trace = _profile(values["profile"], run, seeds)
         if values["resume"] and not values["print_config"]:
             # Else the settings of a killed --overwrite would be read, whose run gives way later.
             for path in (run, *(seed_directory(run, seed) for seed in seeds)):
@@ -135,7 +139,7 @@ def parse_command_line(
         # Escaped by YAML's own rules, so that it stays a config file.
         print(text if _can_be_shown(text) else config_to_yaml(config, only_ascii=True), end="")
         raise SystemExit(0)
-    return config, RunOptions(run, values["resume"], values["overwrite"], seeds, values.get("extend"))
+    return config, RunOptions(run, values["resume"], values["overwrite"], seeds, values.get("extend"), trace)
 
 
 def _said(error: InputError | OSError) -> str:
@@ -148,6 +152,17 @@ def seed_directory(run: Path, seed: int | str) -> Path:
     """Returns the directory in which `run` is repeated with `seed`; "*" gives the pattern of all of
     them."""
     return run / f"seed_{seed}"
+
+
+def _profile(text: str | None, run: Path, seeds: Sequence[int]) -> Path | None:
+    if text is None:
+        return None
+    if text == "":
+        raise InputError("--profile: is empty; name a directory")
+    check_text("--profile", text)
+    for path in [seed_directory(Path(text), seed) for seed in seeds] or [Path(text)]:
+        profile.check(path, run)
+    return Path(text)
 
 
 def _seeds(text: str | None) -> tuple[int, ...]:
@@ -251,6 +266,11 @@ def _parser(
             help="With --resume and more --epochs: schedules begin anew for the further epochs, or stay at their last values.",
         )
     run.add_argument("--overwrite", action="store_true", help="Replace the run that the directory holds.")
+    run.add_argument(
+        "--profile",
+        metavar="DIR",
+        help="Write a trace of some steps, with named ranges, to DIR/trace.json, and a table of the ranges to the log.",
+    )
     if repeats:
         run.add_argument(
             "--seeds",

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from base.checks import FieldError, at_least
 from base.files import naming_errors, open_to_append
 from base.texts import escape, show
+from training.metrics import Score
 from training.run.command import RESUME, TrainingDiverged, foreseen, stop_of
 from training.run.ownership.files import LOG_FILE, record
 
@@ -46,6 +47,13 @@ class Monitor:
         """Adds one point to the curve of each tag."""
         for tag, value in values.items():
             self._events.add(self._summary.scalar(tag, value), step)
+
+    def histograms(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
+        """Adds the distribution of the finite numbers of a tensor, in 64 bins, to the histograms of
+        each tag."""
+        for tag, tensor in values.items():
+            if (finite := tensor[tensor.isfinite()]).numel():
+                self._events.add(self._summary.histogram(tag, finite.double().cpu().numpy(), bins=64), step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Adds a text, shown as it is (indented, so that TensorBoard's Markdown keeps its
@@ -123,7 +131,8 @@ class Bar:
     Close it, or use it in `with`.
     """
 
-    def __init__(self, total: int, done: int = 0, description: str = "") -> None:
+    def __init__(self, total: int, done: int = 0, description: str = "", of: str = "step") -> None:
+        """`of` is the word for what there are `total` of."""
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -131,7 +140,7 @@ class Bar:
             file=sys.stderr,
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}, {remaining} left",
+            bar_format=f"{{desc}} {{percentage:3.0f}}%|{{bar}}| {of} {{n_fmt}}/{{total_fmt}}{{postfix}}, {{remaining}} left",
         )
 
     def advance(self, steps: int = 1) -> None:
@@ -163,32 +172,40 @@ class StopConfig:
     hours: float | None = None
     """Stop after this many hours of wall-clock time, counted anew for each process (null: no
     limit). The epoch that runs then is finished, and the first one always is."""
-    accuracy: float | None = None
-    """Stop when the validation accuracy, a share in 0..1, reaches this value (null: no target)."""
+    score: float | None = None
+    """Stop when the score on the validation data, in its own units, is at least as good as this
+    value: an accuracy is a share in 0..1, and a loss falls to it (null: no target)."""
 
     def __post_init__(self) -> None:
         if self.hours is not None and not self.hours > 0:
             raise FieldError("hours", f"must be positive, not {show(self.hours)}")
         at_least(0, self, "hours", most=1e6)
-        if self.accuracy is not None and not 0 < self.accuracy <= 1:
-            raise FieldError("accuracy", f"must be a share above 0 and at most 1, not {show(self.accuracy)}")
+        at_least(-1e30, self, "score")
+
+    def check(self, score: Score) -> None:
+        """Raises FieldError, of a configuration's field `stop`, where the target is no value that
+        the score can come to."""
+        if self.score is not None and not score.is_target(self.score):
+            raise FieldError("stop.score", f"{score.words} must be {score.targets} to stop at, not {show(self.score)}")
 
 
 class StopConditions:
     """A watch over a `StopConfig`; its clock starts when it is made."""
 
-    def __init__(self, config: StopConfig) -> None:
+    def __init__(self, config: StopConfig, score: Score) -> None:
+        """`score` is the one that the target is a value of."""
         self._config = config
+        self._score = score
         self._started = time.monotonic()
 
-    def reason(self, accuracy: float | None = None) -> str | None:
+    def reason(self, value: float | None = None) -> str | None:
         """Returns the reason to stop now, in words, or None to go on.
 
-        `accuracy` is the latest on the validation data.
+        `value` is the latest score on the validation data, in its own sign.
         """
-        config = self._config
-        if config.accuracy is not None and accuracy is not None and accuracy >= config.accuracy:
-            return f"validation accuracy {accuracy:.4f} has reached the target of {config.accuracy}"
+        config, score = self._config, self._score
+        if config.score is not None and value is not None and score.reaches(value, config.score):
+            return f"validation {score.words} {value:.4f} has reached the target of {config.score}"
         if config.hours is not None and time.monotonic() - self._started >= config.hours * 3600:
             return f"the time of {config.hours} hours is over"
         return None

@@ -126,7 +126,9 @@ def spread(measured: Sequence[Mapping[str, float]]) -> list[Spread]:
 def _of_seed(config: C, options: RunOptions, seed: int) -> tuple[C, RunOptions]:
     path = seed_directory(options.run, seed)
     changed: dict[str, Any] = {"seed": seed}
-    return replace(config, **changed), replace(options, run=path, resume=options.resume and path.exists(), seeds=())
+    profile = None if options.profile is None else seed_directory(options.profile, seed)
+    theirs = replace(options, run=path, resume=options.resume and path.exists(), seeds=(), profile=profile)
+    return replace(config, **changed), theirs
 
 
 def _write(options: RunOptions, measured: Sequence[Mapping[str, float]], spreads: Sequence[Spread]) -> None:

@@ -1,6 +1,7 @@
 """Images that belong to classes: cross-entropy, accuracy, and what can be said of each class."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from base.checks import FieldError, InputError
+from training.format import ImageFormat
 from training.images.data import DataConfig, class_weights
-from training.metrics import Batch, Meter
+from training.metrics import Batch, Meter, Score
 from training.tasks.images import ImageData, ImageTask
 from training.tasks.task import Network
 from training.vision import import_torchvision
@@ -18,6 +20,19 @@ from training.vision import import_torchvision
 CALIBRATION_BINS = 15
 """Bins of equal width that the confidences are divided into."""
 _TOP = 5
+_ANSWERS = 3  # classes that a prediction names
+
+
+ACCURACY = Score.share("accuracy")
+"""Share of the images that is recognised."""
+CROSS_ENTROPY = Score("loss", larger_is_better=False, lowest=0)
+BALANCED_ACCURACY = Score.share("balanced_accuracy")
+"""Mean recall of the classes that have images."""
+MACRO_RECALL = Score.share("macro_recall")
+"""Mean recall of the classes that occur among labels or predictions; that of one without images is
+0."""
+MACRO_F1 = Score.share("macro_f1", "macro F1")
+"""Mean F1 of the classes that occur among labels or predictions."""
 
 
 class AccuracyMeter(Meter):
@@ -28,6 +43,48 @@ class AccuracyMeter(Meter):
 
     def sums(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         return {"accuracy": (outputs.argmax(1) == batch.targets).sum()}
+
+
+class ClassMeter(Meter):
+    """Measures the accuracy and one score in which every class counts alike, from the numbers of
+    images of each class over all batches."""
+
+    def __init__(self, device: torch.device | str, classes: int, score: Score) -> None:
+        super().__init__(device, dict.fromkeys(("hits", "images", "predictions"), (classes,)))
+        self.names = ACCURACY.name, score.name
+        self._score = score.name
+        self._none = torch.zeros(classes, dtype=torch.float64, device=self.device)
+
+    def sums(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        predicted, labels = outputs.argmax(1), batch.targets
+        one = torch.ones_like(labels, dtype=torch.float64)
+        # Sums of whole numbers, exact in any order. (bincount would wait for a GPU.)
+        return {
+            "hits": self._none.index_add(0, labels, (predicted == labels).double()),
+            "images": self._none.index_add(0, labels, one),
+            "predictions": self._none.index_add(0, predicted, one),
+        }
+
+    def values(self, sums: Mapping[str, Tensor], count: int) -> Mapping[str, float]:
+        hits, images, predictions = (sums[name].tolist() for name in ("hits", "images", "predictions"))
+        return {ACCURACY.name: math.fsum(hits) / count, self._score: over_classes(hits, images, predictions)[self._score]}
+
+
+def over_classes(hits: Sequence[float], images: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
+    """Returns the scores in which every class counts alike, by name, from the numbers of recognised
+    images, images and predictions of each class, of which there is at least one image.
+
+    They are those of scikit-learn: `balanced_accuracy_score`, and `recall_score` and `f1_score` with
+    average="macro" over the classes that occur and zero_division=0.
+    """
+    classes = [(hit, total, taken) for hit, total, taken in zip(hits, images, predictions, strict=True) if total or taken]
+    recalls = [hit / total for hit, total, _ in classes if total]
+    f1 = [2 * hit / (total + taken) for hit, total, taken in classes]
+    return {
+        BALANCED_ACCURACY.name: math.fsum(recalls) / len(recalls),
+        MACRO_RECALL.name: math.fsum(recalls) / len(classes),
+        MACRO_F1.name: math.fsum(f1) / len(classes),
+    }
 
 
 @dataclass(frozen=True)
@@ -60,6 +117,8 @@ class ClassificationEvaluation:
     macro_f1: float
     """Mean over the classes of the harmonic mean of precision and recall; classes that occur
     nowhere are left out."""
+    balanced_accuracy: float
+    """Mean over the classes that have images of the share of them that was recognised."""
     loss: float
     """Mean cross-entropy per image, in nats."""
     calibration_error: float
@@ -78,8 +137,9 @@ class ClassificationEvaluation:
 
     @property
     def values(self) -> Mapping[str, float]:
-        """Accuracies and F1 by name, those that say something."""
-        values = {name: getattr(self, name) for name in ("accuracy", "top5", "macro_recall", "macro_f1")}
+        """Accuracies, recall and F1 by name, those that say something."""
+        names = ("accuracy", "top5", "macro_recall", "macro_f1", "balanced_accuracy")
+        values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +151,7 @@ class Classification(ImageTask):
     """Images that belong to one of several classes each; the network makes a logit for each
     class."""
 
-    score_name = "accuracy"
+    scores = (ACCURACY, CROSS_ENTROPY, MACRO_RECALL, MACRO_F1, BALANCED_ACCURACY)
 
     def __init__(self, data: DataConfig, train: ImageData) -> None:
         """Raises InputError for a single class, and where classes are to be weighted and one has no
@@ -112,9 +172,11 @@ class Classification(ImageTask):
         """Returns the cross-entropy of logits [B, classes]."""
         return F.cross_entropy(outputs, batch.targets)
 
-    def new_meter(self, device: torch.device | str) -> AccuracyMeter:
-        """Returns a meter of the accuracy."""
-        return AccuracyMeter(device)
+    def new_meter(self, device: torch.device | str) -> Meter:
+        """Returns a meter of the accuracy and, where it is another one, of the score."""
+        if self.scored_by in (ACCURACY, CROSS_ENTROPY):
+            return AccuracyMeter(device)
+        return ClassMeter(device, self.outputs, self.scored_by)
 
     def evaluate(self, network: Network, batches: Iterable[Batch], device: torch.device | str) -> ClassificationEvaluation:
         """Returns accuracies, calibration and scores of each class; see `evaluate` below."""
@@ -123,7 +185,7 @@ class Classification(ImageTask):
     @classmethod
     def words(cls, name: str) -> str:
         """Returns the name of a value as logs and reports write it; outputs are classes."""
-        return {"top5": "top-5", "macro_f1": "macro F1", "outputs": "classes"}.get(name, name.replace("_", " "))
+        return {"top5": "top-5", "outputs": "classes"}.get(name) or super().words(name)
 
     def describe(self) -> dict[str, Any]:
         """Returns the format of the training images, and how many there are of each class."""
@@ -131,9 +193,27 @@ class Classification(ImageTask):
         return super().describe() | {"train_images_of_class": images.labels.bincount(minlength=images.classes).tolist()}
 
     @classmethod
+    def answer_columns(cls, form: ImageFormat) -> tuple[str, ...]:
+        """Returns the names of the columns for the most probable classes, three at most."""
+        columns = ("class", "probability", "second", "second_probability", "third", "third_probability")
+        return columns[: 2 * len(form.class_names)]
+
+    @classmethod
+    def answer_cells(cls, form: ImageFormat, outputs: Tensor) -> list[tuple[str | float, ...]]:
+        """Returns names and probabilities of the most probable classes by logits [B, classes]; of
+        equal ones the first."""
+        # As argmax does, and unlike topk, a stable sort has the first of equals first.
+        order = outputs.sort(dim=1, descending=True, stable=True).indices[:, :_ANSWERS]
+        chances = outputs.double().softmax(1).gather(1, order)
+        return [
+            tuple(cell for place, chance in zip(*row, strict=True) for cell in (form.class_names[place], chance))
+            for row in zip(order.tolist(), chances.tolist(), strict=True)
+        ]
+
+    @classmethod
     def written(cls, name: str, value: float) -> str:
-        """Returns a share as 97.22%."""
-        return f"{100 * value:.2f}%"
+        """Returns a share as 97.22%, the loss as 0.1234."""
+        return ACCURACY.written(value) if name == "top5" else super().written(name, value)
 
 
 @torch.no_grad()
@@ -155,16 +235,12 @@ def evaluate(
     from torchmetrics.classification import (
         MulticlassAccuracy,
         MulticlassConfusionMatrix,
-        MulticlassF1Score,
-        MulticlassRecall,
     )
 
     metrics = MetricCollection(
         {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
             **({"top5": MulticlassAccuracy(classes, top_k=_TOP, average="micro")} if classes > _TOP else {}),
-            "macro_recall": MulticlassRecall(classes, average="macro"),
-            "macro_f1": MulticlassF1Score(classes, average="macro"),
             "confusion": MulticlassConfusionMatrix(classes),
         },
         # With groups the top-5 accuracy can be wrong (findings/metric_collection_groups.sh).
@@ -173,8 +249,8 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=device)
     gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=device)
     count = 0
-    for images, labels in batches:
-        logits = logits_of(images).float()
+    for inputs, labels in batches:
+        logits = logits_of(inputs).float()
         if logits.shape != (len(labels), classes):
             raise InputError(f"evaluation: logits of shape {list(logits.shape)} where [{len(labels)}, {classes}] is expected")
         metrics.update(logits, labels)
@@ -185,12 +261,14 @@ def evaluate(
         raise InputError("evaluation: the data set has no images")
     found = metrics.compute()
     confusion = found.pop("confusion")
+    hits, images, predictions = (counts.tolist() for counts in (confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
     return ClassificationEvaluation(
         images=count,
         loss=loss.item() / count,
         calibration_error=gaps.abs().sum().item() / count,
         per_class=_class_scores(confusion),
         confusion=confusion.tolist(),
+        **over_classes(hits, images, predictions),
         **{"top5": None} | {name: value.item() for name, value in found.items()},
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from base.checks import whole
+from base.checks import FieldError, between, whole
 from supernet.recompute import Recompute
 from training.hardware import Precision
 from training.images.data import DataConfig
@@ -28,10 +28,18 @@ class TrainingConfig(RunConfig):
     backward computes each cell again, which takes less memory and more time and changes no
     result."""
     log_every: int = 50
-    """Steps between two readings of loss and accuracy."""
+    """Steps between two readings of the loss and the other values."""
+    histograms_every: int = field(default=0, metadata=MAY_CHANGE)
+    """Epochs between two histograms of the weights and of the gradients of an epoch's last step,
+    for TensorBoard; 0: never."""
     task: str = "classification"
-    """The task that networks are trained for: classification, or a task that was added with
-    @register_task."""
+    """The task that networks are trained for: classification; regression, of images that have
+    numbers (npz with floating y); or a task that was added with @register_task."""
+    score: str | None = None
+    """The score of the task that is searched for, selected by, stopped at and reported, over all
+    validation images: accuracy, loss, macro_recall, macro_f1 or balanced_accuracy of classification
+    (the last three count every class alike), r2, mse, mae or loss of regression; null: the task's
+    first one."""
     data: DataConfig = field(default_factory=DataConfig)
     """The images."""
     stop: StopConfig = field(default_factory=StopConfig, metadata=MAY_CHANGE)
@@ -45,6 +53,9 @@ class TrainingConfig(RunConfig):
         super().__post_init__()
         check_extended(self.epochs, self.extended)
         whole(self, "log_every")
+        between(0, 1_000_000, self, "histograms_every", said="from 0 to a million")
+        if self.histograms_every and not self.trains:
+            raise FieldError("histograms_every", "this run trains no weights; set it to 0")
 
     @property
     def phases(self) -> Phases:

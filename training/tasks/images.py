@@ -3,17 +3,17 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from base.checks import FieldError, InputError, Name
-from training.format import ImageFormat, saved_format, saved_notes
+from training.format import ImageFormat, Resizing, saved_format, saved_notes
 from training.hardware import Hardware
 from training.images.augment import Augmentation
 from training.images.batches import Batches
-from training.images.data import DataConfig, halves, in_classes, load_images, split_halves, with_notes
+from training.images.data import DataConfig, halves, in_classes, in_numbers, load_images, split_halves, with_notes
 from training.images.prints import Prints, SeenImages
 from training.images.sets import Images
 from training.run.config import RunOptions
@@ -45,6 +45,11 @@ class ImageData(Dataset):
         form = self.images.format
         return replace(form, class_names=self.names) if self.names else form
 
+    @property
+    def resizing(self) -> Resizing:
+        """The way in which the images were brought to one size."""
+        return self.images.resizing
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -56,16 +61,20 @@ class ImageData(Dataset):
         return f"{len(self)} images" if prints is None else prints.fingerprint
 
     def summary(self) -> list[str]:
-        """Returns the number of images, by class where the class is the answer, and how they were
-        read; see `Dataset.summary`."""
-        counts = in_classes(self.images) if self.targets is None else f"{len(self):,} images"
-        return [counts, *self.images.notes]
+        """Returns the number of images, by class where the class is the answer and with the range of
+        numbers where these are, and how they were read; see `Dataset.summary`."""
+        if self.targets is not None or not len(self):
+            said = f"{len(self):,} images"
+        else:
+            said = in_classes(self.images) if self.images.format.values is None else in_numbers(self.images)
+        return [said, *self.images.notes]
 
     def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
         """Shuffles with `seed`, then cuts after the share `fraction` (DARTS, Liu et al. 2019,
         section 3.1).
 
-        Raises InputError where one of the parts would be empty.
+        Raises InputError where one of the parts would be empty, or a number be the same in all of
+        it.
         """
         first, second = split_halves(self.images, fraction, seed)
         return replace(self, images=first), replace(self, images=second)
@@ -98,6 +107,8 @@ class ImageTask(Task):
     """
 
     train: ImageData
+    numbers: ClassVar[bool] = False
+    """Whether images have numbers to be predicted, rather than classes."""
 
     def __init__(self, data: DataConfig, train: ImageData) -> None:
         super().__init__(data, train)
@@ -122,7 +133,7 @@ class ImageTask(Task):
         """Reads the training images; a resumed run has their mean and deviation already."""
         known = None if options is None else saved_format(options)
         surveyed = known is not None
-        images = load_images(data, "train", hardware.device, known, log, surveyed)
+        images = load_images(data, "train", hardware.device, known, log, surveyed, cls.numbers)
         if known is not None and options is not None:
             # What was found when every file was decoded is not found again.
             images = with_notes(images, saved_notes(options.run))

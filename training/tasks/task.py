@@ -16,12 +16,13 @@ from torch import Tensor
 
 from base.checks import FieldError, InputError
 from base.registry import Registry
-from training.format import DATA_FILE, ImageFormat
+from base.texts import did_you_mean, show
+from training.format import AS_THEY_ARE, DATA_FILE, ImageFormat, Resizing
 from training.hardware import Hardware
 from training.images.data import DataConfig
-from training.metrics import Batch, Meter, Reading
+from training.metrics import LOSS, Batch, Meter, Reading, Score
+from training.run import profile
 from training.run.config import RunOptions
-from training.run.monitor import StopConfig
 from training.run.ownership.files import write_file
 
 Rest = Literal["keep", "drop", "drop_single"]
@@ -56,6 +57,12 @@ class Dataset(ABC):
     @abstractmethod
     def format(self) -> ImageFormat:
         """The form of the inputs, and the names of the outputs."""
+
+    @property
+    def resizing(self) -> Resizing:
+        """The way in which inputs of other sizes are brought to that form; where a dataset does not
+        say, they are not."""
+        return AS_THEY_ARE
 
     @abstractmethod
     def __len__(self) -> int:
@@ -132,12 +139,16 @@ class Task(ABC):
     is made for.
     """
 
-    score_name: ClassVar[str]
-    """The name, among the values of a `Reading`, of what networks are compared by: "accuracy"."""
+    scores: ClassVar[tuple[Score, ...]] = (LOSS,)
+    """The scores that networks can be compared by, the one that is taken unless another is wanted
+    first. The loss is always one of them, and need not be named."""
 
     def __init__(self, data: DataConfig, train: Dataset) -> None:
         self.data = data
         self.train = train
+        self.scored_by = self.scores[0]
+        """The score that networks are compared by: what is searched for, selected by, stopped at and
+        reported. `open_task` puts the one that was asked for."""
 
     @classmethod
     @abstractmethod
@@ -218,13 +229,14 @@ class Task(ABC):
 
     @abstractmethod
     def new_meter(self, device: torch.device | str) -> Meter:
-        """Returns a meter whose readings hold the value called `score_name`."""
+        """Returns a meter whose readings hold the value called `scored_by.name`, if that is not the
+        loss."""
 
     def read(self, network: Network, batches: Iterable[Batch], device: torch.device | str) -> Reading:
         """Returns the mean loss and values of `network`, in whichever mode the caller put it, over
         `batches`."""
         meter = self.new_meter(device)
-        for batch in batches:
+        for batch in profile.batches(batches, "evaluation"):
             outputs = self.forward(network, batch)
             meter.update(self.evaluation_loss(outputs, batch), outputs, batch)
         return meter.read()
@@ -236,41 +248,89 @@ class Task(ABC):
         return self.read(network, batches, device)
 
     @classmethod
-    def score(cls, found: Evaluation) -> float:
-        """Returns what a search maximises; more is better."""
-        return found.values[cls.score_name]
+    def score_named(cls, name: str | None) -> Score:
+        """Returns the score of that name; the first for None.
+
+        Raises FieldError if there is none.
+        """
+        if name is None:
+            return cls.scores[0]
+        known = cls._known_scores()
+        if name not in known:
+            near = did_you_mean(name, known) or ";"
+            raise FieldError("score", f"unknown score {show(name)}{near} the task has {', '.join(known)}")
+        return known[name]
+
+    @classmethod
+    def _known_scores(cls) -> dict[str, Score]:
+        """Returns all scores by name; a task may describe its loss in a way of its own."""
+        own = {score.name: score for score in cls.scores}
+        return own if LOSS.name in own else own | {LOSS.name: LOSS}
+
+    def value(self, found: Evaluation) -> float:
+        """Returns the score in its own sign, as people read it."""
+        return found.loss if self.scored_by.name == LOSS.name else found.values[self.scored_by.name]
+
+    def score(self, found: Evaluation) -> float:
+        """Returns what a search maximises; more is better: of an error the negative."""
+        return self.scored_by.maximised(self.value(found))
 
     @classmethod
     def words(cls, name: str) -> str:
-        """Returns the name of a value, such as `score_name`, as logs and reports write it, or what
-        they call "outputs"."""
-        return name.replace("_", " ")
+        """Returns the name of a value, such as a score, as logs and reports write it, or what they
+        call "outputs"."""
+        return cls._known_scores().get(name, Score(name)).words
+
+    @classmethod
+    def answer_columns(cls, form: ImageFormat) -> tuple[str, ...]:
+        """Returns the names of the columns in which a table has the answers of a network for inputs
+        of that form: those of the outputs."""
+        return cls.output_names(form)
+
+    @classmethod
+    def answer_cells(cls, form: ImageFormat, outputs: Tensor) -> list[tuple[str | float, ...]]:
+        """Returns the content of these columns for each of the outputs [B, ...]: the numbers, in the
+        unit of the data.
+
+        Raises InputError for outputs that are not one number for each column.
+        """
+        columns = len(cls.answer_columns(form))
+        if outputs.shape[1:] != (columns,):
+            raise InputError(f"outputs of shape {list(outputs.shape[1:])} are no row of {columns} numbers")
+        return [tuple(row) for row in (outputs if form.values is None else form.values.restored(outputs)).tolist()]
 
     @classmethod
     def written(cls, name: str, value: float) -> str:
         """Returns the value of that name as reports write it."""
-        return f"{value:.4f}"
+        return cls._known_scores().get(name, Score(name)).written(value)
 
 
 class TaskConfig(Protocol):
     """The part of a configuration that says what is to be learnt from what data."""
 
     task: str
+    score: str | None
     data: DataConfig
-    stop: StopConfig
+
+
+def asked_score(config: TaskConfig) -> Score:
+    """Returns the score that `config` asks for of its task.
+
+    Raises FieldError for a task or a score that is not known.
+    """
+    if config.task not in TASKS:
+        raise FieldError("task", TASKS.unknown(config.task))
+    return TASKS[config.task].score_named(config.score)
 
 
 def open_task(config: TaskConfig, hardware: Hardware, options: RunOptions | None = None, log: Log = print) -> Task:
     """Reads the training part of the task that `config` names; see `Task.open`. Logs its summary.
 
-    Raises InputError for a task that is not known, and for a target that its score never reaches.
+    Raises InputError for a task or a score that is not known.
     """
-    if config.task not in TASKS:
-        raise FieldError("task", TASKS.unknown(config.task))
-    kind = TASKS[config.task]
-    if config.stop.accuracy is not None and kind.score_name != "accuracy":
-        raise FieldError("stop.accuracy", f"task {config.task} has no accuracy but {kind.score_name}; leave it out")
-    task = kind.open(config.data, hardware, options, log)
+    score = asked_score(config)
+    task = TASKS[config.task].open(config.data, hardware, options, log)
+    task.scored_by = score
     for line in task.summary():
         log(line)
     return task
@@ -286,5 +346,11 @@ def check_parts(task: Task, run: Path, fraction: float, seed: int) -> None:
         raise FieldError("data.root", *error.parts) from error
 
 
-TASKS: Registry[type[Task]] = Registry("task", {"classification": "training.tasks.classification:Classification"})
+TASKS: Registry[type[Task]] = Registry(
+    "task",
+    {
+        "classification": "training.tasks.classification:Classification",
+        "regression": "training.tasks.regression:Regression",
+    },
+)
 register_task = TASKS.register

@@ -215,10 +215,15 @@ def numbers(found: Findings) -> dict[str, Any]:
     def several(gone: Together) -> dict[str, Any]:
         return {"without": list(map(place, gone.candidates)), **interval(gone.margin), "sum_of_margins": gone.sum}
 
-    name, plan = supernet.task.score_name, found.plan
+    scored_by, plan = supernet.task.scored_by, found.plan
     permutations = {"permutations": found.permutations, "examples_each": plan.permutation, "left": found.reached}
     return {
-        "score": {"name": name, "supernet": found.score, "examples": found.examples, "batches": found.batches},
+        "score": {
+            "name": scored_by.name,
+            "supernet": scored_by.own(found.score),
+            "examples": found.examples,
+            "batches": found.batches,
+        },
         "cost": {
             "examples_through_the_supernet": found.images,
             "at_most": plan.most,

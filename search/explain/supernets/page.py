@@ -40,7 +40,7 @@ def explanation_page(found: Findings, genotype: Genotype, name: str, pictures: b
         "In short",
         facts(
             {
-                f"{task.words(task.score_name)} of the supernet": task.written(task.score_name, found.score),
+                f"{task.scored_by.words} of the supernet": task.scored_by.written(task.scored_by.own(found.score)),
                 "operations in the cell": len(found.edges),
                 "of them could be left out": free,
                 "passes of a batch": f"{found.images / plan.batch:,.0f}",

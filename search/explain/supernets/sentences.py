@@ -15,9 +15,9 @@ class Words:
 
     def __init__(self, supernet: TrainedSupernet) -> None:
         self.supernet = supernet
-        name = supernet.task.score_name
+        self.scored_by = supernet.task.scored_by
         self.in_percent = supernet.in_percent
-        self.score = supernet.task.words(name) if self.in_percent else "the score"
+        self.score = self.scored_by.words
 
     def number(self, amount: float, sign: int = 1) -> str:
         """Returns a difference of scores, times `sign`, without its unit: 2.1 for 0.021 of an
@@ -33,11 +33,13 @@ class Words:
         return f"{number} point{'' if number == '1.0' else 's'}"
 
     def change(self, margin: Margin) -> str:
-        """Returns the change without a part: "accuracy falls by 2.1 points (1.6 to 2.6)"."""
+        """Returns the change without a part: "accuracy falls by 2.1 points (1.6 to 2.6)"; an error
+        rises."""
+        worse, better = ("falls", "rises") if self.scored_by.larger_is_better else ("rises", "falls")
         if self.number(margin.fall).startswith("-"):
-            verb, sign, ends = "rises", -1, (margin.high, margin.low)
+            verb, sign, ends = better, -1, (margin.high, margin.low)
         else:
-            verb, sign, ends = "falls", 1, (margin.low, margin.high)
+            verb, sign, ends = worse, 1, (margin.low, margin.high)
         low, high = (self.number(end, sign) for end in ends)
         return f"{self.score} {verb} by {self.points(sign * margin.fall)} ({low} to {high})"
 

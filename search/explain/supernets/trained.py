@@ -118,7 +118,7 @@ class TrainedSupernet:
     @property
     def in_percent(self) -> bool:
         """Returns whether the score is a share that reports write as a percentage."""
-        return self.task.written(self.task.score_name, 1.0).endswith("%")
+        return self.task.scored_by.percent
 
     def has(self, candidate: Candidate) -> bool:
         """Returns whether the supernet still has it."""

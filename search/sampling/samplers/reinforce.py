@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from base.checks import above_zero, at_least, below_one, between, inside, whole
+from base.checks import FieldError, above_zero, at_least, below_one, between, inside, whole
 from base.seeds import new_generator
+from base.texts import show
 from search.sampling.config import SamplingConfig
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.samplers.controller import Controller
 from search.sampling.samplers.sampler import Costs, Sampler, Scored, genome_of
+from search.sampling.scores.chosen import chosen_score
 from training.optim import load_optimizer, optimizer_structure
 from training.run.structure import Part, fields, integer, like, numeric, optional, row, rows, table
 
@@ -49,6 +51,12 @@ class ControllerConfig:
     baseline_decay: float = 0.95
     """Share of the moving average of scores that each architecture leaves; as published 0.99, which
     takes hundreds to follow."""
+    reward_threshold: float | None = None
+    """The controller's reward is what a score exceeds this value by, and 0 for one that does not:
+    max(score - threshold, 0), of a loss max(threshold - loss, 0), so that it learns from good
+    architectures alone how good they are; in the units of the score (see --score). Baseline and
+    advantage are those of the rewards; samplers' other parts and reports see the scores themselves;
+    null: the reward is the score."""
     entropy: float = 1e-4
     """Weight of the policy's entropy, in nats, beside the score."""
     replay_epochs: int = 0
@@ -64,6 +72,7 @@ class ControllerConfig:
         above_zero(self, "tanh_constant", least=1e-3, most=20)
         above_zero(self, "lr", least=1e-12, most=10)
         below_one(self, "baseline_decay")
+        at_least(-1e30, self, "reward_threshold")
         at_least(0, self, "entropy", most=1000)
         between(0, 1000, self, "replay_epochs")
         inside(self, "clip")
@@ -123,7 +132,9 @@ def policy_objective(
 class Policy:
     """A controller over the architectures of `encoding`, with its optimiser and its baseline."""
 
-    def __init__(self, encoding: Encoding, config: ControllerConfig, seed: int) -> None:
+    def __init__(self, encoding: Encoding, config: ControllerConfig, seed: int, threshold: float | None = None) -> None:
+        """`threshold` is `ControllerConfig.reward_threshold` of the score as it is maximised."""
+        self.threshold = threshold
         self.encoding = encoding
         self.config = config
         self.seed = seed
@@ -201,10 +212,13 @@ class Policy:
         return rewards
 
     def _tensors(self, experiences: Sequence[Experience]) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns values [n, variables], scores and log-probabilities [n]; scores in double
-        precision, for they may be alike."""
+        """Returns values [n, variables], rewards and log-probabilities [n]; rewards in double
+        precision, for scores may be alike."""
         genomes, scores, proposed = zip(*experiences, strict=True)
-        return self._values(genomes), torch.tensor(scores, dtype=torch.float64), torch.tensor(proposed)
+        rewards = torch.tensor(scores, dtype=torch.float64)
+        if self.threshold is not None:
+            rewards = (rewards - self.threshold).clamp_min(0)
+        return self._values(genomes), rewards, torch.tensor(proposed)
 
     def _values(self, genomes: Sequence[Genome]) -> Tensor:
         return torch.tensor([self.encoding.values(genome) for genome in genomes])
@@ -241,6 +255,19 @@ class Policy:
         self._samples, self._drawn = state["samples"], list(state["drawn"])
 
 
+def _threshold(config: Any) -> float | None:
+    """Returns the threshold of rewards of the score as it is maximised. Raises FieldError for one
+    that no score exceeds."""
+    threshold: float | None = config.controller.reward_threshold
+    if threshold is None:
+        return None
+    score = chosen_score(config)
+    if score.reaches(threshold, score.best):
+        problem = f"no {score.words} is better than {show(threshold)}, so that nothing would be learnt; take one that many are"
+        raise FieldError("controller.reward_threshold", problem)
+    return score.maximised(threshold)
+
+
 class PolicySampler(Sampler):
     """A sampler with a policy that learns; it proposes architectures and draws paths for the
     weights by it."""
@@ -250,7 +277,7 @@ class PolicySampler(Sampler):
 
     def __init__(self, encoding: Encoding, config: Any, seed: int, costs: Costs | None = None) -> None:
         super().__init__(encoding, config, seed, costs)
-        self.policy = Policy(encoding, config.controller, seed)
+        self.policy = Policy(encoding, config.controller, seed, _threshold(config))
         self.proposed: dict[Genome, float] = {}
         """The log-probability at which the policy last proposed an architecture, the latest
         proposals last."""

@@ -76,6 +76,10 @@ def test_samples_without_a_stop_come_to_the_known_values(game: Value, known: lis
     assert ((found.mean - torch.tensor(known)).abs() <= 4 * error + 1e-12).all()
 
 
+def test_one_permutation_of_an_additive_game_is_exact() -> None:
+    assert torch.allclose(sample_shapley(4, [additive], seeded(5)).mean, WORTH)
+
+
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 1000))
 def test_the_values_add_up_to_what_all_players_have_over_none(players: int, count: int, seed: int) -> None:
     value = random_game(players, seed)

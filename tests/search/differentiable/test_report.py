@@ -105,11 +105,11 @@ def test_a_search_that_is_stopped_and_goes_on_says_so_and_keeps_its_curves(
     searched: Path, tmp_path: Path, read_page: Read
 ) -> None:
     path = tmp_path / "run"
-    run("darts", path, SMALL | {"stop.accuracy": 0.001})
+    run("darts", path, SMALL | {"stop.score": 0.001})
     text = read_page(path)
     assert "|epochs|1 of 2|" in text
-    assert "Ended after epoch 1 of 2, as asked by stop.accuracy 0.001; --resume, with another stop, goes on." in text
-    run("darts", path, SMALL | {"stop.accuracy": "null"}, "--resume")
+    assert "Ended after epoch 1 of 2, as asked by stop.score 0.001; --resume, with another stop, goes on." in text
+    run("darts", path, SMALL | {"stop.score": "null"}, "--resume")
     text = read_page(path)
     assert "with epochs 2 to 2" in text and "Ended after" not in text
     charts = [page.partition("|Curves|")[2].partition("|What was asked|")[0] for page in (text, read_page(searched))]

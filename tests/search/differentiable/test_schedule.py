@@ -119,6 +119,14 @@ def test_a_collapse_ends_a_search_that_is_told_to_stop() -> None:
     assert replace(stopping, epochs=6, early_stop=EarlyStopConfig("skips", start=0.5)).collapse(history) is not None
 
 
+def test_alphas_by_shapley_values_wait_for_the_warm_up_and_take_no_gradient() -> None:
+    schedule = SupernetSchedule(4, warmup=0.5, rounds=6, tune_epochs=2, by_shapley=True)
+    planned = plans(schedule)
+    assert [plan.takes_shapley for plan in planned] == [False, False] + [True] * (len(planned) - 2)
+    assert not any(plan.moves_alphas for plan in planned) and not schedule.has_moved_alphas(len(planned))
+    assert not any(plan.takes_shapley for plan in plans(replace(schedule, by_shapley=False)))
+
+
 # Of a configuration
 
 
@@ -129,6 +137,7 @@ def test_a_configuration_has_its_schedule() -> None:
     )  # fmt: skip
     schedule = SupernetSchedule.of(config, DARTS)
     assert schedule == SupernetSchedule(8, config.weights, config.stages, 0.25, 0, 5, config.early_stop)
+    assert SupernetSchedule.of(SearchConfig(epochs=8, alphas=AlphaConfig(update="shapley")), DARTS).by_shapley
     decided = SearchConfig(epochs=8, selection=SelectionConfig("perturbation", tune_epochs=2))
     assert [SupernetSchedule.of(decided, space).rounds for space in (DARTS, NASBENCH)] == [14 + 3, 6]
     assert SupernetSchedule.of(decided, NASBENCH).planned_epochs == 8 + 11

@@ -1,10 +1,11 @@
 """A search from the command line to its files."""
 
+import copy
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -23,11 +24,13 @@ from ops import register_op
 from ops.banks import ChainBank, ModuleBank
 from ops.registry import OPERATIONS
 from retrain.weights import Trained
+from search.attribution.players import Players
+from search.attribution.update import ShapleyConfig
 from search.darts import main
 from search.differentiable import recorder as report
 from search.differentiable.config import AlphaConfig, SearchConfig, StagesConfig
 from search.differentiable.recorder import Recorder
-from search.differentiable.relaxations import RelaxationConfig
+from search.differentiable.relaxations import Mixture, RelaxationConfig
 from search.differentiable.steps import Steps
 from search.differentiable.trainer import BilevelSearch
 from supernet import Genotype, Supernet, get_space
@@ -71,7 +74,7 @@ def events(path: Path) -> Any:
     """Returns the events that TensorBoard itself reads in the directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0, "histograms": 0})
     accumulator.Reload()
     return accumulator
 
@@ -792,6 +795,73 @@ def test_an_epoch_of_one_level_is_one_pass_over_the_training_images(tmp_path: Pa
     assert [search.meters[level].read().count for level in ("train", "valid")] == [48, 0]
 
 
+# Alphas by Shapley values
+
+
+def by_shapley(tmp_path: Path, **settings: Any) -> BilevelSearch:
+    shapley = ShapleyConfig(permutations=2, batch=16)
+    return new_search(tmp_path, epochs=2, alphas=AlphaConfig(update="shapley", warmup=0.5), shapley=shapley, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tie_cells": False, "cells": 2}, {"auxiliary_skip": 1.0}])
+def test_alphas_take_one_step_along_shapley_values_before_the_weights_of_an_epoch(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is that of an estimate made anew, with candidates taken out of the mixture of the steps one by one."""
+    search = by_shapley(tmp_path, **settings)
+    begun = {kind: alpha.detach().clone() for kind, alpha in search.architecture.alphas.items()}
+    run_epoch(search, 0)
+    assert all(torch.equal(alpha, begun[kind]) for kind, alpha in search.architecture.alphas.items())
+    other = by_shapley(tmp_path, **settings)
+    other.load_state_dict(copy.deepcopy(search.state_dict()))
+    other.begin_epoch(1, print)
+    assert other.shapley is not None
+    players = Players({"cell": torch.ones_like(begun["cell"], dtype=torch.bool)})
+    skip = other.space.candidates.index("skip_connect")
+    mean = other.architecture.mean()["cell"].detach()
+
+    def score(batches: Iterable[Batch], mixture: Mixture) -> float:
+        (batch,) = batches
+        table = mixture["cell"].clone()
+        assert torch.equal(table[table != 0], mean[table != 0])
+        table[..., skip] += other.architecture.schedule().get("auxiliary_skip", 0.0)
+        with torch.no_grad():
+            return float((other.network(batch.inputs, {"cell": table}).argmax(1) == batch.targets).double().mean())
+
+    found = other.shapley.estimate(1, players, other.architecture.mean(), score)
+    other.shapley.move(other.architecture.alphas, players, found)
+    step, taken = Steps.__call__, []
+
+    def recorded(self: Steps, *batch: Batch) -> None:
+        taken.append(self.architecture.alphas["cell"].detach().clone())
+        assert len(batch) == 1
+        step(self, *batch)
+
+    monkeypatch.setattr(Steps, "__call__", recorded)
+    run_epoch(search, 1)
+    assert len(taken) == search.steps and not torch.equal(taken[0], begun["cell"])
+    assert all(torch.equal(table, other.architecture.alphas["cell"]) for table in (*taken, search.architecture.alphas["cell"]))
+    readings = search.recorder.history[1].readings
+    assert readings["shapley/evaluations"] == found.evaluations
+    assert readings["shapley/reached"] == float(found.reached.double().mean())
+    assert not {"shapley/evaluations", "speed/shapley_seconds"} & set(search.recorder.history[0].readings)
+    assert "speed/shapley_seconds" not in readings
+
+
+def test_curves_of_shapley_values_begin_with_them(tmp_path: Path) -> None:
+    more = {"alphas__update": "shapley", "alphas__warmup": 0.5, "shapley__permutations": 2, "shapley__stop": 0}
+    assert quick(argv(tmp_path / "run", **more)) == 0
+    seen = events(tmp_path / "run")
+    last = 2 * len(seen.Scalars("train/loss"))
+    for tag, value in {"shapley/evaluations": 2 * 31, "shapley/reached": 1.0}.items():
+        assert [(point.step, point.value) for point in seen.Scalars(tag)] == [(last, value)]
+    assert [point.value > 0 for point in seen.Scalars("speed/shapley_seconds")] == [True]
+    assert not {"lr/alphas", "valid/loss"} & set(seen.Tags()["scalars"])
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert log.count("Shapley values of 30 candidates: at most 62 evaluations on 32 of the 32 validation images\n") == 1
+    assert "shapley evaluations 62.0000 reached 1.0000" in log
+
+
 # One operation an edge
 
 GDAS = {"relaxation": RelaxationConfig("straight_through", temperature=5.0)}
@@ -877,3 +947,36 @@ def test_only_what_is_sampled_runs(one_path: bool, tmp_path: Path, monkeypatch: 
                 expected += [(kind, edge, column) for column in columns if column] * search.network.cells_of_kind[kind]
         assert sorted(ran) == sorted(expected)
     assert len(paths) == 2
+
+
+# Histograms and traces
+
+
+@pytest.mark.parametrize("settings", [{}, {"order": "second"}, {"bilevel": False}])
+def test_histograms_and_a_trace_change_no_bit(
+    settings: dict[str, Any], tmp_path: Path, assert_same: Callable[[Any, Any], None]
+) -> None:
+    watched = argv(tmp_path / "watched", "--profile", str(tmp_path / "trace"), histograms_every=1, **settings)
+    assert quick(argv(tmp_path / "plain", **settings)) == quick(watched) == 0
+    assert_same(saved(tmp_path / "watched"), saved(tmp_path / "plain"))
+    found = set(events(tmp_path / "watched").Tags()["histograms"])
+    parts = ("stem", "head", "layers.0.nor_conv_3x3", "alphas_cell")
+    assert found >= {f"{of}/{part}" for of in ("weights", "gradients") for part in parts}
+    assert not events(tmp_path / "plain").Tags()["histograms"]
+    names = ["step", "loading", "forward", "backward", "optimiser of weights", "optimiser of alphas", "evaluation"]
+    names += ["architecture step"] if settings.get("bilevel", True) else []
+    trace = json.loads((tmp_path / "trace" / "trace.json").read_text())["traceEvents"]
+    ranges = {event["name"] for event in trace if event.get("cat") == "user_annotation"}
+    assert {name for name in ranges if not name.startswith("Optimizer.")} == set(names)  # torch names its own
+
+
+def test_alphas_that_rest_have_no_histogram(tmp_path: Path) -> None:
+    assert quick(argv(tmp_path, histograms_every=1, epochs=2, alphas__warmup=0.5)) == 0
+    read = events(tmp_path)
+    assert len(read.Histograms("weights/stem")) == 2 and len(read.Histograms("weights/alphas_cell")) == 1
+
+
+def test_seeds_have_traces_of_their_own(tmp_path: Path) -> None:
+    assert quick(argv(tmp_path / "run", "--seeds=3,5", "--profile", str(tmp_path / "traces"))) == 0
+    assert sorted(path.name for path in (tmp_path / "traces").iterdir()) == ["seed_3", "seed_5"]
+    assert (tmp_path / "traces/seed_5/trace.json").is_file()

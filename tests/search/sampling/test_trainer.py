@@ -227,6 +227,34 @@ def test_weights_of_other_settings_are_refused(
     assert reason in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+def test_histograms_and_a_trace_change_no_bit(tmp_path: Path, assert_same: Same) -> None:
+    """Of the shared weights there are histograms after each epoch that trains them, not after rounds."""
+    plain = options("random", "nasbench201", run=tmp_path / "plain")
+    watched = options("random", "nasbench201", run=tmp_path / "watched", histograms_every=1)
+    assert run_search("random", plain) == 0
+    assert run_search("random", [*watched, "--profile", str(tmp_path / "trace")]) == 0
+    assert_same(state_of(tmp_path / "watched"), state_of(tmp_path / "plain"))
+    trace = (tmp_path / "trace" / "trace.json").read_text()
+    assert all(f'"{name}"' in trace for name in ("step", "loading", "forward", "backward", "optimiser of weights"))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(tmp_path / "watched"), size_guidance={"histograms": 0})
+    read.Reload()
+    epochs = sum("evaluations" not in json.loads(line) for line in (tmp_path / "watched/history.jsonl").open())
+    assert {"weights/stem", "gradients/head"} <= set(read.Tags()["histograms"])
+    assert len(read.Histograms("weights/stem")) == epochs > 0
+
+
+def test_what_trains_nothing_has_no_steps_to_watch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proxy = options("random", "nasbench201", run=tmp_path / "run", evaluate="snip")
+    assert run_search("random", [*proxy, "--profile", str(tmp_path / "trace")]) == 2
+    assert "--profile: this search trains no weights, so there is no step to record; leave it out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_search("random", [*proxy, "--histograms_every=1"])
+    assert "histograms_every: this run trains no weights; set it to 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_more_evaluations_go_on_from_those_that_are_made(tmp_path: Path, table_file: Path) -> None:
     for method in ("evolution", "bayes"):
         settings = {"evaluate": "table", "tabular": table_file, "round": 10}
@@ -298,7 +326,7 @@ def test_a_stop_before_any_evaluation_says_so_and_goes_on(tmp_path: Path, capsys
 
 
 def test_a_reached_accuracy_ends_it(tmp_path: Path, table_file: Path) -> None:
-    settings = {"evaluate": "table", "tabular": table_file, "evaluations": 100, "round": 10, "stop.accuracy": 0.3}
+    settings = {"evaluate": "table", "tabular": table_file, "evaluations": 100, "round": 10, "stop.score": 0.3}
     assert run_search("random", [*options("random", "nasbench201", **settings), f"--run={tmp_path / 'run'}"]) == 0
     check_results(tmp_path / "run", "nasbench201", 10)
 

@@ -57,7 +57,7 @@ def test_prints_of_pixels(dtype: torch.dtype) -> None:
         (prints("abc", [1, 2, 3]), prints("abcd", [1, 2, 3, 4]), "1 added"),
         (prints("abc", [1, 2, 3]), prints("ab", [1, 9]), "1 removed, 1 of other content"),
         (prints("abc", [1, 2, 3]), prints("xyz", [1, 2, 3]), "3 added, 3 removed"),
-        (prints("abc", [1, 2, 3], [0, 0, 1]), prints("abc", [1, 2, 9], [0, 1, 0]), "1 of other content, 1 of another class"),
+        (prints("abc", [1, 2, 3], [0, 0, 1]), prints("abc", [1, 2, 9], [0, 1, 0]), "1 of other content, 1 labelled otherwise"),
         (prints("", []), prints("a", [1]), "1 added"),
     ],
 )

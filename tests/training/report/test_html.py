@@ -185,15 +185,13 @@ def test_of_very_many_classes_the_first_are_listed_and_their_names_are_but_text(
 
 
 def test_a_run_that_was_resumed_or_ended_early_says_so() -> None:
-    stop = StopConfig(hours=2, accuracy=0.5)
+    stop = StopConfig(hours=2, score=0.5)
     assert Process(0, 5, 1.0).notes(5, stop) == []
     (resumed,) = Process(3, 5, 1.0).notes(5, stop)
     assert "with epochs 4 to 5" in resumed
     assert "with no further epoch" in Process(5, 5, 1.0).notes(5, stop)[0]
     (ended,) = Process(0, 2, 1.0).notes(5, stop)
-    assert (
-        "Ended after epoch 2 of 5, as asked by stop.hours 2, stop.accuracy 0.5; --resume, with another stop, goes on." in ended
-    )
+    assert "Ended after epoch 2 of 5, as asked by stop.hours 2, stop.score 0.5; --resume, with another stop, goes on." in ended
     assert Process(0, 2, 1.0).notes(5, None) == [], "ended by itself"
 
 

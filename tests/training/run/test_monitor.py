@@ -11,6 +11,8 @@ import matplotlib
 import pytest
 import torch
 
+from base.checks import FieldError
+from training.metrics import LOSS, Score
 from training.run.command import TrainingDiverged
 from training.run.monitor import Bar, Monitor, StopConditions, StopConfig, check_finite, peak_memory_mb
 
@@ -21,7 +23,7 @@ def events(directory):
     """Returns the events that TensorBoard itself reads in the directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0, "images": 0, "tensors": 0, "histograms": 0})
     accumulator.Reload()
     return accumulator
 
@@ -52,6 +54,20 @@ def test_tensorboard_reads_everything_back(tmp_path):
     assert text == "    epochs: 3\n    rate: 0.1"
     (image,) = read.Images("alphas")
     assert (image.step, image.width, image.height) == (2, 100, 50)
+
+
+def test_histograms_leave_out_what_is_not_finite(tmp_path):
+    numbers = torch.tensor([float("nan"), -1.0, 3.0, float("inf"), 3.0])
+    with Monitor(tmp_path) as monitor:
+        monitor.histograms(
+            3, {"some": numbers, "none": numbers[:1], "one": torch.zeros(5), "huge": torch.tensor([-3e38, 3e38])}
+        )
+    read = events(tmp_path)
+    assert set(read.Tags()["histograms"]) == {"some", "one", "huge"}
+    (event,) = read.Histograms("some")
+    found = event.histogram_value
+    assert (event.step, found.min, found.max, found.num, found.sum) == (3, -1.0, 3.0, 3, 5.0)
+    assert read.Histograms("one")[0].histogram_value.num == 5
 
 
 @pytest.mark.parametrize("first_step", [0, 4])
@@ -142,22 +158,32 @@ def test_peak_memory_on_a_gpu(monkeypatch):
     assert peak_memory_mb(torch.device("cuda")) == 3.0
 
 
+ACCURACY = Score.share("accuracy")
+
+
 def test_without_conditions_nothing_stops():
-    assert StopConditions(StopConfig()).reason(1.0) is None
+    assert StopConditions(StopConfig(), ACCURACY).reason(1.0) is None
 
 
 def test_target_accuracy():
-    stop = StopConditions(StopConfig(accuracy=0.9))
+    stop = StopConditions(StopConfig(score=0.9), ACCURACY)
     assert stop.reason() is None
     assert stop.reason(0.8999) is None
     assert stop.reason(float("nan")) is None
     assert stop.reason(0.9) == "validation accuracy 0.9000 has reached the target of 0.9"
 
 
+def test_a_loss_falls_to_its_target():
+    stop = StopConditions(StopConfig(score=0.4), LOSS)
+    assert stop.reason() is None
+    assert stop.reason(0.4001) is None and stop.reason(float("nan")) is None
+    assert stop.reason(0.3) == "validation loss 0.3000 has reached the target of 0.4"
+
+
 def test_hours(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    stop = StopConditions(StopConfig(hours=0.5, accuracy=0.9))
+    stop = StopConditions(StopConfig(hours=0.5, score=0.9), ACCURACY)
     now[0] += 1799.0
     assert stop.reason(0.1) is None
     now[0] += 1.0
@@ -171,7 +197,25 @@ def test_hours_out_of_range(hours):
         StopConfig(hours=hours)
 
 
-@pytest.mark.parametrize("accuracy", [0.0, -0.1, 1.01, 97.0, float("nan")])
-def test_accuracy_out_of_range(accuracy):
-    with pytest.raises(ValueError, match=r"^accuracy: must be a share above 0 and at most 1, not "):
-        StopConfig(accuracy=accuracy)
+@pytest.mark.parametrize("target", [float("nan"), float("inf")])
+def test_a_target_is_a_number(target):
+    with pytest.raises(ValueError, match=r"^score: must be "):
+        StopConfig(score=target)
+
+
+@pytest.mark.parametrize(
+    ("score", "refused", "taken", "said"),
+    [
+        (ACCURACY, [0.0, -0.1, 1.01, 97.0], [1e-9, 1.0], "above 0 and at most 1"),
+        (LOSS, [], [-5.0, 0.0, 7.0], ""),
+        (Score("error", larger_is_better=False, lowest=0), [-0.1], [0.0, 3.0], "at least 0"),
+        (Score("r2", highest=1), [1.1], [1.0, -3.0], "at most 1"),
+    ],
+)
+def test_a_target_is_a_value_of_the_score(score, refused, taken, said):
+    for target in taken:
+        StopConfig(score=target).check(score)
+    StopConfig().check(score)
+    for target in refused:
+        with pytest.raises(FieldError, match=rf"^stop.score: {score.name} must be {said} to stop at, not {target}$"):
+            StopConfig(score=target).check(score)

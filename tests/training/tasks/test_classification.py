@@ -2,15 +2,21 @@
 
 import json
 import math
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from base.checks import FieldError
 from benchmarks.timing import random_images
 from retrain.config import RetrainConfig
 from training.format import read_format, saved_notes
@@ -140,7 +146,7 @@ def test_evaluation_by_hand() -> None:
     found = evaluate(nn.Identity(), batches_of(logits, torch.tensor([0, 0, 0, 1]), 3), 3, "cpu")
     assert found.confusion == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert found.accuracy == 0.75
-    assert found.top5 is None and set(found.values) == {"accuracy", "macro_recall", "macro_f1"}
+    assert found.top5 is None and set(found.values) == {"accuracy", "macro_recall", "macro_f1", "balanced_accuracy"}
     # Class 2 occurs nowhere: recall (2/3 + 1) / 2, F1 (4/5 + 2/3) / 2.
     assert found.macro_recall == pytest.approx(5 / 6)
     assert found.macro_f1 == pytest.approx(11 / 15)
@@ -225,3 +231,72 @@ def test_evaluation_of_nothing_or_of_other_classes() -> None:
         evaluate(nn.Identity(), [], 3, "cpu")
     with pytest.raises(ValueError, match=r"^evaluation: logits of shape \[2, 4\] where \[2, 3\] is expected$"):
         evaluate(nn.Identity(), [(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))], 3, "cpu")
+
+
+# Scores of a search
+
+LABELLED = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=40)
+"""Labels and predictions of six classes, some of which most examples lack."""
+
+
+def read_in_batches(score: str, pairs: Sequence[tuple[int, int]], ends: Sequence[int]) -> Mapping[str, float]:
+    """Returns the values of a meter that was given (label, prediction) in batches up to these places."""
+    task = Classification.of_images(DataConfig(), random_images(6, 4, classes=6), CPU)
+    task.scored_by = task.score_named(score)
+    meter = task.new_meter("cpu")
+    labels, predictions = (torch.tensor(part) for part in zip(*pairs, strict=True))
+    places = sorted({0, *(end for end in ends if end < len(pairs)), len(pairs)})
+    for start, end in pairwise(places):
+        logits = F.one_hot(predictions[start:end], 6).float()
+        meter.update(torch.tensor(0.5), logits, Batch(logits, labels[start:end]))
+    reading = meter.read()
+    assert reading.count == len(pairs) and task.score(reading) == task.value(reading)
+    return reading.values
+
+
+def of_sklearn(score: str, labels: Sequence[int], predictions: Sequence[int]) -> float:
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
+
+    with warnings.catch_warnings(action="ignore"):  # of classes that are predicted and have no image
+        if score == "accuracy":
+            return float(accuracy_score(labels, predictions))
+        if score == "balanced_accuracy":
+            return float(balanced_accuracy_score(labels, predictions))
+        function = recall_score if score == "macro_recall" else f1_score
+        return float(function(labels, predictions, average="macro", zero_division=0))
+
+
+@pytest.mark.parametrize("score", ["accuracy", "macro_recall", "macro_f1", "balanced_accuracy"])
+@given(pairs=LABELLED, ends=st.lists(st.integers(1, 40), max_size=6))
+@example(pairs=[(0, 0), (0, 1), (1, 2), (3, 3)], ends=[1, 2, 3])  # a class absent from labels, one from predictions
+@example(pairs=[(0, 1), (0, 2)], ends=[1])  # no class is in both
+@example(pairs=[(5, 5)], ends=[])  # one class there is
+def test_scores_over_any_batches_are_those_of_scikit_learn(score: str, pairs: list[tuple[int, int]], ends: list[int]) -> None:
+    values = read_in_batches(score, pairs, ends)
+    assert values == read_in_batches(score, pairs, []), "other batches give other bits"
+    labels, predictions = zip(*pairs, strict=True)
+    assert set(values) == {"accuracy", score}
+    for name, value in values.items():
+        assert value == pytest.approx(of_sklearn(name, labels, predictions), abs=1e-12)
+    logits = F.one_hot(torch.tensor(predictions), 6).float()
+    found = evaluate(nn.Identity(), batches_of(logits, torch.tensor(labels), 7), 6, "cpu")
+    assert found.values[score] == pytest.approx(values[score], abs=1e-7 if score == "accuracy" else 0)
+
+
+def test_a_score_is_no_mean_over_batches() -> None:
+    """Each of two batches has one class alone: the mean of their scores would be 1 and 0."""
+    pairs = [(0, 0)] * 6 + [(1, 0)] * 2
+    assert read_in_batches("macro_recall", pairs, [6])["macro_recall"] == 0.5
+    assert read_in_batches("balanced_accuracy", pairs, [2, 7]) == {"accuracy": 0.75, "balanced_accuracy": 0.5}
+    assert read_in_batches("macro_f1", pairs, [6])["macro_f1"] == pytest.approx((12 / 14 + 0) / 2)
+
+
+def test_scores_have_names_and_bounds() -> None:
+    known = {score.name: score for score in map(Classification.score_named, ["accuracy", "loss", "macro_f1"])}
+    assert Classification.score_named(None) == known["accuracy"]
+    assert Classification.words("macro_f1") == "macro F1" and Classification.words("balanced_accuracy") == "balanced accuracy"
+    assert Classification.written("macro_f1", 0.5) == "50.00%" and Classification.written("loss", 0.5) == "0.5000"
+    with pytest.raises(FieldError, match=r"^score: unknown score 'balanced_acuracy'; did you mean balanced_accuracy\? "):
+        Classification.score_named("balanced_acuracy")
+    with pytest.raises(FieldError, match=r"^score: unknown score 'zzz'; the task has accuracy, loss, macro_recall, macro"):
+        Classification.score_named("zzz")
