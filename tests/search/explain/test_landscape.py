@@ -1,32 +1,23 @@
 """Tests of search/explain/landscape.py: from rows to an array, and tables that are no whole space."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from base.checks import FieldError, InputError
-from search.costs.tabular import Table, TableRow
+from search.costs.tabular import Table
 from search.explain.landscape import landscape
 from search.sampling.encoding import Encoding
 from supernet import get_space
 
-
-def table(operations: Sequence[str], score: Callable[[tuple[int, ...]], float] = sum) -> Table:
-    """All architectures of these operations, with scores of the places of theirs."""
-    rows = {}
-    for places in itertools.product(range(len(operations)), repeat=6):
-        one, two, three, four, five, six = (operations[place] for place in places)
-        value = float(score(places))
-        text = f"|{one}~0|+|{two}~0|{three}~1|+|{four}~0|{five}~1|{six}~2|"
-        rows[text] = TableRow(value, value + 10, value + 20, 1, 1, {})
-    return Table(rows)
+Make = Callable[..., Table]
 
 
-def test_each_architecture_is_at_its_place() -> None:
-    whole = table(
+def test_each_architecture_is_at_its_place(make_table: Make) -> None:
+    whole = make_table(
         ["nor_conv_3x3", "none", "skip_connect"], lambda places: sum(3**n * place for n, place in enumerate(places)) / 10
     )
     land = landscape(whole)
@@ -38,13 +29,13 @@ def test_each_architecture_is_at_its_place() -> None:
     np.testing.assert_array_equal(landscape(whole, "cifar10_valid_12").values, land.values + 20)
 
 
-def test_operations_that_no_space_knows_are_taken_in_their_order() -> None:
-    land = landscape(table(["wide", "none", "narrow"]))
+def test_operations_that_no_space_knows_are_taken_in_their_order(make_table: Make) -> None:
+    land = landscape(make_table(["wide", "none", "narrow"]))
     assert land.options[0] == ("none", "wide", "narrow")
 
 
-def test_the_operations_of_a_search_are_a_part_of_the_table() -> None:
-    whole = table(get_space("nasbench201").candidates[:4], max)
+def test_the_operations_of_a_search_are_a_part_of_the_table(make_table: Make) -> None:
+    whole = make_table(get_space("nasbench201").candidates[:4], max)
     encoding = Encoding(get_space("nasbench201"), ["none", "avg_pool_3x3"])
     land = landscape(whole, encoding=encoding)
     assert land.options == (("skip_connect", "nor_conv_1x1", "nor_conv_3x3"),) * 6
@@ -52,8 +43,8 @@ def test_the_operations_of_a_search_are_a_part_of_the_table() -> None:
         assert land.values[values] == whole[encoding.genotype(encoding.of_values(values))].test_accuracy
 
 
-def test_an_architecture_that_is_absent_is_named() -> None:
-    whole = table(["none", "skip_connect"])
+def test_an_architecture_that_is_absent_is_named(make_table: Make) -> None:
+    whole = make_table(["none", "skip_connect"])
     absent = "|skip_connect~0|+|none~0|none~1|+|none~0|none~1|none~2|"
     part = Table({text: row for text, row in whole.rows.items() if text != absent})
     with pytest.raises(FieldError, match=r"tabular: has 63 of the 64 architectures .* and no \|skip_connect~0\|"):
@@ -62,17 +53,17 @@ def test_an_architecture_that_is_absent_is_named() -> None:
         landscape(whole, encoding=Encoding(get_space("nasbench201")))
 
 
-def test_a_table_has_nothing_of_another_space() -> None:
+def test_a_table_has_nothing_of_another_space(make_table: Make) -> None:
     with pytest.raises(FieldError, match=r"tabular.*the space 'darts' has others"):
-        landscape(table(["none", "skip_connect"]), encoding=Encoding(get_space("darts")))
+        landscape(make_table(["none", "skip_connect"]), encoding=Encoding(get_space("darts")))
 
 
 @pytest.mark.parametrize(
     "text", ["", "nonsense", "|none~0|+|none~0|none~1|", "|none~0|+|none~0|none~1|+|none~0|none~1|pool~2|"]
 )
-def test_architectures_that_are_not_there(text: str) -> None:
+def test_architectures_that_are_not_there(text: str, make_table: Make) -> None:
     with pytest.raises(InputError):
-        landscape(table(["none", "skip_connect"])).index(text)
+        landscape(make_table(["none", "skip_connect"])).index(text)
 
 
 def test_published_table(shared_data: Callable[[str], Path]) -> None:
