@@ -34,9 +34,9 @@ class Curve:
     style: Literal["line", "dots"] = "line"
 
 
-def chart(title: str, curves: Sequence[Curve], across: str = "epoch") -> Markup | None:
-    """Draws curves over whole numbers such as epochs, with the last value of each; None if there is
-    no point."""
+def chart(title: str, curves: Sequence[Curve], across: str = "epoch", last: bool = True) -> Markup | None:
+    """Draws curves over whole numbers such as epochs, with the `last` value of each unless that says
+    nothing; None if there is no point."""
     curves = [Curve(curve.name, [p for p in curve.points if all(map(math.isfinite, p))], curve.style) for curve in curves]
     curves = [curve for curve in curves if curve.points]
     if not curves:
@@ -65,7 +65,7 @@ def chart(title: str, curves: Sequence[Curve], across: str = "epoch") -> Markup 
     parts += [_drawn(curve, number, place) for number, curve in enumerate(curves)]
     described = f"{title}: {', '.join(curve.name for curve in curves)}"
     drawn = element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=described)
-    legend = element("div", *(_legend(curve, number) for number, curve in enumerate(curves)), class_="legend")
+    legend = element("div", *(_legend(curve, number, last) for number, curve in enumerate(curves)), class_="legend")
     return element("figure", element("h3", title), legend, drawn)
 
 
@@ -103,9 +103,9 @@ def _drawn(curve: Curve, number: int, place: Callable[[Point], Point]) -> Markup
     return element("g", *parts, opacity=0.55 if curve.style == "dots" else None)
 
 
-def _legend(curve: Curve, number: int) -> Markup:
+def _legend(curve: Curve, number: int, with_last: bool) -> Markup:
     mark = element("i", style=f"background:var(--s{number % COLOURS})")
-    last = "" if curve.style == "dots" else f" {_short(curve.points[-1][1])}"
+    last = "" if curve.style == "dots" or not with_last else f" {_short(curve.points[-1][1])}"
     return join(element("span", mark, curve.name, last), " ")
 
 
@@ -129,7 +129,8 @@ def _ticks(low: float, high: float, count: int, whole: bool = False) -> list[flo
 def _tick_format(ticks: Sequence[float]) -> Callable[[float], str]:
     largest, step = max(map(abs, ticks)), ticks[1] - ticks[0]
     if largest >= 1e5 or largest < 1e-3:
-        return lambda value: f"{value:.1e}" if value else "0"
+        # Room is short beside a chart: 2.0e5.
+        return lambda value: f"{value:.1e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e") if value else "0"
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     decimals += not math.isclose(step * 10**decimals, round(step * 10**decimals))  # 2.5 has one more
     return lambda value: f"{value:,.{decimals}f}"
