@@ -212,6 +212,20 @@ def test_python_gives_numbers_in_their_unit_for_a_network_of_numbers(tmp_path: P
     assert cells[2] == pytest.approx(tuple(expected[2].tolist()), rel=1e-5)
 
 
+def test_a_table_of_numbers_has_a_column_for_each(tmp_path: Path) -> None:
+    form = form_of(1, names=("=age", "height"), values=Standardisation((-40.0, 1.7), (0.1, 0.1)))
+    trained = Trained(network_for(form), form, "regression")
+    (tmp_path / "run").mkdir()
+    trained.save(tmp_path / "run")
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "x.npz", images)
+    assert main([f"{tmp_path}/run", f"{tmp_path}/x.npz", f"--csv={tmp_path}/out.csv"]) == 0
+    rows = rows_of(tmp_path / "out.csv")
+    assert list(rows[0]) == ["file", "'=age", "height", "error"]
+    for row, (age, height) in zip(rows, trained.predict(images).outputs.tolist(), strict=True):
+        assert (float(row["'=age"]), float(row["height"])) == pytest.approx((age, height), rel=1e-6)  # -40 is no formula
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Six images, one of them of another size."""
@@ -294,9 +308,9 @@ def test_a_table_on_the_terminal(photos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "... and 10 more; --csv FILE has all" in capsys.readouterr().out
 
 
-def test_a_table_is_safe_for_spreadsheets(photos: Path, tmp_path: Path) -> None:
+def test_a_table_is_safe_for_spreadsheets(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = plain(tmp_path / "run", form_of(names=("=1+1", "@b")))
-    os.chdir(photos)
+    monkeypatch.chdir(photos)
     os.rename("0.png", "=cmd|x.png")
     os.rename("1.png", b"\xff\n,.png")
     os.unlink("5.png")
