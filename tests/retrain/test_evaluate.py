@@ -692,7 +692,7 @@ def test_a_network_that_diverged(make_run, refused, tmp_path):
     network = untrained(0)
     torch.nn.init.constant_(network.head.classifier.bias, float("nan"))
     trained_on(network).save(Path(run))
-    assert refused(run, *QUIET).startswith(f"{run}/weights.safetensors: gives logits that are NaN or infinite")
+    assert refused(run, *QUIET).startswith(f"{run}/weights.safetensors: gives outputs that are NaN or infinite")
 
 
 @pytest.mark.parametrize(
