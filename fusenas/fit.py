@@ -29,6 +29,7 @@ from training.hardware import choose_device
 from training.images.data import DataConfig, constant, list_datasets, load_images, stratified
 from training.images.readers import folder, npz
 from training.images.sets import Images
+from training.run import profile
 from training.run.command import resumable
 from training.run.config import RunOptions
 from training.run.directory import RunDirectory
@@ -192,6 +193,8 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
         for name, its in ((_SEARCH, search_config), (_RETRAIN, retrain_config)):
             below = _below(run.path / name, options)
             RunDirectory.check(below.run, its, below.resume, below.overwrite)
+            if below.profile is not None:
+                profile.check(below.profile, below.run)
         run.begin("fusenas")
         with resumable():
             record(run.path, f"{_SEARCH}/", f"{_RETRAIN}/")
@@ -224,8 +227,8 @@ def _check_spread(test: Images, score: str | None) -> None:
 
 
 def _below(path: Path, options: RunOptions) -> RunOptions:
-    profile = None if options.profile is None else options.profile / path.name
-    return RunOptions(path, options.resume and path.exists(), options.overwrite, profile=profile)
+    trace = None if options.profile is None else options.profile / path.name
+    return RunOptions(path, options.resume and path.exists(), options.overwrite, profile=trace)
 
 
 def _data_config(config: FitConfig) -> DataConfig:

@@ -58,8 +58,8 @@ def _parser() -> Parser:
     number("patches", usual.patches, "Patches along a side, for occlusion, LIME and KernelSHAP")
     number("samples", usual.samples, "Samples of each image for LIME and KernelSHAP")
     number("steps", usual.steps, "Steps of integrated gradients")
-    exact = "Integrate gradients without an error of the steps; for small networks (default: false)."
-    parser.add_argument("--exact", default=False, help=exact, **TRUTH)
+    complete = "Cut the path of integrated gradients where the network bends, so that they add up (default: false)."
+    parser.add_argument("--complete", default=False, help=complete, **TRUTH)
     number("checked", Plan.checked, "Images that are explained again with random weights, at most")
     number("depth", Plan.depth, "Questions in a row that the tree asks, at most")
     number("seed", usual.seed, "Seed of all random choices")
@@ -95,7 +95,7 @@ def _main(argv: list[str]) -> int:
         seen = look_through(run, examples, plan, device, _by(bar))
     passes = plan.passes(run, len(seen.chosen))
     cost = ", ".join(f"{name} {count:,}" for name, count in passes.items())
-    bound = " at most" if plan.settings.exact else ""
+    bound = " at most" if plan.settings.complete else ""
     print(f"explaining {len(seen.chosen)} of them takes{bound} {sum(passes.values()):,} images through the network: {cost}")
     with _bar(sum(passes.values()), "explaining") as bar:
         found = explain(run, examples, seen, plan, _by(bar))
@@ -116,7 +116,7 @@ def _plan(options: dict[str, Any]) -> Plan:
     check_seed("seed", options["seed"])
     if options["depth"] > 20:
         raise FieldError("depth", f"must be at most 20 questions, not {options['depth']}")
-    settings = Settings(**{name: options[name] for name in ("cell", "patches", "steps", "exact", "samples", "seed")})
+    settings = Settings(**{name: options[name] for name in ("cell", "patches", "steps", "complete", "samples", "seed")})
     methods = known_methods(options["methods"])
     return Plan(methods, settings, options["per_class"], options["most"], options["checked"], options["depth"])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from base.checks import FieldError
 from base.seeds import derive_seed
-from retrain.explain.path import exact_gradients
+from retrain.explain.path import complete_gradients
 from supernet.discrete import DiscreteNetwork
 
 _AT_ONCE = 64
@@ -32,8 +32,8 @@ class Settings:
     """Patches along each side, for occlusion, LIME, KernelSHAP and the agreement of methods."""
     steps: int = 64
     """Steps of integrated gradients."""
-    exact: bool = False
-    """Integrated gradients are computed without an error of the steps."""
+    complete: bool = False
+    """The path of integrated gradients is cut where the network bends, so that they add up."""
     samples: int = 256
     """Images with patches left out, of each image, that LIME and KernelSHAP are fitted to."""
     seed: int = 0
@@ -97,13 +97,13 @@ class Method:
 
 def integrated_gradients(subject: Subject, inputs: Tensor, targets: Tensor) -> Tensor:
     """Returns integrated gradients (Sundararajan et al. 2017, equation 1) in float64: by the
-    midpoint rule, or exactly (`path.exact_gradients`)."""
+    midpoint rule, or complete (`path.complete_gradients`)."""
     from captum.attr import IntegratedGradients
 
     settings, found = subject.settings, []
     for image, target in zip(inputs.double(), targets.tolist(), strict=True):
-        if settings.exact:
-            gradients, points = exact_gradients(subject.precise, image, target)
+        if settings.complete:
+            gradients, points = complete_gradients(subject.precise, image, target)
             found.append(gradients[None])
             subject.advance(points)
             continue

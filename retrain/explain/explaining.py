@@ -51,7 +51,7 @@ class Plan:
         """Returns the number of images that go through the network, by what it is for."""
         _, height, width = run.trained.format.shape
         each = {name: METHODS[name].passes(self.settings, height, width) for name in self.methods}
-        if self.settings.exact and "integrated_gradients" in each:
+        if self.settings.complete and "integrated_gradients" in each:
             each["integrated_gradients"] = MOST_POINTS
         checks = min(self.checked, explained) * len(stages(run.trained.network))
         return {

@@ -92,8 +92,10 @@ class Findings:
     def _said_of(self, name: str) -> str:
         found, title = self.methods[name], METHODS[name].title
         mean, low, high = self.gain_over_random(name)
-        gained = f"insertion less deletion is {mean:+.3f} ({low:+.3f} to {high:+.3f}) beside a random order of pixels"
-        said = f"{title}: {gained}"
+        said = (
+            f"{title[0].upper()}{title[1:]}: the area of insertion less that of deletion is {mean:+.3f} ({low:+.3f} to "
+            f"{high:+.3f}) beside that of a random order of pixels"
+        )
         said += ", better than random." if low > 0 else ", worse than random." if high < 0 else ", not better than random."
         last = found.sanity[-1]
         if last is None:
@@ -137,7 +139,7 @@ class Findings:
                 "cell": self.cell,
                 "patches": self.settings.patches,
                 "steps": self.settings.steps,
-                "exact": self.settings.exact,
+                "complete": self.settings.complete,
                 "samples": self.settings.samples,
                 "seed": self.settings.seed,
             },

@@ -117,6 +117,7 @@ def _faithfulness(found: Findings) -> list[Markup]:
                 for name, curves in [*((name, one.curves) for name, one in found.methods.items()), ("random", found.random)]
             ],
             across=f"pixels, % {done}",
+            last=False,
         )
         for title, what, done in (("deletion", "deletion", "taken away"), ("insertion", "insertion", "put in"))
     ]

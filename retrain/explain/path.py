@@ -1,4 +1,4 @@
-"""Integrated gradients without an error of the steps: the path is cut where the network bends."""
+"""Integrated gradients that are complete: the path is cut where the network bends."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,8 @@ TOLERANCE = 1e-9
 """Difference from a straight line, per unit of the path, up to which a piece is straight."""
 MOST_POINTS = 20_000
 """Points of the path of an image at most; beyond them the pieces that are left are not cut."""
-_FIRST = 33
+FIRST = 1025
+"""Points that are taken in any case."""
 _AT_ONCE = 1024
 _SHORTEST = 1e-12
 
@@ -34,22 +35,25 @@ class _Points(NamedTuple):
         return _Points(*map(torch.cat, zip(self, others, strict=True)))
 
 
-def exact_gradients(network: nn.Module, image: Tensor, target: int, most: int = MOST_POINTS) -> tuple[Tensor, int]:
+def complete_gradients(network: nn.Module, image: Tensor, target: int, most: int = MOST_POINTS) -> tuple[Tensor, int]:
     """Returns the integrated gradients (Sundararajan et al. 2017, equation 1) of an image [C, H, W]
     against the baseline 0, [C, H, W], and the number of points that took.
 
     A network of convolutions, ReLUs and pools is linear between the points of the path where some
     unit switches, so that its gradient is constant there and the integral a finite sum. A piece
-    whose two ends lie on the tangent of one of them is such a part; another is cut where the
-    tangents of its ends meet, which is the bend if it has a single one. Where there are more than
-    `most` points, as in a network that is nowhere linear, the pieces that are left are integrated
-    by the trapezoid rule. Image and network are of float64.
+    whose ends lie on the tangent of one of them is taken for such a part; another is cut where the
+    tangents of its ends meet, which is the bend if it has a single one. The values add up to the
+    difference of the outputs but for rounding. A unit that switches on and off again between two of
+    the first `FIRST` points is missed: its share of the integral is too, and adds up to 0.
+
+    Where there are more than `most` points, as in a network that is nowhere linear, the pieces that
+    are left are integrated by the trapezoid rule. Image and network are of float64.
     """
     evaluate = _along(network, image, target)
-    places = torch.linspace(0, 1, _FIRST, dtype=image.dtype, device=image.device)
+    places = torch.linspace(0, 1, FIRST, dtype=image.dtype, device=image.device)
     points = evaluate(places)
     count = len(places)
-    left, right = points.take(torch.arange(_FIRST - 1)), points.take(torch.arange(1, _FIRST))
+    left, right = points.take(torch.arange(FIRST - 1)), points.take(torch.arange(1, FIRST))
     total = torch.zeros_like(left.gradient[0])
     while len(left.place):
         width = right.place - left.place
@@ -69,8 +73,12 @@ def exact_gradients(network: nn.Module, image: Tensor, target: int, most: int = 
         cut = _meeting(left, right)
         middle = evaluate(cut)
         count += len(cut)
-        bend = (middle.value - left.value - left.slope * (cut - left.place)).abs() <= TOLERANCE * (right.place - left.place)
-        bend |= right.place - left.place < _SHORTEST
+        width = right.place - left.place
+        # Both tangents have to reach the cut, which may also be just the middle.
+        bend = torch.stack(
+            [(middle.value - end.value - end.slope * (cut - end.place)).abs() <= TOLERANCE * width for end in (left, right)]
+        ).all(0)
+        bend |= width < _SHORTEST
         on_both = left.gradient * (cut - left.place)[:, None] + right.gradient * (right.place - cut)[:, None]
         total += on_both[bend].sum(0)
         rest = ~bend

@@ -97,7 +97,7 @@ def explain(run: SearchRun, options: ExplainOptions) -> Explanation:
 
         return explain_sampled(run, options)
     if isinstance(run, DifferentiableRun):
-        from search.explain.differentiable import explain as explain_differentiable
+        from search.explain.supernets.explain import explain as explain_differentiable
 
         return explain_differentiable(run, options)
     raise InputError(f"{run.path}: a search by {run.method.name} is of a family of its own, for which there is no explanation")

@@ -131,14 +131,14 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 def _shares(variances: Mapping[Slots, float]) -> dict[Slots, float]:
     whole = sum(variances.values())
-    if not whole > 0:
-        raise ValueError("all values are equal, so that no slot has an effect")
     return {chosen: variance / whole for chosen, variance in variances.items()}
 
 
 def _gathered(values: np.ndarray, weight: Callable[[Slots], float]) -> np.ndarray:
     """Returns, for each slot, the sum over all U with the slot of `weight(U)` times the share of
     V_U."""
+    if np.min(values) == np.max(values):  # rounding would leave a variance, and shares of it
+        raise ValueError("all values are equal, so that no slot has an effect")
     found = np.zeros(np.ndim(values))
     for chosen, share in _shares(anova(values)).items():
         found[list(chosen)] += weight(chosen) * share

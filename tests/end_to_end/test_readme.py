@@ -13,6 +13,7 @@ from PIL import Image
 import fusenas.__main__ as fusenas_main
 import retrain.evaluate
 import retrain.export
+import retrain.predict
 from fusenas import settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -39,12 +40,16 @@ def test_commands_take_a_folder_of_images_to_a_file(tmp_path: Path, monkeypatch:
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(20):
             Image.new("RGB", (20 + number, 16), colour).save(tmp_path / "photos" / name / f"{number}.png")
-    programs = {"fusenas": fusenas_main.main, "retrain.evaluate": retrain.evaluate.main, "retrain.export": retrain.export.main}
+    (tmp_path / "new_photos").mkdir()
+    Image.new("RGB", (30, 20), "orange").save(tmp_path / "new_photos" / "new.png")
+    ours = (retrain.evaluate, retrain.predict, retrain.export)
+    programs = {"fusenas": fusenas_main.main, **{module.__name__: module.main for module in ours}}
     commands = [shlex.split(line)[2:] for line in OWN_IMAGES.splitlines() if line.startswith("python -m")]
-    assert [module for module, *_ in commands] == ["fusenas", "retrain.evaluate", "retrain.export"]
+    assert [module for module, *_ in commands] == list(programs)
     for module, *arguments in commands:
         quick = ["--size=16", "--effort=quick"] if module == "fusenas" else []
         assert programs[module]([*arguments, *quick]) == 0
+    assert len((tmp_path / "predicted.csv").read_text().splitlines()) == 2
     for file in ("report.html", "evaluation.json", "export/model.pt2", "export/model.onnx"):
         assert (tmp_path / "runs" / "photos" / "retrain" / file).is_file()
 

@@ -29,7 +29,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "evolution": SAMPLED | {"evolution.population": 2, "evolution.sample": 2},
     "enas": SAMPLED | {"guide": 4, "controller.batch": 2, "controller.hidden": 8},
 }
-RETRAIN = COMMON | {"cells": 1, "channels": 4, "epochs": 3, "auxiliary_weight": 0, "drop_path": 0, "validation_fraction": 0.3}
+RETRAIN = COMMON | {"cells": 3, "channels": 4, "epochs": 3, "auxiliary_weight": 0, "drop_path": 0, "validation_fraction": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +134,8 @@ def test_a_retraining_reports_and_stops_at_the_score(
     assert "balanced accuracy|" in page
 
 
-def test_a_fit_passes_its_score_on(imbalanced: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    arguments = [f"--data={imbalanced}", f"--run={run}", "--device=cpu", "--threads=1", "--effort=quick", "--export=none"]
+def test_a_fit_refuses_a_score_that_there_is_not(imbalanced: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        fusenas.__main__.main([*arguments, "--score=balanced_acuracy"])
+        fusenas.__main__.main([f"--data={imbalanced}", f"--run={tmp_path / 'run'}", "--score=balanced_acuracy"])
     said = "fusenas: error: score: unknown score 'balanced_acuracy'; did you mean balanced_accuracy? "
-    assert capsys.readouterr().err.startswith(said) and not run.exists()
-    assert fusenas.__main__.main([*arguments, "--score=balanced_accuracy"]) == 0
-    value = (RetrainRun.open(run / "retrain").metrics or {})["balanced_accuracy"]
-    assert f"fusenas: test balanced accuracy {value:.4f}, accuracy " in capsys.readouterr().out
-    assert "supernet_balanced_accuracy" in history(run / "search")[-1]
+    assert capsys.readouterr().err.startswith(said) and not (tmp_path / "run").exists()

@@ -72,13 +72,21 @@ def test_a_folder_becomes_a_network(photos: Path, tmp_path: Path, capsys: pytest
     assert error.startswith(f"fusenas: error: data: {photos}")
     assert error.endswith("; mend or delete it, or leave such files out, --skip_unreadable true\n")
     assert not run.exists()
-    command.append("--skip_unreadable=true")
+    command += ["--skip_unreadable=true", f"--profile={tmp_path / 'traces'}"]
+    (tmp_path / "traces" / "retrain").mkdir(parents=True)
+    (tmp_path / "traces" / "retrain" / "trace.json").touch()
+    assert fusenas.__main__.main(command) == 2
+    assert "holds a trace.json, which stays as it is" in capsys.readouterr().err
+    assert not run.exists()
+    (tmp_path / "traces" / "retrain" / "trace.json").unlink()
     assert fusenas.__main__.main(command) == 0
     said = capsys.readouterr().out
     assert "test accuracy 1.0000" in said
     for file in ("search/genotype.json", "search/report.html", "retrain/report.html", "retrain/export/model.pt2"):
         assert (run / file).is_file()
     assert (run / "retrain" / "random_0" / "metrics.json").is_file()
+    traces = sorted((tmp_path / "traces").glob("**/trace.json"))
+    assert [path.parent.name for path in traces] == ["retrain", "search"]
     assert all("seed: 4\n" in (run / part / "config.yaml").read_text() for part in ("search", "retrain"))
     trained = Trained.load(run / "retrain")
     assert trained.format.class_names == ("blue", "red")

@@ -159,3 +159,9 @@ def test_too_few_images() -> None:
 def test_a_class_without_images() -> None:
     with pytest.raises(ValueError, match=r"^data: class 1, counted from 0, has no image to train on$"):
         chosen(DataSummary((20, 0, 20), 3, 32, True))
+
+
+@pytest.mark.parametrize("score", [None, "balanced_accuracy", "loss"])
+def test_both_runs_have_the_score_that_is_asked_for(score: str | None) -> None:
+    configs = suitable(FitConfig("x", score=score), DataConfig(), DataSummary((90, 90), 1, 28, True), CPU)
+    assert [config.score for config in configs] == [score, score]

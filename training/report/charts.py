@@ -34,9 +34,9 @@ class Curve:
     style: Literal["line", "dots"] = "line"
 
 
-def chart(title: str, curves: Sequence[Curve], across: str = "epoch") -> Markup | None:
-    """Draws curves over whole numbers such as epochs, with the last value of each; None if there is
-    no point."""
+def chart(title: str, curves: Sequence[Curve], across: str = "epoch", last: bool = True) -> Markup | None:
+    """Draws curves over whole numbers such as epochs, with the `last` value of each unless that says
+    nothing; None if there is no point."""
     curves = [Curve(curve.name, [p for p in curve.points if all(map(math.isfinite, p))], curve.style) for curve in curves]
     curves = [curve for curve in curves if curve.points]
     if not curves:
@@ -65,7 +65,7 @@ def chart(title: str, curves: Sequence[Curve], across: str = "epoch") -> Markup 
     parts += [_drawn(curve, number, place) for number, curve in enumerate(curves)]
     described = f"{title}: {', '.join(curve.name for curve in curves)}"
     drawn = element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=described)
-    legend = element("div", *(_legend(curve, number) for number, curve in enumerate(curves)), class_="legend")
+    legend = element("div", *(_legend(curve, number, last) for number, curve in enumerate(curves)), class_="legend")
     return element("figure", element("h3", title), legend, drawn)
 
 
@@ -103,9 +103,9 @@ def _drawn(curve: Curve, number: int, place: Callable[[Point], Point]) -> Markup
     return element("g", *parts, opacity=0.55 if curve.style == "dots" else None)
 
 
-def _legend(curve: Curve, number: int) -> Markup:
+def _legend(curve: Curve, number: int, with_last: bool) -> Markup:
     mark = element("i", style=f"background:var(--s{number % COLOURS})")
-    last = "" if curve.style == "dots" else f" {_short(curve.points[-1][1])}"
+    last = "" if curve.style == "dots" or not with_last else f" {_short(curve.points[-1][1])}"
     return join(element("span", mark, curve.name, last), " ")
 
 

@@ -126,8 +126,8 @@ def spread(measured: Sequence[Mapping[str, float]]) -> list[Spread]:
 def _of_seed(config: C, options: RunOptions, seed: int) -> tuple[C, RunOptions]:
     path = seed_directory(options.run, seed)
     changed: dict[str, Any] = {"seed": seed}
-    profile = None if options.profile is None else seed_directory(options.profile, seed)
-    theirs = replace(options, run=path, resume=options.resume and path.exists(), seeds=(), profile=profile)
+    trace = None if options.profile is None else seed_directory(options.profile, seed)
+    theirs = replace(options, run=path, resume=options.resume and path.exists(), seeds=(), profile=trace)
     return replace(config, **changed), theirs
 
 

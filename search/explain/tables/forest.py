@@ -97,8 +97,12 @@ def forest_effects(
     data = _Data(np.asarray(choices), tuple(options), np.asarray(scores, np.float64), random)
     fitted = _fit(data, trees, random, advance)
     count = len(fitted.scores)
-    first = _estimate(data, fitted, np.ones(count))
-    again = [_estimate(data, fitted, random.multinomial(count, np.full(count, 1 / count))) for _ in range(BOOTSTRAPS)]
+
+    def resampled(many: int) -> np.ndarray:
+        return random.multinomial(many, np.full(many, 1 / many))
+
+    first = _estimate(data, fitted, np.ones(count), None)
+    again = [_estimate(data, fitted, resampled(count), None if data.is_whole else resampled(_DRAWN)) for _ in range(BOOTSTRAPS)]
 
     def shares(low: Callable[[_Estimates], np.ndarray], high: Callable[[_Estimates], np.ndarray]) -> list[Share]:
         # A square has a standard error that grows with it: its root has about the same everywhere.
@@ -147,6 +151,23 @@ class _Estimates:
 
 
 @dataclass(frozen=True)
+class _Surface:
+    """A forest h over all architectures, or some that were drawn from them: m."""
+
+    values: np.ndarray
+    """h: [m]."""
+    without: np.ndarray
+    """(h - h_i)^2: [d, m]."""
+
+    def moments(self, weights: np.ndarray | None) -> tuple[float, np.ndarray]:
+        """Returns the variance of h, and E[(h - h_i)^2] [d], with each architecture weighted; None
+        weighs all alike."""
+        mean = np.average(self.values, weights=weights)
+        variance = float(np.average((self.values - mean) ** 2, weights=weights))
+        return variance, np.average(self.without, axis=1, weights=weights)
+
+
+@dataclass(frozen=True)
 class _Fitted:
     """A forest, and the trials that some of its trees have not seen: n of them."""
 
@@ -157,10 +178,7 @@ class _Fitted:
     """h(x) by the trees that have not seen the trial: [n]."""
     averaged: np.ndarray
     """h_i(x) by the same trees: [d, n]."""
-    variance: float
-    """Variance of h."""
-    without: np.ndarray
-    """E[(h - h_i)^2]: [d]."""
+    surface: _Surface
     joint: np.ndarray
     """Means of h, see `_joint_means`."""
 
@@ -204,13 +222,14 @@ class _Data:
         by_column = predictions.reshape(self.starts[-1], -1)
         return np.stack([by_column[start:end].mean(0) for start, end in zip(self.starts, self.starts[1:], strict=False)])
 
-    def surface(self, predictions: np.ndarray) -> tuple[float, np.ndarray]:
-        """Returns, of predictions for `asked`, their variance and E[(h - h_i)^2] of each slot."""
+    def surface(self, predictions: np.ndarray) -> "_Surface":
+        """Returns the forest, of its predictions for `asked`."""
         if self.is_whole:
             grid = predictions.reshape(self.options)
-            return grid.var(), np.array([((grid - grid.mean(slot, keepdims=True)) ** 2).mean() for slot in range(grid.ndim)])
+            without = [((grid - grid.mean(slot, keepdims=True)) ** 2).ravel() for slot in range(grid.ndim)]
+            return _Surface(predictions, np.stack(without))
         own = predictions[:_DRAWN]
-        return own.var(), ((own - self.averaged(predictions[_DRAWN:])) ** 2).mean(1)
+        return _Surface(own, (own - self.averaged(predictions[_DRAWN:])) ** 2)
 
 
 def _fit(data: _Data, trees: int, random: np.random.Generator, advance: Callable[[], None]) -> _Fitted:
@@ -238,13 +257,13 @@ def _fit(data: _Data, trees: int, random: np.random.Generator, advance: Callable
         advance()
     used = unseen > 0
     averaged = data.averaged((swapped[:, used] / unseen[used]).ravel())
-    variance, without = data.surface(asked / trees)
     predicted = own[used] / unseen[used]
-    return _Fitted(data.scores[used], data.encoded[used], predicted, averaged, variance, without, joint / trees)
+    return _Fitted(data.scores[used], data.encoded[used], predicted, averaged, data.surface(asked / trees), joint / trees)
 
 
-def _estimate(data: _Data, fitted: _Fitted, weights: np.ndarray) -> _Estimates:
-    """Estimates the effects with each trial weighted."""
+def _estimate(data: _Data, fitted: _Fitted, weights: np.ndarray, drawn: np.ndarray | None) -> _Estimates:
+    """Estimates the effects with each trial weighted, and each architecture that was `drawn` from
+    the space."""
 
     def mean(values: np.ndarray) -> np.ndarray:
         return np.average(values, axis=-1, weights=weights)
@@ -252,10 +271,11 @@ def _estimate(data: _Data, fitted: _Fitted, weights: np.ndarray) -> _Estimates:
     scores, predicted, averaged = fitted.scores, fitted.predicted, fitted.averaged
     residual = scores - predicted
     error = float(mean(residual**2))
-    variance = fitted.variance + mean((scores - mean(scores)) ** 2) - mean((predicted - mean(predicted)) ** 2)
+    surface, without = fitted.surface.moments(drawn)
+    variance = surface + mean((scores - mean(scores)) ** 2) - mean((predicted - mean(predicted)) ** 2)
     # Scores of trials that were drawn where they are good may vary less than the forest elsewhere.
     variance = max(float(variance), error)
-    without = fitted.without + mean((scores - averaged) ** 2 - (predicted - averaged) ** 2)
+    without = without + mean((scores - averaged) ** 2 - (predicted - averaged) ** 2)
     # E[(f - h_i)^2] = T + (1 - T / V) E[(f - h)^2], solved for T / V.
     alike = np.clip((without - error) / max(variance - error, 0.01 * variance), 0, 1)
     white = 1 - 1 / np.array(data.options)

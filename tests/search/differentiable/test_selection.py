@@ -338,4 +338,7 @@ def decided(search: BilevelSearch, name: str, number: int = 0) -> Tensor:
     search.task.scored_by = search.task.score_named(name)
     assert search.perturbation is not None
     (kind,) = search.space.kinds
-    return search.perturbation.decide(number, kind, search.architecture.keep[kind], search.architecture.mean(), search._score)
+    decision = search.perturbation.decide(
+        number, kind, search.architecture.keep[kind], search.architecture.mean(), search._score
+    )
+    return decision.keep

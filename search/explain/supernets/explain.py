@@ -1,15 +1,17 @@
 """The explanation of a search that descends a gradient, from its trained supernet."""
 
 import time
+from pathlib import Path
 
+from search.costs.tabular import Table
 from search.differentiable.method import DifferentiableRun
 from search.explain.explanation import ExplainOptions, Explanation
-from search.explain.findings import Findings, find, numbers
-from search.explain.page import explanation_page, figures
-from search.explain.plan import Account, Plan, plan
-from search.explain.sentences import sentences
-from search.explain.trained import TrainedSupernet
-from search.explain.truth import searched_part
+from search.explain.supernets.findings import Findings, find, numbers
+from search.explain.supernets.page import explanation_page, figures
+from search.explain.supernets.plan import Account, Plan, plan
+from search.explain.supernets.sentences import sentences
+from search.explain.supernets.trained import TrainedSupernet
+from search.explain.supernets.truth import searched_part
 from training.report.html import duration
 from training.run.monitor import Bar
 from training.tasks.task import Log
@@ -28,13 +30,23 @@ def explain(run: DifferentiableRun, options: ExplainOptions, log: Log = print) -
 
 
 def measure(run: DifferentiableRun, options: ExplainOptions, log: Log = print) -> Findings:
-    """Measures the trained supernet of a search; see `explain`."""
+    """Measures the trained supernet of a search; see `explain`.
+
+    The table that the search was given stands in where `options` have none and its file is still
+    there.
+    """
     supernet = TrainedSupernet(run, options, log)
-    table = None if options.table is None else searched_part(supernet, options.table, options.column)
+    table = options.table or _table_of(run)
+    known = None if table is None else searched_part(supernet, table, options.column)
     planned = plan(supernet, options.budget)
     log(cost(supernet, planned))
     with Bar(planned.most, description="explains") as bar:
-        return find(supernet, planned, Account(bar), options.seed, run.history, table)
+        return find(supernet, planned, Account(bar), options.seed, run.history, known)
+
+
+def _table_of(run: DifferentiableRun) -> Table | None:
+    named = run.config.tabular
+    return Table.read(named) if named is not None and Path(named).is_file() else None
 
 
 def cost(supernet: TrainedSupernet, planned: Plan) -> str:

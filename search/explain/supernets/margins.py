@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.explain.trained import Candidate, Scores
+from search.explain.supernets.trained import Candidate, Scores
 
 CONFIDENCE = 0.95
 TOLERATED = 0.01

@@ -3,11 +3,11 @@ else."""
 
 from collections.abc import Iterable, Iterator
 
-from search.explain.findings import EdgeFinding, Findings
-from search.explain.margins import TOLERATED, Margin
-from search.explain.measures import MEASURES
-from search.explain.trained import Candidate, TrainedSupernet
-from search.explain.truth import Truth
+from search.explain.supernets.findings import EdgeFinding, Findings
+from search.explain.supernets.margins import TOLERATED, Margin
+from search.explain.supernets.measures import MEASURES
+from search.explain.supernets.trained import Candidate, TrainedSupernet
+from search.explain.supernets.truth import Truth
 
 
 class Words:
@@ -63,11 +63,13 @@ def sentences(found: Findings) -> list[str]:
 def of_edge(edge: EdgeFinding, words: Words) -> str:
     """Returns the sentence about one edge of a derived cell."""
     name, operation = words.edge(edge.chosen), words.supernet.operation(edge.chosen)
-    if edge.margin is None:
+    if edge.margin is not None:
+        parts = [f"{name}: without {operation} {words.change(edge.margin)}"]
+        parts += ["it could be left out"] if edge.margin.can_be_left_out else []
+    elif words.supernet.has(edge.chosen):
+        parts = [f"{name}: {operation} was chosen, without which nothing changes"]
+    else:
         return f"{name}: {operation} was chosen in an earlier epoch, and the supernet does not have it any more"
-    parts = [f"{name}: without {operation} {words.change(edge.margin)}"]
-    if edge.margin.can_be_left_out:
-        parts.append("it could be left out")
     if edge.runner_up is not None:
         behind = words.number(edge.runner_up.behind)
         if float(behind) == 0:

@@ -8,8 +8,8 @@ from typing import Any
 
 from base.seeds import new_generator
 from search.explain.landscape import Landscape
-from search.explain.margins import TOLERATED, Margin, Together, in_order, paired
-from search.explain.measures import (
+from search.explain.supernets.margins import TOLERATED, Margin, Together, in_order, paired
+from search.explain.supernets.measures import (
     ALPHAS,
     GRADIENT,
     MEASURES,
@@ -23,9 +23,9 @@ from search.explain.measures import (
     perturbation,
     shapley,
 )
-from search.explain.plan import Account, Plan, permutations
-from search.explain.trained import LEAST_BATCHES, Candidate, TrainedSupernet
-from search.explain.truth import Truth, truths
+from search.explain.supernets.plan import Account, Plan, permutations
+from search.explain.supernets.trained import LEAST_BATCHES, Candidate, TrainedSupernet
+from search.explain.supernets.truth import Truth, truths
 from search.history import SearchEpoch
 
 
@@ -45,7 +45,8 @@ class EdgeFinding:
 
     chosen: Candidate
     margin: Margin | None
-    """None where the supernet does not have the operation any more."""
+    """None where the supernet does not have the operation any more, and for `none` beside others,
+    without which nothing changes."""
     runner_up: RunnerUp | None
     """None where there was no other one to compare it with."""
     first: Mapping[str, str]
@@ -111,10 +112,8 @@ def find(
         account(examples)
         return paired(whole, found)
 
-    present = [one for one in supernet.chosen if supernet.has(one)]
-    zero = Margin(0.0, 0.0, 0.0)
-    margins = {one: zero if supernet.is_inert(one) else measure([one]) for one in present}
-    order = sorted(present, key=lambda one: margins[one].fall)
+    margins = {one: measure([one]) for one in supernet.weighed}
+    order = sorted(margins, key=lambda one: margins[one].fall)
     free = [one for one in order if margins[one].can_be_left_out]
 
     def single(one: Candidate) -> float:

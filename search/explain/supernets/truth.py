@@ -15,8 +15,8 @@ import numpy as np
 from search.costs.tabular import Table
 from search.explain.decomposition import operation_importance, ranks, shap
 from search.explain.landscape import Landscape, landscape
-from search.explain.measures import Values, agreement
-from search.explain.trained import Candidate, TrainedSupernet
+from search.explain.supernets.measures import Values, agreement
+from search.explain.supernets.trained import Candidate, TrainedSupernet
 from search.sampling.encoding import Encoding
 
 TRUTHS = ("operation importance", "SHAP")

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.explain.findings import EdgeFinding, Findings
-from search.explain.margins import CONFIDENCE, Margin
-from search.explain.measures import GRADIENT, MEASURES, PERTURBATION, SHAPLEY, Values
-from search.explain.plan import PERMUTATIONS
-from search.explain.sentences import Words, of_agreement, of_edge, of_several, of_truth
-from search.explain.trained import Candidate, TrainedSupernet
+from search.explain.supernets.findings import EdgeFinding, Findings
+from search.explain.supernets.margins import CONFIDENCE, Margin
+from search.explain.supernets.measures import GRADIENT, MEASURES, PERTURBATION, SHAPLEY, Values
+from search.explain.supernets.plan import PERMUTATIONS
+from search.explain.supernets.sentences import Words, of_agreement, of_edge, of_several, of_truth
+from search.explain.supernets.trained import Candidate, TrainedSupernet
 from supernet import Genotype
 from supernet.drawing.draw import draw_alphas
 from training.report.charts import charts, raster, scale
@@ -111,7 +111,8 @@ def _margin_row(edge: EdgeFinding, words: Words, low: float, high: float) -> Seq
     marked = [None if name is None else "the same" if name == operation else name for name in first]
     runner_up = None if edge.runner_up is None else f"{edge.runner_up.operation} ({words.number(edge.runner_up.behind)})"
     if margin is None:
-        return [words.supernet.edge(edge.chosen), operation, None, None, "not there any more", runner_up, *marked]
+        why = "gives nothing" if words.supernet.has(edge.chosen) else "not there any more"
+        return [words.supernet.edge(edge.chosen), operation, None, None, why, runner_up, *marked]
     said = f"{words.number(margin.fall)} ({words.number(margin.low)} to {words.number(margin.high)})"
     free = "could be left out" if margin.can_be_left_out else ""
     return [words.supernet.edge(edge.chosen), operation, said, _bar(margin, low, high, said), free, runner_up, *marked]

@@ -22,7 +22,7 @@ from torch import Tensor
 from search.attribution.players import Players
 from search.attribution.shapley import ShapleyEstimate, Value, sample_shapley
 from search.differentiable.bilevel import first_order
-from search.explain.trained import Candidate, TrainedSupernet
+from search.explain.supernets.trained import Candidate, TrainedSupernet
 from training.metrics import Batch
 from training.optim import frozen, statistics_kept
 from training.tasks.task import Batches
@@ -58,13 +58,14 @@ def perturbation(supernet: TrainedSupernet, batches: Batches, spent: Spent) -> V
 
 
 def shapley(
-    supernet: TrainedSupernet, batches: Iterator[Sequence[Batch]], generator: torch.Generator, spent: Spent
+    supernet: TrainedSupernet, batches: Iterator[Sequence[Batch]], generator: torch.Generator, spent: Spent, stop: float = STOP
 ) -> tuple[Values, ShapleyEstimate]:
     """Returns the Shapley value of each candidate, and the estimate that it is from.
 
     There is a permutation for each element of `batches`, which are the examples that it sees. The
     players are the `players_of` the supernet, each of which leaves all cells of its kind. The
-    others stay, and have the value 0.
+    others stay, and have the value 0. A permutation stops below the share `stop` of the whole
+    score.
     """
     those = players_of(supernet)
     players = Players({kind: _marked(supernet, kind, those) for kind in supernet.space.kinds})
@@ -82,7 +83,7 @@ def shapley(
 
             yield value
 
-    found = sample_shapley(len(players), values(), generator, STOP)
+    found = sample_shapley(len(players), values(), generator, stop)
     return dict.fromkeys(supernet.candidates, 0.0) | dict(zip(those, found.mean.tolist(), strict=True)), found
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from base.checks import FieldError
 from search.differentiable.relaxations import get_relaxation
-from search.explain.measures import players_of
-from search.explain.trained import LEAST_BATCHES, TrainedSupernet
+from search.explain.supernets.measures import players_of
+from search.explain.supernets.trained import LEAST_BATCHES, TrainedSupernet
 from training.metrics import Batch
 from training.run.monitor import Bar
 
@@ -86,7 +86,7 @@ def plan(supernet: TrainedSupernet, budget: int | None) -> Plan:
     """
     config, count = supernet.config, len(supernet.valid)
     players = len(players_of(supernet))
-    chosen = sum(map(supernet.has, supernet.chosen))
+    chosen = len(supernet.weighed)
     # Images through the supernet for each example that a part sees: once as it is, once without each
     # candidate. Single margins, all together, and one after another.
     price = {"margins": 2 * chosen + 2, "ranking": players + 1, "gradient": 2, "permutation": players + 1}
@@ -121,7 +121,7 @@ def _of_epoch(supernet: TrainedSupernet) -> float:
     """Returns the number of examples that could go through the supernet in the time of an epoch of
     the search."""
     config = supernet.config
-    step = WEIGHT_STEP + (ALPHA_STEP if config.bilevel else 0)
+    step = WEIGHT_STEP + (ALPHA_STEP if supernet.has_alpha_steps else 0)
     # A step of a single path has one of the candidates of each edge.
     edges = [int(count) for table in supernet.keep.values() for count in table.sum(-1) if count]
     share = len(edges) / sum(edges) if get_relaxation(config.relaxation.name).one_path else 1.0

@@ -74,7 +74,9 @@ class TrainedSupernet:
                 f"{run.path}: its {len(self.valid)} validation examples are too few for {LEAST_BATCHES} batches, which an "
                 f"interval needs; search with {2 * LEAST_BATCHES} or more"
             )
-        parts = (train, self.valid) if config.bilevel else (train,)
+        self.has_alpha_steps = config.bilevel and config.alphas.update == "gradient"
+        """Whether alphas descend a loss of their own."""
+        parts = (train, self.valid) if self.has_alpha_steps else (train,)
         self.steps_of_epoch = min(len(part) // config.batch_size for part in parts)
         """Steps of an epoch of the search."""
         cells = None if config.tie_cells else network.cells_of_kind
@@ -106,6 +108,12 @@ class TrainedSupernet:
             for edge, column in enumerate(choices[kind])
             if column >= 0
         ]
+
+    @property
+    def weighed(self) -> list[Candidate]:
+        """Returns those of the derived cells that a margin says something of: the supernet still has
+        them, and they are not inert."""
+        return [one for one in self.chosen if self.has(one) and not self.is_inert(one)]
 
     @property
     def in_percent(self) -> bool:

@@ -1,0 +1,1 @@
+"""Explanations of searches that descend a gradient, from their trained supernets."""
