@@ -21,6 +21,7 @@ import benchmarks.nasbench201.__main__ as nasbench201
 import fusenas.__main__ as fusenas_main
 import retrain.__main__ as retrain_main
 import retrain.evaluate
+import retrain.explain.__main__ as retrain_explain
 import retrain.export
 from search.methods import Percent, get_method, list_methods
 
@@ -37,6 +38,7 @@ Main = Callable[[list[str]], int]
 PROGRAMS: dict[str, Main] = {f"search.{name}": get_method(name).main for name in list_methods()}
 PROGRAMS |= {"retrain": retrain_main.main, "fusenas": fusenas_main.main}
 WITHOUT_CONFIG: dict[str, Main] = {"retrain.evaluate": retrain.evaluate.main, "retrain.export": retrain.export.main}
+WITHOUT_CONFIG |= {"retrain.explain": retrain_explain.main}
 
 
 def commands() -> list[tuple[str, str]]:
