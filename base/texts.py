@@ -3,7 +3,7 @@
 import difflib
 import reprlib
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 _LONGEST = 400  # characters of a message
 _QUOTED = 80  # characters of a value in it
@@ -112,6 +112,23 @@ def width(text: str) -> int:
 def as_wide(text: str, columns: int) -> str:
     """Returns the text with spaces behind it, so that it is `columns` wide."""
     return text + " " * (columns - width(text))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yields the lines of a table, with names to the left, numbers to the right of their
+    columns."""
+    lines = [columns, *rows]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+    for name, *numbers in lines:
+        yield "  ".join([as_wide(name, widths[0]), *map(str.rjust, numbers, widths[1:])])
+
+
+def decimals(value: float | None) -> str:
+    """Returns a number with four decimals or, where these would say nothing or too much, with four
+    digits; None as a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1e5 else f"{value:.4g}"
 
 
 def csv_cell(text: object) -> str:

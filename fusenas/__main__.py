@@ -1,13 +1,22 @@
 """`python -m fusenas --data FOLDER`: searches a cell for images, trains its network and exports
 it."""
 
-from fusenas.fit import fit_configured
+from base.texts import decimals
+from fusenas.fit import Fitted, fit_configured
 from fusenas.settings import FitConfig
 from training.run.command import command
 from training.run.config import parse_command_line
-from training.tasks.classification import Classification
+from training.tasks.task import TASKS
 
 PROG = "fusenas"
+
+
+def _told(fitted: Fitted, score: str | None) -> str:
+    """Returns the numbers that matter most, in words: first the score that was asked for."""
+    task, values = TASKS[fitted.result.trained.task], {"loss": fitted.test.loss, **fitted.test.values}
+    asked = [] if score is None else [score]
+    names = dict.fromkeys([*asked, "accuracy", "macro_recall", "r2", "mse", "mae"])
+    return ", ".join(f"{task.words(name)} {decimals(values[name])}" for name in names if name in values)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,10 +31,7 @@ def main(argv: list[str] | None = None) -> int:
             repeats=False,
         )
         fitted = fit_configured(config, options)
-        # The score that was asked for comes first.
-        names = dict.fromkeys([config.score or "accuracy", "accuracy", "macro_recall"])
-        said = ", ".join(f"{Classification.words(name)} {getattr(fitted.test, name):.4f}" for name in names)
-        print(f"{PROG}: test {said}")
+        print(f"{PROG}: test {_told(fitted, config.score)}")
         print(f"{PROG}: report {fitted.report}; exported: {', '.join(map(str, fitted.files)) or 'nothing'}")
 
     return command(PROG, run)

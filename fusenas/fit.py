@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from base.checks import FieldError, InputError
 from base.seeds import new_generator
@@ -26,7 +26,7 @@ from retrain.result import Result
 from search.methods import get_method
 from supernet import Genotype
 from training.hardware import choose_device
-from training.images.data import DataConfig, list_datasets, load_images, stratified
+from training.images.data import DataConfig, constant, list_datasets, load_images, stratified
 from training.images.readers import folder, npz
 from training.images.sets import Images
 from training.run.command import resumable
@@ -34,7 +34,8 @@ from training.run.config import RunOptions
 from training.run.directory import RunDirectory
 from training.run.ownership.files import record, write_file
 from training.run.schema import fields_in_order
-from training.tasks.classification import ClassificationEvaluation
+from training.tasks.regression import R2
+from training.tasks.task import Evaluation
 
 Arrays = Sequence[Any]
 """(x, y), of which a fifth becomes the test part, or (x_train, y_train, x_test, y_test); see
@@ -52,11 +53,12 @@ class Fitted:
 
     module: nn.Module
     """The trained network in evaluation mode, on the CPU. It maps pixels float32 [B, C, H, W],
-    divided by 255 if they were bytes, to logits [B, classes], and normalises them itself."""
+    divided by 255 if they were bytes, to logits [B, classes], or to numbers in their own unit,
+    float64 [B, numbers], and normalises them itself."""
     class_names: tuple[str, ...]
-    """Name of the class of each logit."""
-    test: ClassificationEvaluation
-    """Evaluation on the test part."""
+    """Name of the class of each logit, or of each number."""
+    test: Evaluation
+    """Evaluation on the test part: a `ClassificationEvaluation` or a `RegressionEvaluation`."""
     genotype: Genotype
     report: Path
     """The page of the retraining, to be opened in a browser; that of the search is in ../search."""
@@ -82,7 +84,8 @@ def fit(
         data: a folder with a folder of images for each class (or with train/ and test/ or val/ of
             such), an .npz file, the name of a data set, or arrays: (x, y) or (x_train, y_train,
             x_test, y_test), x uint8 or floating [N, H, W, C], [N, C, H, W] or [N, H, W], y whole
-            numbers from 0.
+            numbers from 0, which are classes, or floating numbers [N] or [N, numbers] to be
+            predicted.
         run: directory of the run: the search is in its search/, the retraining in its retrain/.
         resume: go on with the run that the directory holds.
         overwrite: replace the run that the directory holds.
@@ -102,7 +105,12 @@ def fit(
         RunDirectory.check(options.run, config, resume, overwrite)
         try:
             arrays = _named(data)
-            summary = _summarise(npz.image_set(arrays, "train", config.size is not None, config.layout))
+            numbers = arrays["y_train"].dtype.kind == "f"
+            train, test = (
+                npz.image_set(arrays, part, config.size is not None, config.layout, numbers) for part in ("train", "test")
+            )
+            summary = _summarise(train)
+            _check_spread(test, config.score)
         except InputError as error:
             raise FieldError("data", *error.parts) from error
         content = _packed(arrays)
@@ -177,7 +185,7 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
     device = choose_device(config.device, config.threads)
     search_config, retrain_config = suitable(config, data, summary, device)
     if arrays is None and not options.resume:
-        _check_images(retrain_config.data, device)
+        _check_spread(_read_all(retrain_config.data, device, summary.numbers), config.score)
     method = get_method(config.method)
     with RunDirectory.open(options.run, config, options.resume, options.overwrite) as run:
         # The two runs below are looked at before anything is written for this one.
@@ -197,16 +205,22 @@ def _fit(config: FitConfig, options: RunOptions, data: DataConfig, summary: Data
         files = () if config.export == "none" else export(result.run, config.export).files
     names = result.trained.format.class_names
     module = PixelNetwork(result.trained)
-    assert isinstance(result.test, ClassificationEvaluation)
     return Fitted(module, names, result.test, genotype, result.run / "report.html", files, run.path, result)
 
 
-def _check_images(data: DataConfig, device: torch.device) -> None:
-    """Reads every image once and keeps none, so that bad images are found before anything is
-    written."""
+def _read_all(data: DataConfig, device: torch.device, numbers: bool) -> Images:
+    """Reads every image once, so that bad images are found before anything is written; returns the
+    test part."""
     # The test part asked for alone brings the training part with it. Search and retraining log the
     # files that are left out.
-    load_images(replace(data, loading="workers"), "test", device, log=lambda line: None)
+    return load_images(replace(data, loading="workers"), "test", device, log=lambda line: None, numbers=numbers)
+
+
+def _check_spread(test: Images, score: str | None) -> None:
+    """Raises FieldError for test images without R2 where that is the score, before a search takes
+    its time."""
+    if score in (None, R2.name) and (name := constant(test)) is not None:
+        raise FieldError("data", f"{name} is the same in all {len(test)} test images, which have no R2; give others")
 
 
 def _below(path: Path, options: RunOptions) -> RunOptions:
@@ -244,11 +258,15 @@ def summarise_data(data: DataConfig) -> DataSummary:
         alike = len(set(sizes)) == 1 and len(set(sizes[0])) == 1
         counts = files.labels.bincount(minlength=files.classes)
         return DataSummary(tuple(counts.tolist()), channels, round(median(map(min, sizes))), alike)
-    return _summarise(npz.load(data, "train") if data.name == "npz" else load_images(data, "train"))
+    if data.name == "npz":
+        return _summarise((npz.load_numbers if npz.has_fractions(Path(data.root)) else npz.load)(data, "train"))
+    return _summarise(load_images(data, "train"))
 
 
 def _summarise(images: Images) -> DataSummary:
     channels, height, width = images.format.shape
+    if images.format.values is not None:
+        return DataSummary((len(images),), channels, min(height, width), height == width, numbers=True)
     counts = images.labels.bincount(minlength=images.classes)
     return DataSummary(tuple(counts.tolist()), channels, min(height, width), height == width)
 
@@ -297,14 +315,23 @@ def _packed(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
 
 
 def _divided(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-    """Returns training and test images and labels: a fifth of each class is the test part."""
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or not len(labels) or labels.min() < 0:
-        given = f"{labels.dtype} {list(labels.shape)}"
-        raise InputError(f"y must be a whole number from 0 for each of {len(images)} images, not {given}")
-    known = npz.read_labels("y", labels)
-    npz.count_classes(known, known)
-    generator = new_generator("test part", 0)
-    chosen = stratified(known, round(_TEST_SHARE * len(labels)), generator).numpy()
+    """Returns training and test images and labels: a fifth, of each class if there are classes, is
+    the test part."""
+    if labels.dtype.kind == "f" and labels.shape[:1] == images.shape[:1] and len(labels):
+        known = npz.read_numbers("y", labels)
+    else:
+        known = _classes(images, labels)
+    chosen = stratified(known, round(_TEST_SHARE * len(labels)), new_generator("test part", 0)).numpy()
     of_test = np.zeros(len(labels), dtype=bool)
     of_test[chosen] = True
     return [images[~of_test], labels[~of_test], images[of_test], labels[of_test]]
+
+
+def _classes(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Tensor:
+    """Returns the classes of images. Raises ValueError for anything else."""
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or not len(labels) or labels.min() < 0:
+        given = f"{labels.dtype} {list(labels.shape)}"
+        raise InputError(f"y must be a whole number from 0, or floating numbers, for each of {len(images)} images, not {given}")
+    known = npz.read_labels("y", labels)
+    npz.count_classes(known, known)
+    return known

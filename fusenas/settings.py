@@ -18,7 +18,7 @@ from training.images.data import DataConfig
 from training.images.depth import check_bits
 from training.optim import OptimizerConfig
 from training.run.base import MAY_CHANGE, RunConfig
-from training.tasks.classification import Classification
+from training.tasks.task import TASKS
 
 Effort = Literal["auto", "quick", "normal", "full"]
 Export = Literal["none", "torch_export", "onnx"]
@@ -41,7 +41,8 @@ class FitConfig(RunConfig):
 
     data: str = ""
     """The images: a folder with a folder of images for each class, an .npz file with arrays
-    x_train, y_train, x_test and y_test, or the name of a data set (digits, cifar10 ...)."""
+    x_train, y_train, x_test and y_test (floating y: numbers to be predicted), or the name of a data
+    set (digits, cifar10 ...)."""
     root: str = "data"
     """For a data set by name: the folder that holds its files."""
     download: bool = False
@@ -50,8 +51,8 @@ class FitConfig(RunConfig):
     """Method of the search, any of those that are called as python -m search.METHOD."""
     score: str | None = None
     """The score that is searched for and reported: accuracy, loss, macro_recall, macro_f1 or
-    balanced_accuracy (in the last three every class counts alike, however few images it has); null:
-    accuracy."""
+    balanced_accuracy (in the last three every class counts alike, however few images it has), or
+    r2, mse, mae or loss where images have numbers; null: accuracy or r2."""
     effort: Effort = "auto"
     """The amount of computation: quick (small networks, for a CPU), normal (for a GPU), full (as
     published); auto: quick on a CPU, normal on a GPU."""
@@ -60,7 +61,7 @@ class FitConfig(RunConfig):
     flip: bool | None = None
     """Mirror half of the training images left to right; null: those in colour, not those in shades
     of grey (a folder is grey where all of its files are), which often are writing. Switch it off
-    where left is not right."""
+    where left is not right. Images with numbers are not mirrored unless it is true."""
     random_genotypes: int = field(default=0, metadata=MAY_CHANGE)
     """Number of random genotypes that are trained in the same way, to see whether the search was
     worth it."""
@@ -89,7 +90,6 @@ class FitConfig(RunConfig):
             get_method(self.method)
         except InputError as error:
             raise FieldError("method", *error.parts) from error
-        Classification.score_named(self.score)
         between(4, 4096, self, "size", said="from 4 to 4096 pixels, or null")
         between(0, 1000, self, "random_genotypes")
         check_bits(self.bits)
@@ -100,16 +100,23 @@ class DataSummary:
     """A summary of the training images: numbers, size, colour."""
 
     counts: tuple[int, ...]
-    """Number of images of each class."""
+    """Number of images of each class; the number of all where they have numbers."""
     channels: int
     side: int
     """Pixels of the shorter side: the median over images."""
     alike: bool
     """Whether all are square and of one size, so that nothing has to be resized."""
+    numbers: bool = False
+    """Whether they have numbers to be predicted, rather than classes."""
 
     @property
     def images(self) -> int:
         return sum(self.counts)
+
+    @property
+    def task(self) -> str:
+        """Returns the task that suits them."""
+        return "regression" if self.numbers else "classification"
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,7 @@ def suitable(
     `quick` searches on smaller images and, of many, on a part. Raises ValueError if there are too
     few images.
     """
+    TASKS[summary.task].score_named(config.score)
     if summary.images < _FEWEST_IMAGES:
         raise FieldError("data", f"{summary.images} images to train on are too few; give at least {_FEWEST_IMAGES}")
     if not all(summary.counts):
@@ -188,19 +196,22 @@ def suitable(
         gray=data.name == "folder" and summary.channels == 1,
         class_weights="balanced" if largest > _IMBALANCED * smallest else "none",
         skip_unreadable=config.skip_unreadable,
-        flip=summary.channels == 3 if config.flip is None else config.flip,
+        # A number may be a place, an angle or a size.
+        flip=summary.channels == 3 and not summary.numbers if config.flip is None else config.flip,
     )
     return _search(config, budget, data, summary), _retraining(config, budget, data, summary)
 
 
 def _sized(config: FitConfig, data: DataConfig, summary: DataSummary, largest: int) -> tuple[DataConfig, Stem]:
-    """Returns settings of the images at a size of at most `largest`, their random crops, and the
-    stem that suits them."""
+    """Returns settings of the images at a size of at most `largest`, their random crops if they
+    belong to classes, and the stem that suits them."""
     size = min(config.size, largest) if config.size else _chosen_size(summary, largest)
     side = size or summary.side
     if side < IMAGENET_SIZE:
-        return replace(data, size=size, crop_padding=min(max(1, side // 8), side - 1)), "cifar"
-    return replace(data, size=size, resize=round(size * 8 / 7) if size else None, crop_area=0.25), "imagenet"
+        padding = 0 if summary.numbers else min(max(1, side // 8), side - 1)
+        return replace(data, size=size, crop_padding=padding), "cifar"
+    area = 1.0 if summary.numbers else 0.25
+    return replace(data, size=size, resize=round(size * 8 / 7) if size else None, crop_area=area), "imagenet"
 
 
 def _chosen_size(summary: DataSummary, largest: int) -> int | None:
@@ -221,7 +232,7 @@ def _search(config: FitConfig, budget: _Budget, data: DataConfig, summary: DataS
         images = (data.limit or summary.images) // 2
     epochs = _epochs(stage, images // batch_size)
     changes: dict[str, Any] = {
-        **_common(config),
+        **_common(config, summary),
         "stem": stem,
         "channels": stage.channels,
         "cells": stage.cells,
@@ -259,11 +270,11 @@ def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, summary: D
     batch_size = _batch_size(summary.images, stage.batch_size)
     # A size that is asked for is that of the trained network; the search may make do with less.
     data, stem = _sized(config, data, summary, config.size or stage.largest_size)
-    if budget.cutout and stem == "cifar":
+    if budget.cutout and stem == "cifar" and not summary.numbers:
         data = replace(data, cutout=(data.size or summary.side) // 2)
     skeleton = get_space(get_method(config.method).defaults().space).skeleton
     return RetrainConfig(
-        **_common(config),
+        **_common(config, summary),
         stem=stem,
         channels=stage.channels,
         cells=stage.cells,
@@ -277,8 +288,9 @@ def _retraining(config: FitConfig, budget: _Budget, data: DataConfig, summary: D
     )
 
 
-def _common(config: FitConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in ("seed", "device", "threads", "score")}
+def _common(config: FitConfig, summary: DataSummary) -> dict[str, Any]:
+    shared = {name: getattr(config, name) for name in ("seed", "device", "threads", "score")}
+    return shared | {"task": summary.task}
 
 
 def _batch_size(images: int, most: int) -> int:

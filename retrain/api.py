@@ -10,7 +10,7 @@ from typing import Literal
 
 from base.checks import FieldError, InputError
 from base.seeds import new_generator
-from base.texts import excerpt
+from base.texts import decimals, excerpt
 from retrain.config import RetrainConfig
 from retrain.evaluation.networks import evaluate_network
 from retrain.finished import KIND, METRICS_FILE
@@ -212,11 +212,11 @@ def _conclude(trainer: Retraining, data: Dataset, run: RunDirectory, monitor: Mo
     write_history(run.path, trainer.history)
     write_file(run.path, METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     monitor.scalars(epochs * trainer.steps, {"test/loss": test.loss, f"test/{score.name}": trainer.task.value(test)})
-    said = ", ".join(f"{trainer.task.words(one)} {value:.4f}" for one, value in test.values.items())
+    said = ", ".join(f"{trainer.task.words(one)} {decimals(value)}" for one, value in test.values.items())
     monitor.log(
         f"{KIND}: {epochs} epochs, {parameters:,} parameters, {multiply_adds / 1e6:.2f} M multiply-adds"
         f"{', balanced class weights' if config.data.class_weights == 'balanced' else ''}; "
-        f"on {test.count} test images: {said}, loss {test.loss:.4f}"
+        f"on {test.count} test images: {said}, loss {decimals(test.loss)}"
     )
     monitor.log(f"{KIND}: weights and metrics in {run.path}")
     return Result(trainer.genotype, epochs, parameters, multiply_adds, test, trained, run.path)

@@ -1,11 +1,12 @@
 """`python -m retrain.evaluate RUN ...`: accuracy and speed of retrained networks on the test part.
 
 RUN is the directory of a finished retraining; it needs its weights.safetensors and, if it is there,
-genotype.json. For one network the classes are listed one by one. For several, which must be for the
-same images, more lines have the ensemble: by the average of the softmax probabilities, by majority
-vote, and, on the images that all of them held out of their training (`validation_fraction`), by an
-average with fitted weights and with those of a greedy selection. Each directory gets
-evaluation.json, with all figures, and confusion.png.
+genotype.json. For one network the classes, or the numbers that it predicts, are listed one by one.
+For several, which must be for the same images, more lines have the ensemble: of classifiers by the
+average of the softmax probabilities and by majority vote, of numbers by their average, and, on the
+images that all of them held out of their training (`validation_fraction`), by an average with
+fitted weights and with those of a greedy selection. Each directory gets evaluation.json, with all
+figures, and confusion.png or, of numbers, predictions.png.
 """
 
 import json
@@ -18,9 +19,9 @@ import torch
 
 from base.checks import FieldError, InputError, check_whole
 from base.files import check_writable, write_atomically
-from base.texts import as_wide, escape, label, width
-from retrain.evaluation.confusion import draw_confusion
-from retrain.evaluation.networks import FITTED, GREEDY, NetworkScore, Run, evaluate_runs
+from base.texts import decimals, escape, table
+from retrain.evaluation.kinds import FITTED, GREEDY, KINDS, Kind
+from retrain.evaluation.networks import NetworkScore, Run, evaluate_runs
 from retrain.evaluation.speed import Speed
 from supernet.drawing.draw import save_figure
 from training.format import ImageFormat
@@ -36,12 +37,10 @@ from training.tasks.held_out import Division, held_out_of_all
 from training.tasks.images import ImageData
 
 PROG = "retrain.evaluate"
-EVALUATION_FILE, CONFUSION_FILE = "evaluation.json", "confusion.png"
-COLUMNS = ("network", "parameters", "multiply-adds", "accuracy", "loss", "calibration error")
-CLASS_COLUMNS = ("class", "images", "precision", "recall", "F1")
+EVALUATION_FILE = "evaluation.json"
+COLUMNS = ("network", "parameters", "multiply-adds")
+"""Columns of the table of networks, before the numbers that the task has."""
 SPEED_COLUMNS = ("batch size", "ms a batch", "10th to 90th percentile", "images/s")
-MOST_CLASSES, WORST_CLASSES = 20, 10  # a longer table is cut to the worst
-_MOST_CONFUSIONS = 5
 _HOLD_OUT = "--validation_fraction 0.1 and one --seed, or a larger fraction where seeds differ"
 # What decides, with the network, on the images that it is evaluated on.
 _SAME_IMAGES = (
@@ -58,7 +57,7 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="Directory of a finished retraining.")
-    files = f"Write {EVALUATION_FILE} and {CONFUSION_FILE} into each RUN (default: true)."
+    files = f"Write {EVALUATION_FILE} and a picture into each RUN (default: true)."
     parser.add_argument("--files", default=True, help=files, **TRUTH)
     parser.add_argument("--output", type=Path, metavar="FILE", help="Write all metrics of all networks to one JSON file.")
     speed = "Measure latency and throughput at batch 1 and 64 (default: true)."
@@ -84,10 +83,11 @@ def _main(argv: list[str] | None) -> None:
         check_writable(output, "--output: ")
     device = choose_device(options["device"], options["threads"])
     runs = read_runs(options["runs"], data_fields(options))
+    kind = KINDS[runs[0].trained.task]
     for run in runs if options["files"] else ():
-        for name in (EVALUATION_FILE, CONFUSION_FILE):
+        for name in (EVALUATION_FILE, kind.picture):
             check_writable(run.path / name, "", "; with --files false the result is only shown")
-        check_own(run.path, EVALUATION_FILE, CONFUSION_FILE)
+        check_own(run.path, EVALUATION_FILE, kind.picture)
     images = load_test_images(runs, device)
     datasets = [ImageData(one, Hardware(device, run.settings.precision)) for one, run in zip(images, runs, strict=True)]
     held_out, without = load_held_out(runs, images[0], device)
@@ -96,14 +96,14 @@ def _main(argv: list[str] | None) -> None:
     networks, ensembles = ([row.to_dict() for row in part] for part in (rows[: len(runs)], rows[len(runs) :]))
     data = _described(runs[0].settings.data, images[0])
     # The report is shown first: a full disk then loses nothing.
-    print("\n".join(_report(runs, images[0], rows)))
+    print("\n".join(_report(runs, images[0], rows, kind)))
     if without:
         print(f"{FITTED} and {GREEDY} are left out: {without}")
-    for run, network in zip(runs, networks, strict=True) if options["files"] else ():
-        figures, picture = run.path / EVALUATION_FILE, run.path / CONFUSION_FILE
-        record(run.path, EVALUATION_FILE, CONFUSION_FILE)
-        _write_json(figures, network | {"data": data})
-        save_figure(draw_confusion(network["confusion"], images[0].format.class_names), picture)
+    for run, row in zip(runs, rows, strict=False) if options["files"] else ():
+        figures, picture = run.path / EVALUATION_FILE, run.path / kind.picture
+        record(run.path, EVALUATION_FILE, kind.picture)
+        _write_json(figures, row.to_dict() | {"data": data})
+        save_figure(kind.draw(row.evaluation, images[0].format), picture)
         print(f"written: {figures}, {picture}")
     if output is not None:
         _write_json(output, {"data": data, "networks": networks, "ensembles": ensembles})
@@ -130,7 +130,7 @@ def read_runs(paths: Sequence[Path], data: Mapping[str, Any]) -> list[Run]:
                     f"{run.path}: data.{name} is {_plain(theirs)}, but {_plain(ours)} in {first.path}; "
                     f"all have to see the same images: choose with --data.{name}"
                 )
-        ours, theirs = ((one.trained.format.class_names, one.trained.format.shape[0]) for one in (first, run))
+        ours, theirs = ((one.trained.task, one.trained.format.class_names, one.trained.format.shape[0]) for one in (first, run))
         if ours != theirs:
             raise InputError(
                 f"{run.path}: the network is for {_format_of(run)}, that of {first.path} for {_format_of(first)}; "
@@ -208,29 +208,28 @@ def _described(data: DataConfig, images: Images) -> dict[str, Any]:
     """Returns a description of the images of the evaluation, ready for JSON."""
     form = images.format
     named = {"name": data.name, "root": data.root, "size": data.size}
-    return named | {"images": len(images), "shape": list(form.shape), "class_names": list(form.class_names)}
+    names = "class_names" if form.values is None else "number_names"
+    return named | {"images": len(images), "shape": list(form.shape), names: list(form.class_names)}
 
 
-def _report(runs: Sequence[Run], images: Images, rows: Sequence[NetworkScore]) -> Iterator[str]:
+def _report(runs: Sequence[Run], images: Images, rows: Sequence[NetworkScore], kind: Kind[Any]) -> Iterator[str]:
     """Yields the lines of the report."""
-    yield f"{runs[0].settings.data.name}: {len(images):,} test images of {_by(images.format.shape)}, {images.classes} classes"
+    form = images.format
+    yield f"{runs[0].settings.data.name}: {len(images):,} test images of {_by(form.shape)}, {kind.said(form)}"
     yield from images.notes
     for run in runs:
         trained_on = run.trained.format.shape
-        if trained_on != images.format.shape:
+        if trained_on != form.shape:
             yield f"{run.path}: the network was trained on images of {_by(trained_on)}"
-    yield from _table(COLUMNS, map(_cells, rows))
+    yield from table([*COLUMNS, *kind.columns.values()], (_cells(row, kind.columns) for row in rows))
     for row in rows:
         if row.weights is not None:
             parts = zip(row.weights, runs, strict=True)
             shares = ", ".join(f"{weight:.4f} {run.path}" for weight, run in parts if weight)
             yield f"{row.name}, on {row.validation_images:,} images that no network was trained on: {shares}"
     if len(rows) == 1:
-        names = [label(name) for name in images.format.class_names]
         yield ""
-        yield from _class_lines(names, rows[0].metrics["per_class"])
-        yield ""
-        yield _confusions(names, rows[0].metrics["confusion"])
+        yield from kind.details(rows[0].evaluation, form, EVALUATION_FILE)
         if rows[0].speed is not None:
             yield ""
             yield from _speed_lines(rows[0].speed)
@@ -240,46 +239,16 @@ def _by(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _cells(row: NetworkScore) -> tuple[str, ...]:
-    """Returns the cells of the table of `COLUMNS`."""
-    measures = (_decimals(row.metrics[name]) for name in ("accuracy", "loss", "calibration_error"))
+def _cells(row: NetworkScore, columns: Iterable[str]) -> tuple[str, ...]:
+    """Returns the cells of the table of networks, with the numbers of those names."""
+    measures = (decimals(row.metrics[name]) for name in columns)
     return escape(row.name), f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.2f} M", *measures
-
-
-def _decimals(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _class_lines(names: Sequence[str], scores: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yields the table of all classes or, if there are many, of those of lowest recall, worst
-    first."""
-    shown = list(range(len(names)))
-    if len(names) > MOST_CLASSES:
-        with_images = (number for number in shown if scores[number]["images"])
-        shown = sorted(with_images, key=lambda number: scores[number]["recall"])[:WORST_CLASSES]
-        yield f"the {len(shown)} classes of lowest recall; {EVALUATION_FILE} has all {len(names)}"
-    measures = ("precision", "recall", "f1")
-    cells = ([names[n], f"{scores[n]['images']:,}", *(_decimals(scores[n][name]) for name in measures)] for n in shown)
-    yield from _table(CLASS_COLUMNS, cells)
-
-
-def _confusions(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """Returns the classes that were most often taken for others."""
-    wrong = [
-        (-count, true, predicted)
-        for true, line in enumerate(confusion)
-        for predicted, count in enumerate(line)
-        if count and true != predicted
-    ]
-    most = sorted(wrong)[:_MOST_CONFUSIONS]
-    named = (f"{names[true]} as {names[predicted]} ({-count:,} of {sum(confusion[true]):,})" for count, true, predicted in most)
-    return f"most often confused: {', '.join(named) or 'none'}"
 
 
 def _speed_lines(speed: Speed) -> Iterator[str]:
     threads = "" if speed.threads is None else f", {speed.threads} thread{'s' if speed.threads > 1 else ''}"
     yield f"speed on {speed.device}{threads}, {speed.precision}, images of {_by(speed.image_shape)}"
-    yield from _table(
+    yield from table(
         SPEED_COLUMNS,
         (
             (
@@ -291,14 +260,6 @@ def _speed_lines(speed: Speed) -> Iterator[str]:
             for batch in speed.batches
         ),
     )
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yields a table with names to the left, numbers to the right of their columns."""
-    lines = [columns, *rows]
-    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
-    for name, *numbers in lines:
-        yield "  ".join([as_wide(name, widths[0]), *map(str.rjust, numbers, widths[1:])])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ that needs nothing of ours.
 
 Writes RUN/export/model.pt2 or RUN/export/model.onnx, with --int8 also RUN/export/model_int8.onnx,
 and beside them model.json, which says how the files are used. What is written has been read back
-and gives the logits of the network, at batch 1 and 7.
+and gives the outputs of the network, at batch 1 and 7: logits, or numbers in their own unit.
 """
 
 import hashlib
@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from base.checks import FieldError, InputError, check_whole
 from base.files import write_atomically
 from base.plain_json import read_json
 from base.seeds import new_generator
+from base.texts import decimals
+from retrain.evaluation.kinds import KINDS, Kind
 from retrain.evaluation.networks import open_trained
 from retrain.portable import (
     DESCRIPTION_FILE,
@@ -28,6 +31,7 @@ from retrain.portable import (
     describe,
     export_onnx,
     export_torch,
+    output_name,
     require_extra,
     without_normalisation,
 )
@@ -43,7 +47,6 @@ from training.metrics import count_parameters
 from training.run.arguments import TRUTH, Parser, one_of, whole_number
 from training.run.command import command
 from training.run.ownership.files import record
-from training.tasks.classification import AccuracyMeter
 from training.tasks.images import ImageData
 
 PROG = "retrain.export"
@@ -57,8 +60,7 @@ import torch
 model = torch.export.load("{file}").module()
 images = torch.zeros({shape})  # in place of zeros: {preprocessing}
 with torch.no_grad():
-    logits = model(images)
-print(logits.argmax(1))  # numbers of the classes, whose names are in {description}
+    {output} = model(images)
 """,
     "onnx": """\
 import numpy
@@ -66,9 +68,12 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession("{file}")
 images = numpy.zeros(({shape}), numpy.float32)  # in place of zeros: {preprocessing}
-(logits,) = session.run(None, {{"images": images}})
-print(logits.argmax(1))  # numbers of the classes, whose names are in {description}
+({output},) = session.run(None, {{"images": images}})
 """,
+}
+_SHOWN = {
+    "logits": "print(logits.argmax(1))  # numbers of the classes, whose names are in {description}\n",
+    "values": "print(values)  # [batch, {numbers}] in the unit of the training data; their names are in {description}\n",
 }
 
 
@@ -87,6 +92,11 @@ class ExportInput:
     """Why there are no test images."""
     note: str = ""
     """A line on how the test images differ from those of the training, if they do."""
+
+    @property
+    def kind(self) -> Kind[Any]:
+        """Returns what is done with networks of its task."""
+        return KINDS[self.trained.task]
 
     @classmethod
     def read(cls, path: Path, data: Mapping[str, Any], calibration: int = 0) -> "ExportInput":
@@ -137,15 +147,16 @@ class ExportedFile:
     """A file that was written, and what it is worth."""
 
     file: Exported
-    accuracy: float | None
-    """On the test images; None where they are not at hand."""
+    scores: Mapping[str, float | None]
+    """The task's numbers on the test images by name, such as "accuracy"; None where the images are
+    not at hand, or do not have it."""
     about: dict[str, Any]
     """Description of the file, ready for JSON."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it, ready for JSON."""
         found = {str(batch): difference for batch, difference in self.file.differences.items()}
-        return self.about | {"bytes": self.file.size, "largest_difference": found, "accuracy": self.accuracy}
+        return self.about | {"bytes": self.file.size, "largest_difference": found, **self.scores}
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,7 @@ def export(
     where the images are at hand.
 
     Raises ValueError where the run cannot be read, the network cannot be exported, what was written
-    gives other logits, images are needed and absent, or a package is; OSError where a file cannot
+    gives other outputs, images are needed and absent, or a package is; OSError where a file cannot
     be written.
     """
     if form not in get_args(Form):
@@ -214,7 +225,7 @@ def _export_float(source: ExportInput, form: Form, directory: Path, batch_size: 
         exported = export_onnx(trained, directory / ONNX_FILE)
         kind = f"ONNX, opset {OPSET}"
     about = {"format": kind, "usage": _usage(form, exported.path.name, trained)}
-    return ExportedFile(exported, _accuracy(exported.model, source.test, batch_size), about)
+    return ExportedFile(exported, _scores(source, exported.model, batch_size), about)
 
 
 def _export_int8(source: ExportInput, before: ExportedFile, directory: Path, calibration: int, batch_size: int) -> ExportedFile:
@@ -227,20 +238,22 @@ def _export_int8(source: ExportInput, before: ExportedFile, directory: Path, cal
         "format": f"ONNX, opset {OPSET}, int8 (weights by channel; activations uint8)",
         "usage": _usage("onnx", INT8_FILE, source.trained),
         "calibration_images": count,
-        "accuracy_before": before.accuracy,
+        **{f"{name}_before": value for name, value in before.scores.items()},
     }
-    return ExportedFile(exported, _accuracy(exported.model, source.test, batch_size), about)
+    return ExportedFile(exported, _scores(source, exported.model, batch_size), about)
 
 
 @torch.no_grad()
-def _accuracy(model: Model, images: Images | None, batch_size: int) -> float | None:
-    if images is None:
-        return None
-    meter = AccuracyMeter("cpu")
-    for batch in _data(images).in_order(batch_size).epoch(0):
-        logits = model(batch.inputs)
-        meter.update(torch.zeros(()), logits, batch)
-    return meter.read().values["accuracy"]
+def _scores(source: ExportInput, model: Model, batch_size: int) -> dict[str, float | None]:
+    form, kind = source.trained.format, source.kind
+    if source.test is None:
+        return dict.fromkeys(kind.compared)
+
+    def outputs(images: Tensor) -> Tensor:
+        found = model(images)
+        return found if form.values is None else form.values.standardised(found)
+
+    return kind.scores(outputs, _data(source.test).in_order(batch_size).epoch(0), form)
 
 
 def _data(images: Images) -> ImageData:
@@ -251,7 +264,9 @@ def _usage(form: Form, file: str, trained: Trained) -> str:
     """Lines of Python that run `file`."""
     shape = ", ".join(map(str, (1, *trained.format.shape)))
     preprocessing = describe(trained.format)["preprocessing"].partition(";")[0]
-    return _USAGE[form].format(file=file, shape=shape, preprocessing=preprocessing, description=DESCRIPTION_FILE)
+    output = output_name(trained.format)
+    lines = _USAGE[form].format(file=file, shape=shape, preprocessing=preprocessing, output=output)
+    return lines + _SHOWN[output].format(description=DESCRIPTION_FILE, numbers=len(trained.format.class_names))
 
 
 def _describe_files(source: ExportInput, directory: Path, rows: list[ExportedFile]) -> None:
@@ -330,14 +345,17 @@ def _report(source: ExportInput, rows: list[ExportedFile]) -> Iterator[str]:
     shape, size = "x".join(map(str, form.shape)), (source.path / WEIGHTS_FILE).stat().st_size
     parameters = count_parameters(source.trained.network)
     yield f"{source.path}: {parameters:,} parameters, {size:,} bytes; images of {shape}, {form.class_names_in_short()}"
+    of = "logit" if form.values is None else "number, in standard deviations"
     for row in rows:
         found = ", ".join(f"{difference:.1e} at batch {batch}" for batch, difference in row.file.differences.items())
-        yield f"{row.file.path}: {row.file.size:,} bytes; largest difference of a logit: {found}"
+        yield f"{row.file.path}: {row.file.size:,} bytes; largest difference of a {of}: {found}"
+    kind = source.kind
     if source.test is None:
-        yield f"accuracy not measured: {source.missing}"
+        yield f"{kind.columns[kind.compared[0]]} not measured: {source.missing}"
     else:
-        accuracies = ", ".join(f"{row.file.path.name} {row.accuracy:.4f}" for row in rows)
-        yield f"accuracy on {len(source.test):,} test images: {accuracies}"
+        for name in kind.compared:
+            compared = ", ".join(f"{row.file.path.name} {decimals(row.scores[name])}" for row in rows)
+            yield f"{kind.columns[name]} on {len(source.test):,} test images: {compared}"
         if source.note:
             yield source.note
     yield f"To use it without this project, as {rows[0].file.path.parent / DESCRIPTION_FILE} says, too:"

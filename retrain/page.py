@@ -9,6 +9,7 @@ import torch
 
 from retrain.config import RetrainConfig
 from retrain.evaluation.confusion import draw_confusion
+from retrain.evaluation.scatter import MOST_DRAWN, draw_predictions
 from retrain.history import RetrainEpoch
 from retrain.result import Compared, Result
 from training.metrics import LOSS
@@ -29,6 +30,7 @@ from training.report.html import (
 )
 from training.report.sections import MOST_CLASSES, Process, asked, commands, drawn_genotype, environment, images
 from training.tasks.classification import ACCURACY, MACRO_RECALL, ClassificationEvaluation
+from training.tasks.regression import MAE, MSE, R2, NumberScores, RegressionEvaluation
 from training.tasks.task import Evaluation, Task
 
 _FEW = 10
@@ -115,13 +117,16 @@ def retrain_page(story: Story) -> Page:
 
 def _beside(test: Evaluation, task: Task) -> dict[str, str]:
     """Returns values that the score is to be read beside, by name."""
-    beside = (ACCURACY, MACRO_RECALL) if isinstance(test, ClassificationEvaluation) else ()
-    return {score.words: score.written(test.values[score.name]) for score in beside if score != task.scored_by}
+    beside = (ACCURACY, MACRO_RECALL) if isinstance(test, ClassificationEvaluation) else task.scores
+    there = [score for score in beside if score != task.scored_by and score.name in test.values]
+    return {score.words: score.written(test.values[score.name]) for score in there}
 
 
 def _tested(test: Evaluation, task: Task, names: Sequence[str], pictures: bool) -> list[Markup]:
     if isinstance(test, ClassificationEvaluation):
         return _classified(test, names, pictures)
+    if isinstance(test, RegressionEvaluation):
+        return _predicted(test, names, pictures)
     rows = [(task.words(name), task.written(name, value)) for name, value in test.values.items()]
     return [table([], [*rows, ("loss", f"{test.loss:.4f}")])]
 
@@ -156,6 +161,37 @@ def _classified(test: ClassificationEvaluation, names: Sequence[str], pictures: 
             )
         )
     return [*parts, details(shown, table(["class", "images", "precision", "recall", "F1"], lines, right=range(1, 5)))]
+
+
+def _predicted(test: RegressionEvaluation, names: Sequence[str], pictures: bool) -> list[Markup]:
+    scores = (R2, MSE, MAE)
+
+    def cells(found: RegressionEvaluation | NumberScores) -> list[str | None]:
+        values = [(score, getattr(found, score.name)) for score in scores]
+        return [None if value is None else score.written(value) for score, value in values]
+
+    heads, loss = [score.words for score in scores], f"{test.loss:.4f}"
+    parts = [table([], [*zip(heads, cells(test), strict=True), ("mean squared error of standardised numbers", loss)])]
+    said = "Errors are in the unit of each number, squared errors in its square."
+    if len(names) > 1:
+        said += " Those of all are their means, in which the number of the widest spread weighs most; R2 has no unit."
+    if test.r2 is None:
+        said += " A number that is the same in all test images has no R2."
+    parts.append(paragraph(said))
+    if pictures:
+        drawn = draw_predictions(test, names)
+        some = len(test.true) < test.images
+        caption = (
+            f"Each dot is an image{f', of which {len(test.true):,} are drawn' if some else ''}; on the line both are equal."
+        )
+        if len(names) > MOST_DRAWN:
+            caption += f" The first {MOST_DRAWN} of {len(names)} numbers."
+        parts.append(figure(drawing(drawn, "Predicted over true numbers"), caption, narrowest=round(96 * drawn.get_figwidth())))
+    if len(names) > 1:
+        lines = [(name, *cells(one)) for name, one in zip(names, test.per_number, strict=True)][:MOST_CLASSES]
+        shown = "each number" if len(names) <= MOST_CLASSES else f"the first {MOST_CLASSES} of {len(names)} numbers"
+        parts.append(details(shown, table(["number", *heads], lines, right=range(1, 4))))
+    return parts
 
 
 def _compared(result: Result, others: Sequence[Compared], task: Task) -> list[Markup]:
@@ -193,15 +229,13 @@ def verdict(own: Compared, others: Sequence[Compared], name: str) -> str:
 
 
 def _curves(history: Sequence[RetrainEpoch], task: Task) -> list[Markup | None]:
-    score = task.scored_by
-    curves = [] if score.name == LOSS.name else [
-        chart(
-            score.words,
-            [of_reading(history, f"train/{score.name}", "train"), of_reading(history, f"valid/{score.name}", "validation")],
-        )
-    ]  # fmt: skip
+    def curve(name: str, words: str) -> Markup | None:
+        levels = {"train": "train", "valid": "validation"}
+        return chart(words, [of_reading(history, f"{level}/{name}", said) for level, said in levels.items()])
+
+    measured = [score for score in (task.scored_by, *task.scores) if score.name != LOSS.name]
     return [
-        chart("loss", [of_reading(history, "train/loss", "train"), of_reading(history, "valid/loss", "validation")]),
-        *curves,
+        curve("loss", "loss"),
+        *(curve(name, words) for name, words in {score.name: score.words for score in measured}.items()),
         chart("learning rate", [of_history(history, "lr", lambda entry: entry.lr)]),
     ]

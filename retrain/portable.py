@@ -27,12 +27,13 @@ from retrain.weights import Trained
 from supernet.discrete import DiscreteNetwork
 from training.format import BYTE, ImageFormat
 
-INPUT, OUTPUT = "images", "logits"
+INPUT = "images"
 DESCRIPTION_FILE = "model.json"
 CHECKED_BATCHES = (1, 7)
 LARGEST_DIFFERENCE = 1e-4
-"""Difference between logits of the network and of an exported file, for the same images, from which
-on the file is refused."""
+"""Difference between outputs of the network and of an exported file, for the same images, from which
+on the file is refused: of logits, or of numbers in their standard deviations over the training
+part."""
 OPSET = 18
 """The oldest opset that torch's exporter is written for: more runtimes read it, and it suffices."""
 IR_VERSION = 8
@@ -41,12 +42,13 @@ EXTRA = ("onnx", "onnxscript", "onnxruntime")
 _OURS_TO_LOAD = ("aten", "prims")  # namespaces of the operations that torch itself defines
 
 Model = Callable[[Tensor], Tensor]
-"""A function of pixels divided by the scale, float32 [B, C, H, W], to logits [B, classes]."""
+"""A function of pixels divided by the scale, float32 [B, C, H, W], to logits, float32 [B, classes],
+or to numbers in their own unit, float64 [B, numbers]."""
 
 
 class PixelNetwork(nn.Module):
-    """The network with its normalisation before it: `Model` as a module, in evaluation mode,
-    float32 on the CPU.
+    """The network with its normalisation before it, and of numbers their own unit behind it:
+    `Model` as a module, in evaluation mode, float32 on the CPU.
 
     It is a copy: the network itself stays as it is. The auxiliary head, which only training uses,
     is left out.
@@ -54,6 +56,8 @@ class PixelNetwork(nn.Module):
 
     mean: Tensor
     std: Tensor
+    centre: Tensor | None
+    spread: Tensor | None
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
@@ -61,10 +65,18 @@ class PixelNetwork(nn.Module):
         self.network.auxiliary = None
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(trained.format, name))[:, None, None])
+        values = trained.format.values
+        centre, spread = (None, None) if values is None else values.tensors("cpu")
+        self.register_buffer("centre", centre)
+        self.register_buffer("spread", spread)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network((images - self.mean) / self.std)
+        outputs: Tensor = self.network((images - self.mean) / self.std)
+        if self.centre is None or self.spread is None:
+            return outputs
+        # In float32 numbers far from zero would lose the digits that the network has predicted.
+        return outputs.double() * self.spread + self.centre
 
 
 def without_normalisation(form: ImageFormat) -> ImageFormat:
@@ -86,9 +98,25 @@ def describe(form: ImageFormat) -> dict[str, Any]:
     return {
         "input": {"name": INPUT, "type": "float32", "shape": ["batch", *form.shape], "axes": "batch, channel, row, column"},
         "preprocessing": f"{values}{depth}; mean and standard deviation are dealt with inside",
-        "output": {"name": OUTPUT, "type": "float32", "shape": ["batch", len(form.class_names)], "probabilities": "softmax"},
-        "classes": list(form.class_names),
+        **_described_output(form),
     }
+
+
+def output_name(form: ImageFormat) -> str:
+    """Returns the name of the output of an exported network."""
+    return "logits" if form.values is None else "values"
+
+
+def _described_output(form: ImageFormat) -> dict[str, Any]:
+    output = {"name": output_name(form), "type": "float32", "shape": ["batch", len(form.class_names)]}
+    if form.values is None:
+        return {"output": output | {"probabilities": "softmax"}, "classes": list(form.class_names)}
+    values = [
+        {"name": name, "mean": mean, "std": std}
+        for name, mean, std in zip(form.class_names, form.values.mean, form.values.std, strict=True)
+    ]
+    unit = "each number in its own unit, that of the training data, whose mean and standard deviation are given"
+    return {"output": output | {"type": "float64", "unit": unit}, "values": values}
 
 
 @dataclass(frozen=True)
@@ -99,7 +127,8 @@ class Exported:
     size: int
     """Size in bytes."""
     differences: dict[int, float]
-    """Largest difference of a logit from the network's, by the size of the batch."""
+    """Largest difference of an output from the network's, as `LARGEST_DIFFERENCE` has it, by the
+    size of the batch."""
     model: Model
     """The model that was read back from it."""
 
@@ -109,7 +138,7 @@ def export_torch(trained: Trained, path: Path) -> Exported:
     (`extra_files`).
 
     Raises ValueError if an operation cannot be traced or is not torch's own, or if the program read
-    back gives other logits; then `path` is as before.
+    back gives other outputs; then `path` is as before.
     """
     network = PixelNetwork(trained)
     program = _program(network, trained.format)
@@ -122,7 +151,7 @@ def export_torch(trained: Trained, path: Path) -> Exported:
     content = buffer.getvalue()
     with quiet():
         model = torch.export.load(io.BytesIO(content)).module()
-    return _write(path, content, torch.no_grad()(model), differences(network, model, trained.format))
+    return _write(path, content, torch.no_grad()(model), trained.format, network)
 
 
 def export_onnx(trained: Trained, path: Path) -> Exported:
@@ -130,20 +159,22 @@ def export_onnx(trained: Trained, path: Path) -> Exported:
     JSON.
 
     Raises ValueError if the packages of the extra are absent, an operation cannot be exported, or
-    onnxruntime gives other logits for the file; then `path` is as before.
+    onnxruntime gives other outputs for the file; then `path` is as before.
     """
     require_extra("--format onnx")
     network = PixelNetwork(trained)
-    content = _onnx_content(_program(network, trained.format), describe(trained.format))
-    model = onnx_model(content)
-    return _write(path, content, model, differences(network, model, trained.format))
+    content = _onnx_content(_program(network, trained.format), describe(trained.format), output_name(trained.format))
+    return _write(path, content, onnx_model(content), trained.format, network)
 
 
-def _write(path: Path, content: bytes, model: Model, found: dict[int, float]) -> Exported:
+def _write(path: Path, content: bytes, model: Model, form: ImageFormat, network: PixelNetwork) -> Exported:
+    found = differences(network, model, form)
     for batch, difference in found.items():
         if not difference < LARGEST_DIFFERENCE:  # NaN neither
+            unit = "" if form.values is None else " standard deviations"
             raise InputError(
-                f"{path}: not written: its logits differ from the network's by up to {difference:.2g} at batch {batch}, "
+                f"{path}: not written: its {output_name(form)} differ from the network's by up to {difference:.2g}{unit} at "
+                f"batch {batch}, "
                 f"where {LARGEST_DIFFERENCE:g} is allowed; an operation may be random, or the weights very large or not finite"
             )
     write_atomically(path, content)
@@ -152,12 +183,13 @@ def _write(path: Path, content: bytes, model: Model, found: dict[int, float]) ->
 
 @torch.no_grad()
 def differences(first: Model, second: Model, form: ImageFormat) -> dict[int, float]:
-    """Returns the largest difference between the logits of two models for random images, by the
-    size of the batch."""
+    """Returns the largest difference between the outputs of two models for random images, in the
+    unit of `LARGEST_DIFFERENCE`, by the size of the batch."""
     found = {}
     for batch in CHECKED_BATCHES:
         images = _random_images(batch, form)
-        found[batch] = (first(images) - second(images)).abs().max().item()
+        apart = (first(images) - second(images)).abs()
+        found[batch] = (apart if form.values is None else apart / form.values.tensors("cpu")[1]).max().item()
     return found
 
 
@@ -201,10 +233,10 @@ def _foreign_operations(program: torch.export.ExportedProgram) -> list[str]:
     )
 
 
-def _onnx_content(program: torch.export.ExportedProgram, description: Mapping[str, Any]) -> bytes:
+def _onnx_content(program: torch.export.ExportedProgram, description: Mapping[str, Any], output: str) -> bytes:
     with _explained("ONNX"):
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT]
+            program, dynamo=True, verbose=False, opset_version=OPSET, input_names=[INPUT], output_names=[output]
         )
         assert exported is not None
         model = exported.model_proto
@@ -237,8 +269,8 @@ def onnx_model(content: bytes) -> Model:
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def model(images: Tensor) -> Tensor:
-        (logits,) = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
-        return torch.from_numpy(logits)
+        (outputs,) = session.run(None, {INPUT: images.contiguous().numpy()})
+        return torch.from_numpy(outputs)
 
     return model
 

@@ -151,7 +151,7 @@ def _rows(task: type[Task], form: ImageFormat, part: Answers) -> Iterator[Row]:
 def _lines(rows: Sequence[Row]) -> bytes:
     """Returns lines of a CSV file, in UTF-8."""
     text = io.StringIO()
-    shown = ([csv_cell(cell) if isinstance(cell, str) else f"{cell:.7g}" for cell in row] for row in rows)
+    shown = ([csv_cell(cell) if isinstance(cell, str) else f"{cell:.10g}" for cell in row] for row in rows)
     csv.writer(text, lineterminator="\n").writerows(shown)
     return text.getvalue().encode()
 

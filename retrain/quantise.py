@@ -23,7 +23,7 @@ def quantise(exported: Exported, path: Path, calibration: Iterable[Tensor], form
     with the same metadata.
 
     `calibration` are batches of training images as an exported network takes them. The differences
-    of the result are from the logits of `exported`. Raises ValueError if the packages of the extra
+    of the result are from the outputs of `exported`. Raises ValueError if the packages of the extra
     are absent.
     """
     require_extra("--int8")

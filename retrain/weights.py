@@ -164,7 +164,8 @@ class _Description:
             content = json.loads(text)
         except RecursionError:
             raise InputError("the description is nested too deeply") from None
-        kinds = {"genotype": str, "channels": int, "cells": int, "stem": str, "task": str, "images": dict, "resizing": dict}
+        kinds: dict[str, type] = {"genotype": str, "channels": int, "cells": int, "stem": str, "task": str, "images": dict}
+        kinds["resizing"] = dict
         if not isinstance(content, dict) or set(content) != set(kinds):
             raise InputError(f"the description must have {', '.join(kinds)}, but is {show(content)}")
         for name, kind in kinds.items():
@@ -175,8 +176,8 @@ class _Description:
         genotype, images = Genotype.parse(content.pop("genotype")), ImageFormat.from_dict(content.pop("images"))
         resizing = Resizing.from_dict(content.pop("resizing"))
         if {"classification": True, "regression": False}.get(content["task"], images.values is None) != (images.values is None):
-            given = "classes" if images.values is None else "numbers"
-            raise InputError(f"the task is {content['task']}, but the images of the description have {given}")
+            have = "classes" if images.values is None else "numbers"
+            raise InputError(f"the task is {content['task']}, but the images of the description have {have}")
         return cls(genotype, images=images, resizing=resizing, **content)
 
     def network(self) -> DiscreteNetwork:

@@ -37,8 +37,8 @@ class SearchEpoch(HistoryEntry):
     """Dominant eigenvalue of the Hessian of the validation loss in the alphas; None where it was
     not measured or not finite."""
     decided: Decided | None = None
-    """The scores that a selection by perturbation compared before the epoch; None where it decided
-    nothing."""
+    """The scores, as they are maximised, that a selection by perturbation compared before the epoch;
+    None where it decided nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

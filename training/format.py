@@ -112,7 +112,7 @@ class Standardisation:
         mean, std = self.tensors(outputs.device)
         return outputs.double() * std + mean
 
-    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def tensors(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Returns mean and std, float64 [outputs]."""
         mean, std = (torch.tensor(values, dtype=torch.float64, device=device) for values in (self.mean, self.std))
         return mean, std
@@ -238,7 +238,7 @@ def read_format(run: Path) -> ImageFormat:
     except InputError as error:
         raise InputError(f"{error}; {again}") from error
     if isinstance(content, dict):
-        others = ("train_images", "train_images_of_class", "notes")
+        others = ("train_images", "train_images_of_class", "train_range", "notes")
         content = {name: value for name, value in content.items() if name not in others}
     try:
         return ImageFormat.from_dict(content)

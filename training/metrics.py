@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from base.texts import decimals
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
@@ -129,7 +131,7 @@ def in_words(named: Mapping[str, float]) -> str:
     levels: dict[str, list[str]] = {}
     for tag, value in named.items():
         level, _, name = tag.partition("/")
-        levels.setdefault(level, [level]).append(f"{name.replace('_', ' ')} {value:.4f}")
+        levels.setdefault(level, [level]).append(f"{name.replace('_', ' ')} {decimals(value)}")
     return ", ".join(" ".join(words) for words in levels.values())
 
 

@@ -40,7 +40,7 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
     if tuple(counts.shape) != (classes, classes):
         raise ValueError(f"confusion: expected [classes={classes}, classes={classes}] to draw, got {list(counts.shape)}")
     shares = counts / counts.sum(1, keepdim=True)  # NaN without images
-    names = [_label(name, number) for number, name in enumerate(class_names)] if classes <= MOST_NAMED else []
+    names = [drawable(name, number) for number, name in enumerate(class_names)] if classes <= MOST_NAMED else []
     size = TEXT if classes <= MOST_COUNTED else _SMALL
     longest = max((_width(name, size) for name in names), default=0.3)
     side = max(2.0, classes * _cell(counts))
@@ -106,9 +106,9 @@ def _write_counts(axes: "Axes", counts: torch.Tensor, shares: torch.Tensor) -> N
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=_SMALL, color=colour)
 
 
-def _label(name: str, number: int) -> str:
-    """Returns the name, its middle left out if it is long; the number of a class whose name the
-    font has no letters for."""
+def drawable(name: str, number: int) -> str:
+    """Returns the name, its middle left out if it is long; the number of one that the font has no
+    letters for."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     line = label(name, _LONGEST)

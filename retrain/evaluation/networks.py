@@ -1,32 +1,27 @@
 """The evaluation of retrained networks on the test part, each alone and all as an ensemble."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from base.checks import InputError
 from base.texts import excerpt
 from retrain.config import RetrainConfig
-from retrain.evaluation.ensemble import average_log_probabilities, fitted_weights, greedy_weights, majority_vote
+from retrain.evaluation.kinds import KINDS, Kind
 from retrain.evaluation.speed import Speed, measure_speed
 from retrain.finished import RetrainRun
 from retrain.weights import WEIGHTS_FILE, Trained
+from training.format import ImageFormat
 from training.hardware import Hardware, move_to
 from training.metrics import Batch, count_multiply_adds, count_parameters
-from training.tasks.classification import ClassificationEvaluation, evaluate
 from training.tasks.task import Dataset, Evaluation, Network, Task
 
 Forward = Callable[[Network, Batch], Tensor]
-AVERAGE, VOTE = "average of probabilities", "majority vote"
-FITTED, GREEDY = "fitted weights", "greedy selection"
-EVALUATED = ("classification",)
-"""The tasks whose networks the commands for finished retrainings know how to use."""
 _AT_ONCE = 4096  # images whose logits are evaluated together
 
 
@@ -61,13 +56,6 @@ def _parts(outputs: Batch) -> Iterator[Batch]:
     return map(Batch, outputs.inputs.split(_AT_ONCE), outputs.targets.split(_AT_ONCE))
 
 
-def _evaluate(combine: Callable[[Tensor], Tensor], logits: Tensor, labels: Tensor, classes: int) -> ClassificationEvaluation:
-    """Evaluates what `combine` makes, [B, classes], of the networks' logits [K, N, classes];
-    `labels` [N]."""
-    batches = zip(logits.split(_AT_ONCE, 1), labels.split(_AT_ONCE), strict=True)
-    return evaluate(combine, batches, classes, "cpu")
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished retraining: its network, and the settings that it is evaluated with."""
@@ -92,7 +80,7 @@ class Run:
         return cls(path, run.trained, settings, not data, limit)
 
 
-def open_trained(path: Path, tasks: Sequence[str] = EVALUATED) -> RetrainRun:
+def open_trained(path: Path, tasks: Collection[str] = KINDS) -> RetrainRun:
     """Opens the finished retraining in the directory `path`.
 
     Raises InputError where there is none, or its task is none of `tasks`.
@@ -116,8 +104,8 @@ class NetworkScore:
     """Multiply-adds of one image, as `training.metrics.count_multiply_adds` counts them; of an
     ensemble the sum, as of its parameters."""
     metrics: dict[str, Any]
-    """Fields of `ClassificationEvaluation`; loss, top5 and calibration_error of a majority vote are
-    None."""
+    """The numbers of `evaluation` for JSON; those that an ensemble does not have are None."""
+    evaluation: Evaluation
     speed: Speed | None = None
     """Speed of the network; None if it was not measured."""
     weights: tuple[float, ...] | None = None
@@ -141,8 +129,9 @@ def evaluate_runs(
     speed: bool,
     held_out: Sequence[Dataset] = (),
 ) -> list[NetworkScore]:
-    """Returns a row for each of `runs` and, if there are several, those of the ensemble: `AVERAGE`
-    and `VOTE`, and with images that were `held_out` from all trainings `FITTED` and `GREEDY`.
+    """Returns a row for each of `runs`, all of one task, and, if there are several, those of the
+    ensemble: one for each of the ways that the task has, and with images that were `held_out` from
+    all trainings one for each way to choose weights.
 
     Args:
         datasets: for each of `runs` the same images, normalised as its network wants them.
@@ -150,61 +139,79 @@ def evaluate_runs(
             time.
         held_out: the same for the images that weights of the networks are chosen on.
 
-    Raises InputError for a network whose logits are not finite.
+    Raises InputError for a network whose outputs are not finite.
     """
     rows, all_outputs = [], []
+    kind, first = KINDS[runs[0].trained.task], runs[0].trained.format
     for run, data in zip(runs, datasets, strict=True):
-        network, shape, classes = run.trained.network, data.format.shape, len(data.format.class_names)
+        network, shape = run.trained.network, data.format.shape
         hardware = Hardware(device, run.settings.precision)
         measured = measure_speed(network, shape, device, hardware.precision) if speed else None
         outputs = network_outputs(network, data, batch_size, hardware)
         if not outputs.inputs.isfinite().all():
-            raise InputError(f"{run.path / WEIGHTS_FILE}: gives logits that are NaN or infinite; the training had diverged")
+            raise InputError(f"{run.path / WEIGHTS_FILE}: gives outputs that are NaN or infinite; the training had diverged")
+        outputs = _comparable(outputs, run, first)
         all_outputs.append(outputs)
         size = count_parameters(network), count_multiply_adds(network, shape)
-        scores = _evaluate(_only, outputs.inputs[None], outputs.targets, classes).to_dict()
-        rows.append(NetworkScore(str(run.path), *size, scores, measured))
+        found = kind.evaluate(lambda part: part, _parts(outputs), first)
+        rows.append(NetworkScore(str(run.path), *size, found.to_dict(), found, measured))
     if len(rows) == 1:
         return rows
-    logits, labels = torch.stack([outputs.inputs for outputs in all_outputs]), all_outputs[0].targets
-    found = [
-        network_outputs(run.trained.network, data, batch_size, Hardware(device, run.settings.precision))
-        for run, data in zip(runs, held_out, strict=False)
-    ]
-    rows += _ensemble_rows(rows, logits, labels)
-    if found:
-        chosen_on = torch.stack([outputs.inputs for outputs in found]), found[0].targets
-        rows += _weighted_rows(rows[: len(runs)], chosen_on, logits, labels)
+    together = torch.stack([outputs.inputs for outputs in all_outputs])
+    rows += _ensemble_rows(rows, kind, together, all_outputs[0].targets, first)
+    if held_out:
+        found = [
+            _comparable(
+                network_outputs(run.trained.network, data, batch_size, Hardware(device, run.settings.precision)), run, first
+            )
+            for run, data in zip(runs, held_out, strict=True)
+        ]
+        chosen_on = Batch(torch.stack([outputs.inputs for outputs in found]), found[0].targets)
+        rows += _weighted_rows(rows[: len(runs)], kind, chosen_on, together, all_outputs[0].targets, first)
     return rows
 
 
-def _only(logits: Tensor) -> Tensor:
-    """The logits [B, classes] of a single network, from [1, B, classes]."""
-    return logits[0]
+def _comparable(outputs: Batch, run: Run, first: ImageFormat) -> Batch:
+    """Returns outputs and targets of a run's network in the unit of those of the `first` one:
+    networks that learnt numbers of other means and deviations answer in units of their own."""
+    own = run.trained.format.values
+    if own is None or first.values is None or own == first.values:
+        return outputs
+    return Batch(*(first.values.standardised(own.restored(part)) for part in outputs))
 
 
-def _ensemble_rows(rows: Sequence[NetworkScore], logits: Tensor, labels: Tensor) -> list[NetworkScore]:
-    """Returns the rows of the ensemble of the networks of `rows`, from their logits
-    [K, N, classes] and the labels [N]."""
-    classes = logits.shape[2]
-    average = _evaluate(average_log_probabilities, logits, labels, classes).to_dict()
-    vote = _evaluate(lambda batch: F.one_hot(majority_vote(batch), classes), logits, labels, classes).to_dict()
-    # A vote gives one class an image, with no probability and no second place.
-    vote |= {"loss": None, "top5": None, "calibration_error": None}
+def _ensemble_rows(
+    rows: Sequence[NetworkScore], kind: Kind[Any], outputs: Tensor, targets: Tensor, form: ImageFormat
+) -> list[NetworkScore]:
+    """Returns the rows of the ensemble of the networks of `rows`, from their outputs [K, N, ...]
+    and the targets [N, ...]."""
     size = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
-    return [NetworkScore(AVERAGE, *size, average), NetworkScore(VOTE, *size, vote)]
+    made = []
+    for name, combine in kind.ensembles.items():
+        found = _evaluate(kind, combine, outputs, targets, form)
+        absent = dict.fromkeys(kind.without.get(name, ()))
+        made.append(NetworkScore(name, *size, found.to_dict() | absent, found))
+    return made
 
 
 def _weighted_rows(
-    rows: Sequence[NetworkScore], chosen_on: tuple[Tensor, Tensor], logits: Tensor, labels: Tensor
+    rows: Sequence[NetworkScore], kind: Kind[Any], chosen_on: Batch, outputs: Tensor, targets: Tensor, form: ImageFormat
 ) -> Iterator[NetworkScore]:
-    """Yields the rows of weighted averages, whose weights are chosen on logits [K, M, classes] and
-    labels [M] of other images than those that are evaluated."""
-    for name, choose in ((FITTED, fitted_weights), (GREEDY, greedy_weights)):
-        weights = choose(*chosen_on)
-        combine = partial(average_log_probabilities, weights=weights)
-        metrics = _evaluate(combine, logits, labels, logits.shape[2]).to_dict()
+    """Yields the rows of weighted averages, whose weights are chosen on outputs [K, M, ...] and
+    targets [M, ...] of other images than those that are evaluated."""
+    for name, choose in kind.choices.items():
+        weights = choose(chosen_on.inputs, chosen_on.targets)
+        found = _evaluate(kind, partial(kind.average, weights=weights), outputs, targets, form)
         # Networks without a weight need not be run.
         used = [row for row, weight in zip(rows, weights.tolist(), strict=True) if weight]
         size = sum(row.parameters for row in used), sum(row.multiply_adds for row in used)
-        yield NetworkScore(name, *size, metrics, weights=tuple(weights.tolist()), validation_images=len(chosen_on[1]))
+        shares = tuple(weights.tolist())
+        yield NetworkScore(name, *size, found.to_dict(), found, weights=shares, validation_images=len(chosen_on.targets))
+
+
+def _evaluate(
+    kind: Kind[Any], combine: Callable[[Tensor], Tensor], outputs: Tensor, targets: Tensor, form: ImageFormat
+) -> Evaluation:
+    """Evaluates what `combine` makes, [B, ...], of the networks' outputs [K, N, ...]."""
+    found: Evaluation = kind.evaluate(combine, map(Batch, outputs.split(_AT_ONCE, 1), targets.split(_AT_ONCE)), form)
+    return found

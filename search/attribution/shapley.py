@@ -59,7 +59,7 @@ class ShapleyEstimate:
 
 def sample_shapley(players: int, values: Iterable[Value], generator: torch.Generator, stop: float = 0.0) -> ShapleyEstimate:
     """Estimates Shapley values by random permutations of so many players (Castro, Gomez & Tejada
-    2009), with the stop of Shapley-NAS (Xiao et al. 2022, section 3.3).
+    2009), with the stop of Shapley-NAS (Xiao et al. 2022).
 
     There is one permutation for each of `values`, and in it the value function that it gives: each
     may look at other data (`itertools.repeat(value, 10)` has the same ten times). The next one is

@@ -22,12 +22,12 @@ Score = Callable[[Iterable[Batch], dict[str, Tensor]], float]
 
 @dataclass
 class ShapleyConfig:
-    """The Shapley values that alphas move by once an epoch (Shapley-NAS, Xiao et al. 2022). An
-    estimate evaluates the supernet up to permutations x (1 + candidates of all edges) times."""
+    """The Shapley values that alphas move by once an epoch (Shapley-NAS, Xiao et al. 2022)."""
 
     permutations: int = 10
-    """Permutations an estimate: in each, candidates leave one by one until the score has fallen
-    far."""
+    """Permutations an estimate, in each of which candidates leave one by one until the score has
+    fallen far. It evaluates the supernet once a permutation and candidate of an edge, and once
+    more a permutation: 1,970 times in the DARTS space, if 10 permutations come to their end."""
     batch: int = 1024
     """Validation images a permutation, the same ones for all its evaluations; all, if there are
     fewer."""
@@ -47,7 +47,7 @@ class ShapleyConfig:
 
 class ShapleyUpdate:
     """Moves alphas by the Shapley values of the candidates, which are the players of a game whose
-    value is the supernet's score on validation images (Xiao et al. 2022, section 3 and algorithm 1).
+    value is the supernet's score on validation images (Xiao et al. 2022).
 
     Candidates leave one after another: their weights in the mixture become 0, and the others stay.
     A candidate is worth the mean of its contributions less their standard deviation, over the
@@ -121,7 +121,7 @@ class ShapleyUpdate:
 def _standardised(values: Tensor) -> Tensor:
     """Returns the values less their mean, over their standard deviation (that of a sample); zeros
     where they are all the same."""
-    centred = values - values.mean()
-    if len(values) < 2 or (deviation := values.std()) == 0:
+    # Asked of the values themselves: their mean may differ from each by rounding.
+    if not len(values) or values.min() == values.max():
         return torch.zeros_like(values)
-    return centred / deviation
+    return (values - values.mean()) / values.std()

@@ -21,6 +21,7 @@ import fusenas.__main__
 import retrain.__main__
 import retrain.evaluate
 import retrain.export
+import retrain.predict
 from base.checks import InputError
 from fusenas.settings import FitConfig
 from retrain.config import RetrainConfig
@@ -335,6 +336,7 @@ MAINS: dict[str, Callable[[list[str]], int]] = {
     "fusenas": fusenas.__main__.main,
     "retrain.evaluate": retrain.evaluate.main,
     "retrain.export": retrain.export.main,
+    "retrain.predict": retrain.predict.main,
 }
 ARGUMENTS = {
     "an unknown option": ["--nope"],
@@ -362,6 +364,12 @@ ARGUMENTS = {
     "a long run": [f"--run={'x' * 5000}"],
     "a run with a zero byte": ["--run=a\0b"],
     "a run that is no UTF-8": ["--run=\udcff"],
+    "an empty profile": ["--profile="],
+    "a long profile": [f"--profile={'x' * 5000}"],
+    "a profile with a zero byte": ["--profile=a\0b"],
+    "a profile that is no UTF-8": ["--profile=\udcff"],
+    "a device as a profile": ["--profile=/dev/zero"],
+    "a profile in the run": ["--run=nope", "--profile=nope/trace"],
     "nothing to resume": ["--run=nope", "--resume"],
     "both": ["--run=nope", "--resume", "--overwrite"],
     "resume with a value": ["--resume=yes"],
@@ -393,7 +401,11 @@ def test_commands(command: str, here: Path, files: Files) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-PARSERS = {"retrain.evaluate": retrain.evaluate._parser, "retrain.export": retrain.export._parser}
+PARSERS = {
+    "retrain.evaluate": retrain.evaluate._parser,
+    "retrain.export": retrain.export._parser,
+    "retrain.predict": retrain.predict._parser,
+}
 
 
 def options_of(command: str) -> list[str]:
@@ -410,7 +422,7 @@ def test_options_of_commands_for_finished_runs(command: str, here: Path, files: 
     wrong = []
     for option in options_of(command):
         for kind in KINDS:
-            argv = ["nope", f"{option}={kind.text}"]
+            argv = ["nope", *(["nope"] if command == "retrain.predict" else []), f"{option}={kind.text}"]
             argv += ["--format=onnx"] if command == "retrain.export" and option != "--format" else []
             try:
                 assert refusal(lambda argv=argv: MAINS[command](argv)) is not None  # type: ignore[misc]

@@ -23,6 +23,7 @@ import retrain.__main__ as retrain_main
 import retrain.evaluate
 import retrain.explain.__main__ as retrain_explain
 import retrain.export
+import retrain.predict
 from search.methods import Percent, get_method, list_methods
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +38,12 @@ EXTENDING = "docs/extending.md"
 Main = Callable[[list[str]], int]
 PROGRAMS: dict[str, Main] = {f"search.{name}": get_method(name).main for name in list_methods()}
 PROGRAMS |= {"retrain": retrain_main.main, "fusenas": fusenas_main.main}
-WITHOUT_CONFIG: dict[str, Main] = {"retrain.evaluate": retrain.evaluate.main, "retrain.export": retrain.export.main}
-WITHOUT_CONFIG |= {"retrain.explain": retrain_explain.main}
+WITHOUT_CONFIG: dict[str, Main] = {
+    "retrain.evaluate": retrain.evaluate.main,
+    "retrain.export": retrain.export.main,
+    "retrain.explain": retrain_explain.main,
+    "retrain.predict": retrain.predict.main,
+}
 
 
 def commands() -> list[tuple[str, str]]:

@@ -20,13 +20,10 @@ import retrain.evaluation.networks
 import retrain.evaluation.speed
 from base.seeds import new_generator
 from retrain.config import RetrainConfig
-from retrain.evaluate import CONFUSION_FILE, EVALUATION_FILE, MOST_CLASSES, WORST_CLASSES, load_test_images, main, read_runs
+from retrain.evaluate import EVALUATION_FILE, load_test_images, main, read_runs
 from retrain.evaluation.ensemble import fitted_weights, greedy_weights
+from retrain.evaluation.kinds import AVERAGE, FITTED, GREEDY, KINDS, MOST_CLASSES, VOTE, WORST_CLASSES
 from retrain.evaluation.networks import (
-    AVERAGE,
-    FITTED,
-    GREEDY,
-    VOTE,
     Run,
     evaluate_network,
     evaluate_runs,
@@ -180,10 +177,10 @@ def test_what_a_description_says_is_checked_before_a_network_is_built(network, t
         ({"more": 1}, "must have genotype, channels, cells, stem, task, images, resizing, but is "),
         ({"task": 1}, "task of the description must be of type str, not 1"),
         ({"task": "regression"}, "the task is regression, but the images of the description have classes"),
-        ({"images": good["images"] | {"values": {"mean": [0], "std": [1]}}}, "values must be 3, as there are names"),
+        ({"images": good["images"] | {"values": {"mean": [0], "std": [1]}}}, "values must be 7, as there are names"),
         ({"images": good["images"] | {"values": {"mean": [0], "std": [0]}}}, "std positive"),
         (
-            {"images": good["images"] | {"values": {"mean": [1, 2, 3], "std": [1, 1, 1]}}},
+            {"images": good["images"] | {"values": {"mean": [0] * 7, "std": [1] * 7}}},
             "but the images of the description have n",
         ),
     ]:
@@ -362,7 +359,7 @@ def test_two_retrained_networks(tmp_path, capsys):
             assert metrics[name] == pytest.approx(row[name], rel=1e-5)
         assert all(metrics[name] == row[name] for name in ("accuracy", "confusion", "per_class", "parameters", "multiply_adds"))
         assert json.loads((Path(run) / "evaluation.json").read_text()) == row | {"data": content["data"]}
-        assert {EVALUATION_FILE, CONFUSION_FILE} <= set(recorded(Path(run)))  # which --overwrite removes
+        assert {EVALUATION_FILE, KINDS["classification"].picture} <= set(recorded(Path(run)))  # which --overwrite removes
 
 
 def held_out(run: str, fraction: float, seed: int, limit: int | None = 400) -> None:

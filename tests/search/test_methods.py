@@ -201,7 +201,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "beta_darts": {"regulariser.name": "beta", "regulariser.weight": 0.0, "regulariser.weight_end": 25.0},
     # Wang et al. 2021, section 4
     "darts_pt": {"exclude": ["none"], "selection.name": "perturbation", "selection.tune_epochs": 5},
-    # Xiao et al. 2022, section 4.1, and their code
+    # Xiao et al. 2022, as their code has it
     "shapley": {
         "channels": 16, "cells": 8, "epochs": 50, "batch_size": 256, "exclude": ["none"], "partial": 4, "weights.lr": 0.1,
         "weights.lr_min": 0.0, "alphas.update": "shapley", "alphas.warmup": 25 / 50, "shapley.permutations": 10,

@@ -93,6 +93,12 @@ def test_a_supernet_ends_with_the_same_bits(space: str, options: dict[str, Any])
     check(partial(searched, space, **options))
 
 
+@pytest.mark.parametrize("options", [{}, {"partial": 2}], ids=str)
+def test_operations_that_attend_end_with_the_same_bits(options: dict[str, Any]) -> None:
+    space = SearchSpace("attending", get_space("nasbench201").skeleton, 2, ("se", "self_attention", "none"), (2,))
+    check(partial(searched, space, **options))
+
+
 @pytest.mark.parametrize("space", list_spaces())
 def test_a_path_ends_with_the_same_bits(space: str) -> None:
     found = get_space(space)

@@ -180,7 +180,7 @@ def test_histograms_come_at_their_interval_and_once_a_step(tmp_path: Path) -> No
     run(tmp_path / "never", OneWeight(), Config())
     assert histograms_of(tmp_path / "never") == []
     whole = OneWeight()
-    run(tmp_path / "run", whole, Config(histograms_every=2, stop=StopConfig(accuracy=0.3)))
+    run(tmp_path / "run", whole, Config(histograms_every=2, stop=StopConfig(score=0.3)))
     assert [step for step, _ in histograms_of(tmp_path / "run")] == [6]
     assert run(tmp_path / "run", whole, Config(histograms_every=1), resume=True) == 4
     found = histograms_of(tmp_path / "run")

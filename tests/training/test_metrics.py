@@ -123,6 +123,26 @@ def test_a_layer_used_twice_counts_twice() -> None:
     assert count_multiply_adds(nn.Sequential(conv, nn.MaxPool2d(2), conv), (3, 8, 8)) == (64 + 16) * 81
 
 
+def test_a_module_may_count_its_own_arithmetic() -> None:
+    class Products(nn.Module):
+        def forward(self, one: Tensor, other: Tensor) -> Tensor:
+            return one * other
+
+        def multiply_adds(self, one: Tensor, other: Tensor) -> int:
+            return one.numel() + other.numel()
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+            self.products = Products()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.products(self.conv(images), images)
+
+    assert count_multiply_adds(Both(), (3, 4, 4)) == 16 * 9 + 2 * 16 * 3
+
+
 def test_counting_needs_no_batch_statistics_of_one_value() -> None:
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3, track_running_stats=False), nn.Conv2d(3, 2, 1))
     assert count_multiply_adds(network, (3, 8, 8)) == 6

@@ -430,7 +430,7 @@ def in_numbers(images: Images) -> str:
     and standard deviation."""
     names, labels = [label(name) for name in images.format.class_names], images.labels
     shown = [
-        f"{name} from {least:.6g} to {most:.6g} (mean {mean:.6g}, deviation {std:.4g})"
+        f"{name} from {least:.8g} to {most:.8g} (mean {mean:.8g}, deviation {std:.4g})"
         for name, least, most, mean, std in zip(
             names[:_SHOWN],
             *(one.tolist() for one in (labels.amin(0), labels.amax(0), labels.mean(0), labels.std(0, correction=0))),

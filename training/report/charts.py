@@ -129,7 +129,8 @@ def _ticks(low: float, high: float, count: int, whole: bool = False) -> list[flo
 def _tick_format(ticks: Sequence[float]) -> Callable[[float], str]:
     largest, step = max(map(abs, ticks)), ticks[1] - ticks[0]
     if largest >= 1e5 or largest < 1e-3:
-        return lambda value: f"{value:.1e}" if value else "0"
+        # Room is short beside a chart: 2.0e5.
+        return lambda value: f"{value:.1e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e") if value else "0"
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     decimals += not math.isclose(step * 10**decimals, round(step * 10**decimals))  # 2.5 has one more
     return lambda value: f"{value:,.{decimals}f}"

@@ -2,7 +2,7 @@
 
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ def setting(value: object) -> str:
 
 def images(run: Path, config: DataConfig) -> Markup:
     """Returns the format of the images of a run, from its data.json, and the balance of their
-    classes."""
+    classes or the spread of their numbers."""
     content: dict[str, Any] = read_json(run / DATA_FILE)
     names, counts = content["class_names"], content.get("train_images_of_class")
     channels, height, width = content["shape"]
@@ -108,6 +108,8 @@ def images(run: Path, config: DataConfig) -> Markup:
     }  # fmt: skip
     if notes := content.get("notes"):
         rows["how they were read"] = "; ".join(map(escape, notes))
+    if values := content.get("values"):
+        return join(table([], rows.items()), _spread(names, values, content["train_range"]))
     if counts is None:
         return table([], rows.items())
     rows["weights of classes in the loss"] = config.class_weights
@@ -117,6 +119,18 @@ def images(run: Path, config: DataConfig) -> Markup:
     left_out = f"the first {MOST_CLASSES} of {len(names)} classes" if len(names) > MOST_CLASSES else "images of each class"
     parts.append(details(left_out, table(["class", "training images", ""], lines, right=[1])))
     return join(*parts)
+
+
+def _spread(names: Sequence[str], values: Mapping[str, Sequence[float]], ranges: Sequence[Sequence[float]]) -> Markup:
+    """Returns the table of the numbers that belong to the training images."""
+    lines = [
+        (name, *(f"{number:.8g}" for number in (*pair, mean, std)))
+        for name, pair, mean, std in zip(names, ranges, values["mean"], values["std"], strict=True)
+    ][:MOST_CLASSES]
+    left_out = f"The first {MOST_CLASSES} of {len(names)} numbers. " if len(names) > MOST_CLASSES else ""
+    said = f"{left_out}The network is trained for (number - mean) / deviation; errors are in the number's own unit."
+    columns = ["number", "from", "to", "mean", "deviation"]
+    return join(table(columns, lines, right=range(1, 5)), paragraph(said))
 
 
 def _balance(counts: Sequence[int], names: Sequence[str], config: DataConfig) -> str:

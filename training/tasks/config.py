@@ -33,12 +33,13 @@ class TrainingConfig(RunConfig):
     """Epochs between two histograms of the weights and of the gradients of an epoch's last step,
     for TensorBoard; 0: never."""
     task: str = "classification"
-    """The task that networks are trained for: classification, or a task that was added with
-    @register_task."""
+    """The task that networks are trained for: classification; regression, of images that have
+    numbers (npz with floating y); or a task that was added with @register_task."""
     score: str | None = None
     """The score of the task that is searched for, selected by, stopped at and reported, over all
     validation images: accuracy, loss, macro_recall, macro_f1 or balanced_accuracy of classification
-    (the last three count every class alike); null: the task's first one."""
+    (the last three count every class alike), r2, mse, mae or loss of regression; null: the task's
+    first one."""
     data: DataConfig = field(default_factory=DataConfig)
     """The images."""
     stop: StopConfig = field(default_factory=StopConfig, metadata=MAY_CHANGE)

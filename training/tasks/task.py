@@ -346,5 +346,11 @@ def check_parts(task: Task, run: Path, fraction: float, seed: int) -> None:
         raise FieldError("data.root", *error.parts) from error
 
 
-TASKS: Registry[type[Task]] = Registry("task", {"classification": "training.tasks.classification:Classification"})
+TASKS: Registry[type[Task]] = Registry(
+    "task",
+    {
+        "classification": "training.tasks.classification:Classification",
+        "regression": "training.tasks.regression:Regression",
+    },
+)
 register_task = TASKS.register

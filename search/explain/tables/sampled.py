@@ -85,7 +85,7 @@ def explain(run: SamplingRun, options: ExplainOptions) -> Explanation:
     scores_of: dict[Genome, float] = {}
     for evaluation in run.evaluations:
         if evaluation.share == 1:
-            scores_of.setdefault(encoding.of_genotype(evaluation.genotype), evaluation.score)
+            scores_of.setdefault(encoding.of_genotype(evaluation.genotype), run.scored_by.maximised(evaluation.score))
     genomes, scores = list(scores_of), np.array(list(scores_of.values()))
     if len(genomes) < LEAST_TRIALS:
         raise InputError(
@@ -138,7 +138,7 @@ def explain(run: SamplingRun, options: ExplainOptions) -> Explanation:
         facts(
             {
                 "architectures": f"{len(genomes):,}",
-                "best score": f"{scores.max():.4f}",
+                f"best {run.scored_by.words}": run.scored_by.written(run.scored_by.own(scores.max())),
                 "explained by the forest": percent(max(parts[0].effects.explained, 0)),
                 "of the rank": percent(max(parts[1].effects.explained, 0)),
                 "time": duration(time.monotonic() - began),

@@ -64,7 +64,7 @@ def test_alphas_move_as_the_equations_say(images: ImageData) -> None:
         assert np.allclose(alphas[kind].numpy(), expected[kind], atol=1e-6)
 
 
-@pytest.mark.parametrize("contributions", [torch.zeros(3, 10), torch.full((3, 10), 0.1)])
+@pytest.mark.parametrize("contributions", [torch.zeros(3, 10), torch.full((3, 10), 0.1), torch.full((3, 10), 1 / 3 + 1e-3)])
 def test_candidates_that_are_all_worth_the_same_move_by_the_average_alone(images: ImageData, contributions: Tensor) -> None:
     update, players = new_update(images), Players({"normal": KEEP, "reduce": KEEP})
     before = {kind: table.clone() for kind, table in update.average.items()}

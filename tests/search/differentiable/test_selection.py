@@ -237,14 +237,22 @@ def test_the_order_depends_on_the_seed_alone(name: str) -> None:
 # With a supernet
 
 
-def trained(path: Path, space: str, cells: int) -> BilevelSearch:
-    """A search by perturbation whose supernet has seen some batches, so that operations differ in what they are worth."""
+def trained(path: Path, space: str, cells: int, rare: int | None = None) -> BilevelSearch:
+    """A search by perturbation whose supernet has seen some batches, so that operations differ in what they are worth.
+
+    `rare` is how many images there are of each class but two; None: as many.
+    """
     config = SearchConfig(
         space=space, channels=4, cells=cells, batch_size=32, epochs=1, device="cpu",
         data=DataConfig(limit=256), alphas=AlphaConfig(scale=0.5), selection=SelectionConfig("perturbation"),
     )  # fmt: skip
     hardware = Hardware.of(config, config.graph)
     task = Classification.open(config.data, hardware)
+    if rare is not None:
+        images = Classification.open(DataConfig(), hardware).train.images
+        of_class = [(images.labels == label).nonzero().flatten() for label in range(10)]
+        places = torch.cat([places if label < 2 else places[:rare] for label, places in enumerate(of_class)])
+        task = Classification.of_images(config.data, images.take(places), hardware)
     search = BilevelSearch(config, task, RunDirectory(path, config), hardware)
     for train in search.train_batches.epoch(0):
         search.step.weight_step(train)
@@ -296,3 +304,41 @@ def test_the_inputs_stay_without_which_a_supernet_is_worst(tmp_path: Path) -> No
     accuracies = [(accuracy(without(mixture, "normal", edge, range(len(space.candidates)))), edge) for edge in into]
     assert len({value for value, _ in accuracies}) > 1
     assert {edge for edge in into if kept[edge].any()} == {edge for _, edge in sorted(accuracies)[:2]}
+
+
+@pytest.mark.parametrize("name", [score.name for score in Classification.scores])
+def test_the_score_decides(name: str, tmp_path: Path) -> None:
+    """What stays on an edge is the operation without which that score over all validation images is worst."""
+    search = trained(tmp_path, "nasbench201", 1)
+    search.task.scored_by = search.task.score_named(name)
+    assert search.perturbation is not None
+    (kind,) = search.space.kinds
+    mixture = search.architecture.mean()
+    left = decided(search, name)
+    edge = int((left.sum(1) == 1).nonzero()[0])
+    values = []
+    for column in range(len(search.space.candidates)):
+        without = mixture[kind].clone()
+        without[edge, column] = 0
+        reading = search.step.evaluate(search.evaluation_batches, {kind: without}, training=True)
+        values.append(-reading.loss if name == "loss" else reading.values[name])
+    assert left[edge].nonzero().tolist() == [[values.index(min(values))]]
+
+
+def test_scores_decide_differently(tmp_path: Path) -> None:
+    """Where two classes have nearly all images, accuracy, its loss, and a mean over classes keep other operations."""
+    search = trained(tmp_path, "nasbench201", 1, rare=12)
+    chosen = {name: [decided(search, name, number) for number in range(6)] for name in ("accuracy", "loss", "macro_f1")}
+    assert not all(torch.equal(*pair) for pair in zip(chosen["accuracy"], chosen["loss"], strict=True))
+    assert not all(torch.equal(*pair) for pair in zip(chosen["accuracy"], chosen["macro_f1"], strict=True))
+
+
+def decided(search: BilevelSearch, name: str, number: int = 0) -> Tensor:
+    """The candidates after one round alone of the selection by a score, bool [edges, candidates]."""
+    search.task.scored_by = search.task.score_named(name)
+    assert search.perturbation is not None
+    (kind,) = search.space.kinds
+    decision = search.perturbation.decide(
+        number, kind, search.architecture.keep[kind], search.architecture.mean(), search._score
+    )
+    return decision.keep

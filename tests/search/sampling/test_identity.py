@@ -29,8 +29,14 @@ def task(seed: int = 0) -> Classification:
     return Classification.of_images(DataConfig(), images, Hardware(torch.device("cpu")))
 
 
+def asked(config: SamplingConfig) -> Classification:
+    found = task()
+    found.scored_by = found.score_named(config.score)
+    return found
+
+
 def differing(config: SamplingConfig, other: SamplingConfig) -> list[str]:
-    one, two = score_identity(config, task(), None), score_identity(other, task(), None)
+    one, two = (score_identity(each, asked(each), None) for each in (config, other))
     return [name for name in one if one[name] != two.get(name)]
 
 
@@ -50,6 +56,8 @@ MODEL = {"bayes": BayesConfig(initial=20)}
         ({"seed": 1}, ["settings"]),
         ({"recalibrate": 3}, ["settings"]),
         ({"data": DataConfig(flip=True)}, ["images"]),
+        ({"score": "accuracy"}, []),
+        ({"score": "loss"}, ["score"]),
         ({"data": DataConfig(root="elsewhere", workers=3)}, []),
         ({"evaluations": 7, "round": 3, "threads": 1, "best": 2}, []),
         (MODEL, []),

@@ -2,7 +2,10 @@
 
 import copy
 import itertools
+import warnings
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -18,6 +21,7 @@ from search.sampling.samplers.sampler import Sampler, Scored
 from supernet import Supernet, get_space, list_spaces
 from training.hardware import Hardware
 from training.images.data import DataConfig
+from training.images.sets import ImageSet
 from training.metrics import Batch
 from training.tasks.classification import Classification
 from training.tasks.images import ImageData
@@ -288,3 +292,89 @@ def test_a_guide_takes_the_next_batch_each_time() -> None:
         for given in itertools.chain(batches.epoch(5), batches.epoch(5)):
             expected.append(float((paths.outputs(given, genome).argmax(1) == given.targets).float().mean()))
     assert found == pytest.approx(expected)
+
+
+# Scores
+
+SCORES = [score.name for score in Classification.scores]
+
+
+def one_rare_class(count: int = 40) -> ImageData:
+    """One class has 29 of 40 images, another one none."""
+    images = random_images(count, 8)
+    assert isinstance(images, ImageSet)
+    labels = torch.tensor([0] * (count - 11) + [1, 2, 3, 4, 5, 6, 7, 8, 2, 2, 5])
+    return ImageData(replace(images, labels=labels), CPU)
+
+
+def by_score(paths: PathNetwork, name: str) -> PathNetwork:
+    """The same network with the task's score of that name."""
+    task = copy.copy(TASK)
+    task.scored_by = task.score_named(name)
+    return PathNetwork(paths.network, paths.encoding, task, CPU)
+
+
+def outputs_of(paths: PathNetwork, genome: Genome, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """The logits and labels of all batches."""
+    with torch.no_grad():
+        pairs = [(paths.outputs(given, genome), given.targets) for given in batches]
+    logits, labels = zip(*pairs, strict=True)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def of_sklearn(name: str, logits: Tensor, labels: Tensor) -> float:
+    from sklearn import metrics
+
+    if name == "loss":
+        return -F.cross_entropy(logits.double(), labels).item()
+    guess = logits.argmax(1)
+    with warnings.catch_warnings(action="ignore"):
+        if "macro" not in name:
+            return float(getattr(metrics, f"{name}_score")(labels, guess))
+        return float(getattr(metrics, f"{name.removeprefix('macro_')}_score")(labels, guess, average="macro", zero_division=0))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_search_maximises_the_score_over_all_images(name: str) -> None:
+    """Scikit-learn's over the predictions of all batches, the negative of the loss; a mean over batches is another number."""
+    torch.manual_seed(3)
+    paths = by_score(network_of("nasbench201"), name)
+    train, valid = data(40).shuffled(8, 0, "train"), one_rare_class()
+    score = SupernetScores(paths, train, valid, 16)
+    for genome in (paths.encoding.random(Random(seed)) for seed in range(3)):
+        found = score(genome, 1.0)
+        paths.network.eval()
+        batches = list(valid.in_order(16, "drop_single").epoch(0))
+        assert found == pytest.approx(of_sklearn(name, *outputs_of(paths, genome, batches)), rel=1e-5)
+    if "macro" in name or "balanced" in name:
+        each = [of_sklearn(name, *outputs_of(paths, genome, [given])) for given in batches]
+        assert abs(sum(each) / len(each) - found) > 1e-3
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_guide_has_the_score_of_its_batch(name: str) -> None:
+    paths = by_score(network_of("nasbench201"), name)
+    genome = paths.encoding.random(Random(0))
+    batches = one_rare_class().shuffled(8, 0, "valid")
+    found = GuideScores(paths, batches, 0)(genome)
+    paths.network.train()
+    assert found == pytest.approx(of_sklearn(name, *outputs_of(paths, genome, [next(iter(batches.epoch(0)))])), rel=1e-5)
+
+
+def test_the_best_by_accuracy_is_not_the_best_by_balanced_accuracy() -> None:
+    """An architecture that says the common class each time is the better one by accuracy alone."""
+    torch.manual_seed(0)
+    paths = network_of("nasbench201")
+    valid, encoding = one_rare_class(), paths.encoding
+    genomes = list(dict.fromkeys(encoding.random(Random(seed)) for seed in range(12)))
+    best = {}
+    for name in ("accuracy", "balanced_accuracy"):
+        chosen = by_score(paths, name)
+        score = SupernetScores(chosen, data(40).shuffled(8, 0, "train"), valid, 16)
+        scores = {genome: score(genome, 1.0) for genome in genomes}
+        paths.network.eval()
+        batches = list(valid.in_order(16).epoch(0))
+        plain = {genome: of_sklearn(name, *outputs_of(paths, genome, batches)) for genome in genomes}
+        best[name] = max(genomes, key=scores.__getitem__)
+        assert plain[best[name]] == pytest.approx(max(plain.values()))
+    assert best["accuracy"] != best["balanced_accuracy"]

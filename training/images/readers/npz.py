@@ -164,11 +164,11 @@ def _layout_of(name: str, shape: tuple[int, ...], channels: int) -> Layout:
     Raises InputError where neither or both are possible.
     """
     second, third, last = shape[1:]
+    if channels not in (second, last):
+        raise InputError(f"{name}: {list(shape)} has no axis of {channels} channels, which the network was trained on")
     for of_last, of_second in ((last == channels, second == channels), (second == third, third == last)):
         if of_last != of_second:
             return "nhwc" if of_last else "nchw"
-    if channels not in (second, last):
-        raise InputError(f"{name}: {list(shape)} has no axis of {channels} channels, which the network was trained on")
     raise InputError(f"{name}: {list(shape)} may be [N, H, W, C] or [N, C, H, W]; which is it? --", *_ANSWER)
 
 

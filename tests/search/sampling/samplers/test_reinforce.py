@@ -325,3 +325,65 @@ def test_what_was_drawn_in_advance_is_dropped_when_the_policy_learns() -> None:
 def test_values_out_of_range_are_refused(field: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=rf"^{field}: {message}, not {value}$"):
         replace(EnasControllerConfig(), **{field: value})
+
+
+# Thresholded rewards
+
+
+def test_without_a_threshold_the_bits_are_those_of_scores() -> None:
+    """A threshold of 0 leaves scores above it as they are, so that only None can be told from it by scores below."""
+    plain, at_zero = new_sampler(), new_sampler(reward_threshold=0.0)
+    for sampler in (plain, at_zero):
+        for _ in range(3):
+            tell(sampler, sampler.ask())
+    assert plain.policy.threshold is None and at_zero.policy.threshold == 0
+    assert all(torch.equal(*pair) for pair in zip(weights(plain.policy), weights(at_zero.policy), strict=True))
+
+
+@pytest.mark.parametrize("replay_epochs", [0, 2])
+def test_the_reward_is_the_excess_over_the_threshold(replay_epochs: int) -> None:
+    """A policy that is told scores learns what one without a threshold does from max(score - threshold, 0)."""
+    thresholded = new_sampler(reward_threshold=0.5, replay_epochs=replay_epochs)
+    plain, unlike = (new_sampler(replay_epochs=replay_epochs) for _ in range(2))
+    for _ in range(3):
+        genomes = thresholded.ask()
+        assert genomes == plain.ask()
+        unlike.ask()
+        tell(thresholded, genomes)
+        plain.tell([(genome, max(score(genome) - 0.5, 0.0)) for genome in genomes])
+        tell(unlike, genomes)
+    assert min(score(genome) for genome in genomes) < 0.5 < max(score(genome) for genome in genomes)
+    assert thresholded.policy.baseline == plain.policy.baseline != unlike.policy.baseline
+    assert all(torch.equal(*pair) for pair in zip(weights(thresholded.policy), weights(plain.policy), strict=True))
+    assert not all(torch.equal(*pair) for pair in zip(weights(thresholded.policy), weights(unlike.policy), strict=True))
+    if replay_epochs:
+        assert [points for _, points, _ in thresholded.memory][-1] == score(genomes[-1]), "the memory has scores"
+
+
+def test_below_the_threshold_there_is_nothing_to_learn() -> None:
+    sampler = new_sampler(entropy=0.0, reward_threshold=0.9)
+    before = weights(sampler.policy)
+    for low in (0.1, 0.5, 0.9):
+        sampler.tell([(genome, low - 0.01 * number) for number, genome in enumerate(sampler.ask())])
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(sampler.policy), strict=True))
+    sampler.tell([(genome, 0.9 + 0.01 * number) for number, genome in enumerate(sampler.ask())])
+    assert not all(torch.equal(one, other) for one, other in zip(before, weights(sampler.policy), strict=True))
+
+
+def test_the_threshold_of_a_loss_is_a_loss() -> None:
+    """Told as it is maximised, a loss of 0.4 has the reward 0.6 - 0.4."""
+    controller = EnasControllerConfig(reward_threshold=0.6)
+    sampler = EnasSampler(SMALL, EnasSearchConfig(space="nasbench201", score="loss", controller=controller), 0)
+    _, rewards, _ = sampler.policy._tensors([(EVERYTHING[0], -0.4, -1.0), (EVERYTHING[1], -0.7, -1.0)])
+    assert rewards.tolist() == pytest.approx([0.2, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold", "said"), [(None, 1.0, "accuracy"), ("macro_f1", 3.0, "macro F1"), ("loss", 0.0, "loss")]
+)
+def test_a_threshold_that_nothing_exceeds_is_refused(name: str | None, threshold: float, said: str) -> None:
+    controller = EnasControllerConfig(reward_threshold=threshold)
+    with pytest.raises(
+        ValueError, match=rf"^controller.reward_threshold: no {said} is better than {threshold}, so that nothing"
+    ):
+        EnasSampler(SMALL, EnasSearchConfig(space="nasbench201", score=name, controller=controller), 0)

@@ -13,6 +13,7 @@ import torch
 
 from training.images.data import DataConfig, Part, load_images
 from training.images.readers import npz
+from training.images.readers.npz import standardisation
 from training.images.sets import ImageSet, channel_statistics
 
 WHOLE = "must be whole numbers, the classes counted from 0, not "
@@ -129,6 +130,105 @@ def test_arrays_that_are_wrong(tmp_path: Path, changed: dict[str, Any], message:
         with pytest.raises(ValueError) as caught:
             load(path, part)
         assert str(caught.value).startswith(f"data.root: {path}: {message}")
+
+
+# Numbers
+
+
+def numbers_of(path: Path, part: Part, **fields: Any) -> ImageSet:
+    images = load_images(DataConfig("npz", str(path), **fields), part, numbers=True)
+    assert isinstance(images, ImageSet)
+    return images
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f8", "i4", "u8", "i1"])
+@pytest.mark.parametrize("width", [None, 1, 3])
+def test_numbers_of_any_type(tmp_path: Path, dtype: str, width: int | None) -> None:
+    shape = (20,) if width is None else (20, width)
+    y = np.random.default_rng(2).integers(0, 90, shape).astype(dtype)
+    path = saved(tmp_path, y_train=y, y_test=y[:8])
+    train, test = (numbers_of(path, part) for part in PARTS)
+    expected = y.astype(np.float64).reshape(20, -1)
+    assert np.array_equal(train.labels.numpy(), expected) and np.array_equal(test.labels.numpy(), expected[:8])
+    assert train.format.values is not None and train.format == test.format
+    assert train.format.values.mean == pytest.approx(tuple(expected.mean(0)))
+    assert train.format.values.std == pytest.approx(tuple(expected.std(0)))
+    assert train.format.class_names == (("y0", "y1", "y2") if width == 3 else ("y",))
+    taken = train.take(torch.tensor([5, 2]))
+    assert np.array_equal(taken.labels.numpy(), expected[[5, 2]]) and taken.format == train.format
+
+
+def test_prints_tell_other_numbers(tmp_path: Path) -> None:
+    y = np.arange(20) / 7
+    first = numbers_of(saved(tmp_path, y_train=y, y_test=y[:8]), "train").prints
+    y[3] += 1e-9
+    other = numbers_of(saved(tmp_path, y_train=y, y_test=y[:8]), "train").prints
+    assert first is not None and other is not None
+    assert first.fingerprint != other.fingerprint and other.change(first) == "1 labelled otherwise"
+
+
+def test_a_limit_takes_any_of_the_numbers(tmp_path: Path) -> None:
+    y = np.arange(20) / 7
+    images = numbers_of(saved(tmp_path, y_train=y, y_test=y[:8]), "train", limit=5)
+    assert len(images) == 5 and set(images.labels[:, 0].tolist()) <= set(y.tolist())
+    assert images.format.values == standardisation(torch.from_numpy(y)[:, None])
+
+
+def test_names_of_numbers_and_of_classes(tmp_path: Path) -> None:
+    y = np.random.default_rng(3).normal(size=(20, 2))
+    path = saved(tmp_path, y_train=y, y_test=y[:8], y_names=np.array(["age", "height \u00b5m"]))
+    assert numbers_of(path, "test").format.class_names == ("age", "height \u00b5m")
+    assert load(saved(tmp_path, y_names=np.array(["cat", "dog", "owl"])), "train").class_names == ("cat", "dog", "owl")
+    for names in (np.array(["cat", "dog"]), np.array(["cat", "dog", "cat"]), np.array(["cat", "dog", ""]), np.arange(3)):
+        with pytest.raises(ValueError, match="y_names: "):
+            load(saved(tmp_path, y_names=names), "train")
+
+
+Y = np.arange(20) / 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"y_train": np.where(Y == 1, np.nan, Y)}, "y_train: image 3 has a number that is NaN, infinite or beyond 1e+30"),
+        ({"y_test": np.array([0, 1, np.inf, 2, 3, 4, 5, 6])}, "y_test: image 2 has a number that is NaN, infinite or beyond"),
+        ({"y_train": Y * 1e40}, "y_train: image 1 has a number that is NaN, infinite or beyond 1e+30"),
+        ({"y_train": np.full(20, 0.1)}, "y_train: the number is the same in all images; there is nothing to learn"),
+        ({"y_train": 1e6 + Y * 1e-12}, "y_train: the number is the same in all images; there is nothing to learn"),
+        ({"y_train": Y * 1e-40}, "y_train: the number is the same in all images; there is nothing to learn"),
+        (
+            {"y_train": np.stack([Y, Y * 0], 1), "y_test": np.ones((8, 2))},
+            "y_train: number 1, counted from 0, is the same in all images; there is nothing to learn",
+        ),
+        ({"y_train": np.stack([Y, Y], 1)}, "y_train and y_test: must have as many numbers an image, not 2 and 1"),
+        ({"y_train": Y > 3}, "y_train: must be numbers, floating or whole, not bool"),
+        ({"y_train": Y + 1j}, "y_train: must be numbers, floating or whole, not complex128"),
+        ({"y_train": Y.astype(str)}, "y_train: must be numbers, floating or whole, not <U"),
+        ({"y_train": np.zeros((20, 2, 2))}, "y_train: must be one number an image, [N], or some, [N, numbers], not [20, 2, 2]"),
+        ({"y_train": np.zeros((20, 0))}, "y_train: must be one number an image, [N], or some, [N, numbers], not [20, 0]"),
+        ({"y_train": Y[:19]}, "x_train has 20 images and y_train 19 labels"),
+        ({"y_test": np.zeros(0)}, "y_test: has no labels"),
+        ({"y_train": objects()}, "y_train: holds Python objects, which are never unpickled; save an array of numbers"),
+        ({"y_names": np.array([None])}, "y_names: holds Python objects, which are never unpickled"),
+        ({"y_names": np.array(["a", "b"])}, "y_names: must be 1 text, one for each output, not <U1 [2]"),
+    ],
+    ids=range(18),
+)
+def test_numbers_that_are_wrong(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    path = saved(tmp_path, **({"y_train": Y, "y_test": Y[:8]} | changed))
+    for part in PARTS:
+        with pytest.raises(ValueError) as caught:
+            numbers_of(path, part)
+        assert str(caught.value).startswith(f"data.root: {path}: {message}")
+
+
+def test_a_data_set_of_classes_has_no_numbers() -> None:
+    with pytest.raises(
+        ValueError, match=r"^data.name: digits has classes and no numbers to be predicted; a regression takes npz$"
+    ):
+        load_images(DataConfig("digits"), "train", numbers=True)
+    with pytest.raises(ValueError, match=r"^data.name: unknown data set with numbers 'digit'; known: npz"):
+        load_images(DataConfig("digit"), "train", numbers=True)
 
 
 @pytest.mark.parametrize(
