@@ -1,5 +1,6 @@
 """All that an explanation takes, from a network and images to findings."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from retrain.explain.path import MOST_POINTS
 from retrain.explain.sanity import randomised, stages
 from retrain.explain.surrogate import Surrogate, feature_names, fit_surrogate, outputs_and_features
 from retrain.weights import WEIGHTS_FILE
+from supernet.discrete import DiscreteCell, DiscreteNetwork
 from training.hardware import move_to
 
 _AT_ONCE = 64
@@ -142,11 +144,25 @@ def explain(run: Run, examples: Examples, seen: Seen, plan: Plan, advance: Advan
         cascade,
         len(checked),
         agreement(maps, settings.patches),
-        {name: weights.double().cpu() for name, weights in attention_maps(network, inputs).items()},
+        {_place(network, name): weights.double().cpu() for name, weights in attention_maps(network, inputs).items()},
         _surrogate(run, seen, plan),
         None if labels is None else float((seen.predicted == labels).double().mean()),
         examples.notes,
     )
+
+
+def _place(network: DiscreteNetwork, name: str) -> str:
+    """Returns the edge of a cell that a module of that name is on, with its number among the inputs
+    of the node if there are several from one state; the name itself of others."""
+    found = re.fullmatch(r"layers\.(\d+)\.nodes\.(\d+)\.(\d+)", name)
+    if found is None:
+        return name
+    layer, node, feed = map(int, found.groups())
+    cell = network.layers[layer]
+    assert isinstance(cell, DiscreteCell)
+    sources = cell.sources[node]
+    which = f" ({feed})" if sources.count(sources[feed]) > 1 else ""
+    return f"cell {network.cells.index(cell)}: {sources[feed]} to {len(cell.preprocess) + node}{which}"
 
 
 def _surrogate(run: Run, seen: Seen, plan: Plan) -> Surrogate | None:

@@ -119,6 +119,8 @@ def test_attention_is_on_the_page(tmp_path: Path, explain: Explain) -> None:
         assert explain(run, "--methods", "grad_cam")[0] == 0
         attention = json.loads((run / NUMBERS_FILE).read_text())["attention"]
         assert attention and all(np.array(weights).ndim == dimensions for weights in attention.values())
+        # The second edge into node 2, in each of the three cells.
+        assert list(attention) == [f"cell {cell}: 1 to 2" for cell in range(3)]
         assert all(name in (run / PAGE_FILE).read_text() for name in attention)
 
 
