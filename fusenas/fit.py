@@ -111,9 +111,9 @@ def fit(
                 npz.image_set(arrays, part, config.size is not None, config.layout, numbers) for part in ("train", "test")
             )
             summary = _summarise(train)
-            _check_spread(test, config.score)
         except InputError as error:
             raise FieldError("data", *error.parts) from error
+        _check_spread(test, config.score)
         content = _packed(arrays)
         if resume and file.is_file() and file.read_bytes() != content:
             raise InputError(f"{file}: the run was begun with other arrays; begin it anew with overwrite=True")

@@ -172,7 +172,10 @@ def test_a_score_or_target_that_it_does_not_have_is_refused(
 
 def test_an_unknown_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search.darts.main(options(tmp_path / "run", SEARCH | {"task": "digit_valve"})) == 2
-    assert "task: unknown task 'digit_valve'; known: classification, digit_value" in capsys.readouterr().err
+    assert (
+        "task: unknown task 'digit_valve'; did you mean digit_value? known: classification, regression"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])

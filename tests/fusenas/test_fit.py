@@ -147,8 +147,20 @@ def test_files_are_looked_at(photos: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("data", "message"),
     [
         (lambda x, y: (x,), r"^data: give \(x, y\) or \(x_train, y_train, x_test, y_test\), not 1 arrays$"),
-        (lambda x, y: (x, y + 0.5), r"^data: y must be a whole number from 0 for each of 80 images, not float64 \[80\]$"),
-        (lambda x, y: (x, y[:3]), r"^data: y must be a whole number from 0 for each of 80 images, not int64 \[3\]$"),
+        (
+            lambda x, y: (x, y == 0),
+            r"^data: y must be a whole number from 0, or floating numbers, for each of 80 .* bool \[80\]$",
+        ),
+        (lambda x, y: (x, y[:3]), r"^data: y must be a whole number from 0, or floating numbers, for each .* int64 \[3\]$"),
+        (
+            lambda x, y: (x, y[:3] / 2),
+            r"^data: y must be a whole number from 0, or floating numbers, for each .* float64 \[3\]$",
+        ),
+        (lambda x, y: (x, 0.5 + 0 * y), r"^data: y_train: the number is the same in all images; there is nothing to learn$"),
+        (
+            lambda x, y: (x, y / 2, x, 0.5 + 0 * y),
+            r"^data: y is the same in all 80 test images, which have no R2; give others$",
+        ),
         (lambda x, y: (x, y * 10**13), r"^data: y: label 10000000000000 is out of range; classes are counted from 0"),
         (lambda x, y: (x, y * (2**31 - 1)), r"^data: y_train: class 1 has no images and 2147483647 has some"),
         (

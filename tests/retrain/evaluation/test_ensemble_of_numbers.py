@@ -20,7 +20,7 @@ def test_the_average_is_the_mean() -> None:
     torch.testing.assert_close(average_numbers(outputs, weights), (outputs[0].double() + outputs[2].double()) / 2)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 2**32), networks=st.integers(2, 4), images=st.integers(2, 40))
 def test_no_other_weights_have_a_smaller_error(seed: int, networks: int, images: int) -> None:
     drawn = torch.Generator().manual_seed(seed)
