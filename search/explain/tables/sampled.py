@@ -100,16 +100,17 @@ def explain(run: SamplingRun, options: ExplainOptions) -> Explanation:
     print(f"{2 * trees} trees over {counted(len(genomes), 'architecture')}, about {duration(seconds)}", flush=True)
     began = time.monotonic()
     ranked = decomposition.ranks(scores)
+    shown = np.array([run.scored_by.own(score) for score in scores])
     parts = []
     with Bar(2 * trees, description="explain") as bar:
-        for number, (name, values) in enumerate((("score", scores), ("rank", ranked))):
+        for number, (name, values) in enumerate((("score", shown), ("rank", ranked))):
             found = forest_effects(choices, counts, values, trees, options.seed + number, bar.advance)
             parts.append(Part(name, found, None if exact is None else _compare(found, exact[number])))
     known = [
         [f"{name} on {slot}" if " to " in slot else f"{slot}: {name}" for name in of]
         for slot, of in zip(slots, names, strict=True)
     ]
-    compared = motifs(encoding, genomes, known, scores, ranked)
+    compared = motifs(encoding, genomes, known, shown, ranked)
     is_uniform = run.method.name in _UNIFORM
     said = [*_sentences(run, parts, slots, len(genomes), is_uniform), *_motif_sentences(compared)]
     figures = _figures(parts, slots, names, compared) if options.pictures else {}
