@@ -113,7 +113,12 @@ def test_commands_of_benchmarks_that_search_are_accepted(command: str, monkeypat
     asked: list[tuple[Any, list[str]]] = []
     _, _, module, *arguments = shlex.split(command)
     program = importlib.import_module(f"{module}.__main__")
-    monkeypatch.setattr(program, "benchmark", lambda options, through, typed: asked.append((options, through)) or 0)
+
+    def search(options: Any, through: list[str], typed: str) -> int:
+        asked.append((options, through))
+        return 0
+
+    monkeypatch.setattr(program, "benchmark", search)
     assert program.main(arguments) == 0
     assert asked
     for options, through in asked:
