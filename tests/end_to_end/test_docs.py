@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-import benchmarks.nasbench201.__main__ as nasbench201
+import benchmarks.nasbench201.runner as runner
 import fusenas.__main__ as fusenas_main
 import retrain.__main__ as retrain_main
 import retrain.evaluate
@@ -109,22 +109,30 @@ def test_commands_on_a_run_are_accepted(command: str, tmp_path: Path, monkeypatc
     ), message
 
 
-@pytest.mark.parametrize("command", of(r"benchmarks\.nasbench201"))
-def test_commands_of_the_benchmark_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", of(r"benchmarks\.(?:nasbench201|explanations)"))
+def test_commands_of_benchmarks_that_search_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are run as far as the searches that they would begin."""
     asked: list[tuple[Any, list[str]]] = []
-    monkeypatch.setattr(nasbench201, "benchmark", lambda options, through, typed: asked.append((options, through)) or 0)
-    assert nasbench201.main(shlex.split(command)[3:]) == 0
+    _, _, module, *arguments = shlex.split(command)
+    program = importlib.import_module(f"{module}.__main__")
+
+    def search(options: Any, through: list[str], typed: str) -> int:
+        asked.append((options, through))
+        return 0
+
+    monkeypatch.setattr(program, "benchmark", search)
+    assert program.main(arguments) == 0
+    assert asked
     for options, through in asked:
         for method in options.methods:
-            assert nasbench201.configuration(method, options.tabular, through).space == "nasbench201"
+            assert runner.configuration(method, options.tabular, through).space == "nasbench201"
 
 
 class _Parsed(Exception):
     """The options of a benchmark have been taken."""
 
 
-@pytest.mark.parametrize("command", of(r"benchmarks\.(?!nasbench201)\w+"))
+@pytest.mark.parametrize("command", of(r"benchmarks\.(?!(?:nasbench201|explanations) )[\w.]+"))
 def test_commands_of_other_benchmarks_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are run as far as their options are read."""
     parse = argparse.ArgumentParser.parse_args
