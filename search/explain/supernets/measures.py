@@ -8,7 +8,7 @@ All are larger for what matters more:
 - perturbation: the fall of the supernet's score without the operation (DARTS-PT, Wang et al. 2021,
   section 4.1);
 - Shapley value: the mean fall of the score as the operation leaves, over random orders in which all
-  of them leave (Shapley-NAS, Xiao et al. 2022, section 3.3, with its stop);
+  of them leave (Shapley-NAS, Xiao et al. 2022, with its stop);
 - gradient times weight: -w dL/dw, with the weight w of the operation in the mixture and the
   validation loss L: the rise of the loss without the operation, to first order.
 """

@@ -75,8 +75,8 @@ def _margins(found: Findings, words: Words) -> list[Markup]:
     unit = "points" if words.in_percent else "score"
     parts: list[Markup] = [
         paragraph(
-            f"The margin of an operation is the fall of {words.score} without it, on {found.examples:,} validation images in "
-            f"{found.batches} batches; the interval, of {100 * CONFIDENCE:.0f}%, is over the batches. Where it covers 0 the "
+            f"The margin of an operation is the {words.worse} of {words.score} without it, on {found.examples:,} validation "
+            f"images in {found.batches} batches; the interval, of {100 * CONFIDENCE:.0f}%, is over the batches. Where it covers 0 the "
             "operation could be left out."
         )
     ]
@@ -93,7 +93,7 @@ def _margins(found: Findings, words: Words) -> list[Markup]:
             parts.append(
                 details(
                     "the edges that the cell leaves out",
-                    table(["edge", "operation missed most", f"fall, {unit}"], rows, right=[2]),
+                    table(["edge", "operation missed most", f"{words.worse}, {unit}"], rows, right=[2]),
                 )
             )
     parts.append(
@@ -152,7 +152,7 @@ def _one_by_one(found: Findings, words: Words) -> Markup:
         )
         for step in found.one_by_one
     ]
-    return table(["without this, too", "fall", "sum of the margins"], rows, right=[1, 2])
+    return table(["without this, too", words.worse, "sum of the margins"], rows, right=[1, 2])
 
 
 def _heading(kind: str) -> list[Markup]:
@@ -315,7 +315,9 @@ def _margins_drawn(found: Findings) -> "Figure":
     axes.set_yticks(range(len(known)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color="#9ca3af", linewidth=1)
-    axes.set_xlabel(f"fall of {words.score} without the operation" + (", points" if words.in_percent else ""), fontsize=8)
+    axes.set_xlabel(
+        f"{words.worse} of {words.score} without the operation" + (", points" if words.in_percent else ""), fontsize=8
+    )
     axes.tick_params(axis="x", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return drawn

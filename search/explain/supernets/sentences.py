@@ -18,6 +18,8 @@ class Words:
         self.scored_by = supernet.task.scored_by
         self.in_percent = supernet.in_percent
         self.score = self.scored_by.words
+        larger = self.scored_by.larger_is_better
+        self.worse, self.better = ("fall", "rise") if larger else ("rise", "fall")
 
     def number(self, amount: float, sign: int = 1) -> str:
         """Returns a difference of scores, times `sign`, without its unit: 2.1 for 0.021 of an
@@ -35,13 +37,12 @@ class Words:
     def change(self, margin: Margin) -> str:
         """Returns the change without a part: "accuracy falls by 2.1 points (1.6 to 2.6)"; an error
         rises."""
-        worse, better = ("falls", "rises") if self.scored_by.larger_is_better else ("rises", "falls")
         if self.number(margin.fall).startswith("-"):
-            verb, sign, ends = better, -1, (margin.high, margin.low)
+            verb, sign, ends = self.better, -1, (margin.high, margin.low)
         else:
-            verb, sign, ends = worse, 1, (margin.low, margin.high)
+            verb, sign, ends = self.worse, 1, (margin.low, margin.high)
         low, high = (self.number(end, sign) for end in ends)
-        return f"{self.score} {verb} by {self.points(sign * margin.fall)} ({low} to {high})"
+        return f"{self.score} {verb}s by {self.points(sign * margin.fall)} ({low} to {high})"
 
     def edge(self, candidate: Candidate) -> str:
         """Returns the name of an edge, with its kind of cell where there are several."""
@@ -93,12 +94,12 @@ def of_several(found: Findings, words: Words) -> Iterator[str]:
         gone = [step for step in found.one_by_one if step.margin.fall <= _tolerated(found)]
         whole = sum(edge.margin is not None for edge in found.edges)
         if not gone:
-            yield f"{words.score} falls by more than {limit} without the least missed operation already"
+            yield f"{words.score} {words.worse}s by more than {limit} without the least missed operation already"
         else:
             last = gone[-1]
             yield (
                 f"in the order of their margins, {len(last.candidates)} of {whole} operations can be taken away together "
-                f"before {words.score} has fallen by more than {limit}: {words.change(last.margin)}; "
+                f"before {words.score} {words.worse}s by more than {limit}: {words.change(last.margin)}; "
                 f"their margins add up to {words.points(last.sum)}"
             )
 
