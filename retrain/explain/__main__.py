@@ -19,11 +19,14 @@ from typing import Any
 from tqdm import tqdm
 
 from base.checks import FieldError, InputError, check_seed, check_whole
+from base.texts import excerpt
+from retrain.config import RetrainConfig
 from retrain.evaluation.networks import Run
 from retrain.explain.attributions import METHODS, Settings
 from retrain.explain.examples import from_files, from_test_part
 from retrain.explain.explaining import Plan, explain, known_methods, look_through
 from retrain.explain.page import explanation_page
+from retrain.finished import RetrainRun
 from training.hardware import choose_device
 from training.images.arguments import add_data_arguments, data_fields
 from training.run.arguments import TRUTH, Parser, whole_number
@@ -31,6 +34,7 @@ from training.run.command import command
 from training.run.ownership.files import check_own, write_file
 
 PROG = "retrain.explain"
+CLASSIFICATION = "classification"
 PAGE_FILE, NUMBERS_FILE = "explanation.html", "explanation.json"
 
 
@@ -81,7 +85,7 @@ def _main(argv: list[str]) -> int:
     for name in ("look_through", "threads"):
         check_whole(name, options[name])
     device = choose_device(options["device"], options["threads"])
-    run = Run.read(options["run"], data_fields(options))
+    run = _read_run(options)
     if importlib.util.find_spec("captum") is None:
         raise InputError(f"{PROG} needs captum: pip install 'fusenas[explain]'")
     plan.check(run)
@@ -106,6 +110,22 @@ def _main(argv: list[str]) -> int:
     for problem in examples.unreadable:
         print(f"{PROG}: {problem}", file=sys.stderr)
     return 1 if examples.unreadable else 0
+
+
+def _read_run(options: dict[str, Any]) -> Run:
+    """Returns the run, with its settings where its own images are explained.
+
+    Raises InputError where it cannot be read or has outputs that are no classes.
+    """
+    path, data = options["run"], data_fields(options)
+    trained = RetrainRun.open(path).trained
+    if trained.task != CLASSIFICATION:
+        raise InputError(f"{path}: its task is {excerpt(trained.task)}, and this command explains classes alone")
+    if options["images"] is None:
+        return Run.read(path, data)
+    if data:
+        raise FieldError("images", "files are read as those of the training were; leave out the options --data...")
+    return Run(path, trained, RetrainConfig())
 
 
 def _plan(options: dict[str, Any]) -> Plan:

@@ -1,6 +1,5 @@
 """The images that a network is explained on: read, and chosen among what it gets right and wrong."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ from base.seeds import new_generator
 from base.texts import escape, excerpt
 from retrain.evaluate import load_test_images
 from retrain.evaluation.networks import Run
-from training.format import BYTE, ImageFormat
-from training.images.files import Decoding
-from training.images.listing import Listing, is_picture
+from training.images.inputs import PixelReader
+from training.images.listing import Listing
 
 
 @dataclass(frozen=True)
@@ -57,22 +55,22 @@ def from_test_part(run: Run, most: int, seed: int, device: torch.device) -> Exam
 
 
 def from_files(run: Run, paths: Sequence[Path], most: int, seed: int) -> Examples:
-    """Returns the images in a folder, or in files, decoded as those of the training were.
+    """Returns the images in a folder, or in files, read as those of the training were.
 
     The folders in a folder that are named as classes give its images their classes. Of more than
     `most` images so many are drawn by chance. Raises InputError where there is no image, or where
     none of the folders is a class.
     """
-    form = run.trained.format
-    if form.scale != BYTE:
-        raise FieldError("images", "the network was trained on floating numbers, and files have bytes; leave the option out")
-    if form.shape[0] not in (1, 3):
-        raise FieldError("images", f"the network is for images of {form.shape[0]} channels, and files have 1 or 3")
+    reader, classes = PixelReader(run.trained.format, run.trained.resizing), run.trained.format.class_names
+    try:
+        reader.check_files()
+    except InputError as error:
+        raise FieldError("images", *error.parts) from error
     for path in paths:
         if not path.exists():
             raise FieldError("images", f"{path}: no such file or folder")
     if len(paths) == 1 and paths[0].is_dir():
-        files, labels, notes = _in_folder(paths[0], form.class_names)
+        files, labels, notes = _in_folder(paths[0], classes)
     elif any(path.is_dir() for path in paths):
         raise FieldError("images", "name one folder, or files alone")
     else:
@@ -82,7 +80,7 @@ def from_files(run: Run, paths: Sequence[Path], most: int, seed: int) -> Example
         notes.append(f"{most:,} of {len(files):,} images, drawn with seed {seed}")
         files = [files[place] for place in chosen]
         labels = None if labels is None else [labels[place] for place in chosen]
-    pixels, read, unreadable = _decoded(files, run, form)
+    pixels, read, unreadable = _read(files, reader)
     if not pixels:
         raise FieldError("images", f"no image can be read: {unreadable[0]}")
     kept = None if labels is None else torch.tensor([labels[place] for place in read])
@@ -116,25 +114,16 @@ def _in_folder(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[in
     return files, [classes.index(name) for name in known for _ in full[name]], notes
 
 
-def _decoded(files: Sequence[str], run: Run, form: ImageFormat) -> tuple[list[Tensor], list[int], list[str]]:
+def _read(files: Sequence[str], reader: PixelReader) -> tuple[list[Tensor], list[int], list[str]]:
     """Returns the pixels of those files that can be read, their places, and the problems of the
     others."""
-    data, (channels, height, width) = run.settings.data, form.shape
-    size = data.size or (height if height == width else None)
-    decoding = Decoding(size, data.resize, data.fit == "stretch", channels == 1, form.bits)
     pixels, read, unreadable = [], [], []
     for place, file in enumerate(files):
         try:
-            if not is_picture(os.path.basename(file)):
-                raise InputError(f"{file}: is no image by its name")
-            image = decoding.read(file)
-            if tuple(image.shape) != (channels, *((size, size) if size else (height, width))):
-                raise InputError(f"{file}: has {image.shape[2]}x{image.shape[1]} pixels where {width}x{height} are needed")
+            pixels.append(reader.of_file(file))
+            read.append(place)
         except InputError as error:
-            unreadable.append(str(error))
-            continue
-        pixels.append(image)
-        read.append(place)
+            unreadable.append(f"{file}: {error}")
     return pixels, read, unreadable
 
 

@@ -1,7 +1,8 @@
 """All that an explanation takes, from a network and images to findings."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from retrain.explain.path import MOST_POINTS
 from retrain.explain.sanity import randomised, stages
 from retrain.explain.surrogate import Surrogate, feature_names, fit_surrogate, outputs_and_features
 from retrain.weights import WEIGHTS_FILE
+from supernet.discrete import DiscreteCell, DiscreteNetwork
 from training.hardware import move_to
 
 _AT_ONCE = 64
@@ -51,13 +53,13 @@ class Plan:
         """Returns the number of images that go through the network, by what it is for."""
         _, height, width = run.trained.format.shape
         each = {name: METHODS[name].passes(self.settings, height, width) for name in self.methods}
+        checks = min(self.checked, explained) * len(stages(run.trained.network)) * sum(each.values())
         if self.settings.complete and "integrated_gradients" in each:
             each["integrated_gradients"] = MOST_POINTS
-        checks = min(self.checked, explained) * len(stages(run.trained.network))
         return {
             **{METHODS[name].title: explained * count for name, count in each.items()},
             "deletion and insertion": explained * 2 * POINTS * (len(each) + RANDOM_ORDERS),
-            "random weights": checks * sum(each.values()),
+            "random weights": checks,
         }
 
 
@@ -142,11 +144,25 @@ def explain(run: Run, examples: Examples, seen: Seen, plan: Plan, advance: Advan
         cascade,
         len(checked),
         agreement(maps, settings.patches),
-        {name: weights.double().cpu() for name, weights in attention_maps(network, inputs).items()},
+        {_place(network, name): weights.double().cpu() for name, weights in attention_maps(network, inputs).items()},
         _surrogate(run, seen, plan),
         None if labels is None else float((seen.predicted == labels).double().mean()),
         examples.notes,
     )
+
+
+def _place(network: DiscreteNetwork, name: str) -> str:
+    """Returns the edge of a cell that a module of that name is on, with its number among the inputs
+    of the node if there are several from one state; the name itself of others."""
+    found = re.fullmatch(r"layers\.(\d+)\.nodes\.(\d+)\.(\d+)", name)
+    if found is None:
+        return name
+    layer, node, feed = map(int, found.groups())
+    cell = network.layers[layer]
+    assert isinstance(cell, DiscreteCell)
+    sources = cell.sources[node]
+    which = f" ({feed})" if sources.count(sources[feed]) > 1 else ""
+    return f"cell {network.cells.index(cell)}: {sources[feed]} to {len(cell.preprocess) + node}{which}"
 
 
 def _surrogate(run: Run, seen: Seen, plan: Plan) -> Surrogate | None:
@@ -167,7 +183,8 @@ def _sanity(
 ) -> tuple[tuple[str, ...], dict[str, tuple[float | None, ...]]]:
     """Returns the stages of the cascade and, for each method, the mean rank correlation of its maps
     without their signs with those of the trained network (Adebayo et al. 2018, section 3.1)."""
-    settings = subject.settings
+    # A rank correlation needs no sums that are right to the last digit.
+    settings = replace(subject.settings, complete=False)
     found: dict[str, list[float | None]] = {name: [] for name in maps}
     images, outputs = (values[checked.to(values.device)] for values in (inputs, targets))
     cascade = stages(subject.network)

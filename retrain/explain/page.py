@@ -26,7 +26,7 @@ def explanation_page(run: Run, found: Findings, command: Sequence[str | Path], d
         name for name, method in found.methods.items() if not method.is_worthless and found.gain_over_random(name)[1] > 0
     ]
     page = Page(
-        f"What the network looks at: {label(run.settings.data.name)}",
+        f"What the network looks at: {label(run.path.resolve().name)}",
         paragraph(
             f"{len(found.chosen.names)} of {found.seen:,} images from {found.source}, explained by {len(found.methods)} "
             "methods. ",

@@ -218,6 +218,48 @@ def test_arrays(refuse: Refuse, here: Path, changed: dict[str, Any], message: st
     assert not (here / "pwned").exists()
 
 
+NUMBERS = np.arange(40) / 4
+
+
+@both
+@pytest.mark.parametrize(
+    ("argv", "changed", "message"),
+    [
+        (
+            [],
+            {"y_train": np.where(NUMBERS == 1, np.nan, NUMBERS)},
+            "data.root: images.npz: y_train: image 4 has a number that is ",
+        ),
+        ([], {"y_test": np.full(10, -np.inf)}, "data.root: images.npz: y_test: image 0 has a number that is NaN, infinite or "),
+        (
+            [],
+            {"y_train": np.ones(40)},
+            "data.root: images.npz: y_train: the number is the same in all images; there is nothing ",
+        ),
+        (
+            [],
+            {"y_train": np.ones((40, 2, 2))},
+            "data.root: images.npz: y_train: must be one number an image, [N], or some, [N, n",
+        ),
+        ([], {"y_train": np.full(40, "old")}, "data.root: images.npz: y_train: must be numbers, floating or whole, not <U3"),
+        (["--data.name=digits"], {}, "data.name: digits has classes and no numbers to be predicted; a regression takes npz"),
+        (["--data.name=folder"], {}, "data.name: folder has classes and no numbers to be predicted; a regression takes npz"),
+        (["--data.class_weights=balanced"], {}, "data.class_weights: is for classes, of which task regression has none; leave"),
+        (["--score=accuracy"], {}, "score: unknown score 'accuracy'; the task has r2, mse, mae, loss"),
+    ],
+    ids=range(9),
+)
+def test_numbers(refuse: Refuse, here: Path, command: str, argv: list[str], changed: dict[str, Any], message: str) -> None:
+    save(here, **({"y_train": NUMBERS, "y_test": NUMBERS[:10]} | changed))
+    assert refuse(command, *NPZ, "--task=regression", *argv).startswith(message)
+
+
+def test_test_numbers_without_r2(refuse: Refuse, here: Path) -> None:
+    save(here, y_train=NUMBERS, y_test=np.ones(10))
+    message = refuse("retrain", *NPZ, "--task=regression")
+    assert message.startswith("data.root: y is the same in all 10 test images, which have no R2; choose --score mse or mae")
+
+
 @both
 def test_what_is_no_npz(refuse: Refuse, here: Path, command: str) -> None:
     advice = "; name an .npz file that holds x_train, y_train, x_test, y_test"

@@ -21,6 +21,7 @@ import benchmarks.nasbench201.__main__ as nasbench201
 import fusenas.__main__ as fusenas_main
 import retrain.__main__ as retrain_main
 import retrain.evaluate
+import retrain.explain.__main__ as retrain_explain
 import retrain.export
 import retrain.predict
 import search.explain.__main__ as explain_main
@@ -41,6 +42,7 @@ PROGRAMS |= {"retrain": retrain_main.main, "fusenas": fusenas_main.main}
 WITHOUT_CONFIG: dict[str, Main] = {
     "retrain.evaluate": retrain.evaluate.main,
     "retrain.export": retrain.export.main,
+    "retrain.explain": retrain_explain.main,
     "retrain.predict": retrain.predict.main,
     "search.explain": explain_main.main,
 }

@@ -122,7 +122,7 @@ def test_a_retraining_reports_and_stops_at_the_score(
 ) -> None:
     run, score = tmp_path / "run", SCORES[name]
     target = 50.0 if name == "loss" else 1e-6
-    more = ["--genotype=DARTS_V2", f"--score={name}", f"--stop.score={target}", "--random_genotypes=1"]
+    more = ["--genotype=DARTS_V2", f"--score={name}", f"--stop.score={target}"]
     assert retrain.__main__.main(options(imbalanced, run, RETRAIN | {"epochs": 2}, *more)) == 0
     first = history(run)[0]
     assert {f"{level}/{value}" for level in ("train", "valid") for value in (name, "accuracy")} <= set(first)
@@ -130,7 +130,7 @@ def test_a_retraining_reports_and_stops_at_the_score(
     assert f"validation {score.words} {value:.4f} has reached the target of {target}" in (run / "log.txt").read_text()
     tested = (RetrainRun.open(run).metrics or {})[name]
     page = read_page(run)
-    assert f"test {score.words}|{score.written(tested)}|" in page and f"Its {score.words} is " in page
+    assert f"test {score.words}|{score.written(tested)}|" in page
     assert "balanced accuracy|" in page
 
 

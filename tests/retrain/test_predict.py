@@ -477,7 +477,7 @@ def test_a_run_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     trained.save(run)
     np.savez(tmp_path / "x.npz", BYTES)
     assert main([str(run), f"{tmp_path}/x.npz", f"--csv={tmp_path}/out.csv"]) == 2
-    assert f"{run}/weights.safetensors: gives logits that are NaN or infinite; the training had" in capsys.readouterr().err
+    assert f"{run}/weights.safetensors: gives outputs that are NaN or infinite; the training had" in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
 
 

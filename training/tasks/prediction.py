@@ -75,7 +75,7 @@ def _width(outputs: Tensor) -> int:
     if outputs.ndim != 2:
         raise InputError(f"the network has outputs of shape {list(outputs.shape[1:])}, which are no row of numbers")
     if not outputs.isfinite().all():
-        raise InputError("gives logits that are NaN or infinite; the training had diverged")
+        raise InputError("gives outputs that are NaN or infinite; the training had diverged")
     return outputs.shape[1]
 
 

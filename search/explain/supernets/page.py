@@ -107,15 +107,21 @@ def _margins(found: Findings, words: Words) -> list[Markup]:
 
 def _margin_row(edge: EdgeFinding, words: Words, low: float, high: float) -> Sequence[object]:
     operation, margin = words.supernet.operation(edge.chosen), edge.margin
+    name = _unbroken(words.supernet.edge(edge.chosen))
     first = [edge.first.get(name) for name in MEASURES]
-    marked = [None if name is None else "the same" if name == operation else name for name in first]
+    marked = [None if name is None else _unbroken("the same") if name == operation else name for name in first]
     runner_up = None if edge.runner_up is None else f"{edge.runner_up.operation} ({words.number(edge.runner_up.behind)})"
     if margin is None:
         why = "gives nothing" if words.supernet.has(edge.chosen) else "not there any more"
-        return [words.supernet.edge(edge.chosen), operation, None, None, why, runner_up, *marked]
+        return [name, operation, None, None, _unbroken(why), runner_up, *marked]
     said = f"{words.number(margin.fall)} ({words.number(margin.low)} to {words.number(margin.high)})"
     free = "could be left out" if margin.can_be_left_out else ""
-    return [words.supernet.edge(edge.chosen), operation, said, _bar(margin, low, high, said), free, runner_up, *marked]
+    return [name, operation, said, _bar(margin, low, high, said), _unbroken(free), runner_up, *marked]
+
+
+def _unbroken(text: str) -> Markup:
+    """Returns a text of a table that stays in one line."""
+    return element("span", text, style="white-space:nowrap")
 
 
 def _bar(margin: Margin, low: float, high: float, said: str) -> Markup:

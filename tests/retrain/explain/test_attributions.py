@@ -170,7 +170,8 @@ def share_in_the_patch(network: DiscreteNetwork, method: str, seed: int, shuffle
     return float((speaks * patch).sum() / speaks.sum())
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
 def test_the_patch_that_carries_the_label_is_pointed_to(seed: int) -> None:
     network = trained(seed, shuffled=False)
     for method in METHODS:

@@ -30,7 +30,7 @@ MARK = "# A run of fusenas. Continue it with --resume.\n"
 Explain = Callable[..., tuple[int, str, str]]
 
 
-def new_run(path: Path, operation: str = "nor_conv_3x3") -> Path:
+def new_run(path: Path, operation: str = "nor_conv_3x3", task: str = "classification") -> Path:
     """A directory with the weights of a network for images of 8x8 pixels in colour."""
     torch.manual_seed(0)
     network = DiscreteNetwork(Genotype.parse(CELL.format(operation)), channels=4, cells=1, classes=2)
@@ -38,7 +38,7 @@ def new_run(path: Path, operation: str = "nor_conv_3x3") -> Path:
         network(torch.randn(16, 3, 8, 8))
     path.mkdir()
     form = ImageFormat((3, 8, 8), 255.0, (0.5,) * 3, (0.25,) * 3, CLASSES)
-    Trained(network.eval(), form).save(path)
+    Trained(network.eval(), form, task).save(path)
     return path
 
 
@@ -61,7 +61,7 @@ def explain(images: Path, capsys: pytest.CaptureFixture[str]) -> Explain:
     """Runs the command on a run in which nothing is missing but what the arguments say."""
 
     def run(path: Path, *argv: object) -> tuple[int, str, str]:
-        data = ["--data.name", "folder", "--data.root", str(images)]
+        data = [] if "--images" in argv else ["--data.name", "folder", "--data.root", str(images)]
         capsys.readouterr()
         status = main([str(path), *SMALL, *data, *map(str, argv)])
         said = capsys.readouterr()
@@ -119,6 +119,8 @@ def test_attention_is_on_the_page(tmp_path: Path, explain: Explain) -> None:
         assert explain(run, "--methods", "grad_cam")[0] == 0
         attention = json.loads((run / NUMBERS_FILE).read_text())["attention"]
         assert attention and all(np.array(weights).ndim == dimensions for weights in attention.values())
+        # The second edge into node 2, in each of the three cells.
+        assert list(attention) == [f"cell {cell}: 1 to 2" for cell in range(3)]
         assert all(name in (run / PAGE_FILE).read_text() for name in attention)
 
 
@@ -131,7 +133,7 @@ def test_a_folder_of_classes_loose_files_and_one_that_cannot_be_read(tmp_path: P
     broken.write_bytes(b"no image")
     given = [*sorted(folder.iterdir())[:2], broken]
     status, _, error = explain(run, "--methods", "grad_cam", "--output", output, "--images", *given)
-    assert status == 1 and error.count("\n") == 1 and f"{broken}: cannot be read as an image" in error
+    assert status == 1 and error.count("\n") == 1 and f"{broken}: of no known format" in error
     numbers = json.loads((output / NUMBERS_FILE).read_text())
     assert numbers["accuracy"] is None and numbers["images"] == 2
     assert {one["class"] for one in numbers["explained"]} == {None}
@@ -151,6 +153,8 @@ def test_images_that_cannot_be_used(tmp_path: Path, explain: Explain, images: Pa
     assert refused(explain(run, "--images", others)).startswith(f"images: {others}: its folders (cats) are none of the classes")
     assert refused(explain(run, "--images", tmp_path / "no")) == f"images: {tmp_path / 'no'}: no such file or folder"
     assert refused(explain(run, "--images", others, empty)) == "images: name one folder, or files alone"
+    mixed = explain(run, "--images", images / "test", "--data.size", 8)
+    assert refused(mixed) == "images: files are read as those of the training were; leave out the options --data..."
     (empty / "one.png").write_bytes(b"no image")
     assert refused(explain(run, "--images", empty)).startswith("images: no image can be read: ")
     assert sorted(file.name for file in run.iterdir()) == ["weights.safetensors"]
@@ -167,6 +171,8 @@ def test_runs_that_cannot_be_used(tmp_path: Path, explain: Explain) -> None:
     )
     assert "weights.safetensors: no such file; retrain a genotype" in refused(explain(tmp_path / "unfinished"))
 
+    numbers = new_run(tmp_path / "numbers", task="of_mine")
+    assert "its task is of_mine, and this command explains classes alone" in refused(explain(numbers))
     with OPERATIONS.temporarily():
         register_op("op_of_mine")(lambda channels, stride, affine: torch.nn.Identity())
         run = new_run(tmp_path / "mine", "op_of_mine")

@@ -218,11 +218,11 @@ def test_a_sampling_search_has_the_ranks_and_scores_of_its_files(sampled: Path, 
     text = read_page(sampled)
     rows = list(csv.DictReader((sampled / "architectures.csv").open()))
     shown = [
-        f"{row['rank']}|{float(row['score']):.4f}|{int(row['parameters']):,}|{int(row['multiply_adds']) / 1e6:.2f}|"
+        f"{row['rank']}|{float(row['score_accuracy']):.2%}|{int(row['parameters']):,}|{int(row['multiply_adds']) / 1e6:.2f}|"
         f"{row['genotype']}|" for row in rows
     ]  # fmt: skip
     assert all(row in text for row in shown[:3]) and not any(row in text for row in shown[3:])
-    assert f"|evaluations|6 of 6|best score|{float(rows[0]['score']):.4f}|" in text
+    assert f"|evaluations|6 of 6|best accuracy|{float(rows[0]['score_accuracy']):.2%}|" in text
     made = [json.loads(line) for line in (sampled / "evaluations.jsonl").read_text().splitlines()]
     for number, entry in enumerate(made, start=1):
         assert f"|evaluated, {number}: {entry['score']:.6g}|" in text

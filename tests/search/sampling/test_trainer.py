@@ -116,7 +116,7 @@ def test_a_method_searches_and_goes_on_to_the_same_bits(
     page = read_page(whole)
     assert get_method(method).paper[1:] in page and f"python -m search.{method} --config" in page
     ranked = list(csv.DictReader((whole / "architectures.csv").open()))
-    assert all(f"{float(row['score']):.4f}|{int(row['parameters']):,}|" in page for row in ranked[:3])
+    assert all(f"{float(row['score_accuracy']):.2%}|{int(row['parameters']):,}|" in page for row in ranked[:3])
 
 
 def check_results(run: Path, space: str, evaluations: int) -> None:
@@ -133,7 +133,8 @@ def check_results(run: Path, space: str, evaluations: int) -> None:
     assert Genotype.load(run / "genotype_1.json") == found and found.seed == 0
     rows = list(csv.DictReader((run / "architectures.csv").open()))
     assert [row["genotype"] for row in rows] == sorted(scores, key=lambda text: -scores[text])
-    assert [float(row["score"]) for row in rows] == sorted(scores.values(), reverse=True)
+    (column,) = [name for name in rows[0] if name.startswith("score_")]
+    assert [float(row[column]) for row in rows] == sorted(scores.values(), reverse=True)
     assert all(int(row["parameters"]) > 0 for row in rows)
     assert "Pareto front" in (run / "report.md").read_text()
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,53 +10,20 @@ import torch
 from torch import Tensor
 
 from base.checks import InputError
-from search.differentiable.config import AlphaConfig, SearchConfig, StagesConfig
+from search.differentiable.config import AlphaConfig
 from search.differentiable.method import DifferentiableMethod, DifferentiableRun
 from search.differentiable.selection import SelectionConfig
 from search.explain.explanation import ExplainOptions
 from search.explain.supernets.explain import explain, measure
 from search.explain.supernets.findings import numbers
 from search.explain.supernets.measures import MEASURES
-from search.methods import get_method, list_methods
+from search.methods import list_methods
 from supernet import list_spaces
 from training.images.data import DataConfig
-from training.run.config import RunOptions
 
 METHODS = list_methods(DifferentiableMethod)
 OPTIONS = ExplainOptions(torch.device("cpu"))
 Searched = Callable[..., DifferentiableRun]
-
-
-def settings(method: str, space: str, **others: Any) -> SearchConfig:
-    """The method as published, at the least size."""
-    config = get_method(method).defaults()
-    size: dict[str, Any] = {
-        "space": space, "cells": 1 if space == "nasbench201" else 3, "channels": 4 * max(1, config.partial), "epochs": 2,
-        "batch_size": 16, "data": DataConfig(limit=64), "eigenvalue_every": 0, "validate_every": 2, "device": "cpu",
-        "threads": 1, "alphas": dataclasses.replace(config.alphas, lr=0.1, warmup=0.0),
-        "selection": dataclasses.replace(config.selection, tune_epochs=1),
-        "shapley": dataclasses.replace(config.shapley, permutations=1, batch=8),
-    }  # fmt: skip
-    if config.stages.keep:
-        size |= {"stages": StagesConfig(keep=[3], partial=[2])}
-    return dataclasses.replace(config, **size | others)
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    """A finished run of a method, {field: value} being other than the least."""
-
-    found: dict[str, Path] = {}
-
-    def search(method: str, space: str, **others: Any) -> DifferentiableRun:
-        key = repr((method, space, others))
-        if key not in found:
-            found[key] = tmp_path_factory.mktemp(method) / "run"
-            config = settings(method, space, **others)
-            get_method(method).run(config, RunOptions(found[key], False, False, pictures=False))
-        return DifferentiableRun.open(found[key])
-
-    return search
 
 
 def accuracies(run: DifferentiableRun, images: int, batch: int) -> Callable[[dict[str, Tensor]], float]:
@@ -250,10 +216,8 @@ def test_tensorboard_has_a_figure_of_each_measure_and_of_the_margins(searched: S
     assert set(found.figures) == {*(f"{name}/cell" for name in names), "margins"}
 
 
-def test_where_there_was_no_choice_there_is_no_agreement(tmp_path: Path) -> None:
-    config = settings("darts", "nasbench201", exclude=["none", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3"])
-    get_method("darts").run(config, RunOptions(tmp_path / "run", False, False, pictures=False))
-    options = dataclasses.replace(OPTIONS, pictures=False)
-    found = explain(DifferentiableRun.open(tmp_path / "run"), options, log=lambda _: None)
+def test_where_there_was_no_choice_there_is_no_agreement(searched: Searched) -> None:
+    run = searched("darts", "nasbench201", exclude=["none", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3"])
+    found = explain(run, dataclasses.replace(OPTIONS, pictures=False), log=lambda _: None)
     assert all(entry["alphas"] == 1.0 for entry in found.numbers["measures"])
     assert all(entry["kendall_tau"] is None for entry in found.numbers["agreement"]["cell"] if "alphas" in entry["measures"])
