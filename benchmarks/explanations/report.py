@@ -82,6 +82,7 @@ def draw(rows: Sequence[Row]) -> "Figure":
     for axes, (truth, scale) in zip(panels.flat, [(truth, scale) for truth in TRUTHS for scale in SCALES], strict=True):
         axes.axvline(0, color=INK, linewidth=0.8)
         for number, (measure, colour) in enumerate(zip(MEASURES, COLOURS, strict=True)):
+            axes.barh(0, 0, color=colour, alpha=0.45, label=measure)
             for place, method in enumerate(methods):
                 taus = [
                     row["kendall_tau"]
@@ -92,7 +93,7 @@ def draw(rows: Sequence[Row]) -> "Figure":
                 ]
                 y = place + 0.2 * (number - 1.5)
                 if taus:
-                    axes.barh(y, fmean(taus), height=0.16, color=colour, alpha=0.45, label="" if place else measure)
+                    axes.barh(y, fmean(taus), height=0.16, color=colour, alpha=0.45)
                     axes.plot(taus, [y] * len(taus), "o", color=colour, markersize=2.5)
         axes.set_title(f"{truth}, {scale}", fontsize=TEXT, color=INK)
         axes.set_yticks(range(len(methods)), methods, fontsize=7.5)

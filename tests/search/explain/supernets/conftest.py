@@ -22,7 +22,7 @@ def settings(method: str, space: str, **others: Any) -> SearchConfig:
     size: dict[str, Any] = {
         "space": space, "cells": 1 if space == "nasbench201" else 3, "channels": 4 * max(1, config.partial), "epochs": 2,
         "batch_size": 16, "data": DataConfig(limit=64), "eigenvalue_every": 0, "validate_every": 2, "device": "cpu",
-        "threads": 1, "alphas": dataclasses.replace(config.alphas, lr=0.1, warmup=0.0),
+        "threads": 1, "train_fraction": 0.5, "alphas": dataclasses.replace(config.alphas, lr=0.1, warmup=0.0),
         "selection": dataclasses.replace(config.selection, tune_epochs=1),
         "shapley": dataclasses.replace(config.shapley, permutations=1, batch=8),
     }  # fmt: skip
