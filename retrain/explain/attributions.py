@@ -107,6 +107,7 @@ def integrated_gradients(subject: Subject, inputs: Tensor, targets: Tensor) -> T
             found.append(gradients[None])
             subject.advance(points)
             continue
+        # Captum's trapezoidal rule is wrong even for a linear network (findings/captum_trapezoid.sh).
         found.append(
             IntegratedGradients(subject.precise).attribute(
                 image[None], target=target, n_steps=settings.steps, method="riemann_middle", internal_batch_size=_AT_ONCE

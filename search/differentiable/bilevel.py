@@ -85,7 +85,8 @@ def second_order(
     """
     weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     if hessian_vector == "exact":
-        # Of the ways to compute attention this one alone has a second derivative.
+        # Of the ways to compute attention this one alone has a second derivative
+        # (findings/sdpa_double_backward.sh).
         with sdpa_kernel(SDPBackend.MATH):
             gradients = _gradient(train_loss(weights), list(weights.values()), create_graph=True)
         return _gradient(valid_loss(step(weights, gradients)), alphas)
