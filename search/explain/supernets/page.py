@@ -11,7 +11,7 @@ from search.explain.supernets.measures import GRADIENT, MEASURES, PERTURBATION, 
 from search.explain.supernets.plan import PERMUTATIONS
 from search.explain.supernets.sentences import Words, of_agreement, of_edge, of_several, of_truth
 from search.explain.supernets.trained import Candidate, TrainedSupernet
-from supernet import Genotype
+from supernet import Genotype, SearchSpace
 from supernet.drawing.draw import draw_alphas
 from training.report.charts import charts, raster, scale
 from training.report.html import Markup, Page, details, element, facts, paragraph, table
@@ -49,6 +49,7 @@ def explanation_page(found: Findings, genotype: Genotype, name: str, pictures: b
         ),
         element("ul", *(element("li", _begun(of_edge(edge, words))) for edge in found.edges)),
         drawn_genotype(genotype, pictures),
+        paragraph(_numbering(supernet.space)),
     )
     page.section("Margins", *_margins(found, words))
     together = [paragraph(_begun(said), ".") for said in of_several(found, words)]
@@ -59,6 +60,15 @@ def explanation_page(found: Findings, genotype: Genotype, name: str, pictures: b
         page.section("Is it true?", *_truth(found))
     page.section("How it was measured", *_method(found))
     return page
+
+
+def _numbering(space: SearchSpace) -> str:
+    """Returns what the numbers of edges are: those of a genotype's text, of which the drawing counts
+    the nodes alone."""
+    inputs, last = space.inputs, space.nodes - 1
+    first = "0 is the input" if inputs == 1 else f"0 to {inputs - 1} are the inputs, the earlier cell first"
+    nodes = f"{inputs} to {inputs + last} are the nodes, 0 to {last} in the drawing" if last else f"{inputs} is the node"
+    return f"Edges are named as in the text of the genotype: {first}; {nodes}."
 
 
 def _begun(sentence: str) -> str:
@@ -98,8 +108,8 @@ def _margins(found: Findings, words: Words) -> list[Markup]:
             )
     parts.append(
         paragraph(
-            "The runner-up is the operation on the same edge that is missed most beside the chosen one, with the number of "
-            f"{unit} by which it is missed less; the last columns name the operation that each measure puts first."
+            "The runner-up is the operation on the same edge that is missed most beside the chosen one, with how much "
+            "less it is missed; the last columns name the operation that each measure puts first."
         )
     )
     return parts
