@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
@@ -69,6 +70,28 @@ def test_a_process_that_dies_while_it_hands_over_a_result(is_told: bool, capsys:
     """Its connection is broken before the system says that it has died."""
     assert command("prog", lambda: list(results(new_loader(Dying(), [is_told], 1))) and None) == 2
     assert capsys.readouterr().err == f"prog: error: {DEATH}\n"
+
+
+@pytest.mark.parametrize("stay", [False, True])
+def test_a_result_that_shared_memory_has_no_room_for(stay: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """Python drops it, and the parent would wait for it for ever."""
+
+    def main() -> None:
+        for ones in results(new_loader(Ones(), [8, 100_000, 8], 1, persistent_workers=stay)):
+            lengths.append(len(ones))
+
+    lengths: list[int] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert command("prog", main) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert lengths == [8]
+    said = capfd.readouterr().err
+    assert said.startswith("prog: error: a process that reads images could not hand over a batch: unable to ")
+    assert said.endswith("; shared memory may be full (df /dev/shm) or limited (ulimit -a); --data.workers 0 needs none\n")
+    assert said.count("\n") == 1
 
 
 DEATH = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
