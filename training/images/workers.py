@@ -21,6 +21,7 @@ Request = TypeVar("Request")
 Made = TypeVar("Made")
 
 _ENDS = tuple(SIGNALS)
+_ROOM = "make room (df -h /dev/shm, ulimit -a), or take a smaller batch_size or fewer data.workers"
 
 # Otherwise torch raises the death of a process in the midst of whatever the program is doing, where
 # it may be lost, or come between a lock and the block that gives it back
@@ -59,8 +60,8 @@ def new_loader(
 def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
     """Yields the results of the maker.
 
-    Raises the InputError that it returned instead of one, OSError for a result that its process
-    could not hand over, and RuntimeError for a process that has died.
+    Raises the InputError that it returned instead of one, OSError for processes that could not be
+    started or a result that one could not hand over, and RuntimeError for a process that has died.
     """
     # A process that is told to end before it is ready for it would be an error at the exit of its
     # parent.
@@ -68,6 +69,8 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
     try:
         with stops_wait():
             started = iter(loader)
+    except OSError as error:
+        raise OSError(f"processes that read images could not be started: {error.strerror or error}; {_ROOM}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     while True:
@@ -86,8 +89,7 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
                 raise RuntimeError("DataLoader worker (pid unknown) has died before the thread that pins memory") from error
             raise
         if isinstance(made, _Undelivered):
-            mend = "shared memory may be full (df /dev/shm) or limited (ulimit -a); --data.workers 0 needs none"
-            raise OSError(f"a process that reads images could not hand over a batch: {made.reason}; {mend}")
+            raise OSError(f"a process that reads images could not put a batch into shared memory: {made.reason}; {_ROOM}")
         if isinstance(made, InputError):
             try:
                 raise made

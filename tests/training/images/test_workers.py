@@ -1,5 +1,6 @@
 """Processes that read images, and how their death is told."""
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -89,9 +90,23 @@ def test_a_result_that_shared_memory_has_no_room_for(stay: bool, capfd: pytest.C
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert lengths == [8]
     said = capfd.readouterr().err
-    assert said.startswith("prog: error: a process that reads images could not hand over a batch: unable to ")
-    assert said.endswith("; shared memory may be full (df /dev/shm) or limited (ulimit -a); --data.workers 0 needs none\n")
+    assert said.startswith("prog: error: a process that reads images could not put a batch into shared memory: unable to ")
+    assert said.endswith(f"; {ROOM}\n")
     assert said.count("\n") == 1
+
+
+def test_processes_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def start(process: multiprocessing.process.BaseProcess) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start)
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)  # torch's own, of the loader that has not begun
+    assert command("prog", lambda: len(list(results(new_loader(Ones(), [1], 1))))) == 2
+    cause = "processes that read images could not be started: Resource temporarily unavailable"
+    assert capsys.readouterr().err == f"prog: error: {cause}; {ROOM}\n"
+
+
+ROOM = "make room (df -h /dev/shm, ulimit -a), or take a smaller batch_size or fewer data.workers"
 
 
 DEATH = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
