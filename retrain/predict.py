@@ -40,6 +40,7 @@ from training.tasks.task import TASKS, Task
 PROG = "retrain.predict"
 MOST_ROWS, MOST_FAULTS, MOST_CLASSES = 20, 10, 20  # that the terminal shows
 _WIDEST = 60  # columns of a name in the table
+_BEGINS = b"file,"
 Row = tuple[str | float, ...]
 
 
@@ -120,9 +121,16 @@ def _precision(run: RetrainRun) -> Precision:
 
 def _check_new(target: Path, overwrite: bool) -> None:
     check_writable(target, "--csv: ")
-    if os.path.lexists(target) and not (overwrite and target.is_file()):
-        mend = "; --overwrite replaces it" if target.is_file() else ", and no file"
-        raise InputError(f"--csv: {target} is there already{mend}")
+    if not os.path.lexists(target):
+        return
+    if not target.is_file():
+        raise InputError(f"--csv: {target} is there already, and no file")
+    with target.open("rb") as file:
+        begins = file.read(len(_BEGINS))
+    if begins not in (_BEGINS, b""):  # an image to be predicted, perhaps
+        raise InputError(f"--csv: {target} is there already, and no table of predictions; name another file")
+    if not overwrite:
+        raise InputError(f"--csv: {target} is there already; --overwrite replaces it")
 
 
 def _reader(trained: Trained, data: dict[str, Any]) -> PixelReader:
@@ -185,7 +193,7 @@ class _Seen:
     def report(self, table: bool) -> Iterator[str]:
         """Yields the lines for the terminal, with the first rows where they are in no file."""
         seconds = time.perf_counter() - self._began
-        if table:
+        if table and self.images > self.unread:
             yield from _table([("file", *self.columns), *(map(_shown, row[:-1]) for row in self.first if not row[-1])])
             if self.images > len(self.first):
                 yield f"... and {self.images - len(self.first):,} more; --csv FILE has all"

@@ -380,25 +380,36 @@ def test_a_prediction_that_is_cut_short_leaves_no_table(
 
     monkeypatch.setattr(retrain.predict, "answer", cut)
     (tmp_path / "tables").mkdir()
-    (tmp_path / "tables/old.csv").write_text("old")
+    (tmp_path / "tables/old.csv").write_text("file,old")
     status = 130 if isinstance(end, KeyboardInterrupt) else 2
     assert main([str(run), str(photos), f"--csv={tmp_path}/tables/new.csv", "--batch_size=2"]) == status
     assert main([str(run), str(photos), f"--csv={tmp_path}/tables/old.csv", "--overwrite"]) == status
     assert [file.name for file in (tmp_path / "tables").iterdir()] == ["old.csv"]
-    assert (tmp_path / "tables/old.csv").read_text() == "old"
+    assert (tmp_path / "tables/old.csv").read_text() == "file,old"
 
 
 def test_a_table_is_replaced_only_when_asked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = plain(tmp_path / "run", form_of())
-    (tmp_path / "out.csv").write_text("old")
+    (tmp_path / "out.csv").write_text("file,old")
     given = [str(run), f"{photos}/0.png", f"--csv={tmp_path}/out.csv"]
     assert main(given) == 2
     assert capsys.readouterr().err == (
         f"retrain.predict: error: --csv: {tmp_path}/out.csv is there already; --overwrite replaces it\n"
     )
-    assert (tmp_path / "out.csv").read_text() == "old"
+    assert (tmp_path / "out.csv").read_text() == "file,old"
     assert main([*given, "--overwrite"]) == 0
     assert len(rows_of(tmp_path / "out.csv")) == 1
+
+
+@pytest.mark.parametrize("place", ["photos/0.png", "run/weights.safetensors"])
+def test_only_a_table_is_replaced(place: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = plain(tmp_path / "run", form_of())
+    target = photos / "0.png" if place.startswith("photos") else tmp_path / place
+    before = target.read_bytes()
+    assert main([str(run), str(photos), f"--csv={target}", "--overwrite"]) == 2
+    said = f"--csv: {target} is there already, and no table of predictions; name another file"
+    assert capsys.readouterr().err == f"retrain.predict: error: {said}\n"
+    assert target.read_bytes() == before
 
 
 Prepare = Callable[[Path], list[str]]

@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ Request = TypeVar("Request")
 Made = TypeVar("Made")
 
 _ENDS = tuple(SIGNALS)
+_ROOM = "make room (df -h /dev/shm, ulimit -a), or take a smaller batch_size or fewer data.workers"
 
 # Otherwise torch raises the death of a process in the midst of whatever the program is doing, where
 # it may be lost, or come between a lock and the block that gives it back
@@ -57,8 +60,8 @@ def new_loader(
 def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
     """Yields the results of the maker.
 
-    Raises the InputError that it returned instead of one, and RuntimeError for a process that has
-    died.
+    Raises the InputError that it returned instead of one, OSError for processes that could not be
+    started or a result that one could not hand over, and RuntimeError for a process that has died.
     """
     # A process that is told to end before it is ready for it would be an error at the exit of its
     # parent.
@@ -66,6 +69,8 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
     try:
         with stops_wait():
             started = iter(loader)
+    except OSError as error:
+        raise OSError(f"processes that read images could not be started: {error.strerror or error}; {_ROOM}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     while True:
@@ -83,6 +88,8 @@ def results(loader: "DataLoader[Made | InputError]") -> Iterator[Made]:
             if str(error).startswith("Pin memory thread"):
                 raise RuntimeError("DataLoader worker (pid unknown) has died before the thread that pins memory") from error
             raise
+        if isinstance(made, _Undelivered):
+            raise OSError(f"a process that reads images could not put a batch into shared memory: {made.reason}; {_ROOM}")
         if isinstance(made, InputError):
             try:
                 raise made
@@ -103,11 +110,30 @@ def _leave_the_end_to_the_parent(worker: int) -> None:
         # signal would be a second error.
         signal.signal(number, _exit if number == signal.SIGTERM else signal.SIG_IGN)
     sys.excepthook = _say_nothing_of_connections
+    Queue._on_queue_feeder_error = _tell_that_it_is_lost  # type: ignore[attr-defined]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
     os._exit(0)
+
+
+@dataclass(frozen=True)
+class _Undelivered:
+    """The message in the place of a result that could not be handed over."""
+
+    reason: str
+
+
+def _tell_that_it_is_lost(queue: "Queue[Any]", error: Exception, lost: Any) -> None:
+    """Puts a message in the place of a result that could not be put into shared memory.
+
+    Python drops such a result, with a traceback, and the parent would wait for it for ever.
+    """
+    if not isinstance(lost, tuple):  # the connection itself has failed: the parent is gone
+        os._exit(1)
+    place, _ = lost
+    queue.put((place, _Undelivered(str(error).partition("\n")[0])))
 
 
 def _say_nothing_of_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

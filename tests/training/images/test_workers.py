@@ -1,8 +1,10 @@
 """Processes that read images, and how their death is told."""
 
+import errno
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
@@ -69,6 +71,42 @@ def test_a_process_that_dies_while_it_hands_over_a_result(is_told: bool, capsys:
     """Its connection is broken before the system says that it has died."""
     assert command("prog", lambda: list(results(new_loader(Dying(), [is_told], 1))) and None) == 2
     assert capsys.readouterr().err == f"prog: error: {DEATH}\n"
+
+
+@pytest.mark.parametrize("stay", [False, True])
+def test_a_result_that_shared_memory_has_no_room_for(stay: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """Python drops it, and the parent would wait for it for ever."""
+
+    def main() -> None:
+        for ones in results(new_loader(Ones(), [8, 100_000, 8], 1, persistent_workers=stay)):
+            lengths.append(len(ones))
+
+    lengths: list[int] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert command("prog", main) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert lengths == [8]
+    said = capfd.readouterr().err
+    assert said.startswith("prog: error: a process that reads images could not put a batch into shared memory: unable to ")
+    assert said.endswith(f"; {ROOM}\n")
+    assert said.count("\n") == 1
+
+
+def test_processes_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def start(process: multiprocessing.process.BaseProcess) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start)
+    monkeypatch.setattr("sys.unraisablehook", lambda _: None)  # torch's own, of the loader that has not begun
+    assert command("prog", lambda: len(list(results(new_loader(Ones(), [1], 1))))) == 2
+    cause = "processes that read images could not be started: Resource temporarily unavailable"
+    assert capsys.readouterr().err == f"prog: error: {cause}; {ROOM}\n"
+
+
+ROOM = "make room (df -h /dev/shm, ulimit -a), or take a smaller batch_size or fewer data.workers"
 
 
 DEATH = "a process that reads images has died, perhaps for lack of memory; try fewer, with data.workers"
