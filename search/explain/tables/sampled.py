@@ -12,7 +12,7 @@ import numpy as np
 from base.checks import FieldError, InputError
 from search.explain import decomposition
 from search.explain.explanation import ExplainOptions, Explanation
-from search.explain.landscape import landscape
+from search.explain.landscape import COLUMNS, landscape
 from search.explain.tables.exact import Measure, analyse
 from search.explain.tables.forest import (
     DEFAULT_TREES,
@@ -26,6 +26,7 @@ from search.explain.tables.motifs import Difference, Motif, motifs
 from search.explain.tables.parts import counted, draw_bars, draw_heat_map, interval, percent
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.method import SamplingRun
+from search.sampling.scores.chosen import TABLE_SCORE
 from training.report.html import Markup, Page, details, drawing, duration, element, facts, figure, paragraph, table, warning
 from training.run.monitor import Bar
 
@@ -98,6 +99,9 @@ def explain(run: SamplingRun, options: ExplainOptions) -> Explanation:
     counts = [len(known) for known in names]
     seconds = 2 * trees * seconds_of_a_tree(choices, counts, scores)
     print(f"{2 * trees} trees over {counted(len(genomes), 'architecture')}, about {duration(seconds)}", flush=True)
+    notes = _other_quantity(run, options)
+    for note in notes:
+        print(f"warning: {note}", flush=True)
     began = time.monotonic()
     ranked = decomposition.ranks(scores)
     shown = np.array([run.scored_by.own(score) for score in scores])
@@ -145,6 +149,7 @@ def explain(run: SamplingRun, options: ExplainOptions) -> Explanation:
                 "time": duration(time.monotonic() - began),
             }
         ),
+        *map(warning, notes),
         *_warnings(run, parts, is_uniform),
         *map(paragraph, said),
     )
@@ -241,6 +246,19 @@ def _motif_sentences(compared: Sequence[Motif]) -> list[str]:
             value = interval(sign * motif.rank.value, low, high)
             said.append(f"Architectures with {motif.name} rank {value} points of 100 {words} than those without.")
     return said
+
+
+def _other_quantity(run: SamplingRun, options: ExplainOptions) -> list[str]:
+    """Returns a sentence where the column of the table is not what the search was scored by."""
+    is_table = run.config.evaluate == "table"
+    if options.table is None or (is_table and COLUMNS[options.column] == TABLE_SCORE.name):
+        return []
+    scores = next((name for name, of in COLUMNS.items() if is_table and of == TABLE_SCORE.name), None)
+    return [
+        f"The exact effects are those on {options.column} of the table, and the search was scored by another quantity, "
+        f"{run.scored_by.words}; they may differ for that reason alone"
+        + (f" (--column {scores} has the scores)." if scores else ".")
+    ]
 
 
 def _warnings(run: SamplingRun, parts: Sequence[Part], is_uniform: bool) -> list[Markup]:
