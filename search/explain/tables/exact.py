@@ -14,7 +14,7 @@ from search.costs.tabular import Table
 from search.explain import decomposition
 from search.explain.explanation import Explanation
 from search.explain.landscape import Landscape, landscape
-from search.explain.tables.parts import draw_bars, draw_heat_map, percent
+from search.explain.tables.parts import draw_bars, draw_heat_map, percent, unbroken
 from search.explain.tables.patterns import BEST as BEST_OF_PATTERNS
 from search.explain.tables.patterns import pattern_parts, pattern_sentences, patterns
 from training.report.html import Markup, Page, details, drawing, element, facts, figure, paragraph, table, warning
@@ -386,7 +386,7 @@ def measure_parts(one: Measure, land: Landscape, figures: Mapping[str, "Figure"]
         table(
             ["edge", "main effect", "Shapley effect", "total effect"],
             [
-                (slot, percent(main), percent(shapley), percent(total))
+                (unbroken(slot), percent(main), percent(shapley), percent(total))
                 for slot, main, shapley, total in zip(land.slots, one.main, one.shapley, one.total, strict=True)
             ],
             right=(1, 2, 3),
@@ -417,7 +417,7 @@ def means_table(one: Measure, land: Landscape) -> Markup:
     rows = []
     for slot, known, means in zip(land.slots, land.options, one.means, strict=True):
         of = dict(zip(known, means, strict=True))
-        rows.append((slot, *(f"{of[name]:.2f}" if name in of else None for name in names)))
+        rows.append((unbroken(slot), *(f"{of[name]:.2f}" if name in of else None for name in names)))
     return table([f"mean {one.name} with", *names], rows, right=range(1, len(names) + 1))
 
 
@@ -432,7 +432,11 @@ def _importance_parts(best: Importance, land: Landscape) -> list[Markup]:
             f"operation there and are the same elsewhere (Wan et al. 2022), in points. {best.count:,} architectures, from "
             f"{best.least:.2f}% to {best.most:.2f}%."
         ),
-        table(["edge", "median importance"], [(slot, f"{value:.2f}") for slot, value in best.by_slot.items()], right=(1,)),
+        table(
+            ["edge", "median importance"],
+            [(unbroken(slot), f"{value:.2f}") for slot, value in best.by_slot.items()],
+            right=(1,),
+        ),
         table(
             ["operation", "share of the edges", "median importance"],
             [(name, percent(share), f"{median:.2f}") for name, (share, median) in best.by_operation.items()],
@@ -451,7 +455,7 @@ def _architecture_parts(
     figures: Mapping[str, "Figure"],
 ) -> list[Markup]:
     rows: list[tuple[object, ...]] = [
-        (slot, known[option], *(f"{shap[one.name][place]:+.2f}" for one in measures))
+        (unbroken(slot), known[option], *(f"{shap[one.name][place]:+.2f}" for one in measures))
         for place, (slot, known, option) in enumerate(zip(land.slots, land.options, index, strict=True))
     ]
     rows.append(("a random architecture", "", *(f"{one.values.mean():.2f}" for one in measures)))
@@ -470,7 +474,7 @@ def _path_parts(path: Ablation) -> list[Markup]:
     before = [path.accuracy, *(step.accuracy for step in path.steps)]
     rows: list[tuple[object, ...]] = [("the base", "", f"{path.accuracy:.2f}", "")]
     rows += [
-        (step.slot, step.operation, f"{step.accuracy:.2f}", f"{step.accuracy - last:+.2f}")
+        (unbroken(step.slot), step.operation, f"{step.accuracy:.2f}", f"{step.accuracy - last:+.2f}")
         for step, last in zip(path.steps, before, strict=False)
     ]
     return [

@@ -9,7 +9,7 @@ import numpy as np
 
 from search.explain.landscape import Landscape
 from search.explain.tables.motifs import STRAIGHT, on_longer_path, properties
-from search.explain.tables.parts import percent
+from search.explain.tables.parts import long, percent
 from training.report.html import Markup, element, paragraph, table
 
 BEST = 0.01
@@ -115,7 +115,7 @@ def pattern_parts(seen: Sequence[Pattern]) -> list[Markup]:
         ("Several together", [one for one in seen if len(one.parts) > 1]),
     ):
         rows = [
-            (one.name, f"{one.count:,}", f"{one.mean:.2f}", percent(one.of_best))
+            (long(one.name), f"{one.count:,}", f"{one.mean:.2f}", percent(one.of_best))
             for one in sorted(chosen, key=lambda one: -one.of_best / one.share)
         ]
         if rows:

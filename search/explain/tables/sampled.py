@@ -23,7 +23,7 @@ from search.explain.tables.forest import (
     seconds_of_a_tree,
 )
 from search.explain.tables.motifs import Difference, Motif, motifs
-from search.explain.tables.parts import counted, draw_bars, draw_heat_map, interval, percent
+from search.explain.tables.parts import counted, draw_bars, draw_heat_map, interval, long, percent, unbroken
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.method import SamplingRun
 from search.sampling.scores.chosen import TABLE_SCORE
@@ -218,7 +218,9 @@ def _sentences(run: SamplingRun, parts: Sequence[Part], slots: Sequence[str], co
             f"By itself {slots[alone]} has the largest part in it: {_as_text(found.main[alone])}.",
         ]
         without = [slot for slot, share in zip(slots, found.main, strict=True) if share.low == 0]
-        if without:
+        if len(without) == len(slots):
+            said.append(f"No decision has an effect by itself that is surely above 0 on the {part.name}.")
+        elif without:
             said.append(f"Without an effect by itself that is surely above 0 on the {part.name}: {', '.join(without)}.")
         if part.truth is not None:
             taus = [("main", part.truth.tau_main), ("total", part.truth.tau_total)]
@@ -320,7 +322,7 @@ def _shown(part: Part, slots: Sequence[str], names: Sequence[Sequence[str]], fig
         exact = [[percent(main), percent(total)] for main, total in zip(truth.main, truth.total, strict=True)]
     columns = ["decision", "main effect", "total effect", *(["exact main", "exact total"] if truth else [])]
     rows = [
-        (slot, _as_text(main), _as_text(total), *known)
+        (unbroken(slot), _as_text(main), _as_text(total), *known)
         for slot, main, total, known in zip(slots, found.main, found.total, exact, strict=True)
     ]
     parts = [
@@ -341,7 +343,7 @@ def _shown(part: Part, slots: Sequence[str], names: Sequence[Sequence[str]], fig
     lines = []
     for slot, of, means in zip(slots, names, found.means, strict=True):
         order = np.argsort(-means)
-        lines.append((slot, ", ".join(f"{of[option]} {means[option]:.4g}" for option in order.tolist())))
+        lines.append((unbroken(slot), long(", ".join(f"{of[option]} {means[option]:.4g}" for option in order.tolist()))))
     parts.append(details(f"the mean {part.name} with each option", table(["decision", "options, the best first"], lines)))
     parts += _drawn(figures, f"means/{part.name}", f"Mean {part.name} with each operation")
     return parts
@@ -374,7 +376,7 @@ def _motif_table(chosen: Sequence[Motif]) -> Markup:
         ["motif", "trials", "mean with", "mean without", "difference in rank", "adjusted p"],
         [
             (
-                motif.name,
+                long(motif.name),
                 f"{motif.count:,}",
                 f"{motif.mean_with:.4g}",
                 f"{motif.mean_without:.4g}",

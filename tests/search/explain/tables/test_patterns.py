@@ -32,11 +32,11 @@ def test_the_pattern_that_decides(make_table: Callable[..., Table]) -> None:
     assert len({one.name for one in found}) == len(found)
     together = [one for one in found if len(one.parts) > 1]
     name = "skip_connect straight from an input to the output, and mine on a path of at least 2 operations"
-    best = next(one for one in together if one.name == name)
+    best = next(pattern for pattern in together if pattern.name == name)
     assert best.of_best == 1 and max(found, key=lambda one: one.of_best / one.share) is best
     assert not any("nor_conv" in one.name or "pool" in one.name for one in found)
-    for one in found:
-        assert 0 < one.count < 729 and one.share == pytest.approx(one.count / 729)
+    for pattern in found:
+        assert 0 < pattern.count < 729 and pattern.share == pytest.approx(pattern.count / 729)
     assert best.name in pattern_sentences(found)[0] and best.name in "".join(map(str, pattern_parts(found)))
     # By hand: skip on 0 to 3; mine with no none on 0-1-3, on 0-2-3 or on 0-1-2-3.
     has = 0
