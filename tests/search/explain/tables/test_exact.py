@@ -52,7 +52,7 @@ def test_marginal_means_of_the_published_table(published: Table) -> None:
         [84.3, 86.9, 88.7, 89.4, 86.0],
         [82.0, 87.2, 89.7, 90.5, 85.9],
     ]
-    # The same as published: four of the 30 were rounded twice, 90.95 to 91.0 for 90.946.
+    # The same as published: four of the 30 look rounded twice, 90.948 to 90.95 and then to 91.0.
     published_means = [
         [82.0, 87.2, 89.8, 91.0, 85.3],
         [84.2, 86.9, 88.9, 89.7, 85.7],
