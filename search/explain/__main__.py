@@ -39,6 +39,8 @@ def _parser() -> Parser:
     parser.add_argument("--column", type=one_of(COLUMNS), metavar=f"{{{columns}}}", help=column)
     one = "Without RUN: the architecture that SHAP explains, its text or its number in the table from 0 (default: the best)."
     parser.add_argument("--architecture", metavar="TEXT|NUMBER", help=one)
+    base = "Without RUN: the architecture from which its ablation path starts (default: skip_connect everywhere)."
+    parser.add_argument("--from", metavar="TEXT|NUMBER", help=base)
     parser.add_argument("--output", type=Path, metavar="DIR", help=f"Without RUN: where the result goes (default: {_OUTPUT}).")
     parser.add_argument("--overwrite", help="Without RUN: replace an explanation that is in DIR.", default=False, **TRUTH)
     budget = (
@@ -75,7 +77,7 @@ def _main(argv: list[str] | None, pictures: bool) -> None:
         print(f"exact: sums over all subsets of six edges, for {len(table.rows):,} architectures; some seconds", flush=True)
         from search.explain.tables.exact import explain as explain_table
 
-        explanation = explain_table(table, options["tabular"], column, options["architecture"], pictures)
+        explanation = explain_table(table, options["tabular"], column, options["architecture"], pictures, options["from"])
     else:
         run = SearchRun.open(options["run"])
         place = place_in(run.path)
@@ -110,7 +112,7 @@ def _check_together(options: dict[str, Any]) -> None:
     if options["tabular"] is None and options["column"] is not None:
         raise FieldError("column", "is one of a table; name its file with --tabular, or leave it out")
     only_run = ["budget", *(name for name in options if name.startswith("data."))]
-    only_table = ["architecture", "output", "overwrite"]
+    only_table = ["architecture", "from", "output", "overwrite"]
     if options["run"] is None:
         reason = "is for a search, and the analysis of a table has one way and no images"
         given = [name for name in only_run if options.get(name) is not None]

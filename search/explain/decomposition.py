@@ -104,6 +104,22 @@ def shap(values: np.ndarray, index: Sequence[int]) -> np.ndarray:
     return found
 
 
+def ablation_path(values: np.ndarray, base: Sequence[int], index: Sequence[int]) -> list[tuple[int, float]]:
+    """Returns the greedy path from the architecture `base` to that at `index`: (slot, score) of each
+    step.
+
+    At each step the slot whose option of `index` gives the highest score is changed, of equals the
+    first (Fawcett & Hoos 2016, ablation analysis). Slots in which the two are equal are not on it.
+    """
+    now, path = list(base), []
+    while missing := [slot for slot, (one, other) in enumerate(zip(now, index, strict=True)) if one != other]:
+        scores = [float(values[(*now[:slot], index[slot], *now[slot + 1 :])]) for slot in missing]
+        step = int(np.argmax(scores))
+        now[missing[step]] = index[missing[step]]
+        path.append((missing[step], scores[step]))
+    return path
+
+
 def operation_importance(values: np.ndarray) -> np.ndarray:
     """Returns the operation importance of every slot of every architecture: [k_1, ..., k_d, d], in
     the unit of `values`.

@@ -3,7 +3,7 @@ space."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from search.costs.tabular import Table
 from search.explain import decomposition
 from search.explain.explanation import Explanation
 from search.explain.landscape import Landscape, landscape
-from search.explain.tables.parts import draw_bars, draw_heat_map, percent
+from search.explain.tables.parts import draw_bars, draw_heat_map, percent, unbroken
+from search.explain.tables.patterns import BEST as BEST_OF_PATTERNS
+from search.explain.tables.patterns import pattern_parts, pattern_sentences, patterns
 from training.report.html import Markup, Page, details, drawing, element, facts, figure, paragraph, table, warning
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 BEST = 0.05
 """Share of the architectures that operation importance is told of: the best."""
 _REDUNDANT = (0.1, 0.3, 0.5)  # points; Wan et al. 2022 call an operation redundant below the first
+_NEEDED = 0.5  # points
 _MOST_PAIRS = 5
 
 
@@ -81,6 +84,35 @@ class Importance:
     above_one: float
     negative: float
     """Share of the slots whose importance is above one point, and below 0."""
+    needed: float
+    """Median number of slots of an architecture whose importance is above `_NEEDED` points."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of an ablation path."""
+
+    slot: str
+    operation: str
+    """Operation of the architecture, which the edge has from here on."""
+    accuracy: float
+    """Accuracy after it, in percent."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The greedy path to an architecture; see `decomposition.ablation_path`."""
+
+    base: str
+    """Architecture from which it starts."""
+    accuracy: float
+    """Its accuracy, in percent."""
+    steps: Sequence[Step]
+
+
+def _steps(land: Landscape, base: Sequence[int], index: Sequence[int]) -> list[Step]:
+    path = decomposition.ablation_path(land.values, base, index)
+    return [Step(land.slots[slot], land.options[slot][index[slot]], accuracy) for slot, accuracy in path]
 
 
 def importance(land: Landscape, best: float = BEST) -> Importance:
@@ -107,6 +139,7 @@ def importance(land: Landscape, best: float = BEST) -> Importance:
         {limit: float((np.abs(there) <= limit).mean()) for limit in _REDUNDANT},
         float((there > 1).mean()),
         float((there < 0).mean()),
+        float(np.median((there > _NEEDED).sum(1))),
     )
 
 
@@ -121,11 +154,11 @@ def analyse(land: Landscape) -> tuple[Measure, Measure]:
     return Measure.of("accuracy", "%", land.values), Measure.of("rank", "", ranked)
 
 
-def choose(data: Table, land: Landscape, asked: str | None) -> str:
+def choose(data: Table, land: Landscape, asked: str | None, option: str = "architecture") -> str:
     """Returns the architecture that is `asked` for, by its text or its number in the table, counted
     from 0; None is the best one.
 
-    Raises FieldError for one that is not in the table.
+    Raises FieldError, with the name of the `option`, for one that is not in the table.
     """
     if asked is None:
         return land.text([int(place) for place in np.unravel_index(land.values.argmax(), land.values.shape)])
@@ -137,15 +170,34 @@ def choose(data: Table, land: Landscape, asked: str | None) -> str:
             return rows[int(asked)]
         land.index(asked)
     except InputError as error:
-        raise FieldError("architecture", str(error)) from None
+        raise FieldError(option, str(error)) from None
     if asked not in data.rows:
-        raise FieldError("architecture", f"is not in the table: {show(asked)}")
+        raise FieldError(option, f"is not in the table: {show(asked)}")
     return asked
 
 
-def explain(data: Table, name: str, column: str, architecture: str | None = None, pictures: bool = True) -> Explanation:
+def simplest(land: Landscape) -> str:
+    """Returns the architecture with skip_connect on every edge; an edge that never has it has its
+    first operation other than none, if there is one."""
+
+    def of(known: Sequence[str]) -> int:
+        if "skip_connect" in known:
+            return known.index("skip_connect")
+        return next((option for option, name in enumerate(known) if name != "none"), 0)
+
+    return land.text([of(known) for known in land.options])
+
+
+def explain(
+    data: Table,
+    name: str,
+    column: str,
+    architecture: str | None = None,
+    pictures: bool = True,
+    base: str | None = None,
+) -> Explanation:
     """Analyses the accuracies in a `column` of a table, which is called `name` on the page, and the
-    `architecture`, as `choose` has it.
+    `architecture`, as `choose` has it, step by step from the `base` (default: `simplest`).
 
     Raises FieldError for a table that is not whole.
     """
@@ -155,7 +207,10 @@ def explain(data: Table, name: str, column: str, architecture: str | None = None
     accuracy, rank = analyse(land)
     chosen = choose(data, land, architecture)
     index = land.index(chosen)
+    start = simplest(land) if base is None else choose(data, land, base, "from")
+    path = Ablation(start, float(land.values[land.index(start)]), _steps(land, land.index(start), index))
     best = importance(land)
+    seen = patterns(land)
     shap = {one.name: decomposition.shap(one.values, index) for one in (accuracy, rank)}
     additive = decomposition.additive(land.values).ravel()
     flat = land.values.ravel()
@@ -173,14 +228,16 @@ def explain(data: Table, name: str, column: str, architecture: str | None = None
         "measures": {one.name: measure_numbers(one, land) for one in (accuracy, rank)},
         "additive": linear,
         "operation_importance": _importance_numbers(best),
+        "patterns": {"best": BEST_OF_PATTERNS, "found": [asdict(one) for one in seen]},
         "architecture": {
             "text": chosen,
             "values": {one.name: float(one.values[index]) for one in (accuracy, rank)},
             "shap": {which: dict(zip(land.slots, map(float, values), strict=True)) for which, values in shap.items()},
+            "ablation": asdict(path),
         },
     }
-    said = [*sentences(accuracy, land), *sentences(rank, land), *_sentences_of_best(best)]
-    said += [*_sentences_of_one(chosen, accuracy, index, shap["accuracy"], land)]
+    said = [*sentences(accuracy, land), *sentences(rank, land), *_sentences_of_best(best), *pattern_sentences(seen)]
+    said += [*_sentences_of_one(chosen, accuracy, index, shap["accuracy"], land), _sentence_of_path(path)]
     said.append(
         f"An additive explanation, the sum of the mean effects of the edges, orders the architectures with a Kendall tau of "
         f"{linear['kendall_tau']:.3f} and a Spearman correlation of {linear['spearman']:.3f}."
@@ -205,7 +262,12 @@ def explain(data: Table, name: str, column: str, architecture: str | None = None
     for one in (accuracy, rank):
         page.section(_heading(one), *measure_parts(one, land, figures))
     page.section(f"Operation importance in the best {100 * BEST:g}%", *_importance_parts(best, land))
-    page.section("One architecture", *_architecture_parts(chosen, (accuracy, rank), index, shap, land, figures))
+    page.section("Patterns", *pattern_parts(seen))
+    page.section(
+        "One architecture",
+        *_architecture_parts(chosen, (accuracy, rank), index, shap, land, figures),
+        *_path_parts(path),
+    )
     return Explanation(page, numbers, said, figures)
 
 
@@ -246,7 +308,8 @@ def _sentences_of_best(best: Importance) -> list[str]:
         f"another operation there costs {best.by_slot[order[0]]:.2f} points (median), and on edge {order[-1]} "
         f"{best.by_slot[order[-1]]:.2f}.",
         f"In them {percent(best.within[limit])} of the edges are redundant, with at most {limit:g} points either way, and "
-        f"{percent(best.negative)} have an operation that is worse than the mean of the others.",
+        f"{percent(best.negative)} have an operation that is worse than the mean of the others; "
+        f"{best.needed:g} of {len(best.by_slot)} edges of a cell are worth more than {_NEEDED:g} points (median).",
     ]
 
 
@@ -257,6 +320,13 @@ def _sentences_of_one(text: str, accuracy: Measure, index: tuple[int, ...], shap
         f"The architecture {text} has {accuracy.values[index]:.2f}%, a random one {accuracy.values.mean():.2f}%; the edges "
         f"account for the difference of {shap.sum():+.2f} points: {parts}."
     ]
+
+
+def _sentence_of_path(path: Ablation) -> str:
+    if not path.steps:
+        return f"It is the base {path.base} itself, so that no step leads to it."
+    steps = ", ".join(f"{step.slot} {step.operation} {step.accuracy:.2f}%" for step in path.steps)
+    return f"Step by step from {path.base}, {path.accuracy:.2f}%, each time the edge that helps most: {steps}."
 
 
 # As numbers
@@ -291,6 +361,7 @@ def _importance_numbers(best: Importance) -> dict[str, Any]:
         "at_most": {f"{limit:g}": share for limit, share in best.within.items()},
         "above_1": best.above_one,
         "negative": best.negative,
+        "median_slots_above_0.5": best.needed,
     }
 
 
@@ -315,7 +386,7 @@ def measure_parts(one: Measure, land: Landscape, figures: Mapping[str, "Figure"]
         table(
             ["edge", "main effect", "Shapley effect", "total effect"],
             [
-                (slot, percent(main), percent(shapley), percent(total))
+                (unbroken(slot), percent(main), percent(shapley), percent(total))
                 for slot, main, shapley, total in zip(land.slots, one.main, one.shapley, one.total, strict=True)
             ],
             right=(1, 2, 3),
@@ -346,7 +417,7 @@ def means_table(one: Measure, land: Landscape) -> Markup:
     rows = []
     for slot, known, means in zip(land.slots, land.options, one.means, strict=True):
         of = dict(zip(known, means, strict=True))
-        rows.append((slot, *(f"{of[name]:.2f}" if name in of else None for name in names)))
+        rows.append((unbroken(slot), *(f"{of[name]:.2f}" if name in of else None for name in names)))
     return table([f"mean {one.name} with", *names], rows, right=range(1, len(names) + 1))
 
 
@@ -361,7 +432,11 @@ def _importance_parts(best: Importance, land: Landscape) -> list[Markup]:
             f"operation there and are the same elsewhere (Wan et al. 2022), in points. {best.count:,} architectures, from "
             f"{best.least:.2f}% to {best.most:.2f}%."
         ),
-        table(["edge", "median importance"], [(slot, f"{value:.2f}") for slot, value in best.by_slot.items()], right=(1,)),
+        table(
+            ["edge", "median importance"],
+            [(unbroken(slot), f"{value:.2f}") for slot, value in best.by_slot.items()],
+            right=(1,),
+        ),
         table(
             ["operation", "share of the edges", "median importance"],
             [(name, percent(share), f"{median:.2f}") for name, (share, median) in best.by_operation.items()],
@@ -380,7 +455,7 @@ def _architecture_parts(
     figures: Mapping[str, "Figure"],
 ) -> list[Markup]:
     rows: list[tuple[object, ...]] = [
-        (slot, known[option], *(f"{shap[one.name][place]:+.2f}" for one in measures))
+        (unbroken(slot), known[option], *(f"{shap[one.name][place]:+.2f}" for one in measures))
         for place, (slot, known, option) in enumerate(zip(land.slots, land.options, index, strict=True))
     ]
     rows.append(("a random architecture", "", *(f"{one.values.mean():.2f}" for one in measures)))
@@ -390,6 +465,25 @@ def _architecture_parts(
         table(["edge", "operation", "SHAP, points of accuracy", "SHAP, rank"], rows, right=(2, 3)),
         *_drawn(figures, "shap", "SHAP of the architecture"),
         paragraph("The values of the edges add up to the difference to an architecture that is drawn at random."),
+    ]
+
+
+def _path_parts(path: Ablation) -> list[Markup]:
+    if not path.steps:
+        return []
+    before = [path.accuracy, *(step.accuracy for step in path.steps)]
+    rows: list[tuple[object, ...]] = [("the base", "", f"{path.accuracy:.2f}", "")]
+    rows += [
+        (unbroken(step.slot), step.operation, f"{step.accuracy:.2f}", f"{step.accuracy - last:+.2f}")
+        for step, last in zip(path.steps, before, strict=False)
+    ]
+    return [
+        paragraph(
+            "From the base the architecture is made step by step: of the edges that still differ the one that gives the "
+            "highest accuracy comes next."
+        ),
+        paragraph(element("code", path.base, class_="long")),
+        table(["edge", "operation", "accuracy", "difference"], rows, right=(2, 3)),
     ]
 
 

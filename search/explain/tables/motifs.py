@@ -1,7 +1,7 @@
 """Motifs that separate good architectures from bad: parts that some of the trials have."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ from search.sampling.encoding import ABSENT, Encoding, Genome
 
 LEAST = 8
 """Trials that have a motif at least, and that lack it, for a comparison."""
+STRAIGHT = "skip_connect straight from an input to the output"
+"""Name of a property; see `properties`."""
 _NORMAL_SHARE = 0.975
 
 
@@ -106,44 +108,63 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
 
 
 def structures(encoding: Encoding, genomes: Sequence[Genome]) -> dict[str, np.ndarray]:
-    """Returns which architectures have each property of their graph: {name: bool [n]}.
-
-    For each kind of cell: an operation on some path from an input to the output, and nowhere in the
-    cell; a skip connection straight from an input to the output; the length of the longest path, in
-    operations other than none.
-    """
+    """Returns which architectures have each of the `properties` of each kind of cell:
+    {name: bool [n]}."""
+    space = encoding.space
+    names = [space.candidates[column] for column in encoding.operations]
     found: dict[str, np.ndarray] = {}
     for row, genome in enumerate(genomes):
-        for name in _properties(encoding, genome):
-            found.setdefault(name, np.zeros(len(genomes), bool))[row] = True
+        for number, kind in enumerate(space.kinds):
+            where = "" if len(space.kinds) == 1 else f" in the {kind} cell"
+            columns = genome[number * len(space.edges) : (number + 1) * len(space.edges)]
+            edges = [
+                (source, target, space.candidates[column])
+                for (source, target), column in zip(space.edges, columns, strict=True)
+                if column != ABSENT
+            ]
+            for name in properties(edges, space.inputs, space.concat, names):
+                found.setdefault(name + where, np.zeros(len(genomes), bool))[row] = True
     return found
 
 
-def _properties(encoding: Encoding, genome: Genome) -> Iterator[str]:
-    space = encoding.space
-    names = [space.candidates[column] for column in encoding.operations]
-    for number, kind in enumerate(space.kinds):
-        where = "" if len(space.kinds) == 1 else f" in the {kind} cell"
-        columns = genome[number * len(space.edges) : (number + 1) * len(space.edges)]
-        used = [
-            (source, target, space.candidates[column])
-            for (source, target), column in zip(space.edges, columns, strict=True)
-            if column != ABSENT
-        ]
-        edges = [edge for edge in used if edge[2] != "none"]
-        longest = dict.fromkeys(range(space.inputs), 0)
-        for source, target, _ in edges:  # in the order of their targets
-            if source in longest:
-                longest[target] = max(longest.get(target, 0), longest[source] + 1)
-        leads = set(space.concat)
-        for source, target, _ in reversed(edges):
-            if target in leads:
-                leads.add(source)
-        on_path = {name for source, target, name in edges if source in longest and target in leads}
-        here = {name for _, _, name in used}
-        yield from (f"{name} on a path from an input to the output{where}" for name in names if name in on_path)
-        yield from (f"no {name}{where}" for name in names if name not in here)
-        if any(source < space.inputs and target in space.concat and name == "skip_connect" for source, target, name in edges):
-            yield f"skip_connect straight from an input to the output{where}"
-        depth = max((longest[state] for state in space.concat if state in longest), default=0)
-        yield from (f"a path of at least {least} operation{'s' if least > 1 else ''}{where}" for least in range(1, depth + 1))
+def properties(
+    edges: Sequence[tuple[int, int, str]], inputs: int, outputs: Collection[int], names: Sequence[str]
+) -> Iterator[str]:
+    """Yields the properties of the graph of a cell.
+
+    They are: an operation on some path from an input to the output, on one of at least 2
+    operations, and nowhere in the cell; a skip connection straight from an input to the output; the
+    length of the longest path. A path has no operation none. `edges` are (source, target, name of
+    the operation) in the order of their targets, `outputs` the nodes that the output consists of,
+    `names` the operations that are asked for.
+    """
+    used = [edge for edge in edges if edge[2] != "none"]
+    before = dict.fromkeys(range(inputs), 0)  # operations on the longest path to a node
+    for source, target, _ in used:
+        if source in before:
+            before[target] = max(before.get(target, 0), before[source] + 1)
+    after = dict.fromkeys(outputs, 0)  # and from it to the output
+    for source, target, _ in reversed(used):
+        if target in after:
+            after[source] = max(after.get(source, 0), after[target] + 1)
+    longest: dict[str, int] = {}
+    for source, target, name in used:
+        if source in before and target in after:
+            longest[name] = max(longest.get(name, 0), before[source] + 1 + after[target])
+    here = {name for _, _, name in edges}
+    for name in names:
+        if name in longest:
+            yield f"{name} on a path from an input to the output"
+            if longest[name] > 1:
+                yield on_longer_path(name)
+        if name not in here:
+            yield f"no {name}"
+    if any(source < inputs and target in outputs and name == "skip_connect" for source, target, name in used):
+        yield STRAIGHT
+    depth = max((before[node] for node in outputs if node in before), default=0)
+    yield from (f"a path of at least {least} operation{'s' if least > 1 else ''}" for least in range(1, depth + 1))
+
+
+def on_longer_path(name: str) -> str:
+    """Returns the property of an operation on a path that passes through a node between."""
+    return f"{name} on a path of at least 2 operations"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from supernet.drawing.draw import DOTS, INK, TEXT
+from training.report.html import Markup, element
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +24,17 @@ def interval(value: float, low: float, high: float, digits: int = 1, unit: str =
     2.6%)."""
     shown, least, most = (f"{one:.{digits}f}{unit}" for one in (value, low, high))
     return f"{shown} ({least} to {most})"
+
+
+def unbroken(name: str) -> Markup:
+    """Returns the name of a decision as one line of a table."""
+    return element("span", name, style="white-space:nowrap")
+
+
+def long(name: str) -> Markup:
+    """Returns the name of a part of architectures with room for it in a table on a narrow
+    screen."""
+    return element("span", name, class_="long")
 
 
 def counted(count: int, one: str, more: str | None = None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from base.checks import FieldError, InputError
 from search.explain import decomposition
 from search.explain.explanation import ExplainOptions, Explanation
-from search.explain.landscape import landscape
+from search.explain.landscape import COLUMNS, landscape
 from search.explain.tables.exact import Measure, analyse
 from search.explain.tables.forest import (
     DEFAULT_TREES,
@@ -23,9 +23,10 @@ from search.explain.tables.forest import (
     seconds_of_a_tree,
 )
 from search.explain.tables.motifs import Difference, Motif, motifs
-from search.explain.tables.parts import counted, draw_bars, draw_heat_map, interval, percent
+from search.explain.tables.parts import counted, draw_bars, draw_heat_map, interval, long, percent, unbroken
 from search.sampling.encoding import Encoding, Genome
 from search.sampling.method import SamplingRun
+from search.sampling.scores.chosen import TABLE_SCORE
 from training.report.html import Markup, Page, details, drawing, duration, element, facts, figure, paragraph, table, warning
 from training.run.monitor import Bar
 
@@ -98,6 +99,9 @@ def explain(run: SamplingRun, options: ExplainOptions) -> Explanation:
     counts = [len(known) for known in names]
     seconds = 2 * trees * seconds_of_a_tree(choices, counts, scores)
     print(f"{2 * trees} trees over {counted(len(genomes), 'architecture')}, about {duration(seconds)}", flush=True)
+    notes = _other_quantity(run, options)
+    for note in notes:
+        print(f"warning: {note}", flush=True)
     began = time.monotonic()
     ranked = decomposition.ranks(scores)
     shown = np.array([run.scored_by.own(score) for score in scores])
@@ -145,6 +149,7 @@ def explain(run: SamplingRun, options: ExplainOptions) -> Explanation:
                 "time": duration(time.monotonic() - began),
             }
         ),
+        *map(warning, notes),
         *_warnings(run, parts, is_uniform),
         *map(paragraph, said),
     )
@@ -213,7 +218,9 @@ def _sentences(run: SamplingRun, parts: Sequence[Part], slots: Sequence[str], co
             f"By itself {slots[alone]} has the largest part in it: {_as_text(found.main[alone])}.",
         ]
         without = [slot for slot, share in zip(slots, found.main, strict=True) if share.low == 0]
-        if without:
+        if len(without) == len(slots):
+            said.append(f"No decision has an effect by itself that is surely above 0 on the {part.name}.")
+        elif without:
             said.append(f"Without an effect by itself that is surely above 0 on the {part.name}: {', '.join(without)}.")
         if part.truth is not None:
             taus = [("main", part.truth.tau_main), ("total", part.truth.tau_total)]
@@ -241,6 +248,19 @@ def _motif_sentences(compared: Sequence[Motif]) -> list[str]:
             value = interval(sign * motif.rank.value, low, high)
             said.append(f"Architectures with {motif.name} rank {value} points of 100 {words} than those without.")
     return said
+
+
+def _other_quantity(run: SamplingRun, options: ExplainOptions) -> list[str]:
+    """Returns a sentence where the column of the table is not what the search was scored by."""
+    is_table = run.config.evaluate == "table"
+    if options.table is None or (is_table and COLUMNS[options.column] == TABLE_SCORE.name):
+        return []
+    scores = next((name for name, of in COLUMNS.items() if is_table and of == TABLE_SCORE.name), None)
+    return [
+        f"The exact effects are those on {options.column} of the table, and the search was scored by another quantity, "
+        f"{run.scored_by.words}; they may differ for that reason alone"
+        + (f" (--column {scores} has the scores)." if scores else ".")
+    ]
 
 
 def _warnings(run: SamplingRun, parts: Sequence[Part], is_uniform: bool) -> list[Markup]:
@@ -302,7 +322,7 @@ def _shown(part: Part, slots: Sequence[str], names: Sequence[Sequence[str]], fig
         exact = [[percent(main), percent(total)] for main, total in zip(truth.main, truth.total, strict=True)]
     columns = ["decision", "main effect", "total effect", *(["exact main", "exact total"] if truth else [])]
     rows = [
-        (slot, _as_text(main), _as_text(total), *known)
+        (unbroken(slot), _as_text(main), _as_text(total), *known)
         for slot, main, total, known in zip(slots, found.main, found.total, exact, strict=True)
     ]
     parts = [
@@ -323,7 +343,7 @@ def _shown(part: Part, slots: Sequence[str], names: Sequence[Sequence[str]], fig
     lines = []
     for slot, of, means in zip(slots, names, found.means, strict=True):
         order = np.argsort(-means)
-        lines.append((slot, ", ".join(f"{of[option]} {means[option]:.4g}" for option in order.tolist())))
+        lines.append((unbroken(slot), long(", ".join(f"{of[option]} {means[option]:.4g}" for option in order.tolist()))))
     parts.append(details(f"the mean {part.name} with each option", table(["decision", "options, the best first"], lines)))
     parts += _drawn(figures, f"means/{part.name}", f"Mean {part.name} with each operation")
     return parts
@@ -356,7 +376,7 @@ def _motif_table(chosen: Sequence[Motif]) -> Markup:
         ["motif", "trials", "mean with", "mean without", "difference in rank", "adjusted p"],
         [
             (
-                motif.name,
+                long(motif.name),
                 f"{motif.count:,}",
                 f"{motif.mean_with:.4g}",
                 f"{motif.mean_without:.4g}",

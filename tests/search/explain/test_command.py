@@ -68,12 +68,17 @@ def test_a_search_is_explained_in_its_directory(copied: Path, capsys: pytest.Cap
     first = next(motif for motif in numbers["motifs"] if not motif["is_pair"])
     assert first["name"] in ("none on 0 to 3", "nor_conv_3x3 on 0 to 3")
     page = (place / "explanation.html").read_text()
+    assert "on cifar10_test_200 of the table" in page and "(--column cifar10_valid_12 has the scores)" in page
+    assert "warning: The exact effects are those on cifar10_test_200" in said
     assert "nor_conv_3x3 on 0 to 3" in page and "not draw architectures uniformly" not in page
     # Again: the same numbers, in the place of the old ones.
     before = (place / "explanation.json").read_bytes()
     assert explain(run, "--tabular", copied / "table.csv", "--budget=60", pictures=True) == 0
     assert (place / "explanation.json").read_bytes() == before
     assert len(list(place.glob("events.*"))) == 1
+    capsys.readouterr()
+    assert explain(run, "--tabular", copied / "table.csv", "--budget=60", "--column=cifar10_valid_12") == 0
+    assert "warning: " not in capsys.readouterr().out and "has the scores" not in (place / "explanation.html").read_text()
     # It goes with the run.
     assert search.random.main([*OPTIONS, f"--tabular={copied / 'table.csv'}", "--exclude=[nor_conv_1x1,avg_pool_3x3]",
                                "--seed=1", f"--run={run}", "--overwrite"], pictures=False) == 0  # fmt: skip
@@ -108,6 +113,8 @@ WRONG: list[tuple[Callable[[Path], list[Any]], str]] = [
     (lambda at: ["--tabular", at / "table.csv", "--output", at / "run"], "no explanation of a table"),
     (lambda at: ["--tabular", at / "table.csv", "--output", at / "table.csv"], "is no directory"),
     (lambda at: ["--tabular", at / "table.csv", "--output", at / "new", "--architecture=730"], "architecture: "),
+    (lambda at: ["--tabular", at / "table.csv", "--output", at / "new", "--from=mine"], "from: "),
+    (lambda at: [at / "run", "--from=0"], "from: is for a table alone"),
     (lambda at: ["--tabular", at / "absent.csv"], "no such file"),
     (lambda at: ["--tabular", at / "table.csv", "--column=best"], "must be one of cifar10_test_200"),
 ]
