@@ -145,7 +145,7 @@ def _check_output(directory: Path, is_other: bool) -> None:
     """Raises InputError, before any work is done, if the files cannot be written, or others of
     their names are there."""
     if not directory.is_dir():
-        raise InputError(f"--output: {directory}: no such directory")
+        raise InputError(f"--output: {directory}: no such directory; make it first")
     if not os.access(directory, os.W_OK | os.X_OK):
         instead = "" if is_other else "; name another directory with --output"
         raise InputError(f"{directory}: no permission to write there{instead}")

@@ -87,7 +87,7 @@ def _margins(found: Findings, words: Words) -> list[Markup]:
         paragraph(
             f"The margin of an operation is the {words.worse} of {words.score} without it, on {found.examples:,} validation "
             f"images in {found.batches} batches; the interval, of {100 * CONFIDENCE:.0f}%, is over the batches. Where it "
-            "covers 0 the operation could be left out."
+            "covers 0, or lies below it, the operation could be left out."
         )
     ]
     for kind in supernet.space.kinds:

@@ -189,7 +189,7 @@ def test_runs_that_cannot_be_used(tmp_path: Path, explain: Explain) -> None:
         (["--steps", 0], "steps: must be at least 1"),
         (["--per_class", 0], "per_class: must be at least 1"),
         (["--methods", "magic"], "methods: must be some of integrated_gradients, grad_cam, occlusion, lime, kernel_shap"),
-        (["--output", "nowhere"], "--output: nowhere: no such directory"),
+        (["--output", "nowhere"], "--output: nowhere: no such directory; make it first"),
         (["--depth", 21], "depth: must be at most 20"),
     ],
 )
