@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 _LONGEST = 400  # characters of a message
 _QUOTED = 80  # characters of a value in it
+_NEAR = 0.65  # likeness, 0 to 1, of a name that may be meant
 _GAP = " ... "
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _QUOTED
@@ -148,6 +149,6 @@ def did_you_mean(name: str, known: Collection[str], prefix: str = "") -> str:
     if len(name) > _QUOTED:  # no name is, and the comparison takes the square of the length
         return ""
     endings = {key.rpartition(".")[2]: key for key in known}
-    close = difflib.get_close_matches(name, known, n=1)
-    close = close or [endings[end] for end in difflib.get_close_matches(name.rpartition(".")[2], endings, n=1)]
+    close = difflib.get_close_matches(name, known, 1, _NEAR)
+    close = close or [endings[end] for end in difflib.get_close_matches(name.rpartition(".")[2], endings, 1, _NEAR)]
     return f"; did you mean {prefix}{close[0]}?" if close else ""

@@ -8,7 +8,7 @@ the marks are worth; a decision tree stands in for the last layers. Writes expla
 explanation.json into RUN.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import sys
@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from base.checks import FieldError, InputError, check_seed, check_whole
-from base.texts import excerpt
+from base.texts import excerpt, one_line
 from retrain.config import RetrainConfig
 from retrain.evaluation.networks import Run
 from retrain.explain.attributions import METHODS, Settings
@@ -86,8 +86,7 @@ def _main(argv: list[str]) -> int:
         check_whole(name, options[name])
     device = choose_device(options["device"], options["threads"])
     run = _read_run(options)
-    if importlib.util.find_spec("captum") is None:
-        raise InputError(f"{PROG} needs captum: pip install 'fusenas[explain]'")
+    _check_captum()
     plan.check(run)
     output: Path = options["output"] or options["run"]
     _check_output(output, options["output"] is not None)
@@ -105,11 +104,22 @@ def _main(argv: list[str]) -> int:
         found = explain(run, examples, seen, plan, _by(bar))
     print("\n".join([*found.sentences(), found.said_of_tree()]))
     page = explanation_page(run, found, [PROG, *argv], device)
+    output.mkdir(parents=True, exist_ok=True)
     numbers = write_file(output, NUMBERS_FILE, json.dumps(found.to_dict(), indent=1) + "\n")
     print(f"written: {write_file(output, PAGE_FILE, page.html())}, {numbers}")
     for problem in examples.unreadable:
         print(f"{PROG}: {problem}", file=sys.stderr)
     return 1 if examples.unreadable else 0
+
+
+def _check_captum() -> None:
+    """Raises InputError where captum is absent, or does not work beside the other packages."""
+    try:
+        importlib.import_module("captum.attr")
+    except ImportError as error:
+        absent = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "captum"
+        why = "" if absent else f" ({one_line(error)})"
+        raise InputError(f"{PROG} needs captum: pip install 'fusenas[explain]'{why}") from error
 
 
 def _read_run(options: dict[str, Any]) -> Run:
@@ -144,8 +154,14 @@ def _plan(options: dict[str, Any]) -> Plan:
 def _check_output(directory: Path, is_other: bool) -> None:
     """Raises InputError, before any work is done, if the files cannot be written, or others of
     their names are there."""
+    if is_other and not directory.exists():
+        # It is made when there is something to write.
+        above = next(folder for folder in directory.absolute().parents if folder.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+            raise InputError(f"--output: {directory}: cannot be made in {above}; name another directory")
+        return
     if not directory.is_dir():
-        raise InputError(f"--output: {directory}: no such directory; make it first")
+        raise InputError(f"--output: {directory}: is no directory; name another one")
     if not os.access(directory, os.W_OK | os.X_OK):
         instead = "" if is_other else "; name another directory with --output"
         raise InputError(f"{directory}: no permission to write there{instead}")

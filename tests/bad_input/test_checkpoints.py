@@ -339,7 +339,7 @@ DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "none": (lambda content: {**content, "epoch": 0}, "epoch: is 0, where a whole number from 1 is needed"),
     "true": (lambda content: {**content, "epoch": True}, "epoch: is True, where a whole number from 1 is needed"),
     "state": (lambda content: {**content, "state": None}, "state: is None, where a dictionary is needed"),
-    "accuracy": (in_state(accuracy="best"), "accuracy: is the text 'best', where a number is needed"),
+    "score": (in_state(score="best"), "score: is the text 'best', where a number is needed"),
     "part": (in_trainer(network=None), "trainer.network: is None, where a dictionary is needed"),
     "history": (in_trainer(history=[]), "trainer.history: is a list of 0, where an entry for each of "),
     "more": (in_trainer(random=7), "trainer.random: does not belong there"),

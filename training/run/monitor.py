@@ -180,7 +180,7 @@ class StopConfig:
         if self.hours is not None and not self.hours > 0:
             raise FieldError("hours", f"must be positive, not {show(self.hours)}")
         at_least(0, self, "hours", most=1e6)
-        at_least(-1e30, self, "score")
+        at_least(-1e15, self, "score", most=1e15)
 
     def check(self, score: Score) -> None:
         """Raises FieldError, of a configuration's field `stop`, where the target is no value that

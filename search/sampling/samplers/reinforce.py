@@ -72,7 +72,7 @@ class ControllerConfig:
         above_zero(self, "tanh_constant", least=1e-3, most=20)
         above_zero(self, "lr", least=1e-12, most=10)
         below_one(self, "baseline_decay")
-        at_least(-1e30, self, "reward_threshold")
+        at_least(-1e15, self, "reward_threshold", most=1e15)
         at_least(0, self, "entropy", most=1000)
         between(0, 1000, self, "replay_epochs")
         inside(self, "clip")

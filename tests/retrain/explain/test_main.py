@@ -1,12 +1,11 @@
 """Tests of the command retrain.explain: the files that it writes, and the input that it refuses."""
 
-import importlib.util
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -125,8 +124,7 @@ def test_attention_is_on_the_page(tmp_path: Path, explain: Explain) -> None:
 
 
 def test_a_folder_of_classes_loose_files_and_one_that_cannot_be_read(tmp_path: Path, explain: Explain, images: Path) -> None:
-    run, output = new_run(tmp_path / "run"), tmp_path / "out"
-    output.mkdir()
+    run, output = new_run(tmp_path / "run"), tmp_path / "made" / "out"
     before = sorted(file.name for file in run.iterdir())
     folder = images / "test" / CLASSES[0]
     broken = tmp_path / "broken.png"
@@ -189,7 +187,6 @@ def test_runs_that_cannot_be_used(tmp_path: Path, explain: Explain) -> None:
         (["--steps", 0], "steps: must be at least 1"),
         (["--per_class", 0], "per_class: must be at least 1"),
         (["--methods", "magic"], "methods: must be some of integrated_gradients, grad_cam, occlusion, lime, kernel_shap"),
-        (["--output", "nowhere"], "--output: nowhere: no such directory; make it first"),
         (["--depth", 21], "depth: must be at most 20"),
     ],
 )
@@ -200,13 +197,23 @@ def test_options_that_cannot_be_used(tmp_path: Path, explain: Explain, argv: lis
 
 
 def test_without_captum(tmp_path: Path, explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, find = new_run(tmp_path / "run"), importlib.util.find_spec
-
-    def without(name: str, *rest: Any) -> Any:
-        return None if name == "captum" else find(name, *rest)
-
-    monkeypatch.setattr(importlib.util, "find_spec", without)
+    run = new_run(tmp_path / "run")
+    for name in ("captum", "captum.attr"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert refused(explain(run)) == "retrain.explain needs captum: pip install 'fusenas[explain]'"
+
+
+def test_a_captum_that_does_not_work(tmp_path: Path, explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, package = new_run(tmp_path / "run"), tmp_path / "site" / "captum"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("import nowhere_to_be_found")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "captum"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    needed = "retrain.explain needs captum: pip install 'fusenas[explain]'"
+    assert refused(explain(run)) == f"{needed} (No module named 'nowhere_to_be_found')"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "captum"]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_a_file_that_is_none_of_the_run_is_kept(tmp_path: Path, explain: Explain) -> None:

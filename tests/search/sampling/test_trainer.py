@@ -373,6 +373,6 @@ def test_pictures_are_of_the_front_and_the_best_cell_unless_there_shall_be_none(
         assert get_method("random").main([*arguments, f"--run={run}"], pictures=pictures) == 0
         assert (run / "pareto.png").exists() == pictures == ("pareto.png" in (run / "report.md").read_text())
         page = (run / "report.html").read_text()
-        assert ("Scores against" in page) == pictures == ("The cells of" in page)
+        assert ("Every architecture, and those" in page) == pictures == ("The cells of" in page)
     drawn, plain = ((tmp_path / name / "architectures.csv").read_bytes() for name in ("True", "False"))
     assert drawn == plain

@@ -27,7 +27,7 @@ from training.images.data import (
     register_dataset,
     split_halves,
 )
-from training.images.sets import ImageSet, resize
+from training.images.sets import ImageSet, resize, resized
 from training.run.config import RunOptions
 from training.tasks.classification import Classification
 
@@ -167,9 +167,9 @@ def test_limit_picks_the_same_images_at_any_size(size: int, monkeypatch: pytest.
 
     def counted(images: torch.Tensor, *how: Any) -> torch.Tensor:
         counts.append(len(images))
-        return resize(images, *how)
+        return resized(images, *how)
 
-    monkeypatch.setattr(data, "resize", counted)
+    monkeypatch.setattr(data, "resized", counted)
     small = load_images(DataConfig(limit=50, size=size), "train")
     assert counts == [50]
     assert torch.equal(small.images, expected)

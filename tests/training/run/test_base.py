@@ -32,12 +32,11 @@ def test_marked_fields_may_change_whatever_their_default():
 
 
 def test_what_a_search_may_change():
-    assert SearchConfig().may_change() == {"stop", "graph", "recompute", "tabular"}
-    assert (
-        SamplingConfig().may_change() == EvolutionSearchConfig().may_change() == {"stop", "recompute", "evaluations", "tabular"}
-    )
+    assert SearchConfig().may_change() == {"stop", "graph", "recompute", "tabular", "histograms_every"}
+    sampling = {"stop", "recompute", "evaluations", "tabular", "histograms_every"}
+    assert SamplingConfig().may_change() == EvolutionSearchConfig().may_change() == sampling
     table = SamplingConfig(space="nasbench201", evaluate="table", tabular="table.csv")
-    assert table.may_change() == {"stop", "recompute", "evaluations"}
+    assert table.may_change() == sampling - {"tabular"}
 
 
 def test_threads_are_checked_in_every_run():
