@@ -119,6 +119,7 @@ def test_the_metrics_are_complete(finished):
     assert set(metrics) == {
         *("accuracy", "top5", "macro_recall", "macro_f1", "confusion", "loss", "images", "parameters", "multiply_adds"),
         *("epochs", "seed", "config_hash", "genotype", "calibration_error", "per_class", "class_weights"),
+        "balanced_accuracy",
     }
     confusion = torch.tensor(metrics["confusion"])
     assert confusion.shape == (10, 10)

@@ -320,7 +320,7 @@ def test_the_score_decides(name: str, tmp_path: Path) -> None:
     for column in range(len(search.space.candidates)):
         without = mixture[kind].clone()
         without[edge, column] = 0
-        reading = search.step.evaluate(search.evaluation_batches, {kind: without}, training=True)
+        reading = search.step.evaluate(search.evaluation_batches.epoch(0), {kind: without}, training=True)
         values.append(-reading.loss if name == "loss" else reading.values[name])
     assert left[edge].nonzero().tolist() == [[values.index(min(values))]]
 

@@ -395,9 +395,9 @@ def test_supernet_and_derived_cell_are_evaluated_on_the_validation_images(
 # Stopping
 
 
-def test_a_target_accuracy_ends_a_search_early(tmp_path: Path) -> None:
+def test_a_target_score_ends_a_search_early(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    assert quick(argv(path, epochs=9, stop__accuracy=0.01)) == 0
+    assert quick(argv(path, epochs=9, stop__score=0.01)) == 0
     epoch, _ = saved(path)
     assert epoch < 9
     assert "has reached the target of 0.01" in (path / "log.txt").read_text()
