@@ -20,14 +20,15 @@ class PrefilterConfig:
     section 5)."""
 
     proxy: str | None = None
-    """Zero-cost proxy that ranks proposals, by a score of its own whatever --score is; null: all of
-    them are evaluated."""
+    """The measure that ranks proposals: supernet, the score (see --score) on one batch of the
+    validation images with the shared weights; a zero-cost proxy, which has a score of its own; null:
+    all of them are evaluated."""
     factor: int = 10
     """Proposals of which the one that ranks highest is evaluated."""
 
     def __post_init__(self) -> None:
-        if self.proxy is not None and self.proxy not in PROXIES:
-            raise FieldError("proxy", PROXIES.unknown(self.proxy))
+        if self.proxy not in (None, "supernet", *PROXIES):
+            raise FieldError("proxy", f"must be one of {', '.join(('supernet', *PROXIES))}, not {show(self.proxy)}")
         between(2, 10_000, self, "factor")
 
 
@@ -88,6 +89,9 @@ class SamplingConfig(SupernetSearchConfig):
             raise FieldError("latency", f"{column}; set tabular or take measured")
         if self.score is not None and self.evaluate != "supernet":
             raise FieldError("score", f"{self.evaluate} has a score of its own; leave it out or set evaluate to supernet")
+        if self.prefilter.proxy == "supernet" and self.evaluate != "supernet":
+            mend = "take a zero-cost proxy, or set evaluate to supernet"
+            raise FieldError("prefilter.proxy", f"{self.evaluate} scores without the weights that supernet ranks with; {mend}")
         if self.weights_from is not None and self.evaluate != "supernet":
             raise FieldError(
                 "weights_from", f"{self.evaluate} scores without weights; leave it out or set evaluate to supernet"

@@ -149,6 +149,11 @@ class SupernetScores:
         self._valid = valid.take(count)
         self._batches: dict[float, Batches] = {}
 
+    @property
+    def share_of_a_batch(self) -> float:
+        """Returns the share of a whole evaluation that one batch of training's size is."""
+        return min(1.0, self._batch_size / len(self._valid))
+
     @torch.no_grad()
     def __call__(self, genome: Genome, share: float) -> float:
         network = self._paths.network

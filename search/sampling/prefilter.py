@@ -1,4 +1,4 @@
-"""A sampler whose best proposals alone, by a zero-cost proxy, are evaluated."""
+"""A sampler whose best proposals alone, by a measure that costs little, are evaluated."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +13,14 @@ class Prefiltered(Sampler):
     """A sampler that asks `inner` for `factor` times as many architectures as it passes on
     (Abdelfattah et al. 2021, section 5).
 
-    They are ranked by `score`, a proxy that gives an architecture the same number each time; one of
-    `factor` is passed on, at least one, the best first. `inner` is told the scores of those alone.
-    Architectures that Hyperband promotes to a larger share skip the filter. If `inner` has no more,
-    fewer are ranked.
+    They are ranked by `score`; one of `factor` is passed on, at least one, the best first. `inner`
+    is told the scores of those alone. Architectures that Hyperband promotes to a larger share skip
+    the filter. If `inner` has no more, fewer are ranked.
     """
 
-    def __init__(self, inner: Sampler, score: Evaluate, factor: int) -> None:
+    def __init__(self, inner: Sampler, score: Evaluate, factor: int, remembers: bool = True) -> None:
+        """`remembers` says that `score` gives an architecture the same number each time, so that it
+        is asked once; the score of weights that are trained meanwhile does not."""
         super().__init__(inner.encoding, inner.config, inner.seed, inner.costs)
         self.has_policy = inner.has_policy
         self.objective = inner.objective
@@ -27,6 +28,7 @@ class Prefiltered(Sampler):
         self._inner = inner
         self._score = score
         self._factor = factor
+        self._remembers = remembers
         self._ranks: dict[Genome, float] = {}
         self._passed: dict[Genome, float] = {}
         """Share with which architectures have been passed on that were to be evaluated in part."""
@@ -103,6 +105,8 @@ class Prefiltered(Sampler):
         return again, [genome for genome in asked if genome not in again]
 
     def _rank(self, genome: Genome) -> float:
+        if not self._remembers:
+            return self._score(genome, 1.0)
         if genome not in self._ranks:
             self._ranks[genome] = self._score(genome, 1.0)
         return self._ranks[genome]

@@ -11,7 +11,7 @@ from search.costs.tabular import Table
 from search.history import SamplingEntry, SamplingEpoch, SamplingRound, sampling_entry
 from search.sampling.config import SamplingConfig
 from search.sampling.costs import architecture_costs
-from search.sampling.encoding import Encoding
+from search.sampling.encoding import Encoding, Genome
 from search.sampling.identity import score_identity
 from search.sampling.prefilter import Prefiltered
 from search.sampling.recorder import SamplingRecorder
@@ -59,8 +59,9 @@ class SamplingSearch:
         self.sampler: Sampler = sampler(self.encoding, config, config.seed, self.costs)
         if config.prefilter.proxy is not None:
             assert task is not None
-            score = self._proxy(config.prefilter.proxy, task)
-            self.sampler = Prefiltered(self.sampler, score, config.prefilter.factor)
+            by_weights = config.prefilter.proxy == "supernet"
+            score = self._glance if by_weights else self._proxy(config.prefilter.proxy, task)
+            self.sampler = Prefiltered(self.sampler, score, config.prefilter.factor, remembers=not by_weights)
         _check_sampler(config, self.sampler)
         self.weights: Weights | None = None
         evaluate: Evaluate
@@ -101,6 +102,11 @@ class SamplingSearch:
             pictures,
             config.score,
         )
+
+    def _glance(self, genome: Genome, share: float) -> float:
+        """Returns the score on one batch of the validation images with the shared weights."""
+        assert self.weights is not None
+        return self.weights.scores(genome, self.weights.scores.share_of_a_batch)
 
     def _proxy(self, name: str, task: Task) -> ProxyScores:
         config = self.config

@@ -102,6 +102,18 @@ def test_an_architecture_that_is_proposed_twice_is_passed_on_once() -> None:
     assert sampler.ask() == [first]
 
 
+def test_a_score_that_moves_ranks_by_its_present_value() -> None:
+    genomes = some(4)
+    worth = {genome: float(place) for place, genome in enumerate(genomes)}
+    asked = [(genomes, 1.0), (genomes, 1.0)]
+    moving, remembered = (
+        Prefiltered(Scripted(asked), lambda genome, share: worth[genome], 4, remembers) for remembers in (False, True)
+    )
+    assert moving.ask() == remembered.ask() == genomes[-1:]
+    worth = {genome: -value for genome, value in worth.items()}
+    assert (moving.ask(), remembered.ask()) == (genomes[:1], genomes[-1:])
+
+
 def test_each_architecture_is_ranked_once_as_a_whole() -> None:
     calls: list[tuple[Genome, float]] = []
 

@@ -12,12 +12,19 @@ import pytest
 
 from search.methods import get_method, list_methods
 from search.sampling import trainer as sampling
-from search.sampling.encoding import Encoding
-from search.sampling.method import SamplingMethod
+from search.sampling.encoding import Encoding, Genome
+from search.sampling.method import SamplingMethod, SamplingRun
 from search.sampling.paths import PathSteps
+from search.sampling.samplers.uniform import UniformSampler
+from search.sampling.trainer import SamplingSearch
 from search.sampling.trials import Trials
 from supernet import Genotype, get_space, list_spaces
+from training.hardware import Hardware
+from training.loop import restore
 from training.run.checkpoint import Checkpoints
+from training.run.config import RunOptions
+from training.run.directory import RunDirectory
+from training.tasks.task import open_task
 
 SAMPLING_METHODS = list_methods(SamplingMethod)
 Same = Callable[[Any, Any], None]
@@ -283,7 +290,8 @@ WRONG = [
     ("random", {"latency": "phone"}, "latency: phone is a column of a table, and there is none"),
     ("random", {"evaluated_images": 17}, "evaluated_images: there are 16 validation images, not 17"),
     ("random", {"recalibrate": -1}, "recalibrate: must be from 0 to a million, not -1"),
-    ("random", {"prefilter.proxy": "luck"}, "prefilter.proxy: unknown proxy 'luck'; known: "),
+    ("random", {"prefilter.proxy": "supernet", "evaluate": "synflow"}, "prefilter.proxy: synflow scores without the weights"),
+    ("random", {"prefilter.proxy": "luck"}, "prefilter.proxy: must be one of supernet, "),
     ("random", {"exclude": ["sep"]}, "exclude: space nasbench201 has none, "),
     ("random", {"evaluations": 0}, "evaluations: must be at least 1, not 0"),
     ("random", {"stem": "imagenet", "channels": 3}, "channels: must be even with stem imagenet"),
@@ -342,6 +350,43 @@ def test_a_proxy_is_a_score_and_a_filter(proxy: str, tmp_path: Path) -> None:
     )
     assert run_search("random", [*filtered, f"--run={tmp_path / 'filter'}"]) == 0
     check_results(tmp_path / "filter", "nasbench201", 3)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss"])
+def test_the_score_itself_is_a_filter(name: str, tmp_path: Path) -> None:
+    """Of the proposals the one is evaluated that has the best score on a batch with the shared weights."""
+    filtered = {"prefilter.proxy": "supernet", "prefilter.factor": 6, "epochs": 1, "evaluations": 1, "evaluated_images": 16}
+    run = tmp_path / "run"
+    assert run_search("random", [*options("random", "nasbench201", score=name, **filtered), f"--run={run}"]) == 0
+    opened = SamplingRun.open(run)
+    assert isinstance(opened, SamplingRun)
+    config, hardware = opened.config, Hardware.of(opened.config)
+    task = open_task(config, hardware, RunOptions(run, True, False), lambda line: None)
+    trainer = SamplingSearch(UniformSampler, config, task, RunDirectory(run, config), hardware, None, False)
+    restore(trainer, Checkpoints(run))
+    proposals: list[Genome] = []
+    inner = UniformSampler(trainer.encoding, config, config.seed, trainer.costs)
+    while len(set(proposals)) < 6:
+        proposals += inner.ask()
+    assert trainer.weights is not None
+    scores = trainer.weights.scores
+    assert scores.share_of_a_batch == 0.5
+    found = [scores(genome, 0.5) for genome in proposals]
+    best = proposals[found.index(max(found))]
+    assert trainer.encoding.of_genotype(opened.evaluations[0].genotype) == best
+    # Without the filter the first proposal would be evaluated.
+    assert best != proposals[0]
+
+
+def test_a_filter_by_moving_weights_goes_on_to_the_same_bits(tmp_path: Path, assert_same: Same) -> None:
+    settings = {"prefilter.proxy": "supernet", "prefilter.factor": 2, "guide": 4}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    arguments = options("enas", "nasbench201", **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        copy_before(patch, whole, {3: stopped}, {})
+        assert run_search("enas", [*arguments, "--run", str(whole)]) == 0
+    assert run_search("enas", [*arguments, "--run", str(stopped), "--resume"]) == 0
+    assert_same(state_of(stopped), state_of(whole))
 
 
 def test_hyperband_spends_parts(tmp_path: Path) -> None:
